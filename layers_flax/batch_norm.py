@@ -1,0 +1,136 @@
+"""Batch normalisation (Ioffe and Szegedy, arXiv:1502.03167) as a pure function of explicit state."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from layers_flax.checks import one_of
+
+
+class Moments(NamedTuple):
+    """Statistics of one batch of feature maps, channel by channel, in float32 or wider."""
+
+    mean: jax.Array  # (channels,)
+    variance: jax.Array  # (channels,), biased: divided by the number of values
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def batch_moments(x: jax.Array, axis_name: str | None = None) -> Moments:
+    """Mean and biased variance over all axes but the last, in one pass over `x`.
+
+    The values are shifted by one of them, channel by channel, before they are squared: E[(x - c)²] - E[x - c]²
+    does not cancel, as E[x²] - E[x]² does when the mean is large beside the deviation.
+
+    Args:
+        x: (..., channels), any float type; the statistics are float32 or wider.
+        axis_name: a mapped axis (`pmap`, `vmap`, `shard_map`) whose members form one batch together.
+    """
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    axes = tuple(range(x.ndim - 1))
+    shift = x[(0,) * len(axes)]
+    mean, square = (x - shift).mean(axes), jnp.square(x - shift).mean(axes)
+    variance = jnp.maximum(square - jnp.square(mean), 0.0)
+    mean = mean + shift
+    if axis_name is None:
+        return Moments(mean, variance)
+    # Each member's own variance plus that of the members' means: no large numbers are subtracted.
+    global_mean = lax.pmean(mean, axis_name)
+    return Moments(global_mean, lax.pmean(variance + jnp.square(mean - global_mean), axis_name))
+
+
+@batch_moments.defjvp
+def _batch_moments_jvp(axis_name, primals, tangents):
+    """d mean = E[dx], d variance = 2 (E[x dx] - mean E[dx]).
+
+    Written out, because differentiating the one pass would keep x - c beside x for the backward pass.
+    """
+    (x,), (dx,) = primals, tangents
+    moments = batch_moments(x, axis_name)
+    x, dx = x.astype(moments.mean.dtype), dx.astype(moments.mean.dtype)
+    axes = tuple(range(x.ndim - 1))
+    mean, product = dx.mean(axes), (x * dx).mean(axes)
+    if axis_name is not None:
+        mean, product = lax.pmean((mean, product), axis_name)
+    return moments, Moments(mean, 2 * (product - moments.mean * mean))
+
+
+class BatchNorm(nn.Module):
+    """y = (x - mean) / sqrt(variance + epsilon) · scale + bias, channel by channel.
+
+    Parameters `scale`, `bias`; running averages `mean`, `var` in the collection `batch_stats`. In training the
+    statistics are the batch's, and where `batch_stats` is mutable the running averages move towards them:
+    running ← momentum · running + (1 - momentum) · batch. Momentum .9 here is .1 in PyTorch.
+
+    Attributes:
+        momentum: share of the running averages that stays.
+        epsilon: added to the variance.
+        axis_name: a mapped axis whose members form one batch together.
+        running_variance: "biased" (variance divided by n, as Flax) or "unbiased" (n - 1, as PyTorch keeps it);
+            what normalises the batch is biased either way.
+        dtype: type of the output; None is the promotion of input and parameters.
+        param_dtype: type of scale and bias; statistics are float32 or wider.
+        scale_init: initialiser of the scale.
+    """
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    axis_name: str | None = None
+    running_variance: str = "biased"
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False, moments: Moments | None = None) -> jax.Array:
+        """Normalises `x`, (..., channels), keeping its shape.
+
+        Args:
+            x: feature maps.
+            train: normalise with the batch's statistics; otherwise with the running averages.
+            moments: the batch's statistics where they are known already (a DenseNet's features keep theirs).
+        """
+        one_of("running_variance", self.running_variance, ("biased", "unbiased"))
+        channels = (x.shape[-1],)
+        wide = jnp.promote_types(self.param_dtype, jnp.float32)
+        scale = self.param("scale", self.scale_init, channels, self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, channels, self.param_dtype)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, wide)
+        running_var = self.variable("batch_stats", "var", jnp.ones, channels, wide)
+
+        if not train:
+            moments = Moments(running_mean.value, running_var.value)
+        else:
+            moments = self.moments(x) if moments is None else moments
+            if self.is_mutable_collection("batch_stats") and not self.is_initializing():
+                self._update(running_mean, moments.mean)
+                self._update(running_var, moments.variance * self._bessel(x))
+
+        out = jnp.result_type(x, scale, bias) if self.dtype is None else self.dtype
+        # As x · a + b the backward pass keeps x alone, and not x - mean beside it.
+        factor = lax.rsqrt(moments.variance + self.epsilon) * scale
+        return (x * factor + (bias - moments.mean * factor)).astype(out)
+
+    @nn.nowrap
+    def moments(self, x: jax.Array) -> Moments:
+        """The batch statistics that this layer normalises `x` with in training."""
+        # No axis is mapped where variables are only being made.
+        return batch_moments(x, None if self.is_initializing() else self.axis_name)
+
+    def _update(self, running: nn.Variable, batch: jax.Array) -> None:
+        value = self.momentum * running.value + (1 - self.momentum) * lax.stop_gradient(batch)
+        running.value = value.astype(running.value.dtype)
+
+    def _bessel(self, x: jax.Array) -> float:
+        """n / (n - 1) over all values of a channel, or 1 for the biased running variance."""
+        if self.running_variance == "biased":
+            return 1.0
+        size = x.size // x.shape[-1]
+        if self.axis_name is not None:
+            size *= lax.axis_size(self.axis_name)
+        if size < 2:
+            raise ValueError("running_variance='unbiased' needs at least 2 values a channel; given 1")
+        return size / (size - 1)

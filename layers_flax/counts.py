@@ -1,0 +1,49 @@
+"""Sizes of a network, found by shape alone: nothing is computed, no memory is taken."""
+
+from collections.abc import Sequence
+from functools import partial
+from math import prod
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.extend import core
+
+
+def count_parameters(model: nn.Module, image_shape: Sequence[int] = (224, 224, 3)) -> int:
+    """The number of trainable parameters of `model` for images of `image_shape`, (height, width, channels)."""
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
+    return sum(prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
+
+
+def count_multiply_adds(model: nn.Module, image_shape: Sequence[int] = (224, 224, 3)) -> int:
+    """Multiply-adds of convolutions and dense layers in one forward pass of one image of `image_shape`."""
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
+    return _count(jax.make_jaxpr(partial(model.apply, train=False))(variables, images).jaxpr)
+
+
+def _count(jaxpr: core.Jaxpr) -> int:
+    total = 0
+    for equation in jaxpr.eqns:
+        out: Any = equation.outvars[0].aval
+        operands: list[Any] = [operand.aval for operand in equation.invars]
+        if equation.primitive.name == "conv_general_dilated":
+            # HWIO kernel: each output is a sum over all of the kernel but its output channels.
+            kernel = operands[1].shape
+            total += prod(out.shape) * prod(kernel) // kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+        elif equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            total += prod(out.shape) * prod(operands[0].shape[axis] for axis in contracted)
+        else:
+            repeats = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+            total += repeats * sum(_count(inner) for inner in _inner(equation.params))
+    return total
+
+
+def _inner(params: dict) -> list[core.Jaxpr]:
+    """The jaxprs among an equation's parameters (`jit`, `scan`, `remat`, `custom_jvp`)."""
+    found = [params[name] for name in ("jaxpr", "call_jaxpr", "fun_jaxpr") if name in params]
+    return [getattr(jaxpr, "jaxpr", jaxpr) for jaxpr in found]

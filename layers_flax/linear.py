@@ -1,0 +1,29 @@
+"""The classifier: a dense layer whose logits are at least float32."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+
+class Linear(nn.Module):
+    """y = x W + b in float32 or wider, whatever the type of `x`: what a loss is computed from must not be rounded.
+
+    Attributes:
+        features: width of the output.
+        param_dtype: the type of `kernel` (in, features) and `bias` (features,).
+        kernel_init: initialiser of the kernel; the bias starts at zero.
+    """
+
+    features: int
+    param_dtype: Any = jnp.float32
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """(batch, in) to (batch, features), the promotion of input, parameters and float32."""
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
+        dtype = jnp.promote_types(jnp.result_type(x, kernel), jnp.float32)
+        return jnp.dot(x.astype(dtype), kernel.astype(dtype)) + bias.astype(dtype)

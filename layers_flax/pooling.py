@@ -1,0 +1,89 @@
+"""Max, average, adaptive and global pooling of NHWC images, with PyTorch's padding and rounding (down).
+
+Pooling is separable: along the width, then along the height. Each pass folds shifted strided slices, so that its
+gradient is a few pads and adds, where that of `lax.reduce_window` is a scatter.
+"""
+
+from functools import reduce
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+
+def max_pool(x: jax.Array, window: int, stride: int | None = None, padding: int = 0) -> jax.Array:
+    """The largest value of each window. Of equal values the first, row by row, gets the gradient, as in PyTorch.
+
+    Args:
+        x: (batch, height, width, channels).
+        window: height and width of the window.
+        stride: of both axes; None is `window`.
+        padding: on each side of both axes, at most half the window; padding is never the largest.
+
+    Returns:
+        (batch, (height + 2 padding - window) // stride + 1, likewise for width, channels), of x's dtype.
+
+    Raises:
+        ValueError: the window is larger than the padded image, or the padding than half the window.
+    """
+    lowest = -jnp.inf if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.iinfo(x.dtype).min
+    for axis in (2, 1):
+        x = reduce(_first_larger, _slices(x, axis, window, stride or window, padding, lowest))
+    return x
+
+
+def avg_pool(x: jax.Array, window: int, stride: int | None = None, padding: int = 0) -> jax.Array:
+    """The mean of each window, in which padding does not count (PyTorch's count_include_pad=False).
+
+    Arguments, shapes and errors as in `max_pool`.
+    """
+    for axis in (2, 1):
+        size = x.shape[axis]
+        x = reduce(jnp.add, _slices(x, axis, window, stride or window, padding, 0))
+        starts = np.arange(x.shape[axis]) * (stride or window) - padding
+        counts = np.minimum(starts + window, size) - np.maximum(starts, 0)
+        x = x * (1 / counts).reshape((-1,) + (1,) * (3 - axis)).astype(x.dtype)
+    return x
+
+
+def global_avg_pool(x: jax.Array) -> jax.Array:
+    """(batch, height, width, channels) to (batch, channels): the mean over all pixels, in float32 or wider."""
+    return x.mean((1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
+
+
+def adaptive_avg_pool(x: jax.Array, size: int) -> jax.Array:
+    """(batch, height, width, channels) to (batch, size, size, channels), as PyTorch's AdaptiveAvgPool2d.
+
+    Output i is the mean of the inputs from floor(i n / size) to ceil((i + 1) n / size), n the input's size.
+    """
+    for axis in (1, 2):
+        n = x.shape[axis]
+        if n == size:
+            continue
+        start = np.arange(size) * n // size
+        stop = -(-(np.arange(size) + 1) * n // size)
+        inside = (np.arange(n) >= start[:, None]) & (np.arange(n) < stop[:, None])
+        weights = jnp.asarray(inside / (stop - start)[:, None], x.dtype)
+        x = jnp.moveaxis(jnp.tensordot(weights, x, (1, axis)), 0, axis)
+    return x
+
+
+def _slices(x: jax.Array, axis: int, window: int, stride: int, padding: int, fill: float) -> list[jax.Array]:
+    """The `window` shifted, strided views of `x` along `axis`: one for each place in the window."""
+    if not 0 <= padding <= window // 2:
+        raise ValueError(f"padding must be from 0 to half the window of {window}; given {padding}")
+    out = (x.shape[axis] + 2 * padding - window) // stride + 1
+    if out < 1:
+        raise ValueError(
+            f"a window of {window} with padding {padding} does not fit in images of {x.shape[1]}×{x.shape[2]} pixels"
+        )
+    pads = [(0, 0, 0)] * x.ndim
+    pads[axis] = (padding, padding, 0)
+    x = lax.pad(x, jnp.asarray(fill, x.dtype), pads) if padding else x
+    return [lax.slice_in_dim(x, i, i + (out - 1) * stride + 1, stride, axis) for i in range(window)]
+
+
+def _first_larger(first: jax.Array, second: jax.Array) -> jax.Array:
+    """The larger; `first` where they are equal; NaN where either is."""
+    return jnp.where((second > first) | jnp.isnan(second), second, first)

@@ -1,0 +1,117 @@
+"""Variables to and from a PyTorch state dict: names, and the order of axes.
+
+Layouts: convolution kernels HWIO here, OIHW there; dense kernels (in, out) here, (out, in) there.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+Path = tuple[str, ...]  # of modules, without the collection and the leaf
+
+LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+
+
+def variables_from_torch(
+    template: Mapping[str, Any], state_dict: Mapping[str, Any], module_name: Callable[[Path], str]
+) -> dict[str, Any]:
+    """The variables whose names and shapes `template` tells, with the values of `state_dict`.
+
+    Args:
+        template: `jax.eval_shape` of the model's init.
+        state_dict: PyTorch's names (with or without a `module.` prefix) to NumPy arrays or tensors.
+            `num_batches_tracked`, which says nothing of the network, is passed over.
+        module_name: from a module's path here to its name there.
+
+    Returns:
+        The variables, leaves NumPy arrays of the state dict's own types (JAX takes them as they are).
+
+    Raises:
+        ValueError: entries that are missing, unused or misshapen, all named.
+    """
+    state = {name.removeprefix("module."): value for name, value in state_dict.items()}
+    state = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    wanted = {_torch_name(path, module_name): (path, leaf) for path, leaf in flatten_dict(template).items()}
+    problems = []
+    if missing := [name for name in wanted if name not in state]:
+        problems.append(f"missing: {_some(missing)}")
+    if unused := [name for name in state if name not in wanted]:
+        problems.append(f"unused: {_some(unused)}")
+    values, misshapen = {}, []
+    for name in wanted.keys() & state.keys():
+        path, leaf = wanted[name]
+        value, shape = to_numpy(state[name]), _torch_shape(leaf.shape)
+        if value.shape != shape:
+            misshapen.append(f"{name} {value.shape}, not {shape}")
+        else:
+            values[path] = _from_torch_layout(value)
+    if misshapen:
+        problems.append(f"misshapen: {_some(sorted(misshapen))}")
+    if problems:
+        raise ValueError("state dict does not fit the model; " + "; ".join(problems))
+    # A network without BatchNorm keeps its empty batch_stats.
+    return {collection: {} for collection in template} | unflatten_dict(values)
+
+
+def variables_to_torch(tree: Mapping[str, Any], module_name: Callable[[Path], str]) -> dict[str, np.ndarray]:
+    """The exact inverse of `variables_from_torch`: PyTorch's names to contiguous NumPy arrays.
+
+    Args:
+        tree: variables, or any of their collections (`{"params": gradients}`, the updated
+            `{"batch_stats": …}`), or a bare tree shaped like the parameters.
+        module_name: from a module's path here to its name there.
+    """
+    if not {"params", "batch_stats"} & set(tree):
+        tree = {"params": tree}
+    flat = flatten_dict(jax.tree.map(np.asarray, dict(tree)))
+    for path in flat:
+        if path[0] not in ("params", "batch_stats") or path[-1] not in LEAVES:
+            raise ValueError(f"no PyTorch name for {'/'.join(path)!r}")
+    return {_torch_name(path, module_name): _to_torch_layout(value) for path, value in flat.items()}
+
+
+def to_numpy(value: Any) -> np.ndarray:
+    """An array or a tensor (on any device, of any float type) as a NumPy array, without importing torch."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        if str(value.dtype) == "torch.bfloat16":  # which NumPy knows only from JAX; float32 holds it exactly
+            return value.float().numpy().astype(jnp.bfloat16)
+        value = value.numpy()
+    return np.asarray(value)
+
+
+def _torch_name(path: Path, module_name: Callable[[Path], str]) -> str:
+    return f"{module_name(path[1:-1])}.{LEAVES[path[-1]]}"
+
+
+def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(shape[axis] for axis in _torch_axes(len(shape)))
+
+
+def _torch_axes(rank: int) -> tuple[int, ...]:
+    """Where each axis of a PyTorch tensor of this rank is here."""
+    return {4: (3, 2, 0, 1), 2: (1, 0)}.get(rank, tuple(range(rank)))
+
+
+def _to_torch_layout(value: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(value.transpose(_torch_axes(value.ndim)))
+
+
+def _from_torch_layout(value: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(value.transpose(np.argsort(_torch_axes(value.ndim))))
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (f", … ({len(names)} in all)" if len(names) > 8 else "")
+
+
+def channels_of(state_dict: Mapping[str, Any], first_conv: str) -> int:
+    """The image channels that a state dict was made for, told by its first convolution; 3 where that is missing."""
+    for name in (first_conv, f"module.{first_conv}"):
+        if name in state_dict and len(state_dict[name].shape) == 4:
+            return state_dict[name].shape[1]
+    return 3
