@@ -1,0 +1,140 @@
+"""ResNet of stem, stages and head (He 2015, table 1), and PlainNet, the same without shortcuts."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from layers_flax import BatchNorm, Conv, Linear, check_images, check_positive, global_avg_pool, max_pool, one_of
+from layers_flax.initializers import torch_linear
+from resnet_flax.blocks import STRIDES, BasicBlock
+from resnet_flax.shortcut import SHORTCUTS
+
+STEMS = ("imagenet", "cifar")
+
+
+class ResNet(nn.Module):
+    """A residual network: stem, stages of blocks, head.
+
+    `init` returns exactly {"params", "batch_stats"}. The parts can be called one by one with the same variables:
+    `model.apply(variables, images, method="stem")`, `(…, x, 0, method="stage")`, `(…, x, method="head")`; and on
+    `model.bind(variables)` each block of `stages[i][j]`.
+
+    Attributes:
+        stage_sizes: blocks in each stage; each stage after the first halves the image and doubles the channels.
+        block: `BasicBlock`, `BottleneckBlock`, `PreActBasicBlock` or `PreActBottleneckBlock`.
+        num_classes: width of the logits.
+        stem_kind: "imagenet", a 7×7 convolution of stride 2 and a 3×3 max pool of stride 2; "cifar", a 3×3
+            convolution. (The constructors' keyword `stem`.)
+        shortcut: "A" (zero padding), "B" (projection where shapes change), "C" (projection everywhere).
+        width: `features` of the first stage's blocks.
+        stem_width: channels of the stem; None is `width`.
+        groups, width_per_group: of a bottleneck's 3×3 convolution (Xie 2017, Zagoruyko 2016).
+        bottleneck_stride: "v1.5" (torchvision) or "v1" (He 2015).
+        zero_init: each block starts as its shortcut (Goyal 2017).
+        running_variance: "biased" or "unbiased", see `BatchNorm`.
+        dtype: the compute type; None is the promotion of images and parameters. Logits are at least float32.
+        param_dtype: type of the parameters; BatchNorm's statistics are float32 or wider.
+        axis_name: a mapped axis over which batch statistics are taken.
+
+    Raises:
+        ValueError: an option's value is not allowed, or images are not of rank 4.
+    """
+
+    stage_sizes: Sequence[int]
+    block: Any = BasicBlock
+    num_classes: int = 1000
+    stem_kind: str = "imagenet"
+    shortcut: str | None = "B"
+    width: int = 64
+    stem_width: int | None = None
+    groups: int = 1
+    width_per_group: int = 64
+    bottleneck_stride: str = "v1.5"
+    zero_init: bool = False
+    running_variance: str = "biased"
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    axis_name: str | None = None
+
+    def __post_init__(self):
+        one_of("stem", self.stem_kind, STEMS)
+        one_of("shortcut", self.shortcut, SHORTCUTS)
+        one_of("bottleneck_stride", self.bottleneck_stride, STRIDES)
+        for name in ("num_classes", "width", "groups", "width_per_group"):
+            check_positive(name, getattr(self, name))
+        if (self.groups, self.width_per_group) != (1, 64) and self.block.expansion == 1:
+            raise ValueError(f"groups={self.groups}, width_per_group={self.width_per_group} need a bottleneck block")
+        if self.shortcut is None and self.zero_init:
+            raise ValueError("zero_init=True would make a plain network output zero; it needs shortcuts")
+        super().__post_init__()
+
+    def setup(self):
+        types: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        conv: Callable[..., Conv] = partial(Conv, **types)
+        norm: Callable[..., BatchNorm] = partial(
+            BatchNorm, running_variance=self.running_variance, axis_name=self.axis_name, **types
+        )
+        stem_width = self.stem_width or self.width
+        self.conv1 = conv(stem_width, 7, 2) if self.stem_kind == "imagenet" else conv(stem_width, 3)
+        self.bn1 = norm()
+        options: dict[str, Any] = dict(shortcut=self.shortcut, zero_init=self.zero_init, conv=conv, norm=norm)
+        if self.block.expansion > 1:
+            options |= dict(groups=self.groups, width_per_group=self.width_per_group)
+            options |= dict(bottleneck_stride=self.bottleneck_stride)
+        for i, size in enumerate(self.stage_sizes):
+            blocks = []
+            for j in range(size):
+                first = dict(activated=True) if self.block.pre_activation and i == j == 0 else {}
+                stride = 2 if i > 0 and j == 0 else 1
+                blocks.append(self.block(self.width * 2**i, stride, **first, **options))
+            setattr(self, f"layer{i + 1}", blocks)
+        if self.block.pre_activation:
+            self.norm = norm()
+        self.fc = Linear(self.num_classes, self.param_dtype, torch_linear)
+
+    @property
+    def stages(self) -> list[list[nn.Module]]:
+        """The blocks of each stage; of a bound model."""
+        return [getattr(self, f"layer{i + 1}") for i in range(len(self.stage_sizes))]
+
+    def stem(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Images (batch, height, width, channels) to what the first stage takes."""
+        check_images(images.shape)
+        x = nn.relu(self.bn1(self.conv1(images), train))
+        return max_pool(x, 3, 2, padding=1) if self.stem_kind == "imagenet" else x
+
+    def stage(self, x: jax.Array, index: int, train: bool = False) -> jax.Array:
+        """The output of stage `index`, counted from 0, for its input."""
+        for block in self.stages[index]:
+            x = block(x, train)
+        return x
+
+    def head(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """The last stage's output to logits (batch, num_classes), float32 or wider."""
+        if self.block.pre_activation:
+            x = nn.relu(self.norm(x, train))
+        return self.fc(global_avg_pool(x))
+
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Images (batch, height, width, channels) to logits (batch, num_classes), float32 or wider.
+
+        With `train`, BatchNorm takes the batch's statistics, and updates the running ones if they are mutable.
+        """
+        x = self.stem(images, train)
+        for index in range(len(self.stage_sizes)):
+            x = self.stage(x, index, train)
+        return self.head(x, train)
+
+
+class PlainNet(ResNet):
+    """A ResNet whose shortcuts are taken away: each block is relu(F(x)) (He 2015, figure 3, middle)."""
+
+    shortcut: str | None = None
+
+    def __post_init__(self):
+        one_of("shortcut of a plain network", self.shortcut, (None,))
+        super().__post_init__()
