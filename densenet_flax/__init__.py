@@ -1,0 +1,43 @@
+"""Densely connected networks, as Flax Linen modules: pure functions of explicit state."""
+
+from densenet_flax.archs import (
+    ARCHS,
+    FAMILIES,
+    densenet121,
+    densenet161,
+    densenet169,
+    densenet201,
+    densenet264,
+    densenet_40_12,
+    densenet_100_12,
+    densenet_100_24,
+    densenet_bc_40_12,
+    densenet_bc_100_12,
+    densenet_bc_190_40,
+    densenet_bc_250_24,
+)
+from densenet_flax.densenet import DenseBlock, DenseLayer, DenseNet, Transition
+from densenet_flax.torch_weights import from_torch, to_torch
+
+__all__ = [
+    "ARCHS",
+    "FAMILIES",
+    "DenseBlock",
+    "DenseLayer",
+    "DenseNet",
+    "Transition",
+    "densenet121",
+    "densenet161",
+    "densenet169",
+    "densenet201",
+    "densenet264",
+    "densenet_40_12",
+    "densenet_100_12",
+    "densenet_100_24",
+    "densenet_bc_40_12",
+    "densenet_bc_100_12",
+    "densenet_bc_190_40",
+    "densenet_bc_250_24",
+    "from_torch",
+    "to_torch",
+]

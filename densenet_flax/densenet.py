@@ -1,0 +1,254 @@
+"""DenseNet (Huang 2017): dense blocks, transitions, and the network of stem, stages and head.
+
+The batch statistics of a feature map never change once it is made, yet every later layer normalises it anew with its
+own scale, bias and running averages. They are computed once, when the map is made, and handed on as `Moments`.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from layers_flax import (
+    BatchNorm,
+    Conv,
+    Linear,
+    Moments,
+    avg_pool,
+    check_images,
+    check_positive,
+    check_rate,
+    global_avg_pool,
+    he_normal_fan_in,
+    max_pool,
+    one_of,
+    torch_linear,
+)
+
+STEMS = ("imagenet", "cifar")
+
+
+class DenseLayer(nn.Module):
+    """H(x): what one layer adds to the features (Huang 2017, section 3).
+
+    BatchNorm, ReLU, 1×1 convolution, BatchNorm, ReLU, 3×3 convolution; without the bottleneck only the latter three.
+
+    Attributes:
+        growth_rate: channels that the layer adds, k.
+        bottleneck_width: the 1×1 convolution has bottleneck_width · k channels; None is no bottleneck.
+        dropout: rate behind each convolution, in training.
+        conv, norm: the layers, with types and `axis_name` bound by `functools.partial`.
+    """
+
+    growth_rate: int
+    bottleneck_width: int | None = 4
+    dropout: float = 0.0
+    conv: Callable[..., Any] = Conv
+    norm: Callable[..., Any] = BatchNorm
+
+    def setup(self):
+        self.norm1 = self.norm()
+        if self.bottleneck_width is None:
+            self.conv1 = self.conv(self.growth_rate, 3)
+        else:
+            self.conv1 = self.conv(self.bottleneck_width * self.growth_rate, 1)
+            self.norm2 = self.norm()
+            self.conv2 = self.conv(self.growth_rate, 3)
+        self.drop = nn.Dropout(self.dropout)
+
+    def __call__(self, x: jax.Array, train: bool = False, moments: Moments | None = None) -> jax.Array:
+        """All earlier features (batch, height, width, channels) to the new ones (batch, height, width, k).
+
+        `moments` are the batch statistics of `x` where they are known.
+        """
+        y = self.drop(self.conv1(nn.relu(self.norm1(x, train, moments))), deterministic=not train)
+        if self.bottleneck_width is None:
+            return y
+        return self.drop(self.conv2(nn.relu(self.norm2(y, train))), deterministic=not train)
+
+
+class DenseBlock(nn.Module):
+    """Layers each of which sees the features of all earlier ones: x, H_1(x), H_2([x, H_1(x)]), … (equation 2).
+
+    Attributes:
+        size: number of layers.
+        growth_rate, bottleneck_width, dropout, conv, norm: as in `DenseLayer`.
+    """
+
+    size: int
+    growth_rate: int
+    bottleneck_width: int | None = 4
+    dropout: float = 0.0
+    conv: Callable[..., Any] = Conv
+    norm: Callable[..., Any] = BatchNorm
+
+    def setup(self):
+        for i in range(self.size):
+            layer = DenseLayer(self.growth_rate, self.bottleneck_width, self.dropout, self.conv, self.norm)
+            setattr(self, f"denselayer{i + 1}", layer)
+
+    @property
+    def layers(self) -> list[DenseLayer]:
+        """The dense layers; of a bound block."""
+        return [getattr(self, f"denselayer{i + 1}") for i in range(self.size)]
+
+    def grow(
+        self, x: jax.Array, train: bool = False, moments: Moments | None = None
+    ) -> tuple[jax.Array, Moments | None]:
+        """The block's output and, in training, its batch statistics; `moments` are those of `x`, where known."""
+        for layer in self.layers:
+            if train and moments is None:
+                moments = layer.norm1.moments(x)
+            new = layer(x, train, moments)
+            x = jnp.concatenate([x, new], -1)
+            if train:
+                moments = jax.tree.map(
+                    lambda old, added: jnp.concatenate([old, added]), moments, layer.norm1.moments(new)
+                )
+        return x, moments
+
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """(batch, height, width, channels) to (batch, height, width, channels + size · growth_rate)."""
+        return self.grow(x, train)[0]
+
+
+class Transition(nn.Module):
+    """Between two blocks: BatchNorm, ReLU, 1×1 convolution and 2×2 average pooling (section 3, "Pooling layers").
+
+    Attributes:
+        features: channels out.
+        dropout: rate behind the convolution, in training.
+        conv, norm: as in `DenseLayer`.
+    """
+
+    features: int
+    dropout: float = 0.0
+    conv: Callable[..., Any] = Conv
+    norm: Callable[..., Any] = BatchNorm
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False, moments: Moments | None = None) -> jax.Array:
+        """(batch, height, width, channels) to (batch, height // 2, width // 2, features)."""
+        x = nn.relu(self.norm(name="norm")(x, train, moments))
+        x = self.conv(self.features, 1, name="conv")(x)
+        x = nn.Dropout(self.dropout)(x, deterministic=not train)
+        return avg_pool(x, 2)
+
+
+class DenseNet(nn.Module):
+    """A densely connected network: stem, stages, head. Stage i is transition i, where i > 0, and dense block i + 1.
+
+    `init` returns exactly {"params", "batch_stats"}. The parts can be called one by one with the same variables:
+    `model.apply(variables, images, method="stem")`, `(…, x, 0, method="stage")`, `(…, x, method="head")`; and on
+    `model.bind(variables)` each of `blocks[i].layers[j]` and `transitions[i]`. Dropout takes the "dropout" key of
+    `model.apply(…, train=True, rngs={"dropout": key})`.
+
+    Attributes:
+        block_sizes: layers in each dense block.
+        growth_rate: channels that each layer adds, k.
+        num_classes: width of the logits.
+        stem_kind: "imagenet", a 7×7 convolution of stride 2, BatchNorm, ReLU and a 3×3 max pool of stride 2;
+            "cifar", a 3×3 convolution alone. (The constructors' keyword `stem`.)
+        stem_width: channels of the stem; None is 2 · growth_rate.
+        bottleneck_width: each layer's 1×1 convolution has bottleneck_width · k channels; None is no bottleneck.
+        compression: the share of channels that a transition keeps, θ.
+        dropout: rate behind each convolution but the stem's, in training.
+        running_variance: "biased" or "unbiased", see `BatchNorm`.
+        dtype: the compute type; None is the promotion of images and parameters. Logits are at least float32.
+        param_dtype: type of the parameters; BatchNorm's statistics are float32 or wider.
+        axis_name: a mapped axis over which batch statistics are taken.
+
+    Raises:
+        ValueError: an option's value is not allowed, or images are not of rank 4 or too small for the transitions.
+    """
+
+    block_sizes: Sequence[int]
+    growth_rate: int = 32
+    num_classes: int = 1000
+    stem_kind: str = "imagenet"
+    stem_width: int | None = None
+    bottleneck_width: int | None = 4
+    compression: float = 0.5
+    dropout: float = 0.0
+    running_variance: str = "biased"
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    axis_name: str | None = None
+
+    def __post_init__(self):
+        one_of("stem", self.stem_kind, STEMS)
+        for name in ("growth_rate", "num_classes"):
+            check_positive(name, getattr(self, name))
+        if self.bottleneck_width is not None:
+            check_positive("bottleneck_width", self.bottleneck_width)
+        if not 0 < self.compression <= 1:
+            raise ValueError(f"compression must be over 0 and at most 1; given {self.compression!r}")
+        check_rate("dropout", self.dropout)
+        super().__post_init__()
+
+    def setup(self):
+        types: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        conv: Callable[..., Conv] = partial(Conv, kernel_init=he_normal_fan_in, **types)
+        norm: Callable[..., BatchNorm] = partial(
+            BatchNorm, running_variance=self.running_variance, axis_name=self.axis_name, **types
+        )
+        layers: dict[str, Any] = dict(dropout=self.dropout, conv=conv, norm=norm)
+        features = self.stem_width or 2 * self.growth_rate
+        if self.stem_kind == "imagenet":
+            self.conv0 = conv(features, 7, 2)
+            self.norm0 = norm()
+        else:
+            self.conv0 = conv(features, 3)
+        for i, size in enumerate(self.block_sizes):
+            if i > 0:
+                features = int(features * self.compression)
+                setattr(self, f"transition{i}", Transition(features, **layers))
+            block = DenseBlock(size, self.growth_rate, self.bottleneck_width, **layers)
+            setattr(self, f"denseblock{i + 1}", block)
+            features += size * self.growth_rate
+        self.norm5 = norm()
+        self.classifier = Linear(self.num_classes, self.param_dtype, torch_linear)
+
+    @property
+    def blocks(self) -> list[DenseBlock]:
+        """The dense blocks; of a bound model."""
+        return [getattr(self, f"denseblock{i + 1}") for i in range(len(self.block_sizes))]
+
+    @property
+    def transitions(self) -> list[Transition]:
+        """The transitions between the blocks; of a bound model."""
+        return [getattr(self, f"transition{i}") for i in range(1, len(self.block_sizes))]
+
+    def stem(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Images (batch, height, width, channels) to what the first block takes."""
+        check_images(images.shape)
+        x = self.conv0(images)
+        return max_pool(nn.relu(self.norm0(x, train)), 3, 2, padding=1) if self.stem_kind == "imagenet" else x
+
+    def stage(self, x: jax.Array, index: int, train: bool = False) -> jax.Array:
+        """The output of stage `index`, counted from 0, for its input."""
+        return self._grow(x, index, train)[0]
+
+    def head(self, x: jax.Array, train: bool = False, moments: Moments | None = None) -> jax.Array:
+        """The last stage's output to logits (batch, num_classes), float32 or wider."""
+        return self.classifier(global_avg_pool(nn.relu(self.norm5(x, train, moments))))
+
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Images (batch, height, width, channels) to logits (batch, num_classes), float32 or wider.
+
+        With `train`, BatchNorm takes the batch's statistics, and updates the running ones if they are mutable.
+        """
+        x, moments = self.stem(images, train), None
+        for index in range(len(self.block_sizes)):
+            x, moments = self._grow(x, index, train, moments)
+        return self.head(x, train, moments)
+
+    def _grow(
+        self, x: jax.Array, index: int, train: bool, moments: Moments | None = None
+    ) -> tuple[jax.Array, Moments | None]:
+        if index > 0:
+            x, moments = self.transitions[index - 1](x, train, moments), None
+        return self.blocks[index].grow(x, train, moments)

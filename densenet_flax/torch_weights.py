@@ -1,0 +1,52 @@
+"""Variables of DenseNets from and to PyTorch state dicts, under torchvision's names."""
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from densenet_flax.densenet import DenseNet
+from layers_flax import channels_of, variables_from_torch, variables_to_torch
+
+
+def from_torch(model: DenseNet, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables of `model` with the values of a PyTorch state dict.
+
+    Args:
+        model: any network of this package.
+        state_dict: torchvision's names, with or without a `module.` prefix, to NumPy arrays or tensors. The
+            spelling of old files, `denselayer1.norm.1`, is read as `denselayer1.norm1`.
+
+    Returns:
+        {"params", "batch_stats"}, leaves NumPy arrays of the state dict's own types.
+
+    Raises:
+        ValueError: entries are missing, unused or misshapen; all are named.
+    """
+    state_dict = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)", r"\1", k): v for k, v in state_dict.items()}
+    images = jax.ShapeDtypeStruct((1, 32, 32, channels_of(state_dict, "features.conv0.weight")), jnp.float32)
+    template = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
+    return variables_from_torch(template, state_dict, _module_name)
+
+
+def to_torch(model: DenseNet, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The exact inverse of `from_torch`: PyTorch's names, in their present spelling, to NumPy arrays.
+
+    Args:
+        model: any network of this package.
+        variables: what `from_torch` or `init` gave, a part of it (`{"batch_stats": …}` as `apply` updates it), or
+            a tree of the same shape, such as gradients with respect to the parameters.
+
+    Raises:
+        ValueError: an entry that no PyTorch name belongs to.
+    """
+    del model  # one rule names the modules of them all
+    return variables_to_torch(variables, _module_name)
+
+
+def _module_name(path: tuple[str, ...]) -> str:
+    return ".".join(path if path[0] == "classifier" else ("features", *path))
