@@ -1,0 +1,44 @@
+"""The deterministic weights and images that the stored arrays of torchvision's networks were made with.
+
+`tests/golden/ARCH.json` lists a state dict's names and shapes in torchvision's order; `ARCH.npz` holds, in float64:
+logits in eval and train mode, the loss, the norm and one random projection of each gradient, and the sums of the
+running statistics after one forward pass in train mode.
+"""
+
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+GOLDEN = Path(__file__).parent / "golden"
+LABELS = np.array([3, 141, 592, 653])
+
+
+def load(arch):
+    """The manifest [(name, shape)] and the arrays of one architecture."""
+    manifest = json.loads((GOLDEN / f"{arch}.json").read_text())["manifest"]
+    with np.load(GOLDEN / f"{arch}.npz") as arrays:
+        return [(name, tuple(shape)) for name, shape in manifest], dict(arrays)
+
+
+def images():
+    """(4, 64, 64, 3) float64."""
+    return np.random.default_rng(20151210).standard_normal((4, 3, 64, 64)).transpose(0, 2, 3, 1)
+
+
+def tensor(name, shape):
+    """One tensor of the state dict, from its name and shape alone."""
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    if name.endswith("running_mean"):
+        return 0.1 * rng.standard_normal(shape)
+    if name.endswith("running_var"):
+        return rng.uniform(0.5, 1.5, shape)
+    if len(shape) == 1:
+        return float(name.endswith("weight")) + 0.1 * rng.standard_normal(shape)
+    return rng.standard_normal(shape) * np.sqrt(1.0 / np.prod(shape[1:]))
+
+
+def probe(name, shape):
+    """What a gradient is projected on: a wrong axis order or a mixed-up name shows in the product."""
+    return np.random.default_rng(zlib.crc32(f"probe:{name}".encode())).standard_normal(shape)
