@@ -75,9 +75,8 @@ def _slices(x: jax.Array, axis: int, window: int, stride: int, padding: int, fil
         raise ValueError(f"padding must be from 0 to half the window of {window}; given {padding}")
     out = (x.shape[axis] + 2 * padding - window) // stride + 1
     if out < 1:
-        raise ValueError(
-            f"a window of {window} with padding {padding} does not fit in images of {x.shape[1]}×{x.shape[2]} pixels"
-        )
+        size = f"{x.shape[axis]} pixels {'high' if axis == 1 else 'wide'}"
+        raise ValueError(f"a window of {window} with padding {padding} does not fit in an image {size}")
     pads = [(0, 0, 0)] * x.ndim
     pads[axis] = (padding, padding, 0)
     x = lax.pad(x, jnp.asarray(fill, x.dtype), pads) if padding else x

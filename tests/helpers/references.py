@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parent.parent / "golden"
 LABELS = np.array([3, 141, 592, 653])
 
 

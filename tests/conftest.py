@@ -1,0 +1,35 @@
+"""Fixtures for all tests."""
+
+import jax
+import platformdirs
+import pytest
+
+# Tests compile the same programs time and again: they are kept between runs.
+jax.config.update("jax_compilation_cache_dir", str(platformdirs.user_cache_path("resnet-densenet-flax") / "tests"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture
+def x64():
+    """Float64 for the time of a test: laws hold to its rounding."""
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture
+def stock_convolution(monkeypatch):
+    """A switch that has all layers use the plain `lax.conv_general_dilated`, whatever the shape."""
+
+    def conv2d(x, kernel, *, stride=1, padding=None, groups=1):
+        pads = [((size - 1) // 2,) * 2 if padding is None else (padding, padding) for size in kernel.shape[:2]]
+        return jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            pads,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
+        )
+
+    return lambda: monkeypatch.setattr("layers_flax.conv.conv2d", conv2d)

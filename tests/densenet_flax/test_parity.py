@@ -1,0 +1,9 @@
+"""Equal to torchvision's networks in float64: values, gradients, running statistics."""
+
+from parity import check_parity
+
+import densenet_flax
+
+
+def test_densenet_equals_torchvisions(x64):
+    check_parity(densenet_flax, "densenet121")

@@ -1,0 +1,52 @@
+"""What several tests check of a function: its derivatives of every kind against another's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def random_like(tree, seed):
+    """A tree of the same shapes and types with standard normal values."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape), leaf.dtype), tree)
+
+
+def derivatives(function, arguments):
+    """Value, gradient, jvp, Hessian-vector product and vmap of `function`, which gives one array, at `arguments`.
+
+    Gradients are those of Σ c·y + Σ y³/3 with a fixed random c, so that the second order is not zero.
+    """
+    out = jax.eval_shape(function, *arguments)
+    weights = random_like(out, 1)
+    tangents = random_like(arguments, 2)
+    argnums = tuple(range(len(arguments)))
+
+    def scalar(*args):
+        y = function(*args)
+        return (weights * y + y**3 / 3).sum()
+
+    gradient = jax.grad(scalar, argnums)
+
+    def everything(*args):
+        stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), args)
+        return {
+            "value": function(*args),
+            "grad": gradient(*args),
+            "jvp": jax.jvp(function, args, tangents)[1],
+            "hvp": jax.jvp(gradient, args, tangents)[1],
+            "vmap": jax.vmap(function)(*stacked),
+            "vmap of grad": jax.vmap(gradient)(*stacked),
+        }
+
+    return jax.jit(everything)(*arguments)
+
+
+def assert_close(ours, theirs, tolerance):
+    """Every leaf agrees, relative to the largest number in it."""
+    ours, theirs = jax.tree_util.tree_leaves_with_path(ours), jax.tree.leaves(theirs)
+    assert len(ours) == len(theirs)
+    for (path, a), b in zip(ours, theirs, strict=True):
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        assert a.shape == b.shape, path
+        error = np.abs(a - b).max() / max(np.abs(b).max(), 1e-300)
+        assert error <= tolerance, f"{jax.tree_util.keystr(path)}: {error:.2e} > {tolerance:.0e}"

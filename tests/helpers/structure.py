@@ -1,0 +1,61 @@
+"""What every network keeps to: explicit state, parts that compose, images of any kind."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def init(model, images):
+    """Variables, made under jit: compiled once, and kept in the cache."""
+    return jax.jit(lambda key: model.init(key, images, train=False))(jax.random.key(0))
+
+
+def check_contract(model, images):
+    """Exactly two collections; apply gives logits and batch_stats; calling it twice gives the same."""
+    variables = init(model, images)
+    assert set(variables) == {"params", "batch_stats"}
+    rngs = {"dropout": jax.random.key(1)}
+
+    def train(variables):
+        return model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
+
+    logits, updates = jax.jit(train)(variables)
+    assert logits.shape == (len(images), model.num_classes)
+    assert set(updates) == {"batch_stats"}
+    assert jax.tree.structure(updates["batch_stats"]) == jax.tree.structure(variables["batch_stats"])
+    again, _ = jax.jit(train)(variables)
+    np.testing.assert_array_equal(logits, again)
+    assert np.all(np.isfinite(logits))
+    return variables
+
+
+def check_parts_compose(model, images, stages):
+    """Stem, stages and head, called one by one with the same variables, are the network."""
+    variables = init(model, images)
+
+    def parts(variables):
+        x = model.apply(variables, images, method="stem")
+        for index in range(stages):
+            x = model.apply(variables, x, index, method="stage")
+        return model.apply(variables, x, method="head")
+
+    whole = jax.jit(model.apply)(variables, images)
+    np.testing.assert_allclose(jax.jit(parts)(variables), whole, rtol=1e-5, atol=1e-5)
+
+
+def check_narrow_compute(model, images):
+    """Under bfloat16 parameters, statistics and logits stay float32, and logits are near the float32 network's."""
+    narrow = model.clone(dtype=jnp.bfloat16)
+    variables = init(model, images)
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, variables, init(narrow, images)))
+    logits, updates = jax.jit(lambda v: narrow.apply(v, images, train=True, mutable=["batch_stats"]))(variables)
+    assert {leaf.dtype for leaf in jax.tree.leaves((variables, updates, logits))} == {jnp.dtype(jnp.float32)}
+    wide = jax.jit(lambda v: model.apply(v, images, train=True))(variables)
+    scale = float(jnp.abs(wide).max())
+    # bfloat16 rounds to 2^-9; errors of 20-odd layers add up like a random walk.
+    assert float(jnp.abs(logits - wide).max()) <= 2**-9 * 40 * scale
+    assert float(jnp.abs(logits - wide).max()) > 0
+
+
+def draw_images(*shape):
+    return jnp.asarray(np.random.default_rng(0).standard_normal(shape), jnp.float32)

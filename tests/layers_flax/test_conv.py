@@ -1,0 +1,90 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from laws import assert_close, derivatives
+
+from layers_flax import Conv, conv2d
+
+SHAPES = [  # height, width, in, out, kernel, stride, groups
+    (7, 6, 4, 6, 1, 1, 1),
+    (7, 6, 4, 6, 1, 2, 1),
+    (6, 9, 4, 6, 3, 1, 1),
+    (6, 9, 4, 6, 3, 2, 1),
+    (8, 7, 4, 6, 3, 2, 2),
+    (9, 8, 4, 6, 1, 1, 2),
+    (11, 10, 3, 4, 7, 2, 1),
+    (5, 5, 1, 2, 3, 1, 1),
+    (1, 1, 4, 6, 3, 2, 1),
+]
+
+
+def draw(height, width, inputs, outputs, kernel, groups, dtype=jnp.float64):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((2, height, width, inputs)), dtype)
+    return x, jnp.asarray(rng.standard_normal((kernel, kernel, inputs // groups, outputs)), dtype)
+
+
+def torch_conv2d(x, kernel, stride, padding, groups):
+    """The definition, pixel by pixel: PyTorch pads both sides alike and drops what the last stride does not reach."""
+    x, kernel = np.asarray(x), np.asarray(kernel)
+    size, per_group = kernel.shape[0], kernel.shape[3] // groups
+    x = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    rows, columns = ((n - size) // stride + 1 for n in x.shape[1:3])
+    y = np.zeros((len(x), rows, columns, kernel.shape[3]))
+    for i in range(rows):
+        for j in range(columns):
+            patch = x[:, i * stride : i * stride + size, j * stride : j * stride + size]
+            for g in range(groups):
+                ins = slice(g * kernel.shape[2], (g + 1) * kernel.shape[2])
+                outs = slice(g * per_group, (g + 1) * per_group)
+                y[:, i, j, outs] = np.tensordot(patch[..., ins], kernel[..., outs], 3)
+    return y
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_equals_the_definition_with_pytorchs_padding(x64, shape):
+    *sizes, kernel_size, stride, groups = shape
+    x, kernel = draw(*sizes, kernel_size, groups)
+    expected = torch_conv2d(x, kernel, stride, (kernel_size - 1) // 2, groups)
+    assert_close(conv2d(x, kernel, stride=stride, groups=groups), expected, 1e-14)
+
+
+@pytest.mark.parametrize("padding", [0, 2])
+def test_padding_by_name(x64, padding):
+    x, kernel = draw(7, 8, 2, 3, 3, 1)
+    assert_close(conv2d(x, kernel, stride=2, padding=padding), torch_conv2d(x, kernel, 2, padding, 1), 1e-14)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_derivatives_equal_the_stock_convolutions(x64, shape, stock_convolution):
+    *sizes, kernel_size, stride, groups = shape
+    x, kernel = draw(*sizes, kernel_size, groups)
+    layer = Conv(kernel.shape[3], kernel_size, stride, groups=groups)
+
+    def run(x, kernel):
+        return layer.apply({"params": {"kernel": kernel}}, x)
+
+    ours = derivatives(run, (x, kernel))
+    stock_convolution()
+    assert_close(ours, derivatives(run, (x, kernel)), 1e-13)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_pointwise_convolution_is_a_dot_forward_and_backward(stride):
+    x, kernel = draw(8, 8, 4, 6, 1, 1, jnp.float32)
+    program = jax.make_jaxpr(jax.grad(lambda x, k: conv2d(x, k, stride=stride).sum(), (0, 1)))(x, kernel)
+    assert "dot_general" in str(program)
+    assert "conv_general_dilated" not in str(program)
+
+
+def test_compute_type_and_parameter_type():
+    variables = Conv(4, use_bias=True, dtype=jnp.bfloat16).init(jax.random.key(0), jnp.zeros((1, 5, 5, 3)))
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+    assert Conv(4, dtype=jnp.bfloat16).apply(variables, jnp.zeros((1, 5, 5, 3))).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(("inputs", "features"), [(4, 5), (5, 4)])
+def test_groups_that_do_not_divide_are_named(inputs, features):
+    with pytest.raises(ValueError, match=rf"groups=2 must divide the channels in \({inputs}\) and out \({features}\)"):
+        Conv(features, groups=2).init(jax.random.key(0), jnp.zeros((1, 5, 5, inputs)))

@@ -1,0 +1,54 @@
+"""How the packages stand to each other: what imports what, and what importing costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MAY_IMPORT = {
+    "layers_flax": set(),
+    "resnet_flax": {"layers_flax"},
+    "densenet_flax": {"layers_flax"},
+    "training_flax": {"layers_flax", "resnet_flax", "densenet_flax"},
+}
+HEAVY = ["tensorflow", "optax", "orbax", "matplotlib", "sklearn", "PIL", "tyro"]
+
+
+def imported_packages(source):
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield (node.module or "").split(".")[0]
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_arrows_point_down(package):
+    files = list((ROOT / package).rglob("*.py"))
+    assert files
+    for file in files:
+        ours = set(imported_packages(file.read_text())) & MAY_IMPORT.keys()
+        assert ours <= MAY_IMPORT[package] | {package}, file
+
+
+def run(code):
+    command = [sys.executable, "-W", "error", "-c", code]
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+
+def test_importing_the_families_loads_nothing_heavy():
+    code = f"import sys, resnet_flax, densenet_flax; print([m for m in {HEAVY!r} if m in sys.modules])"
+    assert run(code).strip() == "[]"
+
+
+def test_importing_the_families_takes_little_longer_than_jax_and_flax():
+    code = """
+import time, jax, flax.linen
+start = time.perf_counter()
+import resnet_flax, densenet_flax
+print(time.perf_counter() - start)
+"""
+    assert min(float(run(code)) for _ in range(3)) < 0.3
