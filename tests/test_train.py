@@ -1,0 +1,101 @@
+"""The front door, as a user opens it."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def train(*arguments, cwd=ROOT, cache=None):
+    environment = dict(os.environ)
+    if cache is not None:
+        environment |= {"JAX_COMPILATION_CACHE_DIR": str(cache)}
+    command = [sys.executable, "-W", "error", str(ROOT / "train.py"), *arguments]
+    return subprocess.run(
+        command, cwd=cwd, env=environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    )
+
+
+WRONG = {
+    "unknown architecture": (["--arch", "densnet121"], "unknown arch 'densnet121'; did you mean 'densenet121'?"),
+    "no architecture": ([], "--arch"),
+    "unknown data": (["--data", "digit"], "unknown data set 'digit'; did you mean 'digits'?"),
+    "no batch": (["--batch-size", "0"], "batch_size must be a positive integer; given 0"),
+    "batch beyond the data": (["--batch-size", "1438"], "batch_size must be at most the 1437 images of digits"),
+    "negative rate": (["--lr", "-0.1"], "lr must be positive and finite; given -0.1"),
+    "epochs and steps": (["--epochs", "2", "--steps", "3"], "give epochs or steps, not both"),
+    "not a number": (["--epochs", "two"], "two"),
+    "unknown flag": (["--epoch", "2"], "--epoch"),
+    "unknown type": (["--dtype", "int8"], "unknown dtype 'int8'; allowed: 'float32', 'bfloat16'"),
+    "existing run": (["--out", "taken"], "'taken' is not empty, and a run is never overwritten"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_wrong_input_gets_one_line_and_writes_nothing(wrong, tmp_path, monkeypatch, capsys):
+    sys.path.insert(0, str(ROOT))
+    import train as front_door
+
+    arguments, message = WRONG[wrong]
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "summary.json").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(front_door, "keep_compiled_programs", lambda: None)
+    if wrong not in ("no architecture", "unknown architecture"):
+        arguments = ["--arch", "resnet20", *arguments]
+    assert front_door.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("train.py: error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["taken", "taken/summary.json"]
+
+
+def test_exit_code_and_no_traceback_from_the_shell(tmp_path):
+    done = train("--arch", "resnet21", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == "train.py: error: unknown arch 'resnet21'; did you mean 'resnet20'?\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_lists_the_architectures_by_family():
+    done = train("--help")
+    assert done.returncode == 0
+    assert done.stderr == ""
+    for shown in ("DenseNet-BC, 32 px", "densenet_bc_100_12", "ResNeXt, 224 px", "resnet1202", "--batch-size INT"):
+        assert shown in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 140
+
+
+def test_a_run_from_the_shell(tmp_path):
+    done = train("--arch", "resnet20", "--steps", "2", "--out", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 2
+    assert "test accuracy" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arch", "options", "accuracy", "limit"),
+    [("densenet121", [], 0.97, 180), ("resnet18", [], 0.97, 180), ("resnet20", ["--dtype", "bfloat16"], 0.96, None)],
+)
+def test_the_main_job(arch, options, accuracy, limit, tmp_path):
+    """Defaults alone, from an empty cache: on two free cores a densely connected network takes under three minutes."""
+    start = time.perf_counter()
+    done = train("--arch", arch, *options, "--out", "run", cwd=tmp_path, cache=tmp_path / "cache")
+    seconds = time.perf_counter() - start
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["test_accuracy"] >= accuracy
+    assert summary["test_examples"] == 360
+    if limit is not None:
+        assert seconds <= limit, f"{seconds:.0f} s"

@@ -1,0 +1,79 @@
+import pytest
+
+from training_flax import TrainConfig, prepare
+from training_flax.config import with_defaults
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(arch="densnet121"), "unknown arch 'densnet121'; did you mean 'densenet121'?"),
+        (dict(data="cats"), "unknown data set 'cats'; allowed: 'digits'"),
+        (dict(dtype="float8"), "unknown dtype 'float8'; did you mean"),
+        (dict(batch_size=0), "batch_size must be a positive integer; given 0"),
+        (dict(epochs=-1), "epochs must be a positive integer; given -1"),
+        (dict(steps=0), "steps must be a positive integer; given 0"),
+        (dict(epochs=2, steps=3), "give epochs or steps, not both; given epochs=2 and steps=3"),
+        (dict(lr=-0.1), "lr must be positive and finite; given -0.1"),
+        (dict(lr=float("nan")), "lr must be positive and finite; given nan"),
+        (dict(weight_decay=-1.0), "weight_decay must be at least 0 and finite; given -1.0"),
+        (dict(momentum=1.0), "momentum must be at least 0 and under 1; given 1.0"),
+        (dict(seed=-1), "seed must be from 0 to 4294967295; given -1"),
+    ],
+)
+def test_wrong_options_are_named(options, message):
+    with pytest.raises(ValueError) as error:
+        TrainConfig(**{"arch": "resnet20", **options})
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_defaults_fill_what_is_left_open_and_nothing_else():
+    assert with_defaults(TrainConfig("resnet20"), batch_norm=True).lr == 0.1
+    assert with_defaults(TrainConfig("vgg11"), batch_norm=False).lr == 0.01
+    config = with_defaults(TrainConfig("resnet20", steps=7, lr=0.5, batch_size=3), batch_norm=True)
+    assert (config.steps, config.epochs, config.lr, config.batch_size) == (7, None, 0.5, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "steps", "epochs"),
+    [
+        (dict(epochs=1), 23, 1),  # 1437 / 64 = 22.45
+        (dict(epochs=8), 180, 8),
+        (dict(epochs=2, batch_size=1437), 2, 2),
+        (dict(steps=5), 5, 1),
+        (dict(steps=23), 23, 1),
+        (dict(steps=24), 24, 2),
+    ],
+)
+def test_length_of_a_run(options, steps, epochs, tmp_path):
+    job = prepare(TrainConfig("resnet20", out=tmp_path / "run", **options))
+    assert (job.total_steps, job.epochs) == (steps, epochs)
+    assert job.last_step(job.epochs) == steps
+    assert not job.run.exists()
+
+
+def test_a_batch_larger_than_the_data_is_named(tmp_path):
+    with pytest.raises(ValueError, match="batch_size must be at most the 1437 images of digits; given 2000"):
+        prepare(TrainConfig("resnet20", batch_size=2000, out=tmp_path / "run"))
+
+
+def test_a_run_is_never_overwritten(tmp_path):
+    (tmp_path / "summary.json").write_text("{}")
+    with pytest.raises(ValueError, match="is not empty, and a run is never overwritten"):
+        prepare(TrainConfig("resnet20", out=tmp_path))
+    with pytest.raises(ValueError, match="is not a folder"):
+        prepare(TrainConfig("resnet20", out=tmp_path / "summary.json"))
+    with pytest.raises(ValueError, match="cannot be made"):
+        prepare(TrainConfig("resnet20", out=tmp_path / "summary.json" / "run"))
+    assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_runs_without_a_name_get_a_new_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("time.strftime", lambda form: "now")
+    config = TrainConfig("resnet20")
+    first = prepare(config).run
+    assert str(first) == "runs/resnet20-digits-now"
+    first.mkdir(parents=True)
+    assert str(prepare(config).run) == "runs/resnet20-digits-now-2"

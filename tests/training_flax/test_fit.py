@@ -1,0 +1,123 @@
+"""A whole run, small: what it leaves, that it repeats, that its loop hides no transfer."""
+
+import json
+
+import chex
+import jax
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+from resnet_flax import from_torch, resnet20
+from training_flax import TrainConfig, evaluate, fit, open_dataset, prepare, restore
+from training_flax.evaluation import evaluate_part
+from training_flax.loop import run_steps
+from training_flax.run_folder import write_config
+from training_flax.steps import EvalResult
+
+FILES = {
+    *("config.json", "metrics.jsonl", "summary.json", "curves.png", "confusion.png"),
+    *("model.safetensors", "checkpoints"),
+}
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory):
+    """Thirty steps of ResNet-20: an epoch and a third."""
+    return fit(TrainConfig("resnet20", steps=30, out=tmp_path_factory.mktemp("runs") / "run"), quiet=True)
+
+
+def test_what_a_run_leaves(result):
+    assert {path.name for path in result.run.iterdir()} == FILES
+    config = json.loads((result.run / "config.json").read_text())
+    assert (config["arch"], config["steps"], config["epochs"], config["batch_size"]) == ("resnet20", 30, None, 64)
+    assert config["normalisation"]["mean"] == pytest.approx(open_dataset("digits").mean)
+    summary = json.loads((result.run / "summary.json").read_text())
+    assert summary == result.summary
+    assert (summary["train_examples"], summary["test_examples"], summary["parameters"]) == (1437, 360, 269_722)
+    assert summary["images_per_second"] > 0
+    assert summary["compile_seconds"] > 0
+    for name in ("curves.png", "confusion.png"):
+        assert (result.run / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_metrics_are_written_ten_times_an_epoch_and_after_each(result):
+    lines = [json.loads(line) for line in (result.run / "metrics.jsonl").read_text().splitlines()]
+    tests = [line for line in lines if line["split"] == "test"]
+    assert [line["step"] for line in tests] == [23, 30]
+    assert tests[-1]["accuracy"] == result.summary["test_accuracy"]
+    train = [line for line in lines if line["split"] == "train"]
+    assert [line["step"] for line in train] == [*range(2, 23, 2), 23, 25, 27, 29, 30]
+    assert train[0]["learning_rate"] == pytest.approx(0.1 / 3)
+    assert train[-1]["epoch"] == pytest.approx(30 * 64 / 1437)
+    assert train[-1]["loss"] < train[0]["loss"]
+
+
+def test_weights_are_readable_by_either_side(result):
+    model = resnet20()
+    variables = from_torch(model, load_file(result.run / "model.safetensors"))
+    chex.assert_trees_all_equal(jax.device_get(result.variables), variables)
+    with safe_open(result.run / "model.safetensors", "numpy") as file:
+        assert file.metadata()["arch"] == "resnet20"
+        assert json.loads(file.metadata()["class_names"]) == list("0123456789")
+
+
+def test_the_newest_checkpoint_holds_the_last_state(result):
+    model, variables = restore(result.run)
+    chex.assert_trees_all_equal(variables, jax.device_get(result.variables))
+    evaluation = evaluate(model, variables, open_dataset("digits"), batch_size=50)
+    assert evaluation.accuracy == result.summary["test_accuracy"]
+    assert evaluation.loss == pytest.approx(result.summary["test_loss"], rel=1e-5)
+
+
+def test_the_same_options_give_the_same_weights(result, tmp_path):
+    again = fit(TrainConfig("resnet20", steps=30, out=tmp_path / "run"), quiet=True)
+    first, second = ((run / "model.safetensors").read_bytes() for run in (result.run, again.run))
+    assert first == second
+
+
+def test_a_run_tells_what_it_found(tmp_path, capsys):
+    fit(TrainConfig("resnet20", steps=1, out=tmp_path / "run"))
+    out = capsys.readouterr().out
+    for told in ("1 × cpu", "resnet20, 269,722 parameters", "1,437 train and 360 test images", "compil", "epoch 1/1"):
+        assert told in out
+    assert str(tmp_path / "run") in out
+
+
+@pytest.mark.parametrize("batch_size", [7, 90, 360, 400])
+def test_evaluation_counts_every_example_once(batch_size):
+    """With a network that takes every third image for a 1, whatever the batches are."""
+    part = jax.device_put(open_dataset("digits").test)
+    seen = []
+
+    def step(part, indices):
+        seen.append(np.asarray(indices))
+        return EvalResult(indices.astype(np.float32), (indices % 3 == 0).astype(np.int32))
+
+    evaluation = evaluate_part(step, part, batch_size)
+    assert {len(indices) for indices in seen} == {batch_size}
+    assert evaluation.loss == pytest.approx(np.arange(360).mean())
+    expected = (np.arange(360) % 3 == 0).astype(np.int32)
+    np.testing.assert_array_equal(evaluation.predictions, expected)
+    assert evaluation.accuracy == np.mean(expected == np.asarray(part.labels))
+
+
+def test_a_hidden_transfer_in_the_loop_is_an_error():
+    """The guard that the loop sets is one that bites: a NumPy array given to a compiled step is refused."""
+    step = jax.jit(lambda state, part, indices: (state + indices.sum(), state))
+    state = jax.device_put(np.float32(0))
+    with jax.transfer_guard("disallow"):
+        assert float(jax.device_get(run_steps(step, state, None, [np.arange(3)], lambda metrics: None))) == 3
+        with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
+            step(state, None, np.arange(3))
+
+
+def test_restore_names_what_is_missing(tmp_path):
+    with pytest.raises(ValueError, match="is no run: it has no config"):
+        restore(tmp_path)
+    job = prepare(TrainConfig("resnet20", out=tmp_path / "run"))
+    job.run.mkdir()
+    write_config(job.run, job.config, job.dataset)
+    with pytest.raises(ValueError, match="has no checkpoint yet"):
+        restore(job.run)

@@ -1,0 +1,76 @@
+"""What a training run is made of, typed and checked."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax.numpy as jnp
+
+from layers_flax import check_positive, check_rate, one_of
+from training_flax.archs import ARCHS
+from training_flax.data import DATASETS
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The options of a training run.
+
+    Optimised by SGD with Nesterov momentum; the rate rises linearly over the first tenth of the steps and falls by
+    half a cosine over the rest (Loshchilov and Hutter, arXiv:1608.03983).
+    """
+
+    arch: str
+    """Architecture: one of those listed above."""
+    data: str = "digits"
+    """Data set. "digits": scikit-learn's handwritten digits, which need no download."""
+    epochs: int | None = None
+    """Passes over the train part. (default: 6 for digits)"""
+    steps: int | None = None
+    """Steps to train for, instead of epochs."""
+    batch_size: int | None = None
+    """Images a step. (default: 64 for digits)"""
+    lr: float | None = None
+    """Peak learning rate. (default: 0.1 for digits; 0.01 for networks without BatchNorm)"""
+    momentum: float = 0.9
+    """Nesterov momentum."""
+    weight_decay: float = 1e-4
+    """Weight decay of kernels; BatchNorm's parameters and biases have none."""
+    seed: int = 0
+    """Seed of the initial parameters, of the data's order and of dropout."""
+    dtype: str = "float32"
+    """Compute type: float32 or bfloat16. Parameters, statistics and logits stay float32."""
+    out: Path | None = None
+    """Folder of the run, new or empty. (default: a new folder under runs/)"""
+
+    def __post_init__(self):
+        one_of("arch", self.arch, ARCHS)
+        one_of("data set", self.data, DATASETS)
+        one_of("dtype", self.dtype, DTYPES)
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError(f"give epochs or steps, not both; given epochs={self.epochs} and steps={self.steps}")
+        for name in ("epochs", "steps", "batch_size"):
+            if getattr(self, name) is not None:
+                check_positive(name, getattr(self, name))
+        if self.lr is not None and not 0 < self.lr < float("inf"):
+            raise ValueError(f"lr must be positive and finite; given {self.lr!r}")
+        if not 0 <= self.weight_decay < float("inf"):
+            raise ValueError(f"weight_decay must be at least 0 and finite; given {self.weight_decay!r}")
+        check_rate("momentum", self.momentum)
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be from 0 to 4294967295; given {self.seed!r}")
+
+
+def with_defaults(config: TrainConfig, *, batch_norm: bool) -> TrainConfig:
+    """`config` with what it left open filled in for its data set.
+
+    Args:
+        config: any.
+        batch_norm: whether the network has BatchNorm; without it, the usual rate diverges.
+    """
+    return replace(
+        config,
+        epochs=config.epochs or (None if config.steps else 6),
+        batch_size=config.batch_size or 64,
+        lr=config.lr or (0.1 if batch_norm else 0.01),
+    )
