@@ -59,10 +59,10 @@ def test_wrong_input_gets_one_line_and_writes_nothing(wrong, tmp_path, monkeypat
 
 
 def test_exit_code_and_no_traceback_from_the_shell(tmp_path):
-    done = train("--arch", "resnet21", cwd=tmp_path)
+    done = train("--arch", "densnet121", cwd=tmp_path)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr == "train.py: error: unknown arch 'resnet21'; did you mean 'resnet20'?\n"
+    assert done.stderr == "train.py: error: unknown arch 'densnet121'; did you mean 'densenet121'?\n"
     assert not list(tmp_path.iterdir())
 
 

@@ -36,6 +36,8 @@ class TrainConfig:
     """Nesterov momentum."""
     weight_decay: float = 1e-4
     """Weight decay of kernels; BatchNorm's parameters and biases have none."""
+    label_smoothing: float = 0.1
+    """Share of each target that is spread evenly over all classes."""
     seed: int = 0
     """Seed of the initial parameters, of the data's order and of dropout."""
     dtype: str = "float32"
@@ -43,22 +45,25 @@ class TrainConfig:
     out: Path | None = None
     """Folder of the run, new or empty. (default: a new folder under runs/)"""
 
-    def __post_init__(self):
-        one_of("arch", self.arch, ARCHS)
-        one_of("data set", self.data, DATASETS)
-        one_of("dtype", self.dtype, DTYPES)
-        if self.epochs is not None and self.steps is not None:
-            raise ValueError(f"give epochs or steps, not both; given epochs={self.epochs} and steps={self.steps}")
-        for name in ("epochs", "steps", "batch_size"):
-            if getattr(self, name) is not None:
-                check_positive(name, getattr(self, name))
-        if self.lr is not None and not 0 < self.lr < float("inf"):
-            raise ValueError(f"lr must be positive and finite; given {self.lr!r}")
-        if not 0 <= self.weight_decay < float("inf"):
-            raise ValueError(f"weight_decay must be at least 0 and finite; given {self.weight_decay!r}")
-        check_rate("momentum", self.momentum)
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed must be from 0 to 4294967295; given {self.seed!r}")
+
+def check(config: TrainConfig) -> None:
+    """Raises ValueError, which names the value and what is allowed, where an option cannot be."""
+    one_of("arch", config.arch, ARCHS)
+    one_of("data set", config.data, DATASETS)
+    one_of("dtype", config.dtype, DTYPES)
+    if config.epochs is not None and config.steps is not None:
+        raise ValueError(f"give epochs or steps, not both; given epochs={config.epochs} and steps={config.steps}")
+    for name in ("epochs", "steps", "batch_size"):
+        if getattr(config, name) is not None:
+            check_positive(name, getattr(config, name))
+    if config.lr is not None and not 0 < config.lr < float("inf"):
+        raise ValueError(f"lr must be positive and finite; given {config.lr!r}")
+    if not 0 <= config.weight_decay < float("inf"):
+        raise ValueError(f"weight_decay must be at least 0 and finite; given {config.weight_decay!r}")
+    check_rate("momentum", config.momentum)
+    check_rate("label_smoothing", config.label_smoothing)
+    if not 0 <= config.seed < 2**32:
+        raise ValueError(f"seed must be from 0 to 4294967295; given {config.seed!r}")
 
 
 def with_defaults(config: TrainConfig, *, batch_norm: bool) -> TrainConfig:

@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from layers_flax import count_parameters
 from training_flax.archs import build_model
-from training_flax.config import DTYPES, TrainConfig, with_defaults
+from training_flax.config import DTYPES, TrainConfig, check, with_defaults
 from training_flax.data import Dataset, open_dataset
 from training_flax.run_folder import new_run_path
 
@@ -58,6 +58,7 @@ def prepare(config: TrainConfig) -> Job:
     Raises:
         ValueError: the options do not fit each other, the data or the network, or the run's folder is taken.
     """
+    check(config)
     run = new_run_path(config)
     dataset = open_dataset(config.data)
     model = build_model(config.arch, num_classes=len(dataset.class_names), dtype=DTYPES[config.dtype])

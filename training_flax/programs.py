@@ -27,7 +27,7 @@ def compile_programs(job: Job) -> Programs:
     """Compiles all that the run of `job` needs."""
     dataset = job.dataset
     optimiser = make_optimiser(job.config, job.total_steps)
-    step = make_train_step(job.model, optimiser)
+    step = make_train_step(job.model, optimiser, label_smoothing=job.config.label_smoothing)
 
     def init(key: jax.Array) -> TrainState:
         return init_state(job.model, optimiser, key, jnp.zeros((1, *dataset.train.images.shape[1:])))

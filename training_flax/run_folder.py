@@ -69,14 +69,15 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 def write_weights(run: Path, tensors: Mapping[str, np.ndarray], config: TrainConfig, dataset: Dataset) -> None:
     """model.safetensors: parameters and statistics under PyTorch's names and layouts, so that either side reads them.
 
-    Its metadata say what they belong to: architecture, classes, normalisation.
+    Its metadata say what they belong to: architecture, classes, normalisation. They are one entry, in JSON:
+    safetensors writes several in no fixed order, and the same weights would not give the same file.
     """
-    metadata = {
+    model = {
         "arch": config.arch,
-        "num_classes": str(len(dataset.class_names)),
-        "class_names": json.dumps(dataset.class_names),
-        "normalisation": json.dumps({"mean": dataset.mean, "std": dataset.std}),
+        "num_classes": len(dataset.class_names),
+        "class_names": dataset.class_names,
+        "normalisation": {"mean": dataset.mean, "std": dataset.std},
     }
     unfinished = run / "model.safetensors.unfinished"
-    save_file(dict(tensors), unfinished, metadata)
+    save_file(dict(tensors), unfinished, {"model": json.dumps(model)})
     unfinished.replace(run / "model.safetensors")

@@ -50,11 +50,11 @@ def check_narrow_compute(model, images):
     assert jax.tree.all(jax.tree.map(jnp.array_equal, variables, init(narrow, images)))
     logits, updates = jax.jit(lambda v: narrow.apply(v, images, train=True, mutable=["batch_stats"]))(variables)
     assert {leaf.dtype for leaf in jax.tree.leaves((variables, updates, logits))} == {jnp.dtype(jnp.float32)}
-    wide = jax.jit(lambda v: model.apply(v, images, train=True))(variables)
-    scale = float(jnp.abs(wide).max())
-    # bfloat16 rounds to 2^-9; errors of 20-odd layers add up like a random walk.
-    assert float(jnp.abs(logits - wide).max()) <= 2**-9 * 40 * scale
-    assert float(jnp.abs(logits - wide).max()) > 0
+    # In eval mode, where no statistics of few values magnify rounding: bfloat16 rounds by up to 2^-9, and each of
+    # some 20 layers adds a few roundings of its own.
+    close, wide = jax.jit(narrow.apply)(variables, images), jax.jit(model.apply)(variables, images)
+    error = float(jnp.abs(close - wide).max() / jnp.abs(wide).max())
+    assert 0 < error <= 60 * 2**-9
 
 
 def draw_images(*shape):

@@ -1,7 +1,7 @@
 import pytest
 
 from training_flax import TrainConfig, prepare
-from training_flax.config import with_defaults
+from training_flax.config import check, with_defaults
 
 
 @pytest.mark.parametrize(
@@ -18,12 +18,13 @@ from training_flax.config import with_defaults
         (dict(lr=float("nan")), "lr must be positive and finite; given nan"),
         (dict(weight_decay=-1.0), "weight_decay must be at least 0 and finite; given -1.0"),
         (dict(momentum=1.0), "momentum must be at least 0 and under 1; given 1.0"),
+        (dict(label_smoothing=1.0), "label_smoothing must be at least 0 and under 1; given 1.0"),
         (dict(seed=-1), "seed must be from 0 to 4294967295; given -1"),
     ],
 )
 def test_wrong_options_are_named(options, message):
     with pytest.raises(ValueError) as error:
-        TrainConfig(**{"arch": "resnet20", **options})
+        check(TrainConfig(**{"arch": "resnet20", **options}))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 

@@ -59,8 +59,9 @@ def test_weights_are_readable_by_either_side(result):
     variables = from_torch(model, load_file(result.run / "model.safetensors"))
     chex.assert_trees_all_equal(jax.device_get(result.variables), variables)
     with safe_open(result.run / "model.safetensors", "numpy") as file:
-        assert file.metadata()["arch"] == "resnet20"
-        assert json.loads(file.metadata()["class_names"]) == list("0123456789")
+        model_of = json.loads(file.metadata()["model"])
+    assert (model_of["arch"], model_of["num_classes"]) == ("resnet20", 10)
+    assert model_of["class_names"] == list("0123456789")
 
 
 def test_the_newest_checkpoint_holds_the_last_state(result):

@@ -4,6 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from resnet_flax import plain20, resnet20, vgg11
@@ -38,7 +39,7 @@ def test_three_steps_are_nesterovs_with_decay_of_kernels_alone(x64):
     model = plain20(width=2, param_dtype=jnp.float64)
     state, step, images, labels = start(model)
     images = images.astype(jnp.float64)
-    rate = learning_rate(CONFIG, 20)
+    schedule = learning_rate(CONFIG, 20)
 
     def loss(params, batch_stats):
         variables = {"params": params, "batch_stats": batch_stats}
@@ -52,7 +53,8 @@ def test_three_steps_are_nesterovs_with_decay_of_kernels_alone(x64):
         (expected_loss, stats), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, stats)
         grads = jax.tree.map(lambda g, w: g + 0.01 * w if w.ndim > 1 else g, grads, params)
         velocity = jax.tree.map(lambda v, g: 0.9 * v + g, velocity, grads)
-        params = jax.tree.map(lambda w, g, v, n=number: w - rate(n) * (g + 0.9 * v), params, grads, velocity)
+        rate = schedule(jnp.int32(number))
+        params = jax.tree.map(lambda w, g, v, r=rate: w - r * (g + 0.9 * v), params, grads, velocity)
         state, metrics = jax.jit(step)(state, images, labels)
         assert float(metrics.loss) == pytest.approx(float(expected_loss), rel=1e-12)
     assert int(state.step) == 3
@@ -68,6 +70,27 @@ def test_a_step_is_traced_and_compiled_once():
     assert int(state.step) == 3
     assert step._cache_size() == 1
     assert np.isfinite(metrics.loss)
+
+
+def test_label_smoothing_is_the_cross_entropy_with_smoothed_targets(x64):
+    """One step with it moves the parameters as the gradient against optax's smoothed labels says."""
+    model = plain20(width=2, param_dtype=jnp.float64)
+    images, labels = draw_batch()
+    images = images.astype(jnp.float64)
+    optimiser = optax.sgd(1.0)
+    state = jax.jit(lambda key: init_state(model, optimiser, key, images))(jax.random.key(0))
+    after, metrics = jax.jit(make_train_step(model, optimiser, label_smoothing=0.2))(state, images, labels)
+
+    def loss(params, smoothing):
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        logits, _ = model.apply(variables, images, train=True, mutable=["batch_stats"])
+        targets = optax.smooth_labels(jax.nn.one_hot(labels, 10), smoothing)
+        return optax.softmax_cross_entropy(logits, targets).mean()
+
+    grads = jax.jit(jax.grad(loss))(state.params, 0.2)
+    moved = jax.tree.map(jnp.subtract, state.params, after.params)
+    chex.assert_trees_all_close(moved, grads, rtol=1e-9, atol=1e-12)
+    assert float(metrics.loss) == pytest.approx(float(loss(state.params, 0.0)), rel=1e-12)
 
 
 def test_a_step_is_pure():
