@@ -1,0 +1,1 @@
+"""Measurements of the networks, each a command."""
