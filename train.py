@@ -37,9 +37,15 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
     except SystemExit as stop:
         if stop.code in (0, None):
             raise  # --help
-        # tyro draws a box of many lines; here one has to do, and --help tells the rest.
-        text = re.sub(r"[─━╭╮╰╯│]+", " ", complaint.getvalue().split("For full helptext")[0])
-        raise ValueError(" ".join(text.split())) from None
+        raise ValueError(in_one_line(complaint.getvalue())) from None
+
+
+def in_one_line(box: str) -> str:
+    """What tyro says in a box of several parts: the complaint, and the option that may have been meant."""
+    _title, _, content = box.partition("╮")
+    complaint, *parts = (" ".join(re.sub(r"[│╰╯]", " ", part).split()) for part in re.split(r"─{4,}", content))
+    meant = next((part.split(": ", 1)[1].split()[0] for part in parts if part.startswith("Perhaps you meant")), None)
+    return complaint.split(" Got errors:")[0].rstrip(".") + (f"; did you mean {meant!r}?" if meant else "")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -30,8 +30,11 @@ WRONG = {
     "batch beyond the data": (["--batch-size", "1438"], "batch_size must be at most the 1437 images of digits"),
     "negative rate": (["--lr", "-0.1"], "lr must be positive and finite; given -0.1"),
     "epochs and steps": (["--epochs", "2", "--steps", "3"], "give epochs or steps, not both"),
-    "not a number": (["--epochs", "two"], "two"),
-    "unknown flag": (["--epoch", "2"], "--epoch"),
+    "not a number": (
+        ["--epochs", "two"],
+        "Error parsing --epochs: no type matching INT could be instantiated from ['two']",
+    ),
+    "unknown flag": (["--epoch", "2"], "did you mean '--epochs'?"),
     "unknown type": (["--dtype", "int8"], "unknown dtype 'int8'; allowed: 'float32', 'bfloat16'"),
     "existing run": (["--out", "taken"], "'taken' is not empty, and a run is never overwritten"),
 }

@@ -30,8 +30,8 @@ def test_wrong_options_are_named(options, message):
 
 
 def test_defaults_fill_what_is_left_open_and_nothing_else():
-    assert with_defaults(TrainConfig("resnet20"), batch_norm=True).lr == 0.1
-    assert with_defaults(TrainConfig("vgg11"), batch_norm=False).lr == 0.01
+    assert with_defaults(TrainConfig("resnet20"), batch_norm=True).lr == 0.05
+    assert with_defaults(TrainConfig("vgg11"), batch_norm=False).lr == 0.005
     config = with_defaults(TrainConfig("resnet20", steps=7, lr=0.5, batch_size=3), batch_norm=True)
     assert (config.steps, config.epochs, config.lr, config.batch_size) == (7, None, 0.5, 3)
 
@@ -48,7 +48,7 @@ def test_defaults_fill_what_is_left_open_and_nothing_else():
     ],
 )
 def test_length_of_a_run(options, steps, epochs, tmp_path):
-    job = prepare(TrainConfig("resnet20", out=tmp_path / "run", **options))
+    job = prepare(TrainConfig("resnet20", out=tmp_path / "run", **{"batch_size": 64, **options}))
     assert (job.total_steps, job.epochs) == (steps, epochs)
     assert job.last_step(job.epochs) == steps
     assert not job.run.exists()
