@@ -32,7 +32,7 @@ WRONG = {
     "epochs and steps": (["--epochs", "2", "--steps", "3"], "give epochs or steps, not both"),
     "not a number": (
         ["--epochs", "two"],
-        "Error parsing --epochs: no type matching INT could be instantiated from ['two']",
+        "no type matching INT could be instantiated from ['two']",
     ),
     "unknown flag": (["--epoch", "2"], "did you mean '--epochs'?"),
     "unknown type": (["--dtype", "int8"], "unknown dtype 'int8'; allowed: 'float32', 'bfloat16'"),
@@ -102,3 +102,17 @@ def test_the_main_job(arch, options, accuracy, limit, tmp_path):
     assert summary["test_examples"] == 360
     if limit is not None:
         assert seconds <= limit, f"{seconds:.0f} s"
+
+
+def test_the_second_start_finds_what_was_compiled(tmp_path):
+    seconds = []
+    for name in ("first", "second"):
+        done = train("--arch", "plain20", "--steps", "1", "--out", name, cwd=tmp_path, cache=tmp_path / "cache")
+        assert done.returncode == 0, done.stderr
+        seconds.append(json.loads((tmp_path / name / "summary.json").read_text())["compile_seconds"])
+        programs = {path.name for path in (tmp_path / "cache").iterdir() if path.name.endswith("-cache")}
+        assert programs
+        if name == "first":
+            before = programs
+    assert programs == before
+    assert seconds[1] < seconds[0]

@@ -22,13 +22,13 @@ FILES = {
 }
 
 
+OPTIONS = dict(steps=30, batch_size=64, lr=0.1)
+
+
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
     """Thirty steps of ResNet-20: an epoch and a third."""
-    return fit(
-        TrainConfig("resnet20", steps=30, batch_size=64, lr=0.1, out=tmp_path_factory.mktemp("runs") / "run"),
-        quiet=True,
-    )
+    return fit(TrainConfig("resnet20", **OPTIONS, out=tmp_path_factory.mktemp("runs") / "run"), quiet=True)
 
 
 def test_what_a_run_leaves(result):
@@ -76,7 +76,7 @@ def test_the_newest_checkpoint_holds_the_last_state(result):
 
 
 def test_the_same_options_give_the_same_weights(result, tmp_path):
-    again = fit(TrainConfig("resnet20", steps=30, batch_size=64, lr=0.1, out=tmp_path / "run"), quiet=True)
+    again = fit(TrainConfig("resnet20", **OPTIONS, out=tmp_path / "run"), quiet=True)
     first, second = ((run / "model.safetensors").read_bytes() for run in (result.run, again.run))
     assert first == second
 
