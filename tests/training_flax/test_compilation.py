@@ -22,10 +22,8 @@ def test_programs_are_kept_in_the_users_cache_folder_or_where_jax_was_told(tmp_p
     environment = {name: value for name, value in os.environ.items() if name not in told}
 
     def folder(**extra):
-        command = [sys.executable, "-c", code]
-        return subprocess.run(
-            command, env=environment | extra, check=True, capture_output=True, text=True
-        ).stdout.strip()
+        command, kept = [sys.executable, "-c", code], environment | extra
+        return subprocess.run(command, env=kept, check=True, capture_output=True, text=True).stdout.strip()
 
     assert folder(XDG_CACHE_HOME=str(tmp_path), HOME=str(tmp_path)).startswith(str(tmp_path))
     assert folder(**told) == str(tmp_path / "told")
