@@ -1,4 +1,4 @@
-"""Two-dimensional convolution with PyTorch's padding; 1×1 kernels run as a dot over flattened pixels."""
+"""Two-dimensional convolution with PyTorch's padding; 1×1 kernels, and those on tiny images, run as one dot."""
 
 from typing import Any
 
@@ -36,9 +36,39 @@ def conv2d(
         # makes XLA write out a transposed copy of its operand.
         x = x[:, ::stride, ::stride] if stride > 1 else x
         return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
+    if groups == 1 and _steps(x.shape[1], height, stride, pads[0]) * _steps(x.shape[2], width, stride, pads[1]) <= 4:
+        return _dot_of_patches(x, kernel, stride, pads)
     return lax.conv_general_dilated(
         x, kernel, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups
     )
+
+
+def _steps(size: int, kernel: int, stride: int, pad: tuple[int, int]) -> int:
+    """Output pixels along one axis."""
+    return (size + sum(pad) - kernel) // stride + 1
+
+
+def _dot_of_patches(x: jax.Array, kernel: jax.Array, stride: int, pads: list[tuple[int, int]]) -> jax.Array:
+    """The convolution as one dot of the pixels under each kernel tap, side by side, with the taps on top of each other.
+
+    For outputs of up to 2×2 pixels, as the last stages have on small images. XLA's convolution there takes ten times
+    as long or more on the CPU. Taps that nowhere meet the image, but only its padding, are left out.
+    """
+    rows, columns = (
+        (steps := _steps(size, taps, stride, pad), [i for i in range(taps) if _meets(size, i - pad[0], stride, steps)])
+        for size, taps, pad in zip(x.shape[1:3], kernel.shape[:2], pads, strict=True)
+    )
+    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    ends = [(steps - 1) * stride + 1 for steps, _ in (rows, columns)]
+    places = [(i, j) for i in rows[1] for j in columns[1]]
+    pixels = jnp.concatenate([x[:, i : i + ends[0] : stride, j : j + ends[1] : stride] for i, j in places], -1)
+    weights = jnp.concatenate([kernel[place] for place in places])
+    return (pixels.reshape(-1, pixels.shape[-1]) @ weights).reshape(*pixels.shape[:-1], kernel.shape[-1])
+
+
+def _meets(size: int, offset: int, stride: int, steps: int) -> bool:
+    """Whether a kernel tap at this offset reads any of `size` pixels in its steps."""
+    return any(0 <= step * stride + offset < size for step in range(steps))
 
 
 class Conv(nn.Module):

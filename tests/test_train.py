@@ -2,9 +2,9 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -92,16 +92,17 @@ def test_a_run_from_the_shell(tmp_path):
     [("densenet121", [], 0.97, 180), ("resnet18", [], 0.97, 180), ("resnet20", ["--dtype", "bfloat16"], 0.96, None)],
 )
 def test_the_main_job(arch, options, accuracy, limit, tmp_path):
-    """Defaults alone, from an empty cache: on two free cores a densely connected network takes under three minutes."""
-    start = time.perf_counter()
+    """Defaults alone, from an empty cache. The limit is 180 seconds of two free cores, which other tests may not be."""
+    start = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = train("--arch", arch, *options, "--out", "run", cwd=tmp_path, cache=tmp_path / "cache")
-    seconds = time.perf_counter() - start
+    end = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_seconds = end.ru_utime + end.ru_stime - start.ru_utime - start.ru_stime
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["test_accuracy"] >= accuracy
     assert summary["test_examples"] == 360
     if limit is not None:
-        assert seconds <= limit, f"{seconds:.0f} s"
+        assert cpu_seconds <= 2 * limit, f"{cpu_seconds:.0f} s of a core"
 
 
 def test_the_second_start_finds_what_was_compiled(tmp_path):

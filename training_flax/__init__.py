@@ -1,6 +1,7 @@
 """Training: data in, steps, checkpoints, metrics, pictures; and a run's weights out."""
 
 from training_flax.archs import ARCHS, FAMILIES, build_model
+from training_flax.augment import random_affine
 from training_flax.checkpoints import restore
 from training_flax.compilation import keep_compiled_programs
 from training_flax.config import TrainConfig
@@ -43,5 +44,6 @@ __all__ = [
     "normalise",
     "open_dataset",
     "prepare",
+    "random_affine",
     "restore",
 ]

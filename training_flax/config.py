@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from layers_flax import check_positive, check_rate, one_of
 from training_flax.archs import ARCHS
+from training_flax.augment import AUGMENTATIONS
 from training_flax.data import DATASETS
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -25,17 +26,19 @@ class TrainConfig:
     data: str = "digits"
     """Data set. "digits": scikit-learn's handwritten digits, which need no download."""
     epochs: int | None = None
-    """Passes over the train part; None is 6 for digits."""
+    """Passes over the train part; None is 12 for digits."""
     steps: int | None = None
     """Steps to train for, instead of epochs."""
     batch_size: int | None = None
-    """Images a step; None is 32 for digits."""
+    """Images a step; None is 64 for digits."""
     lr: float | None = None
     """Peak learning rate; None is 0.05 for digits, and a tenth of it for networks without BatchNorm."""
     momentum: float = 0.9
     """Nesterov momentum."""
-    weight_decay: float = 1e-3
+    weight_decay: float = 5e-3
     """Weight decay of kernels; BatchNorm's parameters and biases have none."""
+    augment: str = "affine"
+    """Random change of the train images: affine (turn, slant, scale, shift) or none."""
     label_smoothing: float = 0.1
     """Share of each target that is spread evenly over all classes."""
     seed: int = 0
@@ -51,6 +54,7 @@ def check(config: TrainConfig) -> None:
     one_of("arch", config.arch, ARCHS)
     one_of("data set", config.data, DATASETS)
     one_of("dtype", config.dtype, DTYPES)
+    one_of("augment", config.augment, AUGMENTATIONS)
     if config.epochs is not None and config.steps is not None:
         raise ValueError(f"give epochs or steps, not both; given epochs={config.epochs} and steps={config.steps}")
     for name in ("epochs", "steps", "batch_size"):
@@ -75,7 +79,7 @@ def with_defaults(config: TrainConfig, *, batch_norm: bool) -> TrainConfig:
     """
     return replace(
         config,
-        epochs=config.epochs or (None if config.steps else 6),
-        batch_size=config.batch_size or 32,
+        epochs=config.epochs or (None if config.steps else 12),
+        batch_size=config.batch_size or 64,
         lr=config.lr or (0.05 if batch_norm else 0.005),
     )

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from training_flax.augment import random_affine
 from training_flax.compilation import compile_together
 from training_flax.data import Part
 from training_flax.evaluation import make_indexed_eval_step
@@ -33,7 +34,10 @@ def compile_programs(job: Job) -> Programs:
         return init_state(job.model, optimiser, key, jnp.zeros((1, *dataset.train.images.shape[1:])))
 
     def train_step(state: TrainState, part: Any, indices: jax.Array) -> tuple[TrainState, TrainMetrics]:
-        images = normalise_images(part.images[indices], dataset.mean, dataset.std)
+        images = part.images[indices]
+        if job.config.augment == "affine":
+            images = random_affine(jax.random.fold_in(jax.random.fold_in(state.key, state.step), 1), images)
+        images = normalise_images(images, dataset.mean, dataset.std)
         return step(state, images, part.labels[indices])
 
     key = jax.random.key(job.config.seed)

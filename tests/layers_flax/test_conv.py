@@ -16,6 +16,14 @@ SHAPES = [  # height, width, in, out, kernel, stride, groups
     (11, 10, 3, 4, 7, 2, 1),
     (5, 5, 1, 2, 3, 1, 1),
     (1, 1, 4, 6, 3, 2, 1),
+    # Outputs of up to 2×2 pixels, which run as a dot of patches.
+    (1, 1, 4, 6, 3, 1, 1),
+    (2, 2, 4, 6, 3, 1, 1),
+    (1, 4, 4, 6, 3, 1, 1),
+    (2, 1, 4, 6, 3, 1, 1),
+    (4, 3, 4, 6, 3, 2, 1),
+    (3, 2, 3, 4, 7, 2, 1),
+    (2, 2, 4, 6, 3, 1, 2),
 ]
 
 
@@ -75,6 +83,15 @@ def test_pointwise_convolution_is_a_dot_forward_and_backward(stride):
     x, kernel = draw(8, 8, 4, 6, 1, 1, jnp.float32)
     program = jax.make_jaxpr(jax.grad(lambda x, k: conv2d(x, k, stride=stride).sum(), (0, 1)))(x, kernel)
     assert "dot_general" in str(program)
+    assert "conv_general_dilated" not in str(program)
+
+
+def test_tiny_images_convolve_by_one_dot_without_the_taps_that_see_only_padding():
+    x, kernel = draw(1, 2, 4, 6, 3, 1, jnp.float32)
+    program = jax.make_jaxpr(conv2d)(x, kernel)
+    (dot,) = [equation for equation in program.eqns if equation.primitive.name == "dot_general"]
+    # Of nine taps, the three of the middle row: 3 · 4 values a pixel.
+    assert dot.invars[0].aval.shape == (4, 12)
     assert "conv_general_dilated" not in str(program)
 
 

@@ -18,6 +18,7 @@ from training_flax.config import check, with_defaults
         (dict(lr=float("nan")), "lr must be positive and finite; given nan"),
         (dict(weight_decay=-1.0), "weight_decay must be at least 0 and finite; given -1.0"),
         (dict(momentum=1.0), "momentum must be at least 0 and under 1; given 1.0"),
+        (dict(augment="affin"), "unknown augment 'affin'; did you mean 'affine'?"),
         (dict(label_smoothing=1.0), "label_smoothing must be at least 0 and under 1; given 1.0"),
         (dict(seed=-1), "seed must be from 0 to 4294967295; given -1"),
     ],
