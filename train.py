@@ -6,7 +6,6 @@ python train.py --arch densenet121
 
 import contextlib
 import io
-import re
 import sys
 from collections.abc import Sequence
 
@@ -42,10 +41,13 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
 
 def in_one_line(box: str) -> str:
     """What tyro says in a box of several parts: the complaint, and the option that may have been meant."""
-    _title, _, content = box.partition("╮")
-    complaint, *parts = (" ".join(re.sub(r"[│╰╯]", " ", part).split()) for part in re.split(r"─{4,}", content))
+    lines = [line.strip(" │╭╮╰╯") for line in box.splitlines()[1:]]  # but for the title
+    # Lines of dashes stand between the parts; where the terminal knows ASCII alone they are hyphens.
+    ruled = "\n".join("\0" if line and not line.strip("─-") else line for line in lines)
+    parts = [" ".join(part.split()) for part in ruled.split("\0") if part.strip()]
+    complaint = parts[0].split(" Got errors:")[0].rstrip(".")
     meant = next((part.split(": ", 1)[1].split()[0] for part in parts if part.startswith("Perhaps you meant")), None)
-    return complaint.split(" Got errors:")[0].rstrip(".") + (f"; did you mean {meant!r}?" if meant else "")
+    return complaint + (f"; did you mean {meant!r}?" if meant else "")
 
 
 def main(arguments: Sequence[str]) -> int:

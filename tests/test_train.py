@@ -61,6 +61,14 @@ def test_wrong_input_gets_one_line_and_writes_nothing(wrong, tmp_path, monkeypat
     assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["taken", "taken/summary.json"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_what_the_command_line_got_wrong_fits_one_line_on_any_terminal(encoding, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", encoding)
+    done = train("--arch", "resnet20", "--epoch", "2", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "train.py: error: Unrecognized options: --epoch, 2; did you mean '--epochs'?\n"
+
+
 def test_exit_code_and_no_traceback_from_the_shell(tmp_path):
     done = train("--arch", "densnet121", cwd=tmp_path)
     assert done.returncode == 2
