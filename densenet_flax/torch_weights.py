@@ -2,15 +2,12 @@
 
 import re
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from densenet_flax.densenet import DenseNet
-from layers_flax import channels_of, variables_from_torch, variables_to_torch
+from layers_flax import variables_from_torch, variables_to_torch
 
 
 def from_torch(model: DenseNet, state_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -28,9 +25,7 @@ def from_torch(model: DenseNet, state_dict: Mapping[str, Any]) -> dict[str, Any]
         ValueError: entries are missing, unused or misshapen; all are named.
     """
     state_dict = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)", r"\1", k): v for k, v in state_dict.items()}
-    images = jax.ShapeDtypeStruct((1, 32, 32, channels_of(state_dict, "features.conv0.weight")), jnp.float32)
-    template = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
-    return variables_from_torch(template, state_dict, _module_name)
+    return variables_from_torch(model, state_dict, _module_name, "features.conv0.weight")
 
 
 def to_torch(model: DenseNet, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ from layers_flax.counts import count_multiply_adds, count_parameters
 from layers_flax.initializers import he_normal_fan_in, he_normal_fan_out, torch_linear
 from layers_flax.linear import Linear
 from layers_flax.pooling import adaptive_avg_pool, avg_pool, global_avg_pool, max_pool
-from layers_flax.torch_names import channels_of, variables_from_torch, variables_to_torch
+from layers_flax.torch_names import variables_from_torch, variables_to_torch
 
 __all__ = [
     "BatchNorm",
@@ -17,7 +17,6 @@ __all__ = [
     "adaptive_avg_pool",
     "avg_pool",
     "batch_moments",
-    "channels_of",
     "check_images",
     "check_positive",
     "check_rate",

@@ -4,11 +4,13 @@ Layouts: convolution kernels HWIO here, OIHW there; dense kernels (in, out) here
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 Path = tuple[str, ...]  # of modules, without the collection and the leaf
@@ -17,15 +19,16 @@ LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "runnin
 
 
 def variables_from_torch(
-    template: Mapping[str, Any], state_dict: Mapping[str, Any], module_name: Callable[[Path], str]
+    model: nn.Module, state_dict: Mapping[str, Any], module_name: Callable[[Path], str], first_conv: str
 ) -> dict[str, Any]:
-    """The variables whose names and shapes `template` tells, with the values of `state_dict`.
+    """The variables of `model` with the values of `state_dict`.
 
     Args:
-        template: `jax.eval_shape` of the model's init.
+        model: tells names and shapes; nothing is computed.
         state_dict: PyTorch's names (with or without a `module.` prefix) to NumPy arrays or tensors.
             `num_batches_tracked`, which says nothing of the network, is passed over.
         module_name: from a module's path here to its name there.
+        first_conv: the name there of the kernel that sees the images, which tells their channels.
 
     Returns:
         The variables, leaves NumPy arrays of the state dict's own types (JAX takes them as they are).
@@ -33,6 +36,8 @@ def variables_from_torch(
     Raises:
         ValueError: entries that are missing, unused or misshapen, all named.
     """
+    images = jax.ShapeDtypeStruct((1, 32, 32, _channels(state_dict, first_conv)), jnp.float32)
+    template = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
     state = {name.removeprefix("module."): value for name, value in state_dict.items()}
     state = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
     wanted = {_torch_name(path, module_name): (path, leaf) for path, leaf in flatten_dict(template).items()}
@@ -109,8 +114,8 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:8]) + (f", … ({len(names)} in all)" if len(names) > 8 else "")
 
 
-def channels_of(state_dict: Mapping[str, Any], first_conv: str) -> int:
-    """The image channels that a state dict was made for, told by its first convolution; 3 where that is missing."""
+def _channels(state_dict: Mapping[str, Any], first_conv: str) -> int:
+    """The image channels that a state dict was made for; 3 where its first convolution is missing."""
     for name in (first_conv, f"module.{first_conv}"):
         if name in state_dict and len(state_dict[name].shape) == 4:
             return state_dict[name].shape[1]

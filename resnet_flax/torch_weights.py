@@ -6,14 +6,11 @@ the pre-activation networks, follows the same rule.
 
 import re
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from layers_flax import channels_of, variables_from_torch, variables_to_torch
+from layers_flax import variables_from_torch, variables_to_torch
 from resnet_flax.resnet import ResNet
 from resnet_flax.vgg import VGG
 
@@ -31,10 +28,8 @@ def from_torch(model: ResNet | VGG, state_dict: Mapping[str, Any]) -> dict[str, 
     Raises:
         ValueError: entries are missing, unused or misshapen; all are named.
     """
-    channels = channels_of(state_dict, "features.0.weight" if isinstance(model, VGG) else "conv1.weight")
-    images = jax.ShapeDtypeStruct((1, 32, 32, channels), jnp.float32)
-    template = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
-    return variables_from_torch(template, state_dict, _module_name)
+    first_conv = "features.0.weight" if isinstance(model, VGG) else "conv1.weight"
+    return variables_from_torch(model, state_dict, _module_name, first_conv)
 
 
 def to_torch(model: ResNet | VGG, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:

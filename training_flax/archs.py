@@ -29,10 +29,3 @@ def to_torch(model: nn.Module, variables: Mapping[str, Any]) -> dict[str, np.nda
     if isinstance(model, densenet_flax.DenseNet):
         return densenet_flax.to_torch(model, variables)
     return resnet_flax.to_torch(model, variables)  # type: ignore[arg-type]
-
-
-def from_torch(model: nn.Module, state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """The variables of a network of either family from a PyTorch state dict."""
-    if isinstance(model, densenet_flax.DenseNet):
-        return densenet_flax.from_torch(model, state_dict)
-    return resnet_flax.from_torch(model, state_dict)  # type: ignore[arg-type]

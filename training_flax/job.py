@@ -3,14 +3,13 @@
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from math import ceil
+from math import ceil, prod
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from layers_flax import count_parameters
 from training_flax.archs import build_model
 from training_flax.config import DTYPES, TrainConfig, check, with_defaults
 from training_flax.data import Dataset, open_dataset
@@ -73,7 +72,7 @@ def prepare(config: TrainConfig) -> Job:
         config=config,
         dataset=dataset,
         model=model,
-        parameters=count_parameters(model, image_shape),
+        parameters=sum(prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"])),
         batch_size=batch_size,
         total_steps=config.steps or ceil((config.epochs or 0) * examples / batch_size),
         run=run,
