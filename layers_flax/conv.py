@@ -1,5 +1,6 @@
-"""Two-dimensional convolution with PyTorch's padding; 1×1 kernels, and those on tiny images, run as one dot."""
+"""Two-dimensional convolution with PyTorch's padding, by the formulas that are fast for its shape on the CPU."""
 
+from functools import reduce
 from typing import Any
 
 import jax
@@ -38,6 +39,14 @@ def conv2d(
         return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
     if groups == 1 and _steps(x.shape[1], height, stride, pads[0]) * _steps(x.shape[2], width, stride, pads[1]) <= 4:
         return _dot_of_patches(x, kernel, stride, pads)
+    same_size = stride == 1 and all(2 * low + 1 == size for (low, _), size in zip(pads, (height, width), strict=True))
+    if same_size and groups == 1 and width * kernel.shape[3] <= kernel.shape[2] and jax.default_backend() == "cpu":
+        return _to_few_channels(x, kernel)
+    return _stock(x, kernel, stride, pads, groups)
+
+
+def _stock(x: jax.Array, kernel: jax.Array, stride: int, pads: list[tuple[int, int]], groups: int = 1) -> jax.Array:
+    """XLA's own convolution."""
     return lax.conv_general_dilated(
         x, kernel, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups
     )
@@ -69,6 +78,44 @@ def _dot_of_patches(x: jax.Array, kernel: jax.Array, stride: int, pads: list[tup
 def _meets(size: int, offset: int, stride: int, steps: int) -> bool:
     """Whether a kernel tap at this offset reads any of `size` pixels in its steps."""
     return any(0 <= step * stride + offset < size for step in range(steps))
+
+
+@jax.custom_jvp
+def _to_few_channels(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The convolution of stride 1 to few channels from many, as in a dense layer: its filter gradient is made of dots.
+
+    Reverse mode transposes the formulas in the rule below, so what stands there for the kernel is what runs.
+    """
+    return _stock(x, kernel, 1, [(size // 2,) * 2 for size in kernel.shape[:2]])
+
+
+@_to_few_channels.defjvp
+def _to_few_channels_jvp(primals, tangents):
+    (x, kernel), (dx, dkernel) = primals, tangents
+    return _to_few_channels(x, kernel), _to_few_channels(dx, kernel) + _dots_then_shifts(x, dkernel)
+
+
+def _dots_then_shifts(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """y[h, w] = Σ_i Σ_j (x K_ij)[h + i, w + j]: a dot for each row i of the kernel, whose maps are shifted and added.
+
+    Linear in the kernel, with the transpose xᵀ times shifts of y's gradient. These have no more channels than `x`,
+    where patches of `x` would have nine times as many.
+    """
+    height, width, inputs, outputs = kernel.shape
+    rows = []
+    for i in range(height):
+        maps = x.reshape(-1, inputs) @ kernel[i].swapaxes(0, 1).reshape(inputs, width * outputs)
+        columns = jnp.split(maps.reshape(*x.shape[:3], width * outputs), width, -1)
+        row = reduce(jnp.add, [_shift(column, 2, j - width // 2) for j, column in enumerate(columns)])
+        rows.append(_shift(row, 1, i - height // 2))
+    return reduce(jnp.add, rows)
+
+
+def _shift(x: jax.Array, axis: int, by: int) -> jax.Array:
+    """x[i + by] in place of x[i] along `axis`, zero outside."""
+    pads = [(0, 0, 0)] * x.ndim
+    pads[axis] = (-by, by, 0)
+    return lax.pad(x, jnp.zeros((), x.dtype), pads)
 
 
 class Conv(nn.Module):

@@ -24,6 +24,11 @@ SHAPES = [  # height, width, in, out, kernel, stride, groups
     (4, 3, 4, 6, 3, 2, 1),
     (3, 2, 3, 4, 7, 2, 1),
     (2, 2, 4, 6, 3, 1, 2),
+    # To a third of the channels or fewer, where the filter gradient is made of dots.
+    (6, 5, 12, 4, 3, 1, 1),
+    (1, 7, 12, 4, 3, 1, 1),
+    (6, 7, 11, 2, 5, 1, 1),
+    (6, 7, 12, 4, 3, 2, 1),
 ]
 
 
@@ -93,6 +98,14 @@ def test_tiny_images_convolve_by_one_dot_without_the_taps_that_see_only_padding(
     # Of nine taps, the three of the middle row: 3 · 4 values a pixel.
     assert dot.invars[0].aval.shape == (4, 12)
     assert "conv_general_dilated" not in str(program)
+
+
+def test_filter_gradient_to_few_channels_is_made_of_dots():
+    x, kernel = draw(6, 5, 12, 4, 3, 1, jnp.float32)
+    _, transpose = jax.vjp(lambda kernel: conv2d(x, kernel), kernel)
+    program = str(jax.make_jaxpr(transpose)(jnp.ones((2, 6, 5, 4))))
+    assert program.count("dot_general[") == 3
+    assert "conv_general_dilated" not in program
 
 
 def test_compute_type_and_parameter_type():
