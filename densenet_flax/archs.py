@@ -21,6 +21,8 @@ class DenseNetOptions(TypedDict, total=False):
     bottleneck_width: int | None
     compression: float
     dropout: float
+    remat: bool
+    frozen_batch_norm: bool
     running_variance: str
     dtype: Any
     param_dtype: Any

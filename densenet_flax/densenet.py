@@ -15,6 +15,7 @@ from flax import linen as nn
 from layers_flax import (
     BatchNorm,
     Conv,
+    Dropout,
     Linear,
     Moments,
     avg_pool,
@@ -39,15 +40,15 @@ class DenseLayer(nn.Module):
     Attributes:
         growth_rate: channels that the layer adds, k.
         bottleneck_width: the 1×1 convolution has bottleneck_width · k channels; None is no bottleneck.
-        dropout: rate behind each convolution, in training.
-        conv, norm: the layers, with types and `axis_name` bound by `functools.partial`.
+        conv, norm, drop: the layers, with types, rate and `axis_name` bound by `functools.partial`; `drop` is behind
+            each convolution, in training.
     """
 
     growth_rate: int
     bottleneck_width: int | None = 4
-    dropout: float = 0.0
     conv: Callable[..., Any] = Conv
     norm: Callable[..., Any] = BatchNorm
+    drop: Callable[..., Any] = partial(Dropout, 0.0)
 
     def setup(self):
         self.norm1 = self.norm()
@@ -57,17 +58,21 @@ class DenseLayer(nn.Module):
             self.conv1 = self.conv(self.bottleneck_width * self.growth_rate, 1)
             self.norm2 = self.norm()
             self.conv2 = self.conv(self.growth_rate, 3)
-        self.drop = nn.Dropout(self.dropout)
+        self.dropout = self.drop()
 
-    def __call__(self, x: jax.Array, train: bool = False, moments: Moments | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array | Sequence[jax.Array], train: bool = False, moments: Moments | None = None
+    ) -> jax.Array:
         """All earlier features (batch, height, width, channels) to the new ones (batch, height, width, k).
 
-        `moments` are the batch statistics of `x` where they are known.
+        `x` may be several maps, whose channels follow each other. `moments` are its batch statistics where they are
+        known.
         """
-        y = self.drop(self.conv1(nn.relu(self.norm1(x, train, moments))), deterministic=not train)
+        x = x if isinstance(x, jax.Array) else jnp.concatenate(x, -1)
+        y = self.dropout(self.conv1(nn.relu(self.norm1(x, train, moments))), train)
         if self.bottleneck_width is None:
             return y
-        return self.drop(self.conv2(nn.relu(self.norm2(y, train))), deterministic=not train)
+        return self.dropout(self.conv2(nn.relu(self.norm2(y, train))), train)
 
 
 class DenseBlock(nn.Module):
@@ -75,19 +80,22 @@ class DenseBlock(nn.Module):
 
     Attributes:
         size: number of layers.
-        growth_rate, bottleneck_width, dropout, conv, norm: as in `DenseLayer`.
+        growth_rate, bottleneck_width, conv, norm, drop: as in `DenseLayer`.
+        remat: as in `DenseNet`.
     """
 
     size: int
     growth_rate: int
     bottleneck_width: int | None = 4
-    dropout: float = 0.0
     conv: Callable[..., Any] = Conv
     norm: Callable[..., Any] = BatchNorm
+    drop: Callable[..., Any] = partial(Dropout, 0.0)
+    remat: bool = False
 
     def setup(self):
+        kind = nn.remat(DenseLayer, static_argnums=(2,)) if self.remat else DenseLayer
         for i in range(self.size):
-            layer = DenseLayer(self.growth_rate, self.bottleneck_width, self.dropout, self.conv, self.norm)
+            layer = kind(self.growth_rate, self.bottleneck_width, self.conv, self.norm, self.drop)
             setattr(self, f"denselayer{i + 1}", layer)
 
     @property
@@ -99,16 +107,19 @@ class DenseBlock(nn.Module):
         self, x: jax.Array, train: bool = False, moments: Moments | None = None
     ) -> tuple[jax.Array, Moments | None]:
         """The block's output and, in training, its batch statistics; `moments` are those of `x`, where known."""
+        parts = [x]
         for layer in self.layers:
             if train and moments is None:
                 moments = layer.norm1.moments(x)
-            new = layer(x, train, moments)
-            x = jnp.concatenate([x, new], -1)
+            # Concatenated inside the layer, the maps are not kept for the backward pass anew for each layer.
+            new = layer(tuple(parts) if self.remat else x, train, moments)
+            parts.append(new)
+            x = x if self.remat else jnp.concatenate([x, new], -1)
             if train:
                 moments = jax.tree.map(
                     lambda old, added: jnp.concatenate([old, added]), moments, layer.norm1.moments(new)
                 )
-        return x, moments
+        return jnp.concatenate(parts, -1) if self.remat else x, moments
 
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """(batch, height, width, channels) to (batch, height, width, channels + size · growth_rate)."""
@@ -120,22 +131,20 @@ class Transition(nn.Module):
 
     Attributes:
         features: channels out.
-        dropout: rate behind the convolution, in training.
-        conv, norm: as in `DenseLayer`.
+        conv, norm, drop: as in `DenseLayer`.
     """
 
     features: int
-    dropout: float = 0.0
     conv: Callable[..., Any] = Conv
     norm: Callable[..., Any] = BatchNorm
+    drop: Callable[..., Any] = partial(Dropout, 0.0)
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, moments: Moments | None = None) -> jax.Array:
         """(batch, height, width, channels) to (batch, height // 2, width // 2, features)."""
         x = nn.relu(self.norm(name="norm")(x, train, moments))
         x = self.conv(self.features, 1, name="conv")(x)
-        x = nn.Dropout(self.dropout)(x, deterministic=not train)
-        return avg_pool(x, 2)
+        return avg_pool(self.drop()(x, train), 2)
 
 
 class DenseNet(nn.Module):
@@ -156,6 +165,9 @@ class DenseNet(nn.Module):
         bottleneck_width: each layer's 1×1 convolution has bottleneck_width · k channels; None is no bottleneck.
         compression: the share of channels that a transition keeps, θ.
         dropout: rate behind each convolution but the stem's, in training.
+        remat: keep the features alone for the backward pass, and run each layer again there: memory grows linearly with
+            depth, not with its square (Pleiss 2017), for about a third more time.
+        frozen_batch_norm: running statistics normalise in training too, and stay as they are.
         running_variance: "biased" or "unbiased", see `BatchNorm`.
         dtype: the compute type; None is the promotion of images and parameters. Logits are at least float32.
         param_dtype: type of the parameters; BatchNorm's statistics are float32 or wider.
@@ -173,6 +185,8 @@ class DenseNet(nn.Module):
     bottleneck_width: int | None = 4
     compression: float = 0.5
     dropout: float = 0.0
+    remat: bool = False
+    frozen_batch_norm: bool = False
     running_variance: str = "biased"
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -193,9 +207,13 @@ class DenseNet(nn.Module):
         types: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         conv: Callable[..., Conv] = partial(Conv, kernel_init=he_normal_fan_in, **types)
         norm: Callable[..., BatchNorm] = partial(
-            BatchNorm, running_variance=self.running_variance, axis_name=self.axis_name, **types
+            BatchNorm,
+            running_variance=self.running_variance,
+            frozen=self.frozen_batch_norm,
+            axis_name=self.axis_name,
+            **types,
         )
-        layers: dict[str, Any] = dict(dropout=self.dropout, conv=conv, norm=norm)
+        layers: dict[str, Any] = dict(conv=conv, norm=norm, drop=partial(Dropout, self.dropout, self.axis_name))
         features = self.stem_width or 2 * self.growth_rate
         if self.stem_kind == "imagenet":
             self.conv0 = conv(features, 7, 2)
@@ -206,7 +224,7 @@ class DenseNet(nn.Module):
             if i > 0:
                 features = int(features * self.compression)
                 setattr(self, f"transition{i}", Transition(features, **layers))
-            block = DenseBlock(size, self.growth_rate, self.bottleneck_width, **layers)
+            block = DenseBlock(size, self.growth_rate, self.bottleneck_width, remat=self.remat, **layers)
             setattr(self, f"denseblock{i + 1}", block)
             features += size * self.growth_rate
         self.norm5 = norm()

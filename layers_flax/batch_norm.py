@@ -71,6 +71,7 @@ class BatchNorm(nn.Module):
         axis_name: a mapped axis whose members form one batch together.
         running_variance: "biased" (variance divided by n, as Flax) or "unbiased" (n - 1, as PyTorch keeps it);
             what normalises the batch is biased either way.
+        frozen: normalise with the running averages in training too, and leave them as they are (fine-tuning).
         dtype: type of the output; None is the promotion of input and parameters.
         param_dtype: type of scale and bias; statistics are float32 or wider.
         scale_init: initialiser of the scale.
@@ -80,6 +81,7 @@ class BatchNorm(nn.Module):
     epsilon: float = 1e-5
     axis_name: str | None = None
     running_variance: str = "biased"
+    frozen: bool = False
     dtype: Any = None
     param_dtype: Any = jnp.float32
     scale_init: nn.initializers.Initializer = nn.initializers.ones
@@ -101,7 +103,7 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, wide)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels, wide)
 
-        if not train:
+        if not train or self.frozen:
             moments = Moments(running_mean.value, running_var.value)
         else:
             moments = self.moments(x) if moments is None else moments

@@ -27,6 +27,9 @@ class ResNetOptions(TypedDict, total=False):
     width_per_group: int
     bottleneck_stride: str
     zero_init: bool
+    drop_path: float
+    remat: bool
+    frozen_batch_norm: bool
     running_variance: str
     dtype: Any
     param_dtype: Any
@@ -39,6 +42,7 @@ class VGGOptions(TypedDict, total=False):
     num_classes: int
     width: int
     dropout: float
+    frozen_batch_norm: bool
     running_variance: str
     dtype: Any
     param_dtype: Any

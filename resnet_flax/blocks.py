@@ -1,12 +1,13 @@
 """The residual blocks of He 2015: the sum of shortcut and residual is activated."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
 from flax import linen as nn
 
-from layers_flax import BatchNorm, Conv, one_of
+from layers_flax import BatchNorm, Conv, DropPath, one_of
 from resnet_flax.shortcut import shortcut
 
 STRIDES = ("v1.5", "v1")
@@ -21,6 +22,7 @@ class BasicBlock(nn.Module):
         shortcut: "A", "B", "C" or None, see `resnet_flax.shortcut`.
         zero_init: start the last scale of F at zero, so that the block starts as its shortcut (Goyal 2017).
         conv, norm: the layers, with types and `axis_name` bound by `functools.partial`.
+        drop: the layer that drops F in training, with its rate bound (`layers_flax.DropPath`).
     """
 
     features: int
@@ -29,6 +31,7 @@ class BasicBlock(nn.Module):
     zero_init: bool = False
     conv: Callable[..., Any] = Conv
     norm: Callable[..., Any] = BatchNorm
+    drop: Callable[..., Any] = partial(DropPath, 0.0)
 
     expansion: ClassVar[int] = 1
     pre_activation: ClassVar[bool] = False
@@ -38,6 +41,7 @@ class BasicBlock(nn.Module):
         self.bn1 = self.norm()
         self.conv2 = self.conv(self.features, 3)
         self.bn2 = self.norm(scale_init=last_scale(self.zero_init))
+        self.drop_path = self.drop()
         self.downsample = [self.conv(self.features, 1, self.stride), self.norm()]
 
     def branches(self, x: jax.Array, train: bool = False) -> tuple[jax.Array | float, jax.Array]:
@@ -49,7 +53,7 @@ class BasicBlock(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """(batch, height, width, channels) to (batch, height / stride, width / stride, features)."""
         skip, residual = self.branches(x, train)
-        return nn.relu(skip + residual)
+        return nn.relu(skip + self.drop_path(residual, train))
 
 
 class BottleneckBlock(nn.Module):
@@ -61,7 +65,7 @@ class BottleneckBlock(nn.Module):
         groups, width_per_group: the 3×3 convolution has features · width_per_group / 64 · groups channels in
             `groups` groups (Xie 2017, figure 3c; Zagoruyko 2016 has one wide group).
         bottleneck_stride: "v1.5" or "v1".
-        shortcut, zero_init, conv, norm: as in `BasicBlock`.
+        shortcut, zero_init, conv, norm, drop: as in `BasicBlock`.
     """
 
     features: int
@@ -73,6 +77,7 @@ class BottleneckBlock(nn.Module):
     zero_init: bool = False
     conv: Callable[..., Any] = Conv
     norm: Callable[..., Any] = BatchNorm
+    drop: Callable[..., Any] = partial(DropPath, 0.0)
 
     expansion: ClassVar[int] = 4
     pre_activation: ClassVar[bool] = False
@@ -86,6 +91,7 @@ class BottleneckBlock(nn.Module):
         self.bn2 = self.norm()
         self.conv3 = self.conv(4 * self.features, 1)
         self.bn3 = self.norm(scale_init=last_scale(self.zero_init))
+        self.drop_path = self.drop()
         self.downsample = [self.conv(4 * self.features, 1, self.stride), self.norm()]
 
     def branches(self, x: jax.Array, train: bool = False) -> tuple[jax.Array | float, jax.Array]:
@@ -98,7 +104,7 @@ class BottleneckBlock(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """(batch, height, width, channels) to (batch, height / stride, width / stride, 4 · features)."""
         skip, residual = self.branches(x, train)
-        return nn.relu(skip + residual)
+        return nn.relu(skip + self.drop_path(residual, train))
 
 
 def project(block: BasicBlock | BottleneckBlock, x: jax.Array, train: bool) -> jax.Array:

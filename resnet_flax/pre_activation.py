@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import jax
 from flax import linen as nn
 
-from layers_flax import BatchNorm, Conv
+from layers_flax import BatchNorm, Conv, DropPath
 from resnet_flax.blocks import bottleneck_strides
 from resnet_flax.shortcut import keeps_shape, shortcut
 
@@ -28,6 +28,7 @@ class PreActBasicBlock(nn.Module):
         zero_init: start the last convolution of F at zero. (Its last scale would be dead at zero: the ReLU that
             follows has no gradient there.)
         conv, norm: the layers, with types and `axis_name` bound by `functools.partial`.
+        drop: the layer that drops F in training, with its rate bound (`layers_flax.DropPath`).
     """
 
     features: int
@@ -37,6 +38,7 @@ class PreActBasicBlock(nn.Module):
     zero_init: bool = False
     conv: Callable[..., Any] = Conv
     norm: Callable[..., Any] = BatchNorm
+    drop: Callable[..., Any] = partial(DropPath, 0.0)
 
     expansion: ClassVar[int] = 1
     pre_activation: ClassVar[bool] = True
@@ -46,6 +48,7 @@ class PreActBasicBlock(nn.Module):
         self.conv1 = self.conv(self.features, 3, self.stride)
         self.bn2 = self.norm()
         self.conv2 = last_conv(self.conv, self.zero_init)(self.features, 3)
+        self.drop_path = self.drop()
         self.downsample = [self.conv(self.features, 1, self.stride)]
 
     def branches(self, x: jax.Array, train: bool = False) -> tuple[jax.Array | float, jax.Array]:
@@ -57,7 +60,7 @@ class PreActBasicBlock(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """(batch, height, width, channels) to (batch, height / stride, width / stride, features)."""
         skip, residual = self.branches(x, train)
-        return skip + residual
+        return skip + self.drop_path(residual, train)
 
 
 class PreActBottleneckBlock(nn.Module):
@@ -66,7 +69,7 @@ class PreActBottleneckBlock(nn.Module):
     Attributes:
         features: a quarter of the channels out.
         groups, width_per_group, bottleneck_stride: as in `BottleneckBlock`.
-        stride, activated, shortcut, zero_init, conv, norm: as in `PreActBasicBlock`.
+        stride, activated, shortcut, zero_init, conv, norm, drop: as in `PreActBasicBlock`.
     """
 
     features: int
@@ -79,6 +82,7 @@ class PreActBottleneckBlock(nn.Module):
     zero_init: bool = False
     conv: Callable[..., Any] = Conv
     norm: Callable[..., Any] = BatchNorm
+    drop: Callable[..., Any] = partial(DropPath, 0.0)
 
     expansion: ClassVar[int] = 4
     pre_activation: ClassVar[bool] = True
@@ -92,6 +96,7 @@ class PreActBottleneckBlock(nn.Module):
         self.conv2 = self.conv(inner, 3, second, groups=self.groups)
         self.bn3 = self.norm()
         self.conv3 = last_conv(self.conv, self.zero_init)(4 * self.features, 1)
+        self.drop_path = self.drop()
         self.downsample = [self.conv(4 * self.features, 1, self.stride)]
 
     def branches(self, x: jax.Array, train: bool = False) -> tuple[jax.Array | float, jax.Array]:
@@ -104,7 +109,7 @@ class PreActBottleneckBlock(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """(batch, height, width, channels) to (batch, height / stride, width / stride, 4 · features)."""
         skip, residual = self.branches(x, train)
-        return skip + residual
+        return skip + self.drop_path(residual, train)
 
 
 def skip_of(

@@ -6,9 +6,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
-from layers_flax import BatchNorm, Conv, Linear, check_images, check_positive, global_avg_pool, max_pool, one_of
+from layers_flax import (
+    BatchNorm,
+    Conv,
+    DropPath,
+    Linear,
+    check_images,
+    check_positive,
+    check_rate,
+    global_avg_pool,
+    max_pool,
+    one_of,
+)
 from layers_flax.initializers import torch_linear
 from resnet_flax.blocks import STRIDES, BasicBlock
 from resnet_flax.shortcut import SHORTCUTS
@@ -35,6 +47,11 @@ class ResNet(nn.Module):
         groups, width_per_group: of a bottleneck's 3×3 convolution (Xie 2017, Zagoruyko 2016).
         bottleneck_stride: "v1.5" (torchvision) or "v1" (He 2015).
         zero_init: each block starts as its shortcut (Goyal 2017).
+        drop_path: rate at which the last block's residual is dropped in training; it grows linearly from 0 with the
+            blocks (stochastic depth; Huang et al., arXiv:1603.09382). Takes the "dropout" key, see `DropPath`.
+        remat: keep each block's input alone for the backward pass, and run the block again there: less memory for
+            about a third more time.
+        frozen_batch_norm: running statistics normalise in training too, and stay as they are.
         running_variance: "biased" or "unbiased", see `BatchNorm`.
         dtype: the compute type; None is the promotion of images and parameters. Logits are at least float32.
         param_dtype: type of the parameters; BatchNorm's statistics are float32 or wider.
@@ -55,6 +72,9 @@ class ResNet(nn.Module):
     width_per_group: int = 64
     bottleneck_stride: str = "v1.5"
     zero_init: bool = False
+    drop_path: float = 0.0
+    remat: bool = False
+    frozen_batch_norm: bool = False
     running_variance: str = "biased"
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -66,17 +86,24 @@ class ResNet(nn.Module):
         one_of("bottleneck_stride", self.bottleneck_stride, STRIDES)
         for name in ("num_classes", "width", "groups", "width_per_group"):
             check_positive(name, getattr(self, name))
+        check_rate("drop_path", self.drop_path)
         if (self.groups, self.width_per_group) != (1, 64) and self.block.expansion == 1:
             raise ValueError(f"groups={self.groups}, width_per_group={self.width_per_group} need a bottleneck block")
         if self.shortcut is None and self.zero_init:
             raise ValueError("zero_init=True would make a plain network output zero; it needs shortcuts")
+        if self.shortcut is None and self.drop_path:
+            raise ValueError(f"drop_path={self.drop_path} would cut a plain network in two; it needs shortcuts")
         super().__post_init__()
 
     def setup(self):
         types: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
         conv: Callable[..., Conv] = partial(Conv, **types)
         norm: Callable[..., BatchNorm] = partial(
-            BatchNorm, running_variance=self.running_variance, axis_name=self.axis_name, **types
+            BatchNorm,
+            running_variance=self.running_variance,
+            frozen=self.frozen_batch_norm,
+            axis_name=self.axis_name,
+            **types,
         )
         stem_width = self.stem_width or self.width
         self.conv1 = conv(stem_width, 7, 2) if self.stem_kind == "imagenet" else conv(stem_width, 3)
@@ -85,12 +112,15 @@ class ResNet(nn.Module):
         if self.block.expansion > 1:
             options |= dict(groups=self.groups, width_per_group=self.width_per_group)
             options |= dict(bottleneck_stride=self.bottleneck_stride)
+        block = nn.remat(self.block, static_argnums=(2,)) if self.remat else self.block
+        rates = iter(np.linspace(0, self.drop_path, sum(self.stage_sizes)).tolist())
         for i, size in enumerate(self.stage_sizes):
             blocks = []
             for j in range(size):
                 first = dict(activated=True) if self.block.pre_activation and i == j == 0 else {}
                 stride = 2 if i > 0 and j == 0 else 1
-                blocks.append(self.block(self.width * 2**i, stride, **first, **options))
+                drop = partial(DropPath, next(rates), self.axis_name)
+                blocks.append(block(self.width * 2**i, stride, drop=drop, **first, **options))
             setattr(self, f"layer{i + 1}", blocks)
         if self.block.pre_activation:
             self.norm = norm()

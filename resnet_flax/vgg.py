@@ -8,7 +8,17 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from layers_flax import BatchNorm, Conv, Linear, adaptive_avg_pool, check_images, check_positive, check_rate, max_pool
+from layers_flax import (
+    BatchNorm,
+    Conv,
+    Dropout,
+    Linear,
+    adaptive_avg_pool,
+    check_images,
+    check_positive,
+    check_rate,
+    max_pool,
+)
 
 
 class VGG(nn.Module):
@@ -24,7 +34,7 @@ class VGG(nn.Module):
         num_classes: width of the logits.
         width: channels of the first stage; each stage doubles them, up to 8 · width.
         dropout: rate behind the first two dense layers, in training.
-        running_variance, dtype, param_dtype, axis_name: as in `ResNet`.
+        frozen_batch_norm, running_variance, dtype, param_dtype, axis_name: as in `ResNet`.
 
     Raises:
         ValueError: an option's value is not allowed, or images are not of rank 4 or under 32 pixels.
@@ -35,6 +45,7 @@ class VGG(nn.Module):
     num_classes: int = 1000
     width: int = 64
     dropout: float = 0.5
+    frozen_batch_norm: bool = False
     running_variance: str = "biased"
     dtype: Any = None
     param_dtype: Any = jnp.float32
@@ -48,7 +59,13 @@ class VGG(nn.Module):
 
     def setup(self):
         types: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        norm = partial(BatchNorm, running_variance=self.running_variance, axis_name=self.axis_name, **types)
+        norm = partial(
+            BatchNorm,
+            running_variance=self.running_variance,
+            frozen=self.frozen_batch_norm,
+            axis_name=self.axis_name,
+            **types,
+        )
         features: list[Any] = []
         ends = [0]
         for i, size in enumerate(self.stage_sizes):
@@ -60,7 +77,7 @@ class VGG(nn.Module):
             ends.append(len(features))
         self.features, self.ends = features, ends
         dense = partial(nn.Dense, 64 * self.width, kernel_init=nn.initializers.normal(0.01), **types)
-        drop = partial(nn.Dropout, self.dropout)
+        drop = partial(Dropout, self.dropout, self.axis_name)
         last = Linear(self.num_classes, self.param_dtype, nn.initializers.normal(0.01))
         self.classifier: list[Any] = [dense(), nn.relu, drop(), dense(), nn.relu, drop(), last]
 
@@ -86,7 +103,7 @@ class VGG(nn.Module):
         # PyTorch flattens channels first; the first dense layer's rows are in that order.
         x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
         for layer in self.classifier:
-            x = layer(x, deterministic=not train) if isinstance(layer, nn.Dropout) else layer(x)
+            x = layer(x, train) if isinstance(layer, Dropout) else layer(x)
         return x
 
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:

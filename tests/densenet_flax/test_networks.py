@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from laws import assert_close, derivatives, random_like
+from options import check_frozen_batch_norm, check_remat
 from structure import check_contract, check_narrow_compute, check_parts_compose, draw_images, init
 
 from densenet_flax import (
@@ -180,3 +181,16 @@ def test_images_of_the_wrong_rank_or_too_small_are_named():
 def test_the_class_takes_any_number_of_blocks():
     model = DenseNet(block_sizes=(1, 1, 1, 1, 1), growth_rate=2, stem_kind="cifar", num_classes=3)
     check_parts_compose(model, draw_images(2, 16, 16, 3), 5)
+
+
+@pytest.mark.parametrize("arch", ["densenet121", "densenet_40_12"])
+def test_remat_changes_memory_alone(x64, arch):
+    model = SMALL[arch].clone(param_dtype=jnp.float64, block_sizes=(12, 12))
+    images = draw_images(8, 32, 32, 3).astype(jnp.float64)
+    check_remat(model, init(model, images), images, less_than=0.2)
+
+
+def test_frozen_batch_norm_is_that_of_evaluation(x64):
+    model = SMALL["densenet121"].clone(param_dtype=jnp.float64)
+    images = draw_images(2, 32, 32, 3).astype(jnp.float64)
+    check_frozen_batch_norm(model, init(model, images), images)

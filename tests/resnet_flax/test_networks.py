@@ -1,12 +1,16 @@
 """Whole networks: state, parts, images of any kind, plain twins."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
+from options import check_frozen_batch_norm, check_remat
 from structure import check_contract, check_narrow_compute, check_parts_compose, draw_images, init
 
-from layers_flax import count_parameters
+from layers_flax import DropPath, count_parameters
 from resnet_flax import (
     ARCHS,
     PlainNet,
@@ -153,3 +157,41 @@ def test_images_of_the_wrong_rank_are_named(arch, shape):
 def test_images_that_are_too_small_are_named():
     with pytest.raises(ValueError, match="a window of 2 with padding 0 does not fit in an image 1 pixels wide"):
         jax.eval_shape(lambda x: vgg11().init(jax.random.key(0), x), jnp.zeros((1, 16, 16, 3)))
+
+
+@pytest.mark.parametrize("arch", ["resnet20", "resnet20_v2", "resnet50", "plain20"])
+def test_remat_changes_memory_alone(x64, arch):
+    model, images = SMALL[arch].clone(param_dtype=jnp.float64), draw_images(8, 32, 32, 3).astype(jnp.float64)
+    check_remat(model, init(model, images), images, less_than=0.5)
+
+
+@pytest.mark.parametrize("arch", ["resnet20", "resnet50_v2", "vgg11_bn"])
+def test_frozen_batch_norm_is_that_of_evaluation(x64, arch):
+    model, images = SMALL[arch].clone(param_dtype=jnp.float64), draw_images(2, 32, 32, 3).astype(jnp.float64)
+    model = model.clone(dropout=0.0) if arch.startswith("vgg") else model
+    check_frozen_batch_norm(model, init(model, images), images)
+
+
+def test_drop_path_grows_from_nothing_to_its_rate_with_depth():
+    bound = SMALL["resnet20"].clone(drop_path=0.4).bind({})
+    rates = [block.drop.args[0] for stage in bound.stages for block in stage]
+    np.testing.assert_allclose(rates, np.linspace(0, 0.4, 9))
+
+
+@pytest.mark.parametrize("arch", ["resnet20", "resnet20_v2"])
+def test_a_dropped_path_leaves_the_shortcut(arch):
+    """At a rate of all but 1, all branches but the first go: what stays of each other block is its shortcut."""
+    model, images = SMALL[arch].clone(drop_path=0.99999, stage_sizes=(2, 1)), draw_images(2, 16, 16, 3)
+    variables = init(model, images)
+    last = model.bind(variables, rngs={"dropout": jax.random.key(0)}).stages[0][1]
+    x = nn.relu(jax.random.normal(jax.random.key(1), (2, 8, 8, last.expansion * last.features)))
+    block = last.clone(drop=partial(DropPath, 0.99999), parent=None)
+    dropped = block.apply(last.variables, x, True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(0)})[0]
+    np.testing.assert_array_equal(dropped, x)
+
+
+def test_drop_path_needs_shortcuts():
+    with pytest.raises(ValueError, match=r"drop_path=0.1 would cut a plain network in two; it needs shortcuts"):
+        plain20(drop_path=0.1)
+    with pytest.raises(ValueError, match="drop_path must be at least 0 and under 1; given 1"):
+        resnet20(drop_path=1)

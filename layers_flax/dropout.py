@@ -1,0 +1,52 @@
+"""Noise in training: dropped values (Srivastava et al., JMLR 2014), and dropped branches of residual blocks."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+
+class Dropout(nn.Module):
+    """In training, each value is zero with probability `rate`, and the rest are divided by 1 - rate.
+
+    The mask comes from the "dropout" key of `model.apply(…, train=True, rngs={"dropout": key})`. Where the batch is
+    spread over a mapped axis, each member cuts its part out of the whole batch's mask, so that the same key drops the
+    same values on any number of devices.
+
+    Attributes:
+        rate: from 0 up to, but not, 1.
+        axis_name: a mapped axis whose members form one batch together.
+    """
+
+    rate: float
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """(batch, …) to the same shape and type."""
+        return self._drop(x, x.shape[1:], train)
+
+    @nn.nowrap
+    def _drop(self, x: jax.Array, shape: tuple[int, ...], train: bool) -> jax.Array:
+        """Drops what shares a value of a mask of (batch, *shape)."""
+        if not train or self.rate == 0:
+            return x
+        key, batch = self.make_rng("dropout"), x.shape[0]
+        if self.axis_name is None or self.is_initializing():
+            keep = jax.random.bernoulli(key, 1 - self.rate, (batch, *shape))
+        else:
+            whole = jax.random.bernoulli(key, 1 - self.rate, (batch * lax.axis_size(self.axis_name), *shape))
+            keep = lax.dynamic_slice_in_dim(whole, batch * lax.axis_index(self.axis_name), batch)
+        return jnp.where(keep, x / (1 - self.rate), jnp.zeros((), x.dtype))
+
+
+class DropPath(Dropout):
+    """Stochastic depth (Huang et al., arXiv:1603.09382): in training, an example's whole branch is zero.
+
+    Attributes and key as in `Dropout`; what is kept is divided by 1 - rate, so that evaluation needs no factor.
+    """
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """(batch, …) to the same shape and type."""
+        return self._drop(x, (1,) * (x.ndim - 1), train)
