@@ -1,0 +1,87 @@
+"""Random crops and flips of an image: pure functions of a key, on the device."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+_TRIES = 10
+_ASPECTS = (3 / 4, 4 / 3)  # width over height
+
+
+def pad_and_crop(key: jax.Array, image: jax.Array, *, padding: int = 4) -> jax.Array:
+    """Pads each side and takes a crop of the image's own size, all places alike likely.
+
+    He et al., arXiv:1512.03385, section 4.2. Padded is black, as by torchvision's RandomCrop; the paper pads after
+    it subtracts the mean, so with the mean colour.
+
+    Args:
+        key: PRNG key.
+        image: (height, width, channels).
+        padding: pixels on each side.
+
+    Returns:
+        An array like `image`.
+    """
+    offset = jax.random.randint(key, (2,), 0, 2 * padding + 1)
+    padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
+    return jax.lax.dynamic_slice(padded, (*offset, 0), image.shape)
+
+
+def random_flip(key: jax.Array, image: jax.Array) -> jax.Array:
+    """Swaps left and right of an image (height, width, channels), or not: one as likely as the other."""
+    return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
+
+
+def random_resized_crop(key: jax.Array, image: jax.Array, *, min_area: float = 0.08) -> jax.Array:
+    """Cuts a random box out of the image and stretches it to the image's size, interpolating linearly.
+
+    Szegedy et al., arXiv:1409.4842, section 6; the box is drawn by `random_box`. At its border the pixels next to
+    the box count too, where torchvision repeats the outermost within.
+
+    Args:
+        key: PRNG key.
+        image: (height, width, channels) float32 of values from 0 to 255.
+        min_area: least share of the image's area, before rounding to whole pixels.
+
+    Returns:
+        Float32 of the shape of `image`.
+    """
+    size = jnp.array(image.shape[:2], jnp.float32)
+    box = random_box(key, image.shape[0], image.shape[1], min_area=min_area)
+    scale = size / jnp.stack([box.height, box.width])
+    move = -scale * jnp.stack([box.top, box.left])
+    return jnp.clip(jax.image.scale_and_translate(image, image.shape, (0, 1), scale, move, "linear"), 0, 255)
+
+
+class Box(NamedTuple):
+    """A part of an image, in whole pixels: each () int32."""
+
+    top: jax.Array
+    left: jax.Array
+    height: jax.Array
+    width: jax.Array
+
+
+def random_box(key: jax.Array, height: int, width: int, *, min_area: float = 0.08) -> Box:
+    """A box within an image, by the law of torchvision's RandomResizedCrop.
+
+    The area is uniform from `min_area` to 1 of the image's, the logarithm of width over height uniform between those
+    of 3/4 and 4/3. The first of 10 draws that fits into the image is taken at a uniform place; does none fit, then
+    the largest central box whose width over height is from 3/4 to 4/3.
+    """
+    area_key, aspect_key, place_key = jax.random.split(key, 3)
+    area = height * width * jax.random.uniform(area_key, (_TRIES,), minval=min_area)
+    low, high = _ASPECTS
+    aspect = jnp.exp(jax.random.uniform(aspect_key, (_TRIES,), minval=math.log(low), maxval=math.log(high)))
+    # All draws are made and one chosen: shapes may not depend on values.
+    heights = jnp.round(jnp.sqrt(area / aspect)).astype(jnp.int32)
+    widths = jnp.round(jnp.sqrt(area * aspect)).astype(jnp.int32)
+    fits = (heights > 0) & (heights <= height) & (widths > 0) & (widths <= width)
+    first, any_fits = fits.argmax(), fits.any()
+    box_height = jnp.where(any_fits, heights[first], min(height, round(width / low)))
+    box_width = jnp.where(any_fits, widths[first], min(width, round(height * high)))
+    space = jnp.stack([height - box_height, width - box_width])
+    top, left = jnp.where(any_fits, jax.random.randint(place_key, (2,), 0, space + 1), space // 2)
+    return Box(top, left, box_height, box_width)
