@@ -1,0 +1,57 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from training_flax import colour
+
+
+def test_brightness_of_an_even_image_changes_by_a_uniform_factor():
+    """Contrast and saturation leave an even grey as it is."""
+    image = jnp.full((2, 2, 3), 100.0)
+    keys = jax.random.split(jax.random.key(0), 4000)
+    jittered = np.asarray(jax.jit(jax.vmap(colour.colour_jitter, (0, None)))(keys, image))
+    np.testing.assert_allclose(jittered, np.broadcast_to(jittered[:, :1, :1, :1], jittered.shape), atol=1e-3)
+    factors = jittered[:, 0, 0, 0] / 100
+    assert factors.min() >= 0.6 - 1e-5
+    assert factors.max() <= 1.4 + 1e-5
+    assert abs(factors.mean() - 1) < 4 * np.sqrt(0.8**2 / 12 / 4000)
+    assert abs(factors.var() / 0.8**2 - 1 / 12) < 4 * np.sqrt((1 / 80 - 1 / 144) / 4000)
+
+
+def test_the_order_is_random():
+    """It shows where values are cut at 0 or 255: all six orders occur, and each does what it says."""
+    image = jnp.asarray(np.random.default_rng(0).integers(0, 256, (4, 4, 3)), jnp.float32)
+    orders = jax.jit(jax.vmap(lambda key: jax.random.permutation(jax.random.split(key)[1], 3)))
+    keys = jax.random.split(jax.random.key(0), 60)
+    jitter = jax.jit(jax.vmap(partial(colour.colour_jitter, strength=1.0), (0, None)))
+    assert len(np.unique(orders(keys), axis=0)) == 6
+    ops = (colour.brightness, colour.contrast, colour.saturation)
+    for key, order, jittered in zip(keys[:8], np.asarray(orders(keys))[:8], jitter(keys[:8], image), strict=True):
+        factors = jax.random.uniform(jax.random.split(key)[0], (3,), minval=0.0, maxval=2.0)
+        expected = image
+        for which in order:
+            expected = ops[which](expected, factors[which])
+        np.testing.assert_allclose(jittered, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("op", [colour.brightness, colour.contrast, colour.saturation, colour.sharpness])
+def test_values_stay_from_0_to_255_and_a_factor_of_1_changes_nothing(op):
+    image = jnp.asarray(np.random.default_rng(0).integers(0, 256, (5, 6, 3)), jnp.float32)
+    np.testing.assert_array_equal(op(image, 1.0), image)
+    exaggerated = op(image, 9.0)
+    assert float(exaggerated.min()) >= 0
+    assert float(exaggerated.max()) == 255
+
+
+def test_grey_images_have_no_saturation():
+    image = jnp.asarray(np.random.default_rng(0).integers(0, 256, (5, 6, 1)), jnp.float32)
+    np.testing.assert_array_equal(colour.saturation(image, 1.7), image)
+    np.testing.assert_allclose(colour.saturation(jnp.tile(image, 3), 1.7), jnp.tile(image, 3), atol=1e-3)
+
+
+def test_says_which_channels_have_a_colour():
+    with pytest.raises(ValueError, match=r"^colour needs images of 1 or 3 channels; given 2"):
+        colour.colour_jitter(jax.random.key(0), jnp.zeros((4, 4, 2)))
