@@ -3,52 +3,117 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from training_flax import random_affine
+from training_flax.augment import AUGMENTATIONS, augment_images, example_keys, parse_augmentations
+from training_flax.crops import random_flip
 
-STILL = dict(rotation=0.0, shear=0.0, scale=0.0, shift=0.0)
+NAMES = [name for name in AUGMENTATIONS if name != "none"]
 
 
 def draw(*shape):
-    return jnp.asarray(np.random.default_rng(0).random(shape), jnp.float32)
+    return jnp.asarray(np.random.default_rng(0).integers(0, 256, shape), jnp.uint8)
 
 
-def test_without_any_amount_images_stay():
-    images = draw(2, 7, 9, 3)
-    np.testing.assert_allclose(random_affine(jax.random.key(0), images, **STILL), images, atol=1e-5)
+def keys_of(examples, epoch=0, seed=0):
+    examples = jnp.asarray(examples)
+    return example_keys(jax.random.key(seed), jnp.full_like(examples, epoch), examples)
 
 
-def test_channels_move_together_and_images_apart():
-    images = jnp.tile(draw(1, 12, 12, 1), (3, 1, 1, 2))
-    moved = np.asarray(random_affine(jax.random.key(0), images))
-    np.testing.assert_array_equal(moved[..., 0], moved[..., 1])
-    assert np.abs(moved[0] - moved[1]).max() > 0.1
-    assert moved.dtype == np.float32
-    np.testing.assert_array_equal(moved, random_affine(jax.random.key(0), images))
+def augment(names, keys, images):
+    augmentations = parse_augmentations(names)
+    return np.asarray(jax.jit(lambda keys, images: augment_images(augmentations, keys, images))(keys, images))
 
 
-def test_a_shift_moves_the_centre_of_mass_by_at_most_its_share():
-    """A blob far from the border, in 200 images: it moves in both directions, up to 0.1 of 40 pixels."""
-    rows = jnp.exp(-((jnp.arange(40) - 19.5) ** 2) / 18)
-    images = jnp.tile((rows[:, None] * rows)[None, :, :, None], (200, 1, 1, 1))
-    moved = np.asarray(random_affine(jax.random.key(1), images, **STILL | dict(shift=0.1)))[..., 0]
-    offsets = (moved.sum(2) * np.arange(40)).sum(1) / moved.sum((1, 2)) - 19.5
-    assert np.abs(offsets).max() <= 4.01
-    assert offsets.min() < -3
-    assert offsets.max() > 3
-    # Evenly from -4 to 4: the mean of 200 has a standard error of 4 / sqrt(3 · 200).
-    assert abs(offsets.mean()) < 4 * 4 / np.sqrt(600)
+def test_keys_follow_from_seed_epoch_and_example_alone():
+    keys = example_keys(jax.random.key(0), jnp.array([0, 0, 1, 3]), jnp.array([1, 2, 1, 7]))
+    words = np.asarray(jax.random.key_data(keys))
+    alone = example_keys(jax.random.key(0), jnp.array([3]), jnp.array([7]))
+    np.testing.assert_array_equal(words[3:], jax.random.key_data(alone))
+    # (epoch, example) and (example, epoch) draw apart too.
+    many = [keys_of(range(20), epoch, seed) for epoch in range(20) for seed in range(2)]
+    assert len(np.unique(np.concatenate([jax.random.key_data(k) for k in many]), axis=0)) == 800
 
 
-@pytest.mark.parametrize(("name", "amount"), [("rotation", 0.2), ("scale", 0.1), ("shear", 0.2)])
-def test_turns_scales_and_slants_leave_the_centre(name, amount):
-    images = jnp.zeros((50, 11, 11, 1)).at[:, 5, 5].set(1.0)
-    moved = np.asarray(random_affine(jax.random.key(2), images, **STILL | {name: amount}))
-    np.testing.assert_allclose(moved[:, 5, 5], 1.0, atol=1e-5)
-    images = draw(50, 11, 11, 1)
-    assert np.abs(np.asarray(random_affine(jax.random.key(2), images, **STILL | {name: amount})) - images).max() > 0.1
+@pytest.mark.parametrize("name", NAMES)
+def test_an_image_is_changed_alike_in_any_batch_and_place(name):
+    images = draw(5, 16, 16, 3)
+    examples = np.array([4, 9, 2, 7, 5])
+    whole = augment((name,), keys_of(examples), images)
+    assert whole.dtype == np.float32
+    assert whole.min() >= 0
+    assert whole.max() <= 255
+    np.testing.assert_array_equal(augment((name,), keys_of(examples[2:3]), images[2:3]), whole[2:3])
+    order = np.array([3, 2, 0])
+    np.testing.assert_array_equal(augment((name,), keys_of(examples[order]), images[order]), whole[order])
 
 
-def test_what_comes_in_from_outside_is_black():
-    moved = random_affine(jax.random.key(3), jnp.full((64, 8, 8, 1), 255, jnp.uint8), **STILL | dict(shift=0.5))
-    assert float(moved.min()) == 0.0
-    assert float(moved.max()) == pytest.approx(255, rel=1e-5)
+@pytest.mark.parametrize("name", NAMES)
+def test_epochs_change_an_image_otherwise(name):
+    images = jnp.tile(draw(1, 16, 16, 3), (8, 1, 1, 1))
+    changed = [augment((name,), keys_of(range(8), epoch), images) for epoch in range(2)]
+    assert (changed[0] != changed[1]).any()
+    assert len(np.unique(changed[0].reshape(8, -1), axis=0)) > 1
+
+
+@pytest.mark.parametrize("name", ["affine:0", "pad-crop:0", "random-resized-crop:1", "colour:0"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_without_any_amount_images_stay(name, channels):
+    images = draw(4, 12, 12, channels)
+    # Interpolation: 24 bits of 255, a few times.
+    np.testing.assert_allclose(augment((name,), keys_of(range(4)), images), images, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["affine:1", "pad-crop:4", "random-resized-crop:0.08", "colour:.4", "rand-augment:6"])
+def test_without_a_number_the_usual_one_is_meant(name):
+    images = draw(4, 16, 16, 3)
+    usual = augment((name.partition(":")[0],), keys_of(range(4)), images)
+    np.testing.assert_array_equal(augment((name,), keys_of(range(4)), images), usual)
+
+
+def test_augmentations_follow_in_the_order_given_each_with_draws_of_its_own():
+    images, keys = draw(40, 4, 4, 1), keys_of(range(40))
+    once = augment_images((random_flip,), keys, images)
+    twice = augment_images((random_flip, random_flip), keys, images)
+    back = np.asarray(twice == images).all((1, 2, 3))
+    # Drawn alike, two flips would always cancel; drawn apart, half of them do.
+    assert abs(back.sum() - 20) <= 4 * np.sqrt(10)
+    np.testing.assert_array_equal(
+        augment_images((lambda key, image: image + 1, lambda key, image: image * 2), keys, images),
+        2 * (1 + images.astype(jnp.float32)),
+    )
+    assert (once != twice).any()
+
+
+@pytest.mark.parametrize("names", [(), ("none",)])
+def test_none_leaves_images_as_they_are(names):
+    images = draw(3, 4, 4, 2)
+    assert parse_augmentations(names) == ()
+    unchanged = augment_images((), keys_of(range(3)), images)
+    assert unchanged.dtype == jnp.float32
+    np.testing.assert_array_equal(unchanged, images)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("pad-corp",), "unknown augmentation 'pad-corp'; did you mean 'pad-crop'?"),
+        (("",), "unknown augmentation ''; allowed: 'affine', "),
+        (("flip", "flip"), "each augmentation may be given once; 'flip' is given 2 times"),
+        (("pad-crop:2", "pad-crop:4"), "each augmentation may be given once; 'pad-crop' is given 2 times"),
+        (("none", "flip"), "augmentation 'none' stands alone; given 'none', 'flip'"),
+        (("none:1",), "augmentation 'none' stands alone; given 'none:1'"),
+        (("flip:1",), "augmentation 'flip' takes no number; given 'flip:1'"),
+        (("pad-crop:",), "takes a whole number from 0 to 64 as padding; given 'pad-crop:'"),
+        (("pad-crop:4.5",), "takes a whole number from 0 to 64 as padding; given 'pad-crop:4.5'"),
+        (("pad-crop:65",), "takes a whole number from 0 to 64 as padding; given 'pad-crop:65'"),
+        (("colour:much",), "takes a number from 0 to 1 as strength; given 'colour:much'"),
+        (("colour:-0.1",), "takes a number from 0 to 1 as strength; given 'colour:-0.1'"),
+        (("rand-augment:nan",), "takes a number from 0 to 10 as magnitude; given 'rand-augment:nan'"),
+        (("random-resized-crop:1.1",), "takes a number from 0 to 1 as min_area; given 'random-resized-crop:1.1'"),
+        (("affine:inf",), "takes a number from 0 to 5 as factor; given 'affine:inf'"),
+    ],
+)
+def test_says_what_cannot_be(names, message):
+    with pytest.raises(ValueError) as error:
+        parse_augmentations(names)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
