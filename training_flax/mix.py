@@ -1,0 +1,78 @@
+"""Mixing neighbours of a batch, images and targets alike: mixup and CutMix."""
+
+import jax
+import jax.numpy as jnp
+
+# Folded into an example's key; smaller numbers are those of `augment_images`.
+_STREAM = 1 << 16
+
+
+def smooth_labels(labels: jax.Array, classes: int, smoothing: float) -> jax.Array:
+    """Targets (batch, classes) float32 of integer labels (batch,), of which `smoothing` is spread over all classes.
+
+    Szegedy et al., arXiv:1512.00567, section 7.
+    """
+    return (1 - smoothing) * jax.nn.one_hot(labels, classes) + smoothing / classes
+
+
+def mix(
+    keys: jax.Array, images: jax.Array, targets: jax.Array, *, mixup: float, cutmix: float
+) -> tuple[jax.Array, jax.Array]:
+    """Mixes each example with its neighbour in the batch, 0 with 1, 2 with 3 and so on.
+
+    Mixup (Zhang et al., arXiv:1710.09412, section 1) averages images; CutMix (Yun et al., arXiv:1905.04899, section
+    3.1) puts a box of one into the other. Targets are averaged by the same shares. Of each example the own share is
+    drawn from its own key, by Beta(α, α); with both on, so is which of them it is, one as likely as the other. As
+    batches are in random order anyway, a neighbour is as good a partner as any, and it lies on the same device.
+
+    Args:
+        keys: (batch,) PRNG keys, see `example_keys`.
+        images: (batch, height, width, channels) float32.
+        targets: (batch, classes) float32.
+        mixup: α of mixup; 0 turns it off.
+        cutmix: α of CutMix; 0 turns it off.
+
+    Returns:
+        Images and targets of the shapes given; with both off, those given.
+
+    Raises:
+        ValueError: an odd batch.
+    """
+    if not mixup and not cutmix:
+        return images, targets
+    batch, height, width, _ = images.shape
+    if batch % 2:
+        raise ValueError(f"mixup and CutMix need an even batch; given {batch}")
+    cutmix_rate = 0.5 if mixup and cutmix else float(cutmix > 0)
+
+    def weigh(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Own share of each pixel, (height, width, 1), and of the target, ()."""
+        use_key, share_key, box_key = jax.random.split(jax.random.fold_in(key, _STREAM), 3)
+        cut = jax.random.bernoulli(use_key, cutmix_rate)
+        alpha = jnp.where(cut, cutmix, mixup)
+        share = jax.random.beta(share_key, alpha, alpha)
+        outside = ~cutmix_box(box_key, height, width, 1 - share)[..., None]
+        # The box's share of whole pixels within the image is smaller than what was drawn.
+        return jnp.where(cut, outside, share), jnp.where(cut, outside.mean(), share)
+
+    pixel_shares, shares = jax.vmap(weigh)(keys)
+    mixed = pixel_shares * images + (1 - pixel_shares) * _neighbours(images)
+    return mixed, shares[:, None] * targets + (1 - shares[:, None]) * _neighbours(targets)
+
+
+def cutmix_box(key: jax.Array, height: int, width: int, area: jax.Array) -> jax.Array:
+    """Whether pixels are in the box of CutMix: (height, width) bool.
+
+    The box has the image's aspect and, before rounding, the share `area` of its area; its centre is uniform over the
+    image, and what then lies outside of the image is cut off (arXiv:1905.04899, equation 2).
+    """
+    size = jnp.array([height, width])
+    half = jnp.floor(size * jnp.sqrt(area)).astype(jnp.int32) // 2
+    middle = jax.random.randint(key, (2,), 0, size)
+    low, high = middle - half, middle + half
+    rows, columns = jnp.arange(height)[:, None], jnp.arange(width)
+    return (rows >= low[0]) & (rows < high[0]) & (columns >= low[1]) & (columns < high[1])
+
+
+def _neighbours(x: jax.Array) -> jax.Array:
+    return x.reshape(-1, 2, *x.shape[1:])[:, ::-1].reshape(x.shape)
