@@ -1,7 +1,11 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
-from training_flax import batch_indices, open_dataset
+from training_flax import Part, batch_indices, open_dataset
+from training_flax.data import StreamedPart
 
 
 def test_digits_are_scikit_learns():
@@ -18,18 +22,87 @@ def test_digits_are_scikit_learns():
     for row in range(4):
         np.testing.assert_array_equal(images[:, row::4, row::4, row % 3], images[:, ::4, ::4, 0])
     assert dataset.class_names == tuple("0123456789")
+    assert dataset.image_shape == (32, 32, 3)
 
 
-def test_normalisation_is_that_of_the_train_part():
-    dataset = open_dataset("digits")
+@pytest.mark.parametrize("name", ["digits", "fake:5x7x1:3:40"])
+def test_normalisation_is_that_of_the_train_part(name):
+    dataset = open_dataset(name)
     values = (dataset.train.images / 255 - np.array(dataset.mean)) / np.array(dataset.std)
     np.testing.assert_allclose(values.mean((0, 1, 2)), 0, atol=1e-12)
     np.testing.assert_allclose(values.std((0, 1, 2)), 1, atol=1e-12)
 
 
-def test_an_unknown_data_set_is_named():
-    with pytest.raises(ValueError, match="unknown data set 'digit'; did you mean 'digits'"):
-        open_dataset("digit")
+def test_fake_images_are_seeded_noise():
+    dataset, again = open_dataset("fake:5x7x1:3:40"), open_dataset("fake:5x7x1:3:40")
+    assert dataset.train.images.shape == (40, 5, 7, 1)
+    assert dataset.test.images.shape == (256, 5, 7, 1)
+    assert dataset.class_names == ("0", "1", "2")
+    assert np.ptp(np.bincount(dataset.train.labels)) <= 1
+    np.testing.assert_array_equal(dataset.train.images, again.train.images)
+    assert len({image.tobytes() for part in (dataset.train, dataset.test) for image in part.images}) == 296
+    # Uniform bytes: mean 127.5, whose standard error is 74 / sqrt(10,360) = 0.7.
+    assert abs(np.concatenate([dataset.train.images, dataset.test.images]).mean() - 127.5) < 4 * 0.75
+    assert len(open_dataset("fake:2x2x3:10").train.labels) == 1024
+
+
+def test_what_does_not_fit_into_memory_is_streamed(monkeypatch):
+    whole = open_dataset("fake:6x6x1:3:40")
+    monkeypatch.setattr("training_flax.sources.MEMORY_LIMIT", 256 * 36 - 1)
+    dataset = open_dataset("fake:6x6x1:3:40")
+    assert isinstance(whole.train, Part)
+    assert isinstance(dataset.train, StreamedPart)
+    assert isinstance(dataset.test, StreamedPart)
+    assert dataset.image_shape == dataset.train.image_shape == dataset.test.image_shape == (6, 6, 3)
+    np.testing.assert_array_equal(dataset.train.labels, whole.train.labels)
+    for index in (0, 39):
+        np.testing.assert_array_equal(dataset.train.read(index), whole.train.images[index].repeat(3, -1))
+
+
+def test_the_size_asked_for_is_given():
+    assert isinstance(open_dataset("fake:6x6x3:3:40", image_size=6).train, Part)
+    dataset = open_dataset("fake:6x7x3:3:40", image_size=6)
+    assert dataset.image_shape == (6, 6, 3)
+    assert dataset.train.read(0).shape == (6, 7, 3)
+
+
+def test_a_channel_that_never_varies_can_be_divided_by():
+    from training_flax.sources import channel_moments
+
+    assert channel_moments([np.full((2, 3, 3, 1), 51, np.uint8)]) == ((0.2,), (1.0,))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("digit", {}, "unknown data set 'digit'; did you mean 'digits'?"),
+        ("cifar10", {}, "unknown data set 'cifar10'; allowed: 'digits', 'fake', 'folder', 'tfds'"),
+        ("digits:2", {}, "data set 'digits' takes nothing more; given 'digits:2'"),
+        ("fake", {}, "given 'fake:'"),
+        ("fake:32x32x2:10", {}, "'fake:HxWxC:CLASSES' or 'fake:HxWxC:CLASSES:TRAIN' with 1 or 3 channels"),
+        ("fake:0x32x3:10", {}, "given 'fake:0x32x3:10'"),
+        ("digits", {"image_size": 0}, "image_size must be a positive integer; given 0"),
+        ("digits", {"default_image_size": 1.5}, "default_image_size must be a positive integer; given 1.5"),
+        ("digits", {"data_dir": "x"}, "data_dir is where data sets of TFDS are, and 'digits' is none; given 'x'"),
+    ],
+)
+def test_what_is_wrong_with_a_name_takes_one_line(name, options, message):
+    with pytest.raises(ValueError) as error:
+        open_dataset(name, **options)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_libraries_are_loaded_by_those_who_need_them():
+    code = """
+import sys, training_flax
+heavy = {"sklearn", "tensorflow_datasets", "tensorflow"}
+print(sorted(heavy & set(sys.modules)))
+training_flax.open_dataset("fake:2x2x3:2")
+print(sorted(heavy & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["[]", "[]"]
 
 
 @pytest.mark.parametrize(("examples", "batch_size"), [(10, 5), (10, 3), (7, 7), (5, 12)])
