@@ -60,28 +60,31 @@ def prepared(rest: str, data_dir: str | Path | None) -> Found:
         features = dict(builder.info.features)
         image, label = features.get("image"), features.get("label")
         if not isinstance(image, tfds.features.Image) or not isinstance(label, tfds.features.ClassLabel):
-            shown = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in features.items())
+            shown = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in sorted(features.items()))
             raise ValueError(f"the features image (Image) and label (ClassLabel) are needed; it has {shown}")
         if image.np_dtype != np.uint8:
             raise ValueError(f"images must be uint8; these are {np.dtype(image.np_dtype).name}")
-        # Images stay encoded, so that one law decodes them, wherever they come from.
-        splits = {
-            split: builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-            for split, info in builder.info.splits.items()
-            if split in ("train", "test", "validation") and info.num_examples
-        }
-        test = next(
-            (split for split in ("test", "validation") if split in splits and splits[split][0]["label"] >= 0), ""
+        grey = image.shape[-1] == 1
+        train, test = (
+            _source(records, f"{folder}: {split}", label.num_classes, grey) for split, records in _parts(builder, tfds)
         )
-        if "train" not in splits or not test:
-            raise ValueError(
-                f"no labelled splits train, and test or validation; it has {', '.join(builder.info.splits)}"
-            )
-        train_source, test_source = (
-            _source(splits[split], f"{folder}: {split}", label.num_classes, grey=image.shape[-1] == 1)
-            for split in ("train", test)
-        )
-        return Found(train_source, test_source, tuple(label.names))
+        return Found(train, test, tuple(label.names))
+
+
+def _parts(builder: Any, tfds: Any) -> tuple[tuple[str, Any], tuple[str, Any]]:
+    """The splits to train and to test on: their names and records, whose images stay encoded."""
+    splits = {
+        # Undecoded, so that one law decodes all images, wherever they come from.
+        split: builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+        for split, info in builder.info.splits.items()
+        if split in ("train", "test", "validation") and info.num_examples
+    }
+    # ImageNet's test split, for one, has labels of -1.
+    labelled = [split for split in splits if _label(splits[split][0], f"{split} 0") >= 0]
+    tests = [split for split in ("test", "validation") if split in labelled]
+    if "train" not in labelled or not tests:
+        raise ValueError(f"no labelled splits train, and test or validation; it has {', '.join(builder.info.splits)}")
+    return ("train", splits["train"]), (tests[0], splits[tests[0]])
 
 
 def _find(name: str, version: str, data: Path) -> Path:
@@ -116,7 +119,7 @@ def _source(records: Any, name: str, classes: int, grey: bool) -> Source:
     for start in range(0, len(records), CHUNK):
         # Many at a time: twelve times as fast as one by one.
         for offset, record in enumerate(records.__getitems__(range(start, min(start + CHUNK, len(records))))):
-            labels[start + offset] = record["label"]
+            labels[start + offset] = _label(record, f"{name} {start + offset}")
             room -= len(record["image"])
             if room >= 0:
                 kept.append(record["image"])
@@ -131,6 +134,13 @@ def _source(records: Any, name: str, classes: int, grey: bool) -> Source:
         return image[..., :1] if grey else image
 
     return Source(labels, lambda index: read_size(encoded(index), f"{name} {index}"), read)
+
+
+def _label(record: Any, name: str) -> int:
+    """The label of a record; from a file that is cut short, records come empty."""
+    if record["label"] is None or record["image"] is None:
+        raise ValueError(f"record {name!r} is missing; prepare the data set anew")
+    return record["label"]
 
 
 @contextmanager

@@ -1,0 +1,183 @@
+import contextlib
+import http.server
+import importlib.util
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from training_flax import open_dataset
+from training_flax.prepare import _check_reachable, _taken, _whole_or_nothing, main
+
+NEEDS_TENSORFLOW = pytest.mark.skipif(
+    importlib.util.find_spec("tensorflow") is None, reason="TensorFlow, of the extra [prepare], is not installed"
+)
+ROOT = Path(__file__).parents[2]
+
+
+def test_without_tensorflow_one_line_says_what_to_install(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    assert main(["cifar10", "--data-dir", str(tmp_path / "data")]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("prepare: error: preparing data sets needs TensorFlow: pip install '.[prepare]'")
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a b"], "data sets of TFDS are NAME or NAME:VERSION, such as cifar10 or cifar10:3.0.2; given 'a b'"),
+        (["cifar10", "--from", "nowhere"], "--from 'nowhere' is not a folder"),
+    ],
+)
+def test_wrong_input_gets_one_line(arguments, message, capsys):
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == f"prepare: error: {message}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [([], "the following arguments are required: name"), (["cifar10", "--form", "x"], "unrecognized arguments")],
+)
+def test_a_wrong_command_line_gets_one_line(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"prepare: error: {message}")
+    assert err.count("\n") == 1
+
+
+def test_what_fails_leaves_nothing_but_whole_downloads(tmp_path):
+    data = tmp_path / "new" / "data"
+    with pytest.raises(KeyboardInterrupt), _whole_or_nothing(data):
+        (data / "pictures" / ".config").mkdir(parents=True)
+        (data / "pictures" / ".config" / "metadata.json").write_text("{}")
+        (data / "downloads" / "pictures" / "a.zip.tmp.12").mkdir(parents=True)
+        (data / "downloads" / "pictures" / "a.zip.tmp.12" / "a.zip").write_text("half")
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+    (data / "mine").mkdir(parents=True)
+    with pytest.raises(ValueError), _whole_or_nothing(data):
+        (data / "downloads").mkdir()
+        (data / "downloads" / "a.zip").write_text("whole")
+        raise ValueError
+    assert sorted(path.name for path in data.rglob("*")) == ["a.zip", "downloads", "mine"]
+
+
+def test_published_files_are_taken_from_a_folder(tmp_path):
+    (tmp_path / "here.tar.gz").write_text("")
+    assert _taken(tmp_path, "https://a.org/b/here.tar.gz?x=1") == tmp_path / "here.tar.gz"
+    assert _taken(tmp_path, "https://a.org/b/unpacked.tar.gz") == tmp_path
+    with pytest.raises(
+        ValueError, match=r"has no images-ubyte.gz, which is published at https://a.org/images-ubyte.gz"
+    ):
+        _taken(tmp_path, "https://a.org/images-ubyte.gz")
+
+
+def test_a_host_is_reachable_when_it_answers_whatever_it_says():
+    pytest.importorskip("requests", reason="requests, which TFDS brings, is not installed")
+    server = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)  # 501 to everything
+    server.RequestHandlerClass.log_message = lambda *_: None  # type: ignore[method-assign]
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}/x.zip"
+    with contextlib.closing(server.socket):
+        _check_reachable(address)
+        server.shutdown()
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match=r"127.0.0.1 cannot be reached; download http://.*/x.zip elsewhere, and name"):
+        _check_reachable(address)
+    assert time.perf_counter() - start < 11
+
+
+def prepare(*arguments):
+    # A proxy that is not there makes any machine one without a network.
+    environment = os.environ | {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "training_flax.prepare", *map(str, arguments)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done, time.perf_counter() - start
+
+
+@NEEDS_TENSORFLOW
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["cifar10"], "www.cs.toronto.edu cannot be reached; download https://www.cs.toronto.edu/"),
+        (["coco/2017"], "cannot be reached; download http://images.cocodataset.org/"),
+        (["cifr10"], "unknown data set of TFDS 'cifr10'; did you mean 'cifar10'?"),
+        (["cifar10/x"], "data set cifar10 has no configurations; given 'cifar10/x'"),
+        (["cifar10:9.9.9"], "cannot be loaded at version 9.9.9, only: 3.0.2."),
+        (["cifar10", "--from", "EMPTY"], "No such file or directory"),
+        (["mnist", "--from", "EMPTY"], "has no t10k-images-idx3-ubyte.gz, which is published at"),
+    ],
+)
+def test_what_cannot_be_prepared_gets_one_line_and_writes_nothing(arguments, message, tmp_path):
+    (tmp_path / "empty").mkdir()
+    arguments = [tmp_path / "empty" if argument == "EMPTY" else argument for argument in arguments]
+    done, seconds = prepare(*arguments, "--data-dir", tmp_path / "data")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("prepare: error: ")
+    assert done.stderr.count("\n") == 1
+    assert message in done.stderr
+    assert seconds < 30  # most of which TensorFlow takes to be imported
+    assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
+
+
+def write_cifar10(folder, train, test):
+    """CIFAR-10's binary layout: a byte for the label, and 3072 for the image, channel by channel."""
+    folder.mkdir(parents=True)
+    batches = np.array_split(np.arange(len(train[1])), 5)
+    parts = {f"data_batch_{i + 1}.bin": [part[batch] for part in train] for i, batch in enumerate(batches)}
+    for name, (images, labels) in (parts | {"test_batch.bin": test}).items():
+        records = np.concatenate([labels[:, None], images.transpose(0, 3, 1, 2).reshape(len(images), -1)], 1)
+        (folder / name).write_bytes(records.astype(np.uint8).tobytes())
+    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    (folder / "batches.meta.txt").write_text("\n".join(names) + "\n\n")
+    return tuple(names)
+
+
+def pairs(images, labels):
+    return sorted((image.tobytes(), int(label)) for image, label in zip(images, labels, strict=True))
+
+
+@pytest.fixture(params=["noise", "photographs"])
+def cifar10(request):
+    """Train and test part, (images, labels) each."""
+    if request.param == "noise":
+        rng = np.random.default_rng(0)
+        return [(rng.integers(0, 256, (n, 32, 32, 3), np.uint8), rng.integers(0, 10, n)) for n in (50, 20)]
+    if "CIFAR10_JPEG" not in os.environ:
+        pytest.skip("CIFAR10_JPEG does not name a folder of CIFAR-10 as JPEGs")
+    dataset = open_dataset(f"folder:{os.environ['CIFAR10_JPEG']}")
+    return [tuple(dataset.train), tuple(dataset.test)]
+
+
+@NEEDS_TENSORFLOW
+@pytest.mark.slow
+def test_cifar10_is_prepared_from_published_files_and_read(cifar10, tmp_path):
+    names = write_cifar10(tmp_path / "published" / "cifar-10-batches-bin", *cifar10)
+    done, _ = prepare("cifar10", "--data-dir", tmp_path / "data", "--from", tmp_path / "published")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert done.stdout == f"cifar10 is prepared in {tmp_path / 'data' / 'cifar10' / '3.0.2'}\n"
+    dataset = open_dataset("tfds:cifar10", data_dir=tmp_path / "data")
+    assert dataset.class_names == names
+    for part, written in zip((dataset.train, dataset.test), cifar10, strict=True):
+        assert pairs(*part) == pairs(*written)
+    again, _ = prepare("cifar10", "--data-dir", tmp_path / "data")
+    assert again.returncode == 0

@@ -1,0 +1,194 @@
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from training_flax import Part, open_dataset
+from training_flax.data import StreamedPart
+
+tfds = pytest.importorskip("tensorflow_datasets", reason="tensorflow-datasets is not installed")
+
+from pictures_tfds import pixels, prepare  # noqa: E402
+
+
+def message(name, data_dir):
+    """What is wrong with a data set, in one line, and soon: without asking the network."""
+    start = time.perf_counter()
+    with pytest.raises(ValueError) as error:
+        open_dataset(name, data_dir=data_dir)
+    assert time.perf_counter() - start < 10
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def images_of(split, count, shape=(4, 5, 3)):
+    return sorted(pixels(split, index, shape).tobytes() for index in range(count))  # TFDS shuffles
+
+
+def test_a_prepared_data_set_is_read_without_tensorflow(tmp_path):
+    prepare(tmp_path)
+    code = f"""
+import sys, training_flax
+dataset = training_flax.open_dataset("tfds:pictures", data_dir={str(tmp_path)!r})
+print(len(dataset.train.labels), "tensorflow" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "12 False\n"
+    assert done.stderr == ""
+
+
+def test_images_of_one_size_are_in_memory(tmp_path):
+    prepare(tmp_path)
+    dataset = open_dataset("tfds:pictures", data_dir=tmp_path)
+    assert isinstance(dataset.train, Part)
+    assert dataset.class_names == ("cat", "dog", "eel")
+    assert dataset.train.labels.dtype == np.int32
+    for part, split, count in ((dataset.train, "train", 12), (dataset.test, "test", 3)):
+        assert part.images.shape == (count, 4, 5, 3)
+        assert sorted(image.tobytes() for image in part.images) == images_of(split, count)
+    # Labels stay with their images.
+    index = next(i for i, image in enumerate(dataset.test.images) if image.tobytes() == pixels("test", 0).tobytes())
+    assert dataset.test.labels[index] == 2
+
+
+def test_images_of_many_sizes_are_streamed(tmp_path):
+    prepare(tmp_path, shape=staticmethod(lambda index: (4 + index, 5, 3)))
+    dataset = open_dataset("tfds:pictures:1.0.0", data_dir=tmp_path)
+    assert isinstance(dataset.train, StreamedPart)
+    assert dataset.image_shape == (32, 32, 3)
+    assert sorted(dataset.test.read(index).shape for index in range(3)) == [(4, 5, 3), (5, 5, 3), (6, 5, 3)]
+    assert open_dataset("tfds:pictures", data_dir=tmp_path, image_size=9).image_shape == (9, 9, 3)
+
+
+def test_records_that_do_not_fit_into_memory_are_read_when_asked_for(tmp_path, monkeypatch):
+    prepare(tmp_path)
+    monkeypatch.setattr("training_flax.tfds.MEMORY_LIMIT", 200)
+    monkeypatch.setattr("training_flax.sources.MEMORY_LIMIT", 200)
+    part = open_dataset("tfds:pictures", data_dir=tmp_path).train
+    assert isinstance(part, StreamedPart)
+    assert sorted(part.read(index).tobytes() for index in range(12)) == images_of("train", 12)
+
+
+def test_grey_images_keep_one_channel_but_for_streamed_ones(tmp_path):
+    prepare(
+        tmp_path,
+        image=tfds.features.Image(shape=(None, None, 1)),
+        shape=staticmethod(lambda index: (4, 4, 1)),
+    )
+    dataset = open_dataset("tfds:pictures", data_dir=tmp_path)
+    assert dataset.image_shape == (4, 4, 1)
+    assert sorted(image.tobytes() for image in dataset.train.images) == images_of("train", 12, (4, 4, 1))
+    assert len(dataset.mean) == 1
+    streamed = open_dataset("tfds:pictures", data_dir=tmp_path, image_size=8)
+    np.testing.assert_array_equal(streamed.train.read(0), dataset.train.images[0].repeat(3, -1))
+
+
+@pytest.mark.parametrize("test", [[], [-1, -1]])
+def test_validation_stands_in_for_a_test_split_without_labels(test, tmp_path):
+    splits = {"train": [0, 1, 2], "validation": [2] * 5} | ({"test": test} if test else {})
+    prepare(tmp_path, splits=splits)
+    np.testing.assert_array_equal(open_dataset("tfds:pictures", data_dir=tmp_path).test.labels, [2] * 5)
+
+
+def test_the_newest_version_is_read_unless_one_is_named(tmp_path):
+    for version, labels in (("1.9.0", [0]), ("1.10.0", [0, 1])):
+        prepare(tmp_path, version=version, splits={"train": labels, "test": [1]})
+    (tmp_path / "pictures" / "incomplete.AB12_2.0.0").mkdir()
+    assert len(open_dataset("tfds:pictures", data_dir=tmp_path).train.labels) == 2
+    assert len(open_dataset("tfds:pictures:1.9.0", data_dir=tmp_path).train.labels) == 1
+    assert message("tfds:pictures:1.8.0", tmp_path) == (
+        f"version 1.8.0 of pictures is not prepared in {str(tmp_path)!r}; there is 1.9.0, 1.10.0; "
+        f"prepare it: python -m training_flax.prepare pictures --data-dir {tmp_path}"
+    )
+
+
+def test_the_usual_folder_is_looked_in(tmp_path, monkeypatch):
+    prepare(tmp_path / "tensorflow_datasets")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tensorflow_datasets"))
+    assert len(open_dataset("tfds:pictures").train.labels) == 12
+    monkeypatch.delenv("TFDS_DATA_DIR")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(open_dataset("tfds:pictures").train.labels) == 12
+
+
+@pytest.mark.parametrize("name", ["cifar10", "imagenet2012", "no_such_data", "cifar10/config"])
+def test_what_is_not_prepared_says_how_to_prepare_it(name, tmp_path):
+    for data_dir in (tmp_path, tmp_path / "absent"):
+        assert message(f"tfds:{name}", data_dir) == (
+            f"data set {name} is not prepared in {str(data_dir)!r}; "
+            f"prepare it: python -m training_flax.prepare {name} --data-dir {data_dir}"
+        )
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a b", "cifar10:three", "a/b/c"])
+def test_a_name_that_is_none_is_told(name, tmp_path):
+    assert f"such as cifar10 or cifar10:3.0.2; given {name!r}" in message(f"tfds:{name}", tmp_path)
+
+
+def change_json(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def halve(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+BROKEN = {
+    "tfrecord": (
+        lambda folder: change_json(folder / "dataset_info.json", fileFormat="tfrecord"),
+        "tfrecord cannot be read without TensorFlow; in another folder, prepare it: python -m training_flax.prepare",
+    ),
+    "no format": (lambda folder: (folder / "dataset_info.json").write_text("{}"), "tfrecord cannot be read"),
+    "no info": (lambda folder: (folder / "dataset_info.json").unlink(), "No such file or directory"),
+    "broken info": (lambda folder: (folder / "dataset_info.json").write_text("{"), "line 1 column 2"),
+    "no features": (lambda folder: (folder / "features.json").unlink(), "Cannot restore pictures/1.0.0"),
+    "records cut short": (lambda folder: halve(next(folder.glob("*-train.*"))), "is missing; prepare"),
+    "test records cut short": (lambda folder: halve(next(folder.glob("*-test.*"))), "is missing; prepare"),
+    "records of noise": (
+        lambda folder: next(folder.glob("*-train.*")).write_bytes(bytes(range(256)) * 300),
+        "Corrupted",
+    ),
+    "no records": (lambda folder: next(folder.glob("*-train.*")).unlink(), "train"),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_broken_folder_gets_one_line(broken, tmp_path):
+    change, expected = BROKEN[broken]
+    prepare(tmp_path)
+    change(tmp_path / "pictures" / "1.0.0")
+    assert message("tfds:pictures", tmp_path).startswith(repr(str(tmp_path / "pictures" / "1.0.0")) + ": ")
+    assert expected in message("tfds:pictures", tmp_path)
+
+
+UNFIT = {
+    "no image": ({"keys": ("picture", "label")}, "are needed; it has label (ClassLabel), picture (Image)"),
+    "no label": ({"keys": ("image", "kind")}, "are needed; it has image (Image), kind (ClassLabel)"),
+    "other label": ({"label": tfds.features.Scalar(np.int64)}, "are needed; it has image (Image), label (Scalar)"),
+    "16 bits": (
+        {
+            "image": tfds.features.Image(shape=(None, None, 1), dtype=np.uint16),
+            "shape": staticmethod(lambda index: (4, 5, 1)),
+        },
+        "images must be uint8; these are uint16",
+    ),
+    "no test": ({"splits": {"train": [0]}}, "no labelled splits train, and test or validation; it has train"),
+    "no train": ({"splits": {"test": [0]}}, "no labelled splits train, and test or validation; it has test"),
+    "unlabelled": ({"splits": {"train": [0, 1], "test": [-1, 0]}}, "labels from -1 to 0, of 3 classes"),
+}
+
+
+@pytest.mark.parametrize("unfit", UNFIT)
+def test_what_cannot_be_trained_on_is_refused(unfit, tmp_path):
+    changes, expected = UNFIT[unfit]
+    prepare(tmp_path, **changes)
+    assert expected in message("tfds:pictures", tmp_path)
+
+
+def test_without_tensorflow_datasets_one_line_says_what_to_install(tmp_path, monkeypatch):
+    prepare(tmp_path)
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    assert "pip install '.[tfds]'" in message("tfds:pictures", tmp_path)
