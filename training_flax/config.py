@@ -1,85 +1,219 @@
 """What a training run is made of, typed and checked."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 
 from layers_flax import check_positive, check_rate, one_of
 from training_flax.archs import ARCHS
-from training_flax.augment import AUGMENTATIONS
+from training_flax.augment import parse_augmentations
 from training_flax.data import DATASETS
 
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16, "float64": jnp.float64}
+OPTIMISERS = ("sgd", "lamb", "adamw")
+SCHEDULES = ("constant", "step", "cosine")
+
+# What an option of the config reaches: keywords of the network's constructor, under their own names; or only how a run
+# goes on, and not a number in it, so that it may differ where a run is taken up again.
+MODEL, RUN = {"reaches": "model"}, {"reaches": "run"}
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The options of a training run.
-
-    Optimised by SGD with Nesterov momentum; the rate rises linearly over the first tenth of the steps and falls by
-    half a cosine over the rest (Loshchilov and Hutter, arXiv:1608.03983).
-    """
+    """The options of a training run. What is left open (None) is the recipe's, see `RECIPES`."""
 
     arch: str
     """Architecture: one of those listed above."""
     data: str = "digits"
-    """Data set. "digits": scikit-learn's handwritten digits, which need no download."""
+    """Data set: "digits" (scikit-learn's, no download), "folder:PATH", "tfds:NAME[:VERSION]" or
+    "fake:HEIGHTxWIDTHxCHANNELS:CLASSES"."""
+    recipe: str | None = None
+    """What the options start from: one of those listed above. Left out, it is the one that suits data and network."""
+
+    data_dir: Path | None = field(default=None, metadata=RUN)
+    """Where TFDS keeps prepared data sets."""
+    image_size: int | None = None
+    """Pixels of a side that images are brought to. Left out, they stay as they are if they are all of one size."""
+    test_image_size: int | None = None
+    """Pixels of a side in evaluation; left out, as in training."""
+    test_crop: float | None = None
+    """Share of a test image's shorter side that is cut out of its centre, where images have to be resized."""
+    weights: Path | None = None
+    """Weights to start from: a model.safetensors of the same architecture, or the folder of a run."""
+
     epochs: int | None = None
-    """Passes over the train part; None is 12 for digits."""
+    """Passes over the train part."""
     steps: int | None = None
     """Steps to train for, instead of epochs."""
     batch_size: int | None = None
-    """Images a step; None is 64 for digits."""
-    lr: float | None = None
-    """Peak learning rate; None is 0.05 for digits, and a tenth of it for networks without BatchNorm."""
-    momentum: float = 0.9
-    """Nesterov momentum."""
-    weight_decay: float = 5e-3
-    """Weight decay of kernels; BatchNorm's parameters and biases have none."""
-    augment: str = "affine"
-    """Random change of the train images: affine (turn, slant, scale, shift) or none."""
-    label_smoothing: float = 0.1
+    """Images a step, on all devices together."""
+    accumulate: int | None = None
+    """Pieces that a batch is cut into; a step adds up their gradients, and BatchNorm sees them one by one."""
+
+    augment: tuple[str, ...] | None = None
+    """Random changes of the train images, in order: affine, pad-crop, flip, random-resized-crop, colour, rand-augment,
+    each with its amount behind a colon if that is to differ (pad-crop:4); or none."""
+    mixup: float | None = None
+    """Parameter of mixup's Beta distribution; 0 is no mixup."""
+    cutmix: float | None = None
+    """Parameter of CutMix's Beta distribution; 0 is no CutMix."""
+    label_smoothing: float | None = None
     """Share of each target that is spread evenly over all classes."""
-    seed: int = 0
-    """Seed of the initial parameters, of the data's order and of dropout."""
+    loss: str | None = None
+    """softmax (cross-entropy over classes) or binary (cross-entropy of each class on its own)."""
+
+    optimiser: str | None = None
+    """sgd, lamb or adamw."""
+    lr: float | None = None
+    """Peak learning rate."""
+    lr_scaling: str | None = None
+    """none, or linear: the peak rate is lr · batch_size / 256 (Goyal et al., arXiv:1706.02677)."""
+    momentum: float | None = None
+    """Momentum of sgd."""
+    nesterov: bool | None = None
+    """Nesterov's form of it."""
+    weight_decay: float | None = None
+    """Weight decay."""
+    decay: str | None = None
+    """What decays: all parameters, or kernels alone and not biases and BatchNorm."""
+    schedule: str | None = None
+    """constant; step, which divides the rate by ten at each of decay_at; or cosine, half a period down to 0."""
+    decay_at: tuple[float, ...] | None = None
+    """Shares of the training at which the step schedule divides the rate."""
+    warmup: float | None = None
+    """Share of the training that warms up."""
+    warmup_lr: float | None = None
+    """The rate that warm-up starts from; it rises linearly to the peak."""
+    warmup_shape: str | None = None
+    """linear, or constant: warmup_lr all the while."""
+    clip_norm: float | None = None
+    """Largest norm of the gradient; 0 is no limit."""
+    ema: float | None = None
+    """Share of the averaged weights that stays at each step; they are evaluated too. 0 is no average."""
+    freeze: tuple[str, ...] = ()
+    """Parameters that stay as they are, and the statistics beside them: patterns such as "conv1/*" or "layer1_*"."""
+
+    stem: str | None = field(default=None, metadata=MODEL)
+    """Stem of the network: imagenet or cifar."""
+    shortcut: str | None = field(default=None, metadata=MODEL)
+    """Shortcuts of a ResNet: A, B or C."""
+    width: int | None = field(default=None, metadata=MODEL)
+    """Channels of the first stage of a ResNet or VGG."""
+    growth_rate: int | None = field(default=None, metadata=MODEL)
+    """Channels that each layer of a DenseNet adds."""
+    zero_init: bool | None = field(default=None, metadata=MODEL)
+    """Start each residual block as its shortcut."""
+    dropout: float | None = field(default=None, metadata=MODEL)
+    """Dropout of a DenseNet or VGG."""
+    drop_path: float | None = field(default=None, metadata=MODEL)
+    """Stochastic depth of a ResNet."""
+    remat: bool | None = field(default=None, metadata=MODEL)
+    """Run blocks again in the backward pass rather than keep their inner values: less memory, more time."""
+    frozen_batch_norm: bool | None = field(default=None, metadata=MODEL)
+    """Running statistics normalise in training too, and stay as they are."""
+
     dtype: str = "float32"
-    """Compute type: float32 or bfloat16. Parameters, statistics and logits stay float32."""
-    out: Path | None = None
-    """Folder of the run, new or empty; None is a new folder under runs/."""
+    """Compute type: float32, bfloat16, float16 (with loss scaling) or float64. Parameters, statistics and logits are
+    float32 or wider."""
+    batch_norm: str = "global"
+    """global: statistics over the whole batch; local: over each device's part."""
+    max_skipped: int = 20
+    """Steps in a row whose gradient may be infinite or not a number, and are skipped, before the run stops."""
+    seed: int = 0
+    """Seed of the initial parameters, of the data's order and of all random changes."""
+
+    parallel: str = field(default="jit", metadata=RUN)
+    """jit (one program over sharded arrays) or pmap (one a device)."""
+    shard_state: bool = field(default=False, metadata=RUN)
+    """Spread the optimiser's state and the averaged weights over the devices."""
+    workers: int | None = field(default=None, metadata=RUN)
+    """Threads that decode images beside the step; left out, one for each core."""
+    checkpoint_minutes: float = field(default=10.0, metadata=RUN)
+    """Minutes between checkpoints; there is one after every epoch as well."""
+    tensorboard: bool = field(default=False, metadata=RUN)
+    """Write metrics for TensorBoard too."""
+    wandb: str | None = field(default=None, metadata=RUN)
+    """Project of Weights & Biases to write metrics to."""
+    profile: bool = field(default=False, metadata=RUN)
+    """Write a trace of a few steps to the run's folder."""
+    out: Path | None = field(default=None, metadata=RUN)
+    """Folder of the run; one that is there already goes on where it stopped. Left out, a new folder under runs/."""
+
+
+def reaching(what: dict[str, str]) -> tuple[str, ...]:
+    """Names of the options that reach `what`: MODEL or RUN."""
+    return tuple(option.name for option in fields(TrainConfig) if option.metadata == what)
 
 
 def check(config: TrainConfig) -> None:
-    """Raises ValueError, which names the value and what is allowed, where an option cannot be."""
-    one_of("arch", config.arch, ARCHS)
-    one_of("data set", config.data, DATASETS)
-    one_of("dtype", config.dtype, DTYPES)
-    one_of("augment", config.augment, AUGMENTATIONS)
+    """Raises ValueError, which names the value and what is allowed, where a given option cannot be."""
     if config.epochs is not None and config.steps is not None:
         raise ValueError(f"give epochs or steps, not both; given epochs={config.epochs} and steps={config.steps}")
-    for name in ("epochs", "steps", "batch_size"):
-        if getattr(config, name) is not None:
-            check_positive(name, getattr(config, name))
-    if config.lr is not None and not 0 < config.lr < float("inf"):
-        raise ValueError(f"lr must be positive and finite; given {config.lr!r}")
-    if not 0 <= config.weight_decay < float("inf"):
-        raise ValueError(f"weight_decay must be at least 0 and finite; given {config.weight_decay!r}")
-    check_rate("momentum", config.momentum)
-    check_rate("label_smoothing", config.label_smoothing)
-    if not 0 <= config.seed < 2**32:
-        raise ValueError(f"seed must be from 0 to 4294967295; given {config.seed!r}")
+    for name, check_value in CHECKS.items():
+        value = getattr(config, name)
+        if value is not None:
+            check_value(name, value)
 
 
-def with_defaults(config: TrainConfig, *, batch_norm: bool) -> TrainConfig:
-    """`config` with what it left open filled in for its data set.
+def _among(allowed: Any, what: str | None = None) -> Callable[[str, Any], None]:
+    return lambda name, value: one_of(what or name, value, allowed)
 
-    Args:
-        config: any.
-        batch_norm: whether the network has BatchNorm; without it, the usual rate diverges.
-    """
-    return replace(
-        config,
-        epochs=config.epochs or (None if config.steps else 12),
-        batch_size=config.batch_size or 64,
-        lr=config.lr or (0.05 if batch_norm else 0.005),
-    )
+
+def _positive(name: str, value: float) -> None:
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be positive and finite; given {value!r}")
+
+
+def _not_negative(name: str, value: float) -> None:
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{name} must be at least 0 and finite; given {value!r}")
+
+
+def _seed(name: str, value: int) -> None:
+    if not 0 <= value < 2**32:
+        raise ValueError(f"seed must be from 0 to 4294967295; given {value!r}")
+
+
+def _data(name: str, value: str) -> None:
+    one_of("data set", value.partition(":")[0], DATASETS)
+
+
+def _augment(name: str, value: tuple[str, ...]) -> None:
+    parse_augmentations(value)
+
+
+def _rising_shares(name: str, value: tuple[float, ...]) -> None:
+    if not all(0 < share < 1 for share in value) or list(value) != sorted(set(value)):
+        raise ValueError(f"{name} must be rising shares over 0 and under 1; given {value!r}")
+
+
+def _share(name: str, value: float) -> None:
+    if not 0 < value <= 1:
+        raise ValueError(f"{name} must be over 0 and at most 1; given {value!r}")
+
+
+CHECKS: dict[str, Callable[[str, Any], None]] = {
+    "arch": _among(ARCHS),
+    "data": _data,
+    **dict.fromkeys(("image_size", "test_image_size", "epochs", "steps", "batch_size", "accumulate"), check_positive),
+    **dict.fromkeys(("max_skipped", "workers"), check_positive),
+    **dict.fromkeys(("lr", "checkpoint_minutes"), _positive),
+    **dict.fromkeys(("mixup", "cutmix", "weight_decay", "warmup_lr", "clip_norm"), _not_negative),
+    **dict.fromkeys(("momentum", "label_smoothing", "warmup", "ema"), check_rate),
+    "test_crop": _share,
+    "augment": _augment,
+    "decay_at": _rising_shares,
+    "loss": _among(("softmax", "binary")),
+    "optimiser": _among(OPTIMISERS),
+    "lr_scaling": _among(("none", "linear")),
+    "decay": _among(("all", "kernels")),
+    "schedule": _among(SCHEDULES),
+    "warmup_shape": _among(("linear", "constant")),
+    "dtype": _among(DTYPES),
+    "batch_norm": _among(("global", "local")),
+    "parallel": _among(("jit", "pmap")),
+    "seed": _seed,
+}
