@@ -1,31 +1,48 @@
 """One step of training and of evaluation: pure functions of explicit state."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
+from jax import lax
 
-from training_flax.config import TrainConfig
+from training_flax.optimisers import frozen_leaves
+
+FIRST_LOSS_SCALE = 2.0**15
+STEPS_UNTIL_DOUBLED = 2000
+
+
+class LossScale(NamedTuple):
+    """What a float16 loss is multiplied with, so that small gradients do not vanish (arXiv:1710.03740)."""
+
+    scale: jax.Array  # () float32: halved when a gradient overflows, doubled after enough good steps
+    good_steps: jax.Array  # () int32: since it changed
 
 
 class TrainState(NamedTuple):
     """All that training changes. The position in the data follows from `step`, see `batch_indices`."""
 
-    step: jax.Array  # () int32: steps taken so far
+    step: jax.Array  # () int32: batches seen so far
     params: Any  # the network's parameters
     batch_stats: Any  # BatchNorm's running averages
     opt_state: optax.OptState  # the optimiser's
     key: jax.Array  # () PRNG key of the run; step t draws dropout from fold_in(key, t)
+    ema: Any = None  # {"params", "batch_stats"}, averaged over the steps, or None
+    loss_scale: LossScale | None = None  # in float16, or None
+    skipped: jax.Array | int = 0  # () int32: steps whose gradient was not finite, and that changed nothing
+    skipped_in_row: jax.Array | int = 0  # () int32: of these, how many up to now
 
 
 class TrainMetrics(NamedTuple):
-    """What a step says of its batch."""
+    """What a step says of its batch; all are ()."""
 
-    loss: jax.Array  # () mean cross-entropy
-    accuracy: jax.Array  # () share of images whose largest logit is the label's
+    loss: jax.Array  # mean cross-entropy, without label smoothing
+    accuracy: jax.Array  # share of images whose largest logit is the (larger) label's
+    gradient_norm: jax.Array  # before clipping
+    skipped_in_row: jax.Array  # int32
 
 
 class EvalResult(NamedTuple):
@@ -35,74 +52,174 @@ class EvalResult(NamedTuple):
     prediction: jax.Array  # (batch,) int32, the class of the largest logit
 
 
-def learning_rate(config: TrainConfig, total_steps: int) -> optax.Schedule:
-    """Linear from 0 over the first tenth of the steps, then half a cosine to 0."""
-    assert config.lr is not None
-    return optax.warmup_cosine_decay_schedule(0.0, config.lr, total_steps // 10, total_steps)
-
-
-def make_optimiser(config: TrainConfig, total_steps: int) -> optax.GradientTransformation:
-    """SGD with Nesterov momentum; kernels alone decay."""
-
-    def kernels(params: Any) -> Any:
-        return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
-
-    return optax.chain(
-        optax.add_decayed_weights(config.weight_decay, kernels),
-        optax.sgd(learning_rate(config, total_steps), config.momentum, nesterov=True),
-    )
-
-
 def init_state(
-    model: nn.Module, optimiser: optax.GradientTransformation, key: jax.Array, images: jax.Array
+    model: nn.Module,
+    optimiser: optax.GradientTransformation,
+    key: jax.Array,
+    images: jax.Array,
+    *,
+    ema: bool = False,
+    loss_scaling: bool = False,
 ) -> TrainState:
-    """The state before the first step; of `images` (batch, height, width, channels) only the shape matters."""
+    """The state before the first step; of `images` (batch, height, width, channels) only the shape matters.
+
+    Args:
+        model: any network of either family.
+        optimiser: any of Optax's.
+        key: the run's PRNG key.
+        images: an example batch.
+        ema: keep an average of parameters and statistics.
+        loss_scaling: keep a loss scale, as float16 needs.
+    """
     params_key, run_key = jax.random.split(key)
     variables = model.init(params_key, images, train=False)
+    zero = jnp.zeros((), jnp.int32)
     return TrainState(
-        step=jnp.zeros((), jnp.int32),
+        step=zero,
         params=variables["params"],
         batch_stats=variables["batch_stats"],
         opt_state=optimiser.init(variables["params"]),
         key=run_key,
+        # A copy: an array must not be in a state twice, whose memory a step gives on.
+        ema=jax.tree.map(jnp.copy, dict(variables)) if ema else None,
+        loss_scale=LossScale(jnp.float32(FIRST_LOSS_SCALE), zero) if loss_scaling else None,
+        skipped=zero,
+        skipped_in_row=zero,
     )
 
 
 def make_train_step(
-    model: nn.Module, optimiser: optax.GradientTransformation, *, label_smoothing: float = 0.0
+    model: nn.Module,
+    optimiser: optax.GradientTransformation,
+    *,
+    label_smoothing: float = 0.0,
+    loss: str = "softmax",
+    accumulate: int = 1,
+    ema: float = 0.0,
+    freeze: Sequence[str] = (),
+    axis_name: str | None = None,
 ) -> Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, TrainMetrics]]:
     """The pure function (state, images, labels) → (state, metrics) of one optimiser step.
 
-    Images are normalised, (batch, height, width, channels), labels (batch,) integers. Compile it with
-    `jax.jit(step, donate_argnums=0)`.
+    Images are normalised, (batch, height, width, channels); labels are (batch,) integers or (batch, classes) shares.
+    Compile it with `jax.jit(step, donate_argnums=0)`. A step whose loss or gradient is not finite changes nothing but
+    the counters `step`, `skipped`, `skipped_in_row` and the loss scale.
 
     Args:
         model: any network of either family.
         optimiser: any of Optax's.
         label_smoothing: share of the target that is spread evenly over all classes (Szegedy et al.,
             arXiv:1512.00567, section 7). The metrics' loss is told without it.
+        loss: "softmax", cross-entropy over classes; or "binary", the mean over classes of each one's own, to which
+            every class with a share over 0.2 is there (Wightman 2021, section 3).
+        accumulate: pieces the batch is cut into, whose gradients are averaged; must divide it. Piece j is the examples
+            j, j + accumulate, …, so that each device has its part of each.
+        ema: share of the averaged weights that stays at each step, if the state has any.
+        freeze: patterns of parameters and statistics that stay bit for bit, see `frozen_leaves`.
+        axis_name: the mapped axis that the batch is spread over, if it is (`pmap`, `shard_map`). A model with the same
+            `axis_name` normalises by the whole batch, one without by each member's part.
     """
+    # Where the members know nothing of each other's batch, they must not all drop the same places.
+    members_draw_apart = axis_name is not None and getattr(model, "axis_name", None) is None
+
+    def objective(params, batch_stats, images, targets, key, scale):
+        params = jax.tree.map(
+            lambda frozen, leaf: lax.stop_gradient(leaf) if frozen else leaf, frozen_leaves(params, freeze), params
+        )
+        logits, updates = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": key},
+        )
+        plain = _loss(logits, targets, loss)
+        smooth = _loss(logits, (1 - label_smoothing) * targets + label_smoothing / targets.shape[-1], loss)
+        right = (logits.argmax(-1) == targets.argmax(-1)).mean()
+        return scale * smooth, (plain, right, updates.get("batch_stats", batch_stats))
+
+    gradient_of = jax.grad(objective, has_aux=True)
+
+    def gradients(state: TrainState, images: jax.Array, targets: jax.Array, scale: Any):
+        """The batch's gradient, loss, accuracy and the statistics after it."""
+        key = jax.random.fold_in(state.key, state.step)
+        if members_draw_apart:
+            key = jax.random.fold_in(key, lax.axis_index(axis_name))
+        if accumulate == 1:
+            grads, (plain, right, stats) = gradient_of(state.params, state.batch_stats, images, targets, key, scale)
+            return grads, plain, right, stats
+
+        def piece(carry, inputs):
+            total, stats = carry
+            number, images, targets = inputs
+            grads, (plain, right, stats) = gradient_of(
+                state.params, stats, images, targets, jax.random.fold_in(key, number), scale
+            )
+            return (jax.tree.map(jnp.add, total, grads), stats), (plain, right)
+
+        pieces = (jnp.arange(accumulate), _pieces(images, accumulate), _pieces(targets, accumulate))
+        start = (jax.tree.map(jnp.zeros_like, state.params), state.batch_stats)
+        (total, stats), (plain, right) = lax.scan(piece, start, pieces)
+        return jax.tree.map(lambda leaf: leaf / accumulate, total), plain.mean(), right.mean(), stats
 
     def step(state: TrainState, images: jax.Array, labels: jax.Array) -> tuple[TrainState, TrainMetrics]:
-        def objective(params: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Any]]:
-            logits, updates = model.apply(
-                {"params": params, "batch_stats": state.batch_stats},
-                images,
-                train=True,
-                mutable=["batch_stats"],
-                rngs={"dropout": jax.random.fold_in(state.key, state.step)},
-            )
-            loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-            evenly = -jax.nn.log_softmax(logits).mean()
-            return (1 - label_smoothing) * loss + label_smoothing * evenly, (loss, logits, updates["batch_stats"])
+        targets = labels if labels.ndim == 2 else jax.nn.one_hot(labels, model.num_classes)
+        scale = 1.0 if state.loss_scale is None else state.loss_scale.scale
+        grads, plain, right, stats = gradients(state, images, targets, scale)
+        if axis_name is not None:
+            grads, plain, right, stats = lax.pmean((grads, plain, right, stats), axis_name)
+        grads = jax.tree.map(lambda leaf: leaf / scale, grads)
+        norm = optax.global_norm(grads)
+        finite = jnp.isfinite(norm) & jnp.isfinite(plain)
 
-        (_, (loss, logits, batch_stats)), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
         updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics = TrainMetrics(loss, (logits.argmax(-1) == labels).mean())
-        return TrainState(state.step + 1, params, batch_stats, opt_state, state.key), metrics
+        params = _thaw(optax.apply_updates(state.params, updates), state.params, freeze)
+        stats = _thaw(stats, state.batch_stats, freeze)
+        new = {"params": params, "batch_stats": stats}
+        average = None if state.ema is None else optax.incremental_update(new, state.ema, 1 - ema)
+        moved = (params, stats, opt_state, average)
+        still = (state.params, state.batch_stats, state.opt_state, state.ema)
+        params, stats, opt_state, average = jax.tree.map(lambda a, b: jnp.where(finite, a, b), moved, still)
+        bad = 1 - finite.astype(jnp.int32)
+        after = TrainState(
+            step=state.step + 1,
+            params=params,
+            batch_stats=stats,
+            opt_state=opt_state,
+            key=state.key,
+            ema=average,
+            loss_scale=None if state.loss_scale is None else _rescale(state.loss_scale, finite),
+            skipped=state.skipped + bad,
+            skipped_in_row=bad * (state.skipped_in_row + 1),
+        )
+        return after, TrainMetrics(plain, right, norm, jnp.asarray(after.skipped_in_row))
 
     return step
+
+
+def _loss(logits: jax.Array, targets: jax.Array, kind: str) -> jax.Array:
+    if kind == "softmax":
+        return optax.softmax_cross_entropy(logits, targets).mean()
+    return optax.sigmoid_binary_cross_entropy(logits, (targets > 0.2).astype(logits.dtype)).mean()
+
+
+def _pieces(x: jax.Array, count: int) -> jax.Array:
+    """(batch, …) to (count, batch / count, …), piece j of every count-th example from j on."""
+    return x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1)
+
+
+def _thaw(new: Any, old: Any, freeze: Sequence[str]) -> Any:
+    """`new`, but for what is frozen."""
+    if not freeze:
+        return new
+    return jax.tree.map(lambda frozen, a, b: b if frozen else a, frozen_leaves(old, freeze), new, old)
+
+
+def _rescale(state: LossScale, finite: jax.Array) -> LossScale:
+    good = jnp.where(finite, state.good_steps + 1, 0)
+    double = good >= STEPS_UNTIL_DOUBLED
+    scale = jnp.where(finite, jnp.where(double, 2 * state.scale, state.scale), jnp.maximum(state.scale / 2, 1.0))
+    return LossScale(scale, jnp.where(double, 0, good))
 
 
 def make_eval_step(model: nn.Module) -> Callable[[Any, jax.Array, jax.Array], EvalResult]:
@@ -116,6 +233,6 @@ def make_eval_step(model: nn.Module) -> Callable[[Any, jax.Array, jax.Array], Ev
     return step
 
 
-def normalise(images: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]) -> jax.Array:
-    """(pixel / 255 - mean) / std in float32: what networks see of uint8 images (…, channels)."""
-    return (images.astype(jnp.float32) / 255 - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
+def normalise(images: jax.Array, mean: Sequence[float], std: Sequence[float], dtype: Any = jnp.float32) -> jax.Array:
+    """(pixel / 255 - mean) / std: what networks see of images (…, channels) with values from 0 to 255."""
+    return (images.astype(dtype) / 255 - jnp.asarray(mean, dtype)) / jnp.asarray(std, dtype)
