@@ -1,58 +1,116 @@
-"""The three programs of a run, compiled: first state, training step, evaluation step."""
+"""The programs of a run, compiled: first state, training step, evaluation step, and the pictures that a step sees."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from training_flax.augment import random_affine
+from training_flax.augment import Augmentation, augment_images, example_keys
 from training_flax.compilation import compile_together
-from training_flax.data import Part
-from training_flax.evaluation import make_indexed_eval_step
+from training_flax.data import Part, StreamedPart
+from training_flax.evaluation import make_indexed_eval_step, pixels_of, whole_batch
+from training_flax.feed import Batch
 from training_flax.job import Job
-from training_flax.steps import EvalResult, TrainMetrics, TrainState, init_state, make_optimiser, make_train_step
+from training_flax.mix import mix
+from training_flax.optimisers import make_optimiser
+from training_flax.steps import EvalResult, TrainMetrics, TrainState, init_state, make_train_step
 from training_flax.steps import normalise as normalise_images
+
+AUGMENT_STREAM = 1 << 20  # folded into the run's key: apart from the steps, which dropout folds in
 
 
 class Programs(NamedTuple):
-    """Compiled functions of arrays that lie on the device."""
+    """Compiled functions of arrays that lie on the devices, and the shapes of the state."""
 
+    state: TrainState  # shapes, types and shardings
     init: Callable[[], TrainState]
-    train_step: Callable[[TrainState, Part, jax.Array], tuple[TrainState, TrainMetrics]]  # gives its state's memory on
-    eval_step: Callable[[Any, Part, jax.Array], EvalResult]
+    train_step: Callable[[TrainState, Any, Batch], tuple[TrainState, tuple[TrainMetrics, jax.Array]]]
+    eval_step: Callable[[Any, Any, Batch], EvalResult]
+    show: Callable[[TrainState, Any, Batch], tuple[jax.Array, jax.Array]]  # what `load` makes, pixels 0 to 255
 
 
 def compile_programs(job: Job) -> Programs:
-    """Compiles all that the run of `job` needs."""
-    dataset = job.dataset
-    optimiser = make_optimiser(job.config, job.total_steps)
-    step = make_train_step(job.model, optimiser, label_smoothing=job.config.label_smoothing)
+    """Compiles all that the run of `job` needs. The train step gives its state's memory on."""
+    config, dataset, devices = job.config, job.dataset, job.devices
+    optimiser = make_optimiser(config, job.total_steps)
+    step = make_train_step(
+        job.model,
+        optimiser,
+        label_smoothing=config.label_smoothing or 0.0,
+        loss=config.loss or "softmax",
+        accumulate=config.accumulate or 1,
+        ema=config.ema or 0.0,
+        freeze=config.freeze,
+        axis_name=devices.axis_name,
+    )
+    load = make_loader(job)
 
     def init(key: jax.Array) -> TrainState:
-        return init_state(job.model, optimiser, key, jnp.zeros((1, *dataset.train.images.shape[1:])))
+        image = jnp.zeros((1, *dataset.image_shape), job.image_dtype)
+        return init_state(
+            job.model, optimiser, key, image, ema=bool(config.ema), loss_scaling=config.dtype == "float16"
+        )
 
-    def train_step(state: TrainState, part: Any, indices: jax.Array) -> tuple[TrainState, TrainMetrics]:
-        images = part.images[indices]
-        if job.config.augment == "affine":
-            images = random_affine(jax.random.fold_in(jax.random.fold_in(state.key, state.step), 1), images)
-        images = normalise_images(images, dataset.mean, dataset.std)
-        return step(state, images, part.labels[indices])
+    def train_step(state: TrainState, part: Any, batch: Batch) -> tuple[TrainState, tuple[TrainMetrics, jax.Array]]:
+        images, targets = load(state.key, part, batch)
+        wish = batch.wish.max()
+        if devices.axis_name is not None:
+            wish = jax.lax.pmax(wish, devices.axis_name)
+        state, metrics = step(state, normalise_images(images, dataset.mean, dataset.std, job.image_dtype), targets)
+        return state, (metrics, wish)
 
-    key = jax.random.key(job.config.seed)
+    def show(state: TrainState, part: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        return load(state.key, part, batch)
+
+    key = jax.random.key(config.seed)
     state = jax.eval_shape(init, key)
+    sharding = devices.state_sharding(state)
+    state = jax.tree.map(lambda s, h: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=h), state, sharding)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    indices = jax.ShapeDtypeStruct((job.batch_size,), jnp.int32)
-    init_program, train_program, eval_program = compile_together(
+    train_part, train_batch = _shapes(dataset.train, job.batch_size // jax.process_count())
+    shown = _shapes(dataset.train, job.shown // jax.process_count())[1]
+    test_batch_size = whole_batch(job.batch_size, devices)
+    test_part, test_batch = _shapes(dataset.test, test_batch_size // jax.process_count())
+    eval_step = make_indexed_eval_step(job.eval_model, dataset, job.image_dtype)
+    init_program, train_program, eval_program, show_program = compile_together(
         [
-            jax.jit(init).lower(key),
-            jax.jit(train_step, donate_argnums=0).lower(state, _shapes(dataset.train), indices),
-            jax.jit(make_indexed_eval_step(job.model, dataset)).lower(variables, _shapes(dataset.test), indices),
+            jax.jit(init, out_shardings=sharding).lower(key),
+            devices.map_step(train_step, (state, train_part, train_batch)),
+            devices.map_rows(eval_step, (variables, test_part, test_batch)),
+            devices.map_rows(show, (state, train_part, shown)),
         ]
     )
-    return Programs(partial(init_program, key), train_program, eval_program)
+    return Programs(state, partial(init_program, key), train_program, eval_program, show_program)
 
 
-def _shapes(part: Part) -> Part:
-    return jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), part)
+def make_loader(job: Job) -> Callable[[jax.Array, Any, Batch], tuple[jax.Array, jax.Array]]:
+    """The function (key, part, batch) → images of 0 to 255 and targets (batch, classes), changed as the config says.
+
+    What an image becomes depends on key, epoch and example alone (mixed ones: and on its neighbour's).
+    """
+    config, classes = job.config, len(job.dataset.class_names)
+    augmentations: Sequence[Augmentation] = job.augmentations
+    mixup, cutmix = config.mixup or 0.0, config.cutmix or 0.0
+
+    def load(key: jax.Array, part: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        images, labels = pixels_of(part, batch)
+        targets = jax.nn.one_hot(labels, classes)
+        if augmentations or mixup or cutmix:
+            keys = example_keys(jax.random.fold_in(key, AUGMENT_STREAM), batch.epochs, batch.examples)
+            images = augment_images(augmentations, keys, images)
+            images, targets = mix(keys, images, targets, mixup=mixup, cutmix=cutmix)
+        return images, targets
+
+    return load
+
+
+def _shapes(part: Part | StreamedPart, rows: int) -> tuple[Any, Batch]:
+    """Shapes of a part on the device, or None, and of a batch of `rows` of it."""
+    numbers = jax.ShapeDtypeStruct((rows,), np.int32)
+    if isinstance(part, Part):
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), part), Batch(*[numbers] * 3)
+    images = jax.ShapeDtypeStruct((rows, *part.image_shape), np.uint8)
+    return None, Batch(numbers, numbers, numbers, images, numbers)
