@@ -1,34 +1,126 @@
 """The whole training state on disk, by Orbax."""
 
 import json
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from flax import linen as nn
+from orbax.checkpoint.checkpoint_managers import preservation_policy as keeping
 
 from training_flax.archs import build_model
 from training_flax.config import DTYPES
 from training_flax.steps import TrainState
+from training_flax.stopping import RunError
+
+KEPT = 3
+
+
+class Progress(NamedTuple):
+    """What a run knows beside its `TrainState`; JSON in the checkpoint."""
+
+    evaluated: int = 0  # step of the last evaluation
+    best_accuracy: float = -1.0  # on the test part, of the averaged weights where there are any
+    best_step: int = 0
+    seconds: float = 0.0  # spent in training alone, over all starts
+    epoch_sums: tuple[float, float, int] = (0.0, 0.0, 0)  # loss, accuracy and steps of the epoch that is going on
 
 
 class Checkpoints:
-    """The checkpoints of one run, written beside the training that goes on; the newest three are kept."""
+    """The checkpoints of one run, written beside the training that goes on: the newest three, and the best.
+
+    A checkpoint appears under its name when it is whole. It holds a check sum of its arrays, so that damage on the
+    disk is found when it is read.
+    """
 
     def __init__(self, run: Path):
-        options = ocp.CheckpointManagerOptions(max_to_keep=3, enable_async_checkpointing=True)
+        self._run = run
+        policy = keeping.AnyPreservationPolicy(
+            [
+                keeping.LatestN(KEPT),
+                keeping.BestN(get_metric_fn=_accuracy, n=1, keep_checkpoints_without_metrics=False),
+            ]
+        )
+        options = ocp.CheckpointManagerOptions(preservation_policy=policy, enable_async_checkpointing=True)
         self._manager = ocp.CheckpointManager((run / "checkpoints").absolute(), options=options)
 
-    def save(self, step: int, state: TrainState) -> None:
-        """Copies the state, and writes the copy in the background."""
-        self._manager.save(step, args=ocp.args.StandardSave(_as_tree(state)))
+    def save(self, step: int, state: TrainState, progress: Progress) -> None:
+        """Copies the state, and writes the copy in the background; a step that is there already is left.
+
+        Raises:
+            RunError: this or the checkpoint before could not be written.
+        """
+        if step in self._manager.all_steps():
+            return
+        tree = _as_tree(state)
+        meta = progress._asdict() | {"check_sum": check_sum(tree)}
+        metrics = {"accuracy": progress.best_accuracy} if progress.best_step == step else None
+        args = ocp.args.Composite(state=ocp.args.StandardSave(tree), progress=ocp.args.JsonSave(meta))
+        self._guarded(lambda: self._manager.save(step, args=args, metrics=metrics))
+
+    def check(self) -> None:
+        """Raises RunError if a checkpoint could not be written."""
+        self._guarded(self._manager.check_for_errors)
+
+    def newest(self, abstract: TrainState) -> tuple[int, TrainState, Progress, list[str]] | None:
+        """The newest checkpoint that is whole: step, state, progress, and a line for each damaged one passed over.
+
+        Args:
+            abstract: shapes, types and shardings of the state, which may be others than it was saved with.
+
+        Returns:
+            None if there is no checkpoint at all.
+
+        Raises:
+            RunError: there are some, and all are damaged.
+        """
+        steps, told = sorted(self._manager.all_steps(), reverse=True), []
+        for step in steps:
+            try:
+                args = ocp.args.Composite(
+                    state=ocp.args.StandardRestore(_as_tree(abstract)), progress=ocp.args.JsonRestore()
+                )
+                found = self._manager.restore(step, args=args)
+                meta = dict(found["progress"])
+                if meta.pop("check_sum") not in (None, check_sum(found["state"])):
+                    raise ValueError("its numbers are not those that were written")
+            except Exception as error:  # whatever a damaged file makes Orbax and TensorStore raise
+                told.append(f"checkpoint {step} is damaged and passed over: {_first_line(error)}")
+                continue
+            meta["epoch_sums"] = tuple(meta["epoch_sums"])
+            for later in [s for s in steps if s > step]:
+                self._manager.delete(later)
+            return step, _as_state(found["state"], abstract), Progress(**meta), told
+        if steps:
+            raise RunError(f"no checkpoint in {self._run} is whole; {told[0]}")
+        return None
 
     def close(self) -> None:
         """Waits until all is on disk."""
-        self._manager.wait_until_finished()
+        self._guarded(self._manager.wait_until_finished)
         self._manager.close()
+
+    def _guarded(self, write: Any) -> None:
+        try:
+            write()
+        except Exception as error:  # OSError, and what TensorStore makes of a full disk
+            raise RunError(
+                f"a checkpoint could not be written to {self._run}: {_first_line(error)}; those before it are whole"
+            ) from error
+
+
+def check_sum(tree: Any) -> int | None:
+    """CRC-32 of all arrays, in order; None where this process does not have them whole."""
+    total = 0
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+            return None
+        total = zlib.crc32(np.ascontiguousarray(jax.device_get(leaf)).view(np.uint8).data, total)
+    return total
 
 
 def restore(run: Path | str) -> tuple[nn.Module, dict[str, Any]]:
@@ -47,15 +139,38 @@ def restore(run: Path | str) -> tuple[nn.Module, dict[str, Any]]:
     if not (run / "config.json").is_file():
         raise ValueError(f"{str(run)!r} is no run: it has no config.json")
     config = json.loads((run / "config.json").read_text())
-    model = build_model(config["arch"], num_classes=config["num_classes"], dtype=DTYPES[config["dtype"]])
+    options = {name: value for name, value in config["model"].items() if value is not None}
+    model = build_model(config["arch"], num_classes=config["num_classes"], dtype=DTYPES[config["dtype"]], **options)
     with ocp.CheckpointManager((run / "checkpoints").absolute()) as manager:
         newest = manager.latest_step()
         if newest is None:
             raise ValueError(f"run {str(run)!r} has no checkpoint yet")
-        state: Mapping[str, Any] = manager.restore(newest, args=ocp.args.StandardRestore())
+        args = ocp.args.Composite(state=ocp.args.StandardRestore())
+        state: Mapping[str, Any] = manager.restore(newest, args=args)["state"]
     return model, {"params": state["params"], "batch_stats": state.get("batch_stats") or {}}
 
 
+def _accuracy(metrics: Mapping[str, float]) -> float:
+    return metrics["accuracy"]
+
+
 def _as_tree(state: TrainState) -> dict[str, Any]:
-    """The state with its key as plain integers, which any version reads."""
-    return {**state._asdict(), "key": jax.random.key_data(state.key)}
+    """The state without what it has not, and with its key as plain integers, which any version reads."""
+    values = {name: value for name, value in state._asdict().items() if jax.tree.leaves(value)}
+    key = values["key"]
+    if isinstance(key, jax.ShapeDtypeStruct):
+        plain = jax.eval_shape(jax.random.key_data, key)
+        return {**values, "key": jax.ShapeDtypeStruct(plain.shape, plain.dtype, sharding=key.sharding)}
+    return {**values, "key": jax.random.key_data(key)}
+
+
+def _as_state(tree: Mapping[str, Any], abstract: TrainState) -> TrainState:
+    """The inverse of `_as_tree`."""
+    values = {name: tree.get(name, getattr(abstract, name)) for name in abstract._fields}
+    key = jax.jit(jax.random.wrap_key_data, out_shardings=abstract.key.sharding)(values["key"])
+    return TrainState(**values | {"key": key})
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

@@ -1,37 +1,48 @@
 """A training run that has been checked, before anything is compiled or written."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
-from math import ceil, prod
+from math import ceil, gcd, prod
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from training_flax.archs import build_model
-from training_flax.config import DTYPES, TrainConfig, check, with_defaults
-from training_flax.data import Dataset, open_dataset
-from training_flax.run_folder import new_run_path
+from training_flax.archs import build_model, constructor_options
+from training_flax.augment import Augmentation, parse_augmentations
+from training_flax.config import DTYPES, MODEL, TrainConfig, check, reaching
+from training_flax.data import Dataset, StreamedPart, open_dataset
+from training_flax.devices import Devices
+from training_flax.optimisers import check_patterns
+from training_flax.recipes import made_for_small_images, with_recipe
+from training_flax.run_folder import run_path
+
+SHOWN = 36  # images in batch.png
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run that can start.
+    """A run that can start, or go on.
 
     Attributes:
-        config: nothing in it is left open.
-        dataset, model: what it names.
+        config: nothing in it is left open that a recipe has.
+        dataset: what it names.
+        model, eval_model: the network as the training step has it, on `devices`, and as one program has it.
+        devices: where it runs.
         parameters: trainable ones of the model.
-        batch_size: images a step.
+        batch_size: images a step, on all devices together.
         total_steps: optimiser steps to take.
-        run: the folder to write to; it is not there yet, or empty.
+        run: the folder to write to: new, empty, or of the same run.
     """
 
     config: TrainConfig
     dataset: Dataset
     model: nn.Module
+    eval_model: nn.Module
+    devices: Devices
     parameters: int
     batch_size: int
     total_steps: int
@@ -50,30 +61,98 @@ class Job:
         """Epochs seen after `step` steps."""
         return step * self.batch_size / len(self.dataset.train.labels)
 
+    @property
+    def image_dtype(self) -> Any:
+        """Type of the normalised images that the network is given."""
+        return jnp.float64 if self.config.dtype == "float64" else jnp.float32
 
-def prepare(config: TrainConfig) -> Job:
+    @property
+    def augmentations(self) -> tuple[Augmentation, ...]:
+        """The random changes that are made on the devices. Streamed images come cropped at random already."""
+        names = self.config.augment or ()
+        if self.min_area is not None:
+            names = tuple(name for name in names if not name.startswith("random-resized-crop"))
+        return parse_augmentations(names)
+
+    @property
+    def min_area(self) -> float | None:
+        """Least area of the random crops that are made while images are decoded; None where there are none."""
+        given = [name for name in self.config.augment or () if name.startswith("random-resized-crop")]
+        if not given or not isinstance(self.dataset.train, StreamedPart):
+            return None
+        return float(given[0].partition(":")[2] or 0.08)
+
+    @property
+    def shown(self) -> int:
+        """Images of the first batch that are drawn: up to `SHOWN`, an even number on each device."""
+        each = 2 * self.devices.count
+        return min(max(SHOWN // each, 1) * each, self.batch_size) if self.batch_size % 2 == 0 else self.batch_size
+
+
+def plan(config: TrainConfig, *, extend: bool = False) -> Job:
     """Checks all that can be wrong with a run; writes nothing.
 
+    Args:
+        config: the options; what it leaves open is its recipe's.
+        extend: a run that is there already may go on for more epochs or steps than it was started with.
+
     Raises:
-        ValueError: the options do not fit each other, the data or the network, or the run's folder is taken.
+        ValueError: the options do not fit each other, the data, the devices or the network, or the run's folder is
+            that of another run.
     """
     check(config)
-    run = new_run_path(config)
-    dataset = open_dataset(config.data)
-    model = build_model(config.arch, num_classes=len(dataset.class_names), dtype=DTYPES[config.dtype])
-    image_shape = dataset.train.images.shape[1:]
-    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)
-    config = with_defaults(config, batch_norm=bool(shapes["batch_stats"]))
-    examples, batch_size = len(dataset.train.labels), config.batch_size or 0
-    if batch_size > examples:
-        raise ValueError(f"batch_size must be at most the {examples} images of {config.data}; given {batch_size}")
+    if config.dtype == "float64" and not jax.config.values["jax_enable_x64"]:
+        raise ValueError("dtype 'float64' needs jax.config.update('jax_enable_x64', True)")
+    devices = Devices(config.parallel, config.batch_norm, config.shard_state)
+    named = with_recipe(config)
+    dataset = open_dataset(
+        named.data,
+        data_dir=named.data_dir,
+        image_size=named.image_size,
+        default_image_size=32 if made_for_small_images(named.arch) else 224,
+    )
+    if named.test_image_size and isinstance(dataset.test, StreamedPart):
+        side = named.test_image_size
+        dataset = replace(dataset, test=replace(dataset.test, image_shape=(side, side, dataset.image_shape[2])))
+    given = {name: getattr(named, name) for name in reaching(MODEL) if getattr(named, name) is not None}
+    options: dict[str, Any] = {"num_classes": len(dataset.class_names), "dtype": DTYPES[named.dtype], **given}
+    if named.dtype == "float64":
+        options["param_dtype"] = jnp.float64
+    # A recipe's option, such as zero_init, is for networks that have it.
+    options = {
+        name: value
+        for name, value in options.items()
+        if getattr(config, name, None) is not None or name in constructor_options(named.arch)
+    }
+    eval_model = build_model(named.arch, **options)
+    image = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32)
+    shapes = jax.eval_shape(partial(eval_model.init, train=False), jax.random.key(0), image)
+    check_patterns(shapes["params"], config.freeze)
+    config = with_recipe(config, batch_norm=bool(shapes["batch_stats"]))
+    batch_size, total_steps = _lengths(config, dataset, devices)
     return Job(
         config=config,
         dataset=dataset,
-        model=model,
+        model=eval_model.clone(axis_name=devices.model_axis_name),
+        eval_model=eval_model,
+        devices=devices,
         parameters=sum(prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"])),
         batch_size=batch_size,
-        total_steps=config.steps or ceil((config.epochs or 0) * examples / batch_size),
-        run=run,
+        total_steps=total_steps,
+        run=run_path(config, dataset, extend=extend),
     )
+
+
+def _lengths(config: TrainConfig, dataset: Dataset, devices: Devices) -> tuple[int, int]:
+    """Batch size and number of steps, checked against data and devices."""
+    examples, batch_size, pieces = len(dataset.train.labels), config.batch_size or 0, config.accumulate or 1
+    if batch_size > examples:
+        raise ValueError(f"batch_size must be at most the {examples} images of {config.data}; given {batch_size}")
+    mixes = 2 if config.mixup or config.cutmix else 1
+    least = devices.count * (pieces * mixes // gcd(pieces, mixes))
+    if batch_size % least:
+        why = [f"{devices.count} device{'s' * (devices.count > 1)}"]
+        why += [f"{pieces} pieces"] if pieces > 1 else []
+        why += ["pairs to mix"] if mixes > 1 else []
+        raise ValueError(f"batch_size must be a multiple of {least}, for {' and '.join(why)}; given {batch_size}")
+    return batch_size, config.steps or ceil((config.epochs or 0) * examples / batch_size)

@@ -1,20 +1,23 @@
-"""The training loop: epochs of steps, an evaluation and a checkpoint after each."""
+"""The training loop: epochs of steps, an evaluation and a checkpoint after each, and a way out between two steps."""
 
 import time
-from collections.abc import Callable, Iterable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from training_flax.checkpoints import Checkpoints
-from training_flax.data import Part, batch_indices
-from training_flax.evaluation import Evaluation, evaluate_part
+from training_flax.checkpoints import Checkpoints, Progress
+from training_flax.data import Part
+from training_flax.diagnosis import first_not_finite
+from training_flax.evaluation import Evaluation, evaluate_part, on_device, test_reader, whole_batch
+from training_flax.feed import Batch, Feed, Reader, central_fit, random_fit
 from training_flax.job import Job
+from training_flax.logs import Logs
+from training_flax.optimisers import learning_rate
 from training_flax.programs import Programs
-from training_flax.run_folder import append_metrics
-from training_flax.steps import TrainMetrics, TrainState, learning_rate
+from training_flax.steps import TrainMetrics, TrainState
+from training_flax.stopping import GO_ON, SAVE, STOP, RunError, Stopped, StopRequest
 from training_flax.terminal import Bar, Terminal
 
 
@@ -22,95 +25,217 @@ class Trained(NamedTuple):
     """What the loop leaves."""
 
     state: TrainState
-    evaluation: Evaluation  # of the last epoch
-    images_per_second: float  # of training alone
+    evaluation: Evaluation  # of the last epoch, of the averaged weights where there are any
+    progress: Progress
+    images_per_second: float  # of training alone, since this start
 
 
-def train(job: Job, programs: Programs, terminal: Terminal) -> Trained:
-    """Trains as `job` says. Every transfer in here is named (device_put, device_get): a hidden one is an error."""
-    state = programs.init()
-    train_part, test_part = jax.device_put(job.dataset.train), jax.device_put(job.dataset.test)
-    rate_of = learning_rate(job.config, job.total_steps)
-    rates = np.asarray(jax.vmap(rate_of)(np.arange(job.total_steps)))
-    checkpoints, seconds = Checkpoints(job.run), 0.0
-    with jax.transfer_guard("disallow"):
-        for epoch in range(1, job.epochs + 1):
-            steps = range(job.last_step(epoch - 1), job.last_step(epoch))
-            start = time.perf_counter()
-            with terminal.bar(f"epoch {epoch}/{job.epochs}", len(steps) * job.batch_size) as bar:
-                log = StepLog(job, steps, rates, bar)
-                batches = (batch_indices(s, job.batch_size, len(train_part.labels), job.config.seed) for s in steps)
-                state = run_steps(programs.train_step, state, train_part, batches, log.add)
-            jax.block_until_ready(state)
-            seconds += time.perf_counter() - start
+class Loop:
+    """Trains as `job` says, from `state` on. Every transfer in here is named: a hidden one is an error."""
 
-            variables = {"params": state.params, "batch_stats": state.batch_stats}
-            evaluation = evaluate_part(partial(programs.eval_step, variables), test_part, job.batch_size)
-            line = {"split": "test", "step": steps.stop, "epoch": job.epoch_of(steps.stop)}
-            append_metrics(job.run, line | {"loss": evaluation.loss, "accuracy": evaluation.accuracy})
-            checkpoints.save(steps.stop, state)
-            speed = steps.stop * job.batch_size / seconds
-            terminal.say(
-                f"epoch {epoch}/{job.epochs}  train loss {log.loss:.4f}, accuracy {100 * log.accuracy:.2f} %  "
-                f"test loss {evaluation.loss:.4f}, accuracy {100 * evaluation.accuracy:.2f} %  {speed:.0f} images/s"
+    def __init__(
+        self,
+        job: Job,
+        programs: Programs,
+        state: TrainState,
+        progress: Progress,
+        checkpoints: Checkpoints,
+        logs: Logs,
+        terminal: Terminal,
+        stop: StopRequest,
+    ):
+        self.job, self.programs, self.state, self.progress = job, programs, state, progress
+        self.checkpoints, self.logs, self.terminal, self.stop = checkpoints, logs, terminal, stop
+        self.step = int(jax.device_get(state.step))
+        self.train_part = on_device(job.dataset.train, job.devices)
+        self.test_part = on_device(job.dataset.test, job.devices)
+        self.train_reader = train_reader(job)
+        self.test_reader = test_reader(job.dataset.test, job.config.test_crop or 1.0, job.config.workers)
+        self.rates = np.asarray(jax.vmap(learning_rate(job.config, job.total_steps))(np.arange(job.total_steps)))
+        self.saved_at = time.monotonic()
+        self.seconds, self.steps_taken = 0.0, 0
+
+    def run(self) -> Trained:
+        """Trains to the end.
+
+        Raises:
+            Stopped: a signal asked for it; the state is saved.
+            RunError: the run cannot go on; its checkpoints stay.
+        """
+        job, evaluation = self.job, None
+        first = next((e for e in range(1, job.epochs + 1) if job.last_step(e) > self.progress.evaluated), job.epochs)
+        self.stop.armed = True
+        try:
+            with jax.transfer_guard("disallow"):
+                for epoch in range(first, job.epochs + 1):
+                    steps = range(self.step, job.last_step(epoch))
+                    self.take_steps(epoch, steps)
+                    evaluation = self.evaluate(epoch)
+                    self.save()
+        finally:
+            for reader in (self.train_reader, self.test_reader):
+                if reader:
+                    reader.close()
+            self.stop.armed = False
+        assert evaluation is not None
+        return Trained(self.state, evaluation, self.progress, self.images_per_second)
+
+    @property
+    def images_per_second(self) -> float:
+        """Of training alone, since this start."""
+        return self.steps_taken * self.job.batch_size / max(self.seconds, 1e-9)
+
+    def take_steps(self, epoch: int, steps: range) -> None:
+        """Takes the steps of an epoch that are still to be taken."""
+        job = self.job
+        feed = Feed(
+            job.dataset.train, steps, job.batch_size, job.config.seed, job.devices, self.train_reader, self.wish
+        )
+        start, before = time.perf_counter(), self.progress.seconds
+        pending: tuple[TrainMetrics, jax.Array] | None = None
+        feed.idle = lambda: pending is None or pending[1].is_ready()  # type: ignore[attr-defined]
+        images = (job.last_step(epoch) - job.last_step(epoch - 1)) * job.batch_size
+        with self.terminal.bar(f"epoch {epoch}/{job.epochs}", images) as bar:
+            log = StepLog(self, epoch, steps.start, feed, bar)
+            wish = GO_ON
+            for batch in feed:
+                with self.logs.step(self.steps_taken):
+                    self.state, told = self.programs.train_step(self.state, self.train_part, batch)
+                self.step += 1
+                self.steps_taken += 1
+                # The device must not wait while the host reads what a step said: it is read one step late.
+                if pending is not None:
+                    wish = self.read(log, pending, batch)
+                pending = told
+                self.progress = self.progress._replace(seconds=before + time.perf_counter() - start)
+                if wish != GO_ON:
+                    self.read(log, pending, batch)
+                    pending = None
+                    self.act(wish)
+                    wish = GO_ON
+            if pending is not None:
+                wish = self.read(log, pending, batch)
+        self.seconds += time.perf_counter() - start
+        self.progress = self.progress._replace(seconds=before + time.perf_counter() - start)
+        if wish >= STOP:
+            self.act(wish)
+
+    def wish(self) -> int:
+        """What this process asks of all of them at the next step."""
+        if self.stop.wish != GO_ON:
+            return self.stop.wish
+        late = time.monotonic() - self.saved_at > 60 * self.job.config.checkpoint_minutes
+        return SAVE if late else GO_ON
+
+    def read(self, log: "StepLog", told: tuple[TrainMetrics, jax.Array], batch: Batch) -> int:
+        """Reads what a step said to the host; gives what the processes ask for after it."""
+        metrics, wish = jax.device_get(told)
+        log.add(metrics)
+        self.checkpoints.check()
+        if metrics.skipped_in_row >= self.job.config.max_skipped:
+            self.save(wait=True)
+            where = first_not_finite(self.job, self.state, self.train_part, batch)
+            raise RunError(
+                f"the gradient of {metrics.skipped_in_row} steps in a row was not finite, up to step {self.step}; "
+                f"{where}; the state before them is saved in {self.job.run}"
             )
-    checkpoints.close()
-    return Trained(state, evaluation, speed)
+        return int(wish)
+
+    def act(self, wish: int) -> None:
+        """Does what the processes ask for, after a step that all of them have taken."""
+        self.save(wait=wish >= STOP)
+        if wish >= STOP:
+            raise Stopped(wish - STOP, self.job.run, self.step)
+
+    def save(self, wait: bool = False) -> None:
+        """Writes a checkpoint of the state as it is, in the background or not."""
+        self.checkpoints.save(self.step, self.state, self.progress)
+        if wait:
+            self.checkpoints.close()
+        self.saved_at = time.monotonic()
+
+    def evaluate(self, epoch: int) -> Evaluation:
+        """Evaluates the network, and the averaged weights beside it; tells and draws what came out."""
+        job = self.job
+        networks: dict[str, Any] = {"test": {"params": self.state.params, "batch_stats": self.state.batch_stats}}
+        if self.state.ema is not None:
+            networks["test of averaged weights"] = self.state.ema
+        for split, variables in networks.items():
+            variables = job.devices.gather(variables)
+            evaluation = evaluate_part(
+                partial(self.programs.eval_step, variables, self.test_part),
+                job.dataset.test,
+                whole_batch(job.batch_size, job.devices),
+                job.devices,
+                self.test_reader,
+            )
+            line = {"split": split, "step": self.step, "epoch": job.epoch_of(self.step)}
+            self.logs.write(line | {"loss": evaluation.loss, "accuracy": evaluation.accuracy})
+        loss, accuracy, count = self.progress.epoch_sums
+        best = max(self.progress.best_accuracy, evaluation.accuracy)
+        better = evaluation.accuracy > self.progress.best_accuracy
+        self.progress = self.progress._replace(
+            evaluated=self.step,
+            best_accuracy=best,
+            best_step=self.step if better else self.progress.best_step,
+            epoch_sums=(0.0, 0.0, 0),
+        )
+        self.terminal.say(
+            f"epoch {epoch}/{job.epochs}  train loss {loss / max(count, 1):.4f}, "
+            f"accuracy {100 * accuracy / max(count, 1):.2f} %  "
+            f"test loss {evaluation.loss:.4f}, accuracy {100 * evaluation.accuracy:.2f} %  "
+            f"{self.images_per_second:.0f} images/s"
+        )
+        self.logs.draw()
+        return evaluation
 
 
-def run_steps(
-    train_step: Callable[[TrainState, Part, jax.Array], tuple[TrainState, TrainMetrics]],
-    state: TrainState,
-    part: Part,
-    batches: Iterable[np.ndarray],
-    on_step: Callable[[TrainMetrics], None],
-) -> TrainState:
-    """Takes a step for each batch of indices; `on_step` gets each step's metrics, one step late.
-
-    Late, so that the device has its next step to do while the host reads what the last one said.
-    """
-    pending: TrainMetrics | None = None
-    for indices in batches:
-        state, metrics = train_step(state, part, jax.device_put(indices))
-        if pending is not None:
-            on_step(jax.device_get(pending))
-        pending = metrics
-    if pending is not None:
-        on_step(jax.device_get(pending))
-    return state
+def train_reader(job: Job) -> Reader | None:
+    """What decodes a streamed train part: crops at random where the config has them, else the middle."""
+    part, config = job.dataset.train, job.config
+    if isinstance(part, Part):
+        return None
+    size = part.image_shape[0]
+    fit = central_fit(size, 1.0) if job.min_area is None else random_fit(size, config.seed, job.min_area)
+    return Reader(part, fit, config.workers)
 
 
 class StepLog:
-    """The steps of one epoch, told to the progress bar and, ten times an epoch, to metrics.jsonl."""
+    """The steps of one epoch, told to the progress bar and, ten times an epoch, to the logs."""
 
-    def __init__(self, job: Job, steps: range, rates: np.ndarray, bar: Bar):
-        self._job, self._steps, self._rates, self._bar = job, steps, rates, bar
-        self._every = max(1, round(len(job.dataset.train.labels) / job.batch_size / 10))
-        self._losses: list[float] = []
-        self._accuracies: list[float] = []
+    def __init__(self, loop: Loop, epoch: int, start: int, feed: Feed, bar: Bar):
+        self._loop, self._feed, self._bar = loop, feed, bar
+        self._first, self._end = loop.job.last_step(epoch - 1), loop.job.last_step(epoch)
+        self._every = max(1, round(len(loop.job.dataset.train.labels) / loop.job.batch_size / 10))
+        self._step = start
+        self._bar.advance((start - self._first) * loop.job.batch_size, "")
+        self._begin_line()
+
+    def _begin_line(self) -> None:
+        self._recent: list[tuple[float, float, float]] = []
+        self._steps, self._skipped = 0, 0
+        self._since, self._waited = time.perf_counter(), self._feed.waited
 
     def add(self, metrics: TrainMetrics) -> None:
         """Takes the next step's metrics, read to the host."""
-        self._losses.append(float(metrics.loss))
-        self._accuracies.append(float(metrics.accuracy))
-        done = len(self._losses)
-        recent = slice(-(((done - 1) % self._every) + 1), None)
-        loss, accuracy = float(np.mean(self._losses[recent])), float(np.mean(self._accuracies[recent]))
-        self._bar.advance(self._job.batch_size, f"loss {loss:.3f}, accuracy {100 * accuracy:.1f} %")
-        if done % self._every == 0 or done == len(self._steps):
-            step = self._steps.start + done
-            line = {"split": "train", "step": step, "epoch": self._job.epoch_of(step)}
-            append_metrics(
-                self._job.run,
-                line | {"loss": loss, "accuracy": accuracy, "learning_rate": float(self._rates[step - 1])},
-            )
-
-    @property
-    def loss(self) -> float:
-        """The mean over the epoch so far."""
-        return float(np.mean(self._losses))
-
-    @property
-    def accuracy(self) -> float:
-        """The mean over the epoch so far."""
-        return float(np.mean(self._accuracies))
+        loop, job = self._loop, self._loop.job
+        self._step += 1
+        self._steps += 1
+        if metrics.skipped_in_row:
+            self._skipped += 1
+        else:
+            loss, accuracy, count = loop.progress.epoch_sums
+            now = float(metrics.loss), float(metrics.accuracy), float(metrics.gradient_norm)
+            self._recent.append(now)
+            loop.progress = loop.progress._replace(epoch_sums=(loss + now[0], accuracy + now[1], count + 1))
+        seconds = time.perf_counter() - self._since
+        wait = (self._feed.waited - self._waited) / seconds
+        means: list[Any] = np.mean(self._recent, 0).tolist() if self._recent else [None] * 3
+        note = f"loss {means[0]:.3f}, accuracy {100 * means[1]:.1f} %" if self._recent else "no gradient is finite"
+        self._bar.advance(job.batch_size, f"{note}, waiting for data {100 * wait:.0f} %" if wait > 0.01 else note)
+        if (self._step - self._first) % self._every == 0 or self._step == self._end:
+            line: dict[str, Any] = {"split": "train", "step": self._step, "epoch": job.epoch_of(self._step)}
+            line |= dict(zip(("loss", "accuracy", "gradient_norm"), means, strict=True))
+            line |= {"learning_rate": float(loop.rates[self._step - 1]), "skipped": self._skipped}
+            loop.logs.write(line | {"images_per_second": self._steps * job.batch_size / seconds, "data_wait": wait})
+            self._begin_line()

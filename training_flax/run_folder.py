@@ -1,9 +1,11 @@
-"""The folder of a run: what a user finds there, and how it is written."""
+"""The folder of a run: what a user finds there, how it is written, and whether a run may go on in it."""
 
+import fcntl
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -12,40 +14,106 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from training_flax.config import TrainConfig
+from training_flax.config import MODEL, RUN, TrainConfig, reaching
 from training_flax.data import Dataset
 
+LENGTH = ("epochs", "steps")
 
-def new_run_path(config: TrainConfig) -> Path:
+
+def run_path(config: TrainConfig, dataset: Dataset, *, extend: bool = False) -> Path:
     """Where the run of `config` goes: `config.out`, or a name under runs/ that nothing has yet. Nothing is written.
 
+    Args:
+        config: nothing is open in it that a recipe has.
+        dataset: its data.
+        extend: a run that is there already may be made longer.
+
     Raises:
-        ValueError: something is there already.
+        ValueError: something else than this very run is there already, or nothing can be written there.
     """
     if config.out is None:
-        stem = f"runs/{config.arch}-{config.data}-{time.strftime('%Y%m%d-%H%M%S')}"
+        data = config.data.partition(":")[0]
+        stem = f"runs/{config.arch}-{data}-{time.strftime('%Y%m%d-%H%M%S')}"
         names = [stem] + [f"{stem}-{i}" for i in range(2, 1000)]
         return next(Path(name) for name in names if not Path(name).exists())
     out = Path(config.out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"out {str(out)!r} is not a folder; name a new one")
-    if out.is_dir() and any(out.iterdir()):
-        raise ValueError(f"out {str(out)!r} is not empty, and a run is never overwritten; name a new folder")
-    parent = next(parent for parent in out.absolute().parents if parent.exists())
+    parent = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise ValueError(f"out {str(out)!r} cannot be made: {str(parent)!r} is no folder that may be written to")
+    if out.is_dir() and {path.name for path in out.iterdir()} - {LOCK}:
+        _check_same_run(out, describe(config, dataset), extend)
     return out
 
 
-def write_config(run: Path, config: TrainConfig, dataset: Dataset) -> None:
-    """config.json: the options as they were resolved, the data's classes and normalisation, the versions used."""
-    values = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}
+def _check_same_run(out: Path, wanted: dict[str, Any], extend: bool) -> None:
+    """Raises ValueError unless the run in `out` is the one described."""
+    if not (out / "config.json").is_file():
+        raise ValueError(f"out {str(out)!r} is not empty, and holds no run to go on with; name a new folder")
+    try:
+        found = json.loads((out / "config.json").read_text())
+    except ValueError:
+        raise ValueError(f"out {str(out)!r} has a damaged config.json; name a new folder") from None
+    ignored = {"versions", *(LENGTH if extend else ())}
+    differing = [
+        f"{name} ({found.get(name)!r} there, {value!r} now)"
+        for name, value in _plain(wanted).items()
+        if name not in ignored and found.get(name) != value
+    ]
+    if differing:
+        hint = ""
+        if not extend and all(item.split(" ")[0] in LENGTH for item in differing):
+            hint = "; --extend makes a run longer"
+        raise ValueError(f"out {str(out)!r} holds another run, which differs in {', '.join(differing)}{hint}")
+    if extend:
+        for name in LENGTH:
+            before, now = found.get(name), wanted[name]
+            if before and now and now < before:
+                raise ValueError(f"extend makes a run longer; {name} was {before}; given {now}")
+
+
+def describe(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
+    """What makes up the numbers of a run: options as they were resolved, classes, normalisation, versions."""
+    values = {name: value for name, value in asdict(config).items() if name not in reaching(RUN) + reaching(MODEL)}
+    values["model"] = {name: getattr(config, name) for name in reaching(MODEL)}
     values["num_classes"] = len(dataset.class_names)
     values["class_names"] = dataset.class_names
-    values["image_shape"] = dataset.train.images.shape[1:]
+    values["train_examples"] = len(dataset.train.labels)
+    values["test_examples"] = len(dataset.test.labels)
+    values["image_shape"] = dataset.image_shape
     values["normalisation"] = {"mean": dataset.mean, "std": dataset.std}
     values["versions"] = {name: version(name) for name in ("jax", "flax", "optax")}
-    write_json(run / "config.json", values)
+    return values
+
+
+def write_config(run: Path, config: TrainConfig, dataset: Dataset) -> None:
+    """config.json: what `describe` says."""
+    write_json(run / "config.json", _plain(describe(config, dataset)))
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """As it comes back from JSON."""
+    return json.loads(json.dumps(values, default=str))
+
+
+LOCK = ".lock"
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Makes the run's folder, and keeps other processes out of it for as long as this is entered.
+
+    Raises:
+        ValueError: another process trains in it.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    with (run / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"out {str(run)!r} is in use by another process that trains") from None
+        yield
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -62,22 +130,35 @@ def append_metrics(run: Path, values: Mapping[str, Any]) -> None:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl."""
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    """The lines of metrics.jsonl; a last one that was cut off is left out."""
+    path = run / "metrics.jsonl"
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    return [json.loads(line) for line in lines]
 
 
-def write_weights(run: Path, tensors: Mapping[str, np.ndarray], config: TrainConfig, dataset: Dataset) -> None:
-    """model.safetensors: parameters and statistics under PyTorch's names and layouts, so that either side reads them.
+def rewind_metrics(run: Path, step: int, evaluated: int) -> None:
+    """Drops the lines of metrics.jsonl that a run which goes on after `step` will write anew."""
+    last = {"train": step}
+    lines = [line for line in read_metrics(run) if line["step"] <= last.get(line["split"], evaluated)]
+    unfinished = run / "metrics.jsonl.unfinished"
+    unfinished.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    unfinished.replace(run / "metrics.jsonl")
+
+
+def write_weights(path: Path, tensors: Mapping[str, np.ndarray], config: TrainConfig, dataset: Dataset) -> None:
+    """A file of parameters and statistics under PyTorch's names and layouts, so that either side reads them.
 
     Its metadata say what they belong to: architecture, classes, normalisation. They are one entry, in JSON:
     safetensors writes several in no fixed order, and the same weights would not give the same file.
     """
+    options = {name: value for name in reaching(MODEL) if (value := getattr(config, name)) is not None}
     model = {
         "arch": config.arch,
+        "options": options,
         "num_classes": len(dataset.class_names),
         "class_names": dataset.class_names,
         "normalisation": {"mean": dataset.mean, "std": dataset.std},
     }
-    unfinished = run / "model.safetensors.unfinished"
+    unfinished = path.with_name(path.name + ".unfinished")
     save_file(dict(tensors), unfinished, {"model": json.dumps(model)})
-    unfinished.replace(run / "model.safetensors")
+    unfinished.replace(path)

@@ -1,0 +1,85 @@
+"""What a run writes of its course: metrics.jsonl, curves.png, and what else was asked for."""
+
+import importlib
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+
+from training_flax.job import Job
+from training_flax.pictures import draw_curves
+from training_flax.run_folder import append_metrics, read_metrics
+from training_flax.stopping import RunError
+
+PROFILED = range(5, 10)  # steps since this start: the first ones are not like the others
+SECONDS_BETWEEN_CURVES = 10.0
+
+
+class Logs:
+    """Writes of the first process; those of the others are silent.
+
+    Raises:
+        ValueError: a library that was asked for is not installed.
+    """
+
+    def __init__(self, job: Job):
+        self._job, self._drawn_at = job, 0.0
+        self._here = jax.process_index() == 0
+        self._board: Any = None
+        self._wandb: Any = None
+        if job.config.tensorboard:
+            writer = library("tensorboardX", "tensorboard")
+            self._board = writer.SummaryWriter(str(job.run / "tensorboard")) if self._here else None
+        if job.config.wandb:
+            wandb = library("wandb", "wandb")
+            self._wandb = wandb.init(project=job.config.wandb, name=job.run.name, dir=job.run) if self._here else None
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Takes a line of metrics, with "split" and "step"."""
+        if not self._here:
+            return
+        try:
+            append_metrics(self._job.run, line)
+        except OSError as error:
+            raise RunError(f"metrics could not be written to {self._job.run}: {error}") from error
+        numbers = {k: v for k, v in line.items() if k not in ("split", "step") and v is not None}
+        named = {f"{line['split']}/{name}": value for name, value in numbers.items()}
+        if self._board:
+            for name, value in named.items():
+                self._board.add_scalar(name, value, line["step"])
+        if self._wandb:
+            self._wandb.log(named, step=line["step"])
+
+    def draw(self, final: bool = False) -> None:
+        """Keeps curves.png current, at most every ten seconds unless it is final."""
+        if self._here and (final or time.monotonic() - self._drawn_at > SECONDS_BETWEEN_CURVES):
+            title = f"{self._job.config.arch} on {self._job.config.data}"
+            draw_curves(self._job.run / "curves.png", read_metrics(self._job.run), title)
+            self._drawn_at = time.monotonic()
+
+    @contextmanager
+    def step(self, number: int) -> Iterator[None]:
+        """Around step `number` since this start: the trace of a few steps, where one was asked for."""
+        profiled = self._job.config.profile and number in PROFILED
+        if profiled and number == PROFILED.start:
+            jax.profiler.start_trace(self._job.run / "profile")
+        yield
+        if profiled and number == PROFILED.stop - 1:
+            jax.profiler.stop_trace()
+
+    def close(self) -> None:
+        """Writes what is still held back."""
+        if self._board:
+            self._board.close()
+        if self._wandb:
+            self._wandb.finish()
+
+
+def library(name: str, extra: str) -> Any:
+    """The module `name`, or a ValueError that says which extra installs it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise ValueError(f"{extra} needs {name}: pip install '.[{extra}]'") from None

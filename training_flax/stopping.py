@@ -1,0 +1,57 @@
+"""Being told to stop or to save: signals, and what is made of them between two steps."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+GO_ON, SAVE = 0, 1  # wishes; any larger one is the number of the signal that asks to stop, plus `STOP`
+STOP = 100
+
+
+class RunError(Exception):
+    """A run that cannot go on; what it had is saved. The message is one line for the user."""
+
+
+class Stopped(Exception):
+    """A run that was told to stop, and has saved its state."""
+
+    def __init__(self, number: int, run: Path, step: int):
+        super().__init__(f"stopped by {signal.Signals(number).name} after step {step}, which is saved in {run}")
+        self.exit_code = 128 + number
+
+
+class StopRequest:
+    """Whether a signal has asked the run to stop.
+
+    Attributes:
+        wish: `GO_ON`, or `STOP` plus the signal's number.
+        armed: a step will see the wish. Before, there is nothing to save, and a signal ends the process at once.
+    """
+
+    def __init__(self) -> None:
+        self.wish, self.armed = GO_ON, False
+
+    def receive(self, number: int, frame: object) -> None:
+        """Handles a signal: the first asks for a stop after the step, a second one does not wait for it."""
+        if self.armed and self.wish == GO_ON:
+            self.wish = STOP + number
+            return
+        name = signal.Signals(number).name
+        what = "again; not waiting" if self.wish else "before the first step; there is nothing to save"
+        print(f"\n{name} {what}", file=sys.stderr, flush=True)
+        os._exit(128 + number)  # threads that compile cannot be told to stop
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """SIGTERM and SIGINT ask for a stop, as long as this is entered."""
+    request = StopRequest()
+    before = {number: signal.signal(number, request.receive) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
