@@ -6,22 +6,63 @@ python train.py --arch densenet121
 
 import contextlib
 import io
+import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 
+import jax
 import tyro
 
-from training_flax import FAMILIES, TrainConfig, fit, keep_compiled_programs, prepare
+from training_flax import (
+    FAMILIES,
+    RECIPES,
+    RunError,
+    Stopped,
+    TrainConfig,
+    evaluate_run,
+    fit,
+    join_processes,
+    keep_compiled_programs,
+    plan,
+    stop_on_signals,
+    with_recipe,
+)
+
+
+@dataclass(frozen=True)
+class CommandLine(TrainConfig):
+    """The options of a training run, and how this process takes part in it."""
+
+    extend: bool = False
+    """Let a run that is there already go on for more epochs or steps."""
+    eval_only: bool = False
+    """Evaluate the run in --out, or --weights, on the whole test part, and train nothing."""
+    print_config: bool = False
+    """Print all options as they are resolved, and train nothing."""
+    coordinator: str | None = None
+    """HOST:PORT of the first of several processes. Under SLURM, on Cloud TPU and under MPI they find each other."""
+    num_processes: int | None = None
+    """How many processes train together."""
+    process_id: int | None = None
+    """Which of them this is, from 0."""
+
+    @property
+    def training(self) -> TrainConfig:
+        """The options of the run alone."""
+        return TrainConfig(**{option.name: getattr(self, option.name) for option in fields(TrainConfig)})
 
 
 def describe() -> str:
-    """What --help says above the options: what this does, and the architectures by family."""
+    """What --help says above the options: what this does, and the architectures and recipes."""
     width = max(map(len, FAMILIES))
     families = [f"  {name:{width}}  {', '.join(arch.__name__ for arch in archs)}" for name, archs in FAMILIES.items()]
-    return "\n".join(["Trains a residual or densely connected network in JAX.", "", "Architectures:", *families])
+    recipes = [f"  {name:{width}}  {recipe.target}" for name, recipe in RECIPES.items()]
+    lines = ["Trains a residual or densely connected network in JAX.", "", "Architectures:", *families]
+    return "\n".join([*lines, "", "Recipes, and what they aim for:", *recipes])
 
 
-def parse(arguments: Sequence[str]) -> TrainConfig:
+def parse(arguments: Sequence[str]) -> CommandLine:
     """The command line as a config.
 
     Raises:
@@ -31,7 +72,7 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
     try:
         with contextlib.redirect_stderr(complaint):
             return tyro.cli(
-                TrainConfig, prog="train.py", description=describe(), args=arguments, config=(tyro.conf.DisallowNone,)
+                CommandLine, prog="train.py", description=describe(), args=arguments, config=(tyro.conf.DisallowNone,)
             )
     except SystemExit as stop:
         if stop.code in (0, None):
@@ -50,19 +91,35 @@ def in_one_line(box: str) -> str:
     return complaint + (f"; did you mean {meant!r}?" if meant else "")
 
 
+def run(options: CommandLine) -> None:
+    """Does what the command line asks for."""
+    if options.print_config:
+        print(json.dumps(asdict(with_recipe(options.training)), indent=2, default=str))
+        return
+    keep_compiled_programs()
+    if options.dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
+    join_processes(options.coordinator, options.num_processes, options.process_id)
+    if options.eval_only:
+        evaluate_run(options.training)
+        return
+    job = plan(options.training, extend=options.extend)
+    with stop_on_signals() as stop:
+        fit(job, stop=stop)
+
+
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command line; gives the exit code: 2 for wrong input, 130 when interrupted."""
+    """Runs the command line; gives the exit code: 2 for what cannot be done, 128 + the signal's number if stopped."""
     try:
-        keep_compiled_programs()
-        job = prepare(parse(arguments))
-    except ValueError as error:
+        run(parse(arguments))
+    except (ValueError, RunError) as error:
         print(f"train.py: error: {error}", file=sys.stderr)
         return 2
-    try:
-        fit(job)
+    except Stopped as stopped:
+        print(f"train.py: {stopped}", file=sys.stderr)
+        return stopped.exit_code
     except KeyboardInterrupt:
-        print(f"\ntrain.py: interrupted; what is finished is in {job.run}", file=sys.stderr)
-        return 130
+        return 130  # before anything was begun
     return 0
 
 

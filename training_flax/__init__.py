@@ -1,49 +1,69 @@
-"""Training: data in, steps, checkpoints, metrics, pictures; and a run's weights out."""
+"""Training: data in, steps, recipes, checkpoints, metrics, pictures; and a run's weights out."""
 
 from training_flax.archs import ARCHS, FAMILIES, build_model
-from training_flax.augment import random_affine
+from training_flax.augment import augment_images, example_keys, parse_augmentations
 from training_flax.checkpoints import restore
 from training_flax.compilation import keep_compiled_programs
 from training_flax.config import TrainConfig
 from training_flax.data import Dataset, Part, batch_indices, open_dataset
 from training_flax.evaluation import Evaluation, evaluate
-from training_flax.fit import FitResult, fit
-from training_flax.job import Job, prepare
+from training_flax.fit import FitResult, evaluate_run, fit
+from training_flax.job import Job, plan
+from training_flax.mix import mix, smooth_labels
+from training_flax.optimisers import learning_rate, make_optimiser
+from training_flax.processes import join_processes
+from training_flax.recipes import RECIPES, Recipe, with_recipe
 from training_flax.steps import (
     EvalResult,
+    LossScale,
     TrainMetrics,
     TrainState,
     init_state,
     make_eval_step,
-    make_optimiser,
     make_train_step,
     normalise,
 )
+from training_flax.stopping import RunError, Stopped, StopRequest, stop_on_signals
 
 __all__ = [
     "ARCHS",
     "FAMILIES",
+    "RECIPES",
     "Dataset",
     "EvalResult",
     "Evaluation",
     "FitResult",
     "Job",
+    "LossScale",
     "Part",
+    "Recipe",
+    "RunError",
+    "StopRequest",
+    "Stopped",
     "TrainConfig",
     "TrainMetrics",
     "TrainState",
+    "augment_images",
     "batch_indices",
     "build_model",
     "evaluate",
+    "evaluate_run",
+    "example_keys",
     "fit",
     "init_state",
+    "join_processes",
     "keep_compiled_programs",
+    "learning_rate",
     "make_eval_step",
     "make_optimiser",
     "make_train_step",
+    "mix",
     "normalise",
     "open_dataset",
-    "prepare",
-    "random_affine",
+    "parse_augmentations",
+    "plan",
     "restore",
+    "smooth_labels",
+    "stop_on_signals",
+    "with_recipe",
 ]

@@ -1,20 +1,31 @@
 """A training run, from its options to the folder it leaves."""
 
+import json
 import time
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from flax import linen as nn
 
 from training_flax import run_folder
 from training_flax.archs import to_torch
+from training_flax.checkpoints import Checkpoints, Progress, restore
 from training_flax.config import TrainConfig
-from training_flax.job import Job, prepare
-from training_flax.loop import train
-from training_flax.pictures import draw_confusion, draw_curves
-from training_flax.programs import compile_programs
+from training_flax.evaluation import Evaluation, evaluate, on_device
+from training_flax.feed import Feed
+from training_flax.job import Job, plan
+from training_flax.logs import Logs
+from training_flax.loop import Loop, Trained, train_reader
+from training_flax.optimisers import peak_rate
+from training_flax.pictures import draw_batch, draw_confusion
+from training_flax.programs import Programs, compile_programs
+from training_flax.start import from_weights, read_weights, weights_file
+from training_flax.steps import TrainState
+from training_flax.stopping import StopRequest
 from training_flax.terminal import Terminal
 
 
@@ -35,39 +46,109 @@ class FitResult:
     variables: dict[str, Any]
 
 
-def fit(config: TrainConfig | Job, *, quiet: bool = False) -> FitResult:
+def fit(config: TrainConfig | Job, *, quiet: bool = False, stop: StopRequest | None = None) -> FitResult:
     """Trains a network, evaluates it after every epoch on the whole test part, and writes the run's folder.
 
-    The folder holds config.json, metrics.jsonl, summary.json, curves.png, confusion.png, model.safetensors and
-    checkpoints/.
+    A run whose folder is there already goes on where it stopped, and ends in the same weights, bit for bit, as one
+    that never stopped; one that is finished is left as it is. The folder holds config.json, metrics.jsonl,
+    summary.json, batch.png, curves.png, confusion.png, model.safetensors (model_ema.safetensors beside it for averaged
+    weights) and checkpoints/.
 
     Args:
-        config: the options, or what `prepare` made of them.
+        config: the options, or what `plan` made of them.
         quiet: say nothing on the terminal.
+        stop: how the run learns that it is to stop; None is never.
 
     Raises:
-        ValueError: as `prepare`, before anything is written.
+        ValueError: as `plan`, before anything is written; or an image that cannot be read.
+        RunError: the run cannot go on, for want of room or because its gradients are not finite; what it had is saved.
+        Stopped: `stop` asked for it; the state is saved.
     """
-    job = config if isinstance(config, Job) else prepare(config)
-    terminal, start = Terminal(quiet), time.perf_counter()
+    job = config if isinstance(config, Job) else plan(config)
+    first = jax.process_index() == 0
+    terminal = Terminal(quiet or not first)
+    finished = finished_steps(job.run)
+    if finished is not None and finished >= job.total_steps:
+        terminal.say(f"{job.run} is finished: {finished} steps; its results are in summary.json")
+        model, variables = restore(job.run)
+        return FitResult(job.run, json.loads((job.run / "summary.json").read_text()), model, variables)
+    with run_folder.locked(job.run) if first else nullcontext():
+        return _run(job, terminal, stop or StopRequest())
+
+
+def finished_steps(run: Path) -> int | None:
+    """Steps of a run that came to its end; None of one that did not."""
+    try:
+        return json.loads((run / "summary.json").read_text())["steps"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _run(job: Job, terminal: Terminal, stop: StopRequest) -> FitResult:
+    start = time.perf_counter()
     introduce(job, terminal)
-    job.run.mkdir(parents=True, exist_ok=True)
-    run_folder.write_config(job.run, job.config, job.dataset)
+    if jax.process_index() == 0:
+        run_folder.write_config(job.run, job.config, job.dataset)
+    logs, checkpoints = Logs(job), Checkpoints(job.run)
     terminal.say("compiling; a network's first start takes a while, the next find it in the cache")
     programs = compile_programs(job)
     compile_seconds = time.perf_counter() - start
     terminal.say(f"compiled in {compile_seconds:.1f} s")
 
-    state, evaluation, images_per_second = train(job, programs, terminal)
+    state, progress = _first_state(job, programs, checkpoints, terminal)
+    trained = Loop(job, programs, state, progress, checkpoints, logs, terminal, stop).run()
+    checkpoints.close()
+    logs.draw(final=True)
+    logs.close()
+    return _leave(job, trained, terminal, compile_seconds, time.perf_counter() - start)
 
+
+def _first_state(
+    job: Job, programs: Programs, checkpoints: Checkpoints, terminal: Terminal
+) -> tuple[TrainState, Progress]:
+    """The state of the newest whole checkpoint, or that before the first step."""
+    found = checkpoints.newest(programs.state)
+    if found is not None:
+        step, state, progress, damaged = found
+        for line in damaged:
+            terminal.say(line)
+        terminal.say(f"going on after step {step} of {job.total_steps}")
+        if jax.process_index() == 0:
+            run_folder.rewind_metrics(job.run, step, progress.evaluated)
+        return state, progress
+    if jax.process_index() == 0:
+        run_folder.rewind_metrics(job.run, 0, 0)
+    state = programs.init()
+    if job.config.weights is not None:
+        state = from_weights(job, state)
+    _draw_first_batch(job, programs, state)
+    return state, Progress()
+
+
+def _draw_first_batch(job: Job, programs: Programs, state: TrainState) -> None:
+    """batch.png: what the network is shown first, after all random changes."""
+    reader = train_reader(job)
+    feed = Feed(job.dataset.train, range(1), job.batch_size, job.config.seed, job.devices, reader)
+    rows = feed.rows(0)
+    rows = jax.tree.map(lambda leaf: leaf[: job.shown // jax.process_count()], rows)
+    rows = rows._replace(wish=rows.epochs)
+    if reader:
+        images = [image.result() for image in reader.start(rows.examples, rows.epochs)]
+        rows = rows._replace(images=np.stack(images), labels=job.dataset.train.labels[rows.examples])
+        reader.close()
+    part = on_device(job.dataset.train, job.devices)
+    images, targets = jax.device_get(programs.show(state, part, job.devices.put_rows(rows)))
+    if jax.process_index() == 0:
+        draw_batch(job.run / "batch.png", images, targets, job.dataset.class_names)
+
+
+def _leave(job: Job, trained: Trained, terminal: Terminal, compile_seconds: float, seconds: float) -> FitResult:
+    """Writes what a finished run leaves, and says so."""
+    state, evaluation, progress, images_per_second = trained
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    run_folder.write_weights(job.run, to_torch(job.model, jax.device_get(variables)), job.config, job.dataset)
+    average = None if state.ema is None else job.devices.gather(state.ema)
     labels, names = job.dataset.test.labels, job.dataset.class_names
     right, accuracy = int((evaluation.predictions == labels).sum()), f"{100 * evaluation.accuracy:.2f} %"
-    title = f"{job.config.arch} on {job.config.data}"
-    draw_curves(job.run / "curves.png", run_folder.read_metrics(job.run), title)
-    score = f"{title}: {accuracy} of {len(labels)} test images"
-    draw_confusion(job.run / "confusion.png", labels, evaluation.predictions, names, score)
     summary = {
         "arch": job.config.arch,
         "data": job.config.data,
@@ -76,26 +157,60 @@ def fit(config: TrainConfig | Job, *, quiet: bool = False) -> FitResult:
         "train_examples": len(job.dataset.train.labels),
         "test_examples": len(labels),
         "steps": job.total_steps,
+        "skipped_steps": int(jax.device_get(state.skipped)),
         "test_accuracy": evaluation.accuracy,
         "test_loss": evaluation.loss,
+        "best_accuracy": progress.best_accuracy,
+        "best_step": progress.best_step,
         "images_per_second": images_per_second,
         "compile_seconds": compile_seconds,
-        "seconds": time.perf_counter() - start,
+        "train_seconds": progress.seconds,
+        "seconds": seconds,
     }
-    run_folder.write_json(job.run / "summary.json", summary)
-    terminal.say(f"test accuracy {accuracy} ({right} of {len(labels)} images), loss {evaluation.loss:.4f}")
-    terminal.say(f"weights, curves and confusion matrix are in {job.run} after {summary['seconds']:.0f} s")
-    return FitResult(job.run, summary, job.model, variables)
+    if jax.process_index() == 0:
+        for name, weights in (("model", variables), ("model_ema", average)):
+            if weights is not None:
+                tensors = to_torch(job.eval_model, jax.device_get(weights))
+                run_folder.write_weights(job.run / f"{name}.safetensors", tensors, job.config, job.dataset)
+        score = f"{job.config.arch} on {job.config.data}: {accuracy} of {len(labels)} test images"
+        draw_confusion(job.run / "confusion.png", labels, evaluation.predictions, names, score)
+        run_folder.write_json(job.run / "summary.json", summary)
+    averaged = " of the averaged weights" if state.ema is not None else ""
+    terminal.say(f"test accuracy{averaged} {accuracy} ({right} of {len(labels)} images), loss {evaluation.loss:.4f}")
+    terminal.say(f"weights, curves and confusion matrix are in {job.run} after {seconds:.0f} s")
+    return FitResult(job.run, summary, job.eval_model, variables)
 
 
 def introduce(job: Job, terminal: Terminal) -> None:
     """Says what the run has found: devices, network, data, options."""
     config, dataset, device = job.config, job.dataset, jax.devices()[0]
-    shape = "×".join(map(str, dataset.train.images.shape[1:]))
+    shape = "×".join(map(str, dataset.image_shape))
     parts = f"{len(dataset.train.labels):,} train and {len(dataset.test.labels):,} test images"
     length = f"{job.total_steps} steps" if config.steps else f"{config.epochs} epochs, {job.total_steps} steps"
-    terminal.say(f"device  {jax.device_count()} × {device.device_kind}, JAX {jax.__version__}")
+    rate = f"peak rate {peak_rate(config):g}"
+    processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    terminal.say(f"device  {jax.device_count()} × {device.device_kind}{processes}, JAX {jax.__version__}")
     terminal.say(f"model   {config.arch}, {job.parameters:,} parameters, {config.dtype}")
     terminal.say(f"data    {config.data}, {parts} of {shape}, {len(dataset.class_names)} classes")
-    terminal.say(f"train   {length}, batch size {job.batch_size}, peak rate {config.lr}, seed {config.seed}")
+    terminal.say(f"recipe  {config.recipe}: {length}, batch size {job.batch_size}, {rate}, seed {config.seed}")
     terminal.say(f"run     {job.run}")
+
+
+def evaluate_run(config: TrainConfig, *, quiet: bool = False) -> Evaluation:
+    """Evaluates a network on the whole test part: that of `config.weights`, or of the run in `config.out`.
+
+    Raises:
+        ValueError: neither is given, they cannot be read, or as `plan`.
+    """
+    if config.weights is None and config.out is None:
+        raise ValueError("evaluation needs weights, or the folder of a run as out; neither is given")
+    source = config.weights or config.out
+    assert source is not None
+    job = plan(replace(config, weights=weights_file(source), out=None))
+    crop = job.config.test_crop or 1.0
+    evaluation = evaluate(job.eval_model, read_weights(job), job.dataset, job.batch_size, crop=crop)
+    right, total = int((evaluation.predictions == job.dataset.test.labels).sum()), len(evaluation.predictions)
+    Terminal(quiet or jax.process_index() > 0).say(
+        f"test accuracy {100 * evaluation.accuracy:.2f} % ({right} of {total} images), loss {evaluation.loss:.4f}"
+    )
+    return evaluation

@@ -17,7 +17,7 @@ def draw_curves(path: Path, metrics: Sequence[Mapping[str, Any]], title: str) ->
     figure.suptitle(title)
     losses, errors = figure.subplots(1, 2)
     for split, style in (("train", dict(color=TRAIN, lw=1.2)), ("test", dict(color=TEST, lw=2, marker="o", ms=4))):
-        lines = [line for line in metrics if line["split"] == split]
+        lines = [line for line in metrics if line["split"] == split and line["loss"] is not None]
         epochs = [line["epoch"] for line in lines]
         losses.plot(epochs, [line["loss"] for line in lines], label=split, **style)
         errors.plot(epochs, [100 * (1 - line["accuracy"]) for line in lines], label=split, **style)
@@ -27,6 +27,23 @@ def draw_curves(path: Path, metrics: Sequence[Mapping[str, Any]], title: str) ->
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def draw_batch(path: Path, images: np.ndarray, targets: np.ndarray, names: Sequence[str]) -> None:
+    """The images (batch, height, width, channels), 0 to 255, that a step is shown, each with its largest targets."""
+    columns = min(6, len(images))
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(1.6 * columns, 1.85 * rows), layout="constrained")
+    squares = np.ravel(figure.subplots(rows, columns, squeeze=False))
+    for axes in squares:
+        axes.set_axis_off()
+    for axes, image, target in zip(squares, images, targets, strict=False):
+        pixels = np.clip(np.rint(image), 0, 255).astype(np.uint8)
+        axes.imshow(pixels[..., 0] if pixels.shape[-1] != 3 else pixels, cmap="gray", vmin=0, vmax=255)
+        shares = [(target[i], names[i]) for i in np.argsort(-target)[:2] if target[i] > 0.005]
+        title = " + ".join(name if share > 0.995 else f"{100 * share:.0f} % {name}" for share, name in shares)
+        axes.set_title(title, fontsize=8)
     figure.savefig(path, dpi=120)
 
 
