@@ -10,21 +10,24 @@ import optax
 
 from layers_flax import one_of
 from training_flax.config import TrainConfig
+from training_flax.recipes import with_recipe
 
 
 def peak_rate(config: TrainConfig) -> float:
     """The learning rate after warm-up: `lr`, or by linear scaling lr · batch_size / 256 (Goyal 2017, section 2.1)."""
+    config = with_recipe(config)
     assert config.lr is not None
     assert config.batch_size is not None
     return config.lr * (config.batch_size / 256 if config.lr_scaling == "linear" else 1.0)
 
 
 def learning_rate(config: TrainConfig, total_steps: int) -> optax.Schedule:
-    """The rate at each step, counted from 0, of a config in which nothing is open.
+    """The rate at each step, counted from 0, of a config and its recipe.
 
     Warm-up from `warmup_lr`, linear or constant; then constant, divided by ten at each share `decay_at` of the
     training, or half a cosine from the end of the warm-up down to 0 (Loshchilov and Hutter, arXiv:1608.03983).
     """
+    config = with_recipe(config)
     assert config.warmup is not None
     assert config.warmup_lr is not None
     assert config.decay_at is not None
@@ -45,12 +48,12 @@ def learning_rate(config: TrainConfig, total_steps: int) -> optax.Schedule:
 
 
 def make_optimiser(config: TrainConfig, total_steps: int) -> optax.GradientTransformation:
-    """The optimiser of a config in which nothing is open.
+    """The optimiser of a config and its recipe.
 
     SGD is PyTorch's: the decay is added to the gradient, v ← m v + g, and the parameters move by -lr · v, or by
     -lr · (g + m v) in Nesterov's form.
     """
-    rate = learning_rate(config, total_steps)
+    config, rate = with_recipe(config), learning_rate(config, total_steps)
     mask = kernels if config.decay == "kernels" else None
     decay, momentum = config.weight_decay or 0.0, config.momentum or 0.0
     if config.optimiser == "sgd":

@@ -144,7 +144,7 @@ A3 = Recipe(
     ),
 )
 
-RECIPES: dict[str, Recipe] = {
+_BY_NAME = {
     "quick-digits": QUICK_DIGITS,
     "he2015-cifar": HE2015_CIFAR,
     "he2015-cifar-deep": HE2015_CIFAR_DEEP,
@@ -152,6 +152,9 @@ RECIPES: dict[str, Recipe] = {
     "he2015-imagenet": HE2015_IMAGENET,
     "goyal2017": GOYAL2017,
     "a3": A3,
+}
+RECIPES: dict[str, Recipe] = {
+    name: replace(recipe, config=replace(recipe.config, recipe=name)) for name, recipe in _BY_NAME.items()
 }
 
 

@@ -169,7 +169,7 @@ def make_train_step(
         if axis_name is not None:
             grads, plain, right, stats = lax.pmean((grads, plain, right, stats), axis_name)
         grads = jax.tree.map(lambda leaf: leaf / scale, grads)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         finite = jnp.isfinite(norm) & jnp.isfinite(plain)
 
         updates, opt_state = optimiser.update(grads, state.opt_state, state.params)

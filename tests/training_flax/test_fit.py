@@ -10,15 +10,16 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from resnet_flax import from_torch, resnet20
-from training_flax import TrainConfig, evaluate, fit, open_dataset, prepare, restore
+from training_flax import TrainConfig, evaluate, fit, open_dataset, plan, restore
+from training_flax.devices import Devices
 from training_flax.evaluation import evaluate_part
-from training_flax.loop import run_steps
+from training_flax.feed import Feed
 from training_flax.run_folder import write_config
 from training_flax.steps import EvalResult
 
 FILES = {
-    *("config.json", "metrics.jsonl", "summary.json", "curves.png", "confusion.png"),
-    *("model.safetensors", "checkpoints"),
+    *("config.json", "metrics.jsonl", "summary.json", "batch.png", "curves.png", "confusion.png"),
+    *("model.safetensors", "checkpoints", ".lock"),
 }
 
 
@@ -41,7 +42,7 @@ def test_what_a_run_leaves(result):
     assert (summary["train_examples"], summary["test_examples"], summary["parameters"]) == (1437, 360, 269_722)
     assert summary["images_per_second"] > 0
     assert summary["compile_seconds"] > 0
-    for name in ("curves.png", "confusion.png"):
+    for name in ("batch.png", "curves.png", "confusion.png"):
         assert (result.run / name).read_bytes().startswith(b"\x89PNG")
 
 
@@ -92,14 +93,15 @@ def test_a_run_tells_what_it_found(tmp_path, capsys):
 @pytest.mark.parametrize("batch_size", [7, 90, 360, 400])
 def test_evaluation_counts_every_example_once(batch_size):
     """With a network that takes every third image for a 1, whatever the batches are."""
-    part = jax.device_put(open_dataset("digits").test)
+    part = open_dataset("digits").test
     seen = []
 
-    def step(part, indices):
-        seen.append(np.asarray(indices))
+    def step(batch):
+        indices = np.asarray(batch.examples)
+        seen.append(indices)
         return EvalResult(indices.astype(np.float32), (indices % 3 == 0).astype(np.int32))
 
-    evaluation = evaluate_part(step, part, batch_size)
+    evaluation = evaluate_part(step, part, batch_size, Devices())
     assert {len(indices) for indices in seen} == {batch_size}
     assert evaluation.loss == pytest.approx(np.arange(360).mean())
     expected = (np.arange(360) % 3 == 0).astype(np.int32)
@@ -108,20 +110,57 @@ def test_evaluation_counts_every_example_once(batch_size):
 
 
 def test_a_hidden_transfer_in_the_loop_is_an_error():
-    """The guard that the loop sets is one that bites: a NumPy array given to a compiled step is refused."""
-    step = jax.jit(lambda state, part, indices: (state + indices.sum(), state))
-    state = jax.device_put(np.float32(0))
+    """The guard that the loop sets is one that bites, and what the feed puts on the device passes it."""
+    step = jax.jit(lambda batch: batch.examples.sum())
+    feed = Feed(open_dataset("digits").train, range(2), 16, 0, Devices())
     with jax.transfer_guard("disallow"):
-        assert float(jax.device_get(run_steps(step, state, None, [np.arange(3)], lambda metrics: None))) == 3
+        for batch in feed:
+            assert jax.device_get(step(batch)) > 0
         with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
-            step(state, None, np.arange(3))
+            step(feed.rows(0))
 
 
 def test_restore_names_what_is_missing(tmp_path):
     with pytest.raises(ValueError, match="is no run: it has no config"):
         restore(tmp_path)
-    job = prepare(TrainConfig("resnet20", out=tmp_path / "run"))
+    job = plan(TrainConfig("resnet20", out=tmp_path / "run"))
     job.run.mkdir()
     write_config(job.run, job.config, job.dataset)
     with pytest.raises(ValueError, match="has no checkpoint yet"):
         restore(job.run)
+
+
+def test_a_finished_run_is_left_as_it_is(result, capsys):
+    before = {path: path.stat().st_mtime_ns for path in result.run.rglob("*")}
+    again = fit(TrainConfig("resnet20", **OPTIONS, out=result.run))
+    assert "is finished: 30 steps" in capsys.readouterr().out
+    assert again.summary == result.summary
+    chex.assert_trees_all_equal(again.variables, jax.device_get(result.variables))
+    assert {path: path.stat().st_mtime_ns for path in result.run.rglob("*")} == before
+
+
+def test_averaged_weights_are_evaluated_and_left_too(tmp_path):
+    result = fit(TrainConfig("resnet20", width=4, steps=12, ema=0.5, out=tmp_path / "run"), quiet=True)
+    lines = [json.loads(line) for line in (result.run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["split"] for line in lines if line["split"] != "train"] == ["test", "test of averaged weights"]
+    assert result.summary["test_accuracy"] == lines[-1]["accuracy"]
+    raw, average = (load_file(result.run / f"{name}.safetensors") for name in ("model", "model_ema"))
+    assert raw.keys() == average.keys()
+    assert not np.array_equal(raw["fc.weight"], average["fc.weight"])
+
+
+def test_fine_tuning_starts_from_weights_and_leaves_what_is_frozen(result, tmp_path):
+    options = dict(steps=3, batch_size=32, freeze=("conv1/*", "layer1_*"), frozen_batch_norm=True)
+    tuned = fit(TrainConfig("resnet20", weights=result.run, out=tmp_path / "run", **options), quiet=True)
+    before, after = (load_file(run / "model.safetensors") for run in (result.run, tuned.run))
+    for name, tensor in before.items():
+        still = name.startswith(("conv1.", "layer1.")) or "running" in name
+        assert (tensor.tobytes() == after[name].tobytes()) == still, name
+
+
+def test_options_reach_the_network_of_a_restored_run(tmp_path):
+    config = TrainConfig("densenet_40_12", growth_rate=2, dropout=0.1, steps=1, batch_size=8, out=tmp_path / "run")
+    result = fit(config, quiet=True)
+    model, variables = restore(result.run)
+    assert (model.growth_rate, model.dropout) == (2, 0.1)
+    chex.assert_trees_all_equal(variables, jax.device_get(result.variables))

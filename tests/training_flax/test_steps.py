@@ -8,10 +8,18 @@ import optax
 import pytest
 
 from resnet_flax import plain20, resnet20, vgg11
-from training_flax import TrainConfig, init_state, make_eval_step, make_optimiser, make_train_step, normalise
-from training_flax.steps import learning_rate
+from training_flax import (
+    LossScale,
+    TrainConfig,
+    init_state,
+    learning_rate,
+    make_eval_step,
+    make_optimiser,
+    make_train_step,
+    normalise,
+)
 
-CONFIG = TrainConfig(arch="resnet20", lr=0.1, momentum=0.9, weight_decay=0.01)
+CONFIG = TrainConfig("resnet20", recipe="quick-digits", lr=0.1, momentum=0.9, weight_decay=0.01)
 
 
 def draw_batch(size=8, pixels=8):
@@ -111,7 +119,7 @@ def test_a_network_learns_a_batch_by_heart():
 def test_dropout_changes_from_step_to_step():
     """With a rate of 0 nothing changes but the step, and so dropout's mask."""
     model = vgg11(width=2, num_classes=10, dropout=0.5)
-    optimiser = make_optimiser(TrainConfig(arch="vgg11", lr=1e-30, weight_decay=0.0), 20)
+    optimiser = make_optimiser(TrainConfig("vgg11", lr=1e-30, weight_decay=0.0), 20)
     images, labels = draw_batch(pixels=32)
     state = jax.jit(lambda key: init_state(model, optimiser, key, images))(jax.random.key(0))
     step = jax.jit(make_train_step(model, optimiser))
@@ -124,7 +132,7 @@ def test_dropout_changes_from_step_to_step():
 def test_parameters_and_statistics_stay_float32_under_bfloat16():
     state, step, images, labels = start(resnet20(width=4, dtype=jnp.bfloat16))
     state, metrics = jax.jit(step)(state, images, labels)
-    types = {leaf.dtype for leaf in jax.tree.leaves((state.params, state.batch_stats, metrics))}
+    types = {leaf.dtype for leaf in jax.tree.leaves((state.params, state.batch_stats, metrics.loss, metrics.accuracy))}
     assert types == {jnp.dtype(jnp.float32)}
 
 
@@ -143,3 +151,166 @@ def test_normalise():
     images = jnp.asarray([[[[0, 255, 51]]]], jnp.uint8)
     values = normalise(images, (0.5, 0.5, 0.2), (0.5, 0.25, 1.0))
     np.testing.assert_allclose(values[0, 0, 0], [-1, 2, 0], atol=1e-6)
+
+
+OPTIONS = {
+    "plain": {},
+    "averaged": dict(ema=0.9),
+    "accumulated": dict(accumulate=4),
+    "scaled": dict(scaled=True),
+    "all": dict(ema=0.9, accumulate=2, scaled=True),
+}
+
+
+def made(model, ema=0.0, accumulate=1, scaled=False, **options):
+    """A state that has taken two steps, and the step that took them."""
+    optimiser = make_optimiser(CONFIG, 20)
+    images, labels = draw_batch()
+    state = jax.jit(lambda key: init_state(model, optimiser, key, images, ema=bool(ema), loss_scaling=scaled))(
+        jax.random.key(0)
+    )
+    step = make_train_step(model, optimiser, ema=ema, accumulate=accumulate, **options)
+    return state, step, images, labels
+
+
+def as_arrays(state):
+    return jax.tree.map(np.asarray, state._replace(key=jax.random.key_data(state.key)))
+
+
+@pytest.mark.parametrize("kind", ["jit", "pmap"])
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_step_that_is_not_finite_changes_nothing_but_the_counters(name, poison, kind):
+    model = resnet20(width=2, axis_name="data" if kind == "pmap" else None)
+    state, step, images, labels = made(model, **OPTIONS[name], axis_name="data" if kind == "pmap" else None)
+    if kind == "pmap":  # one device: the program is that of any number
+        mapped = jax.pmap(step, "data", in_axes=(None, 0, 0), out_axes=None)
+
+        def step(state, images, labels):
+            return mapped(state, images[None], labels[None])
+
+    step = jax.jit(step) if kind == "jit" else step
+    for _ in range(2):
+        state, metrics = step(state, images, labels)
+    assert int(state.skipped) == int(metrics.skipped_in_row) == 0
+    before = as_arrays(state)
+    for number in (1, 2):
+        state, metrics = step(state, images.at[3, 0, 0, 0].set(poison), labels)
+        after = as_arrays(state)
+        assert (after.step, after.skipped, after.skipped_in_row) == (2 + number, number, number)
+        assert int(metrics.skipped_in_row) == number
+        for field in ("params", "batch_stats", "opt_state", "ema", "key"):
+            chex.assert_trees_all_equal(getattr(after, field), getattr(before, field))
+        if state.loss_scale is not None:
+            assert after.loss_scale == LossScale(before.loss_scale.scale / 2**number, 0)
+    state, metrics = step(state, images, labels)
+    assert (int(state.skipped), int(state.skipped_in_row), int(metrics.skipped_in_row)) == (2, 0, 0)
+    assert not np.array_equal(state.params["fc"]["kernel"], before.params["fc"]["kernel"])
+
+
+def test_averaged_weights_are_the_recurrence(x64):
+    state, step, images, labels = made(resnet20(width=2), ema=0.75)
+    step = jax.jit(step)
+    average = {"params": state.params, "batch_stats": state.batch_stats}
+    for _ in range(3):
+        state, _ = step(state, images, labels)
+        new = {"params": state.params, "batch_stats": state.batch_stats}
+        average = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, average, new)
+    chex.assert_trees_all_close(state.ema, average, rtol=1e-5, atol=1e-6)
+
+
+def test_accumulated_gradients_are_the_mean_over_the_pieces(x64):
+    """Without BatchNorm's batch statistics the pieces do not see each other: the step is that of the whole batch."""
+    model = resnet20(width=2, param_dtype=jnp.float64, frozen_batch_norm=True)
+    state, whole, images, labels = made(model)
+    images = images.astype(jnp.float64)
+    _, pieces, *_ = made(model, accumulate=4)
+    expected, expected_metrics = jax.jit(whole)(state, images, labels)
+    after, metrics = jax.jit(pieces)(state, images, labels)
+    chex.assert_trees_all_close(after.params, expected.params, rtol=1e-11, atol=1e-14)
+    chex.assert_trees_all_close(metrics, expected_metrics, rtol=1e-12)
+
+
+def test_pieces_see_batch_norms_statistics_one_after_the_other():
+    state, step, images, labels = made(resnet20(width=2), accumulate=2)
+    after, _ = jax.jit(step)(state, images, labels)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    for piece in (images[0::2], images[1::2]):
+        _, updates = resnet20(width=2).apply(variables, piece, train=True, mutable=["batch_stats"])
+        variables = {**variables, **updates}
+    chex.assert_trees_all_close(after.batch_stats, variables["batch_stats"], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{}, dict(ema=0.5), dict(accumulate=2)])
+def test_what_is_frozen_stays_bit_for_bit(options):
+    patterns = ("conv1/*", "bn1/*", "layer1_*")
+    state, step, images, labels = made(resnet20(width=2), freeze=patterns, **options)
+    state = state._replace(params=jax.tree.map(lambda leaf: leaf.at[(0,) * leaf.ndim].set(-0.0), state.params))
+    step = jax.jit(step)
+    after = state
+    for _ in range(3):
+        after, _ = step(after, images, labels)
+    before, after = as_arrays(state), as_arrays(after)
+    for name in ("conv1", "bn1", "layer1_0", "layer1_2", "layer2_0", "fc"):
+        frozen = not name.startswith(("layer2", "fc"))
+        for field in ("params", "batch_stats"):
+            old, new = getattr(before, field).get(name, {}), getattr(after, field).get(name, {})
+            for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True):
+                assert (a.tobytes() == b.tobytes()) == frozen, (field, name)
+
+
+def test_loss_scaling_changes_no_gradient_and_doubles_after_enough_good_steps(x64, monkeypatch):
+    monkeypatch.setattr("training_flax.steps.STEPS_UNTIL_DOUBLED", 3)
+    model = resnet20(width=2, param_dtype=jnp.float64)
+    plain, step, images, labels = made(model)
+    images = images.astype(jnp.float64)
+    scaled, scaled_step, *_ = made(model, scaled=True)
+    step, scaled_step = jax.jit(step), jax.jit(scaled_step)
+    scales = []
+    for _ in range(4):
+        plain, metrics = step(plain, images, labels)
+        scaled, scaled_metrics = scaled_step(scaled, images, labels)
+        scales.append(float(scaled.loss_scale.scale))
+    # Powers of two change no digit but where sums are rounded.
+    chex.assert_trees_all_close(scaled.params, plain.params, rtol=1e-9, atol=1e-12)
+    chex.assert_trees_all_close(scaled_metrics, metrics, rtol=1e-9)
+    assert scales == [2.0**15, 2.0**15, 2.0**16, 2.0**16]
+
+
+def test_float16_learns_with_a_loss_scale():
+    state, step, images, labels = made(resnet20(width=4, dtype=jnp.float16), scaled=True)
+    step = jax.jit(step)
+    losses = []
+    for _ in range(15):
+        state, metrics = step(state, images, labels)
+        losses.append(float(metrics.loss))
+    assert {leaf.dtype for leaf in jax.tree.leaves((state.params, metrics.loss))} == {jnp.dtype(jnp.float32)}
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_binary_loss_is_each_classs_own(x64):
+    model = plain20(width=2, param_dtype=jnp.float64)
+    state, _, images, labels = made(model)
+    images, optimiser = images.astype(jnp.float64), optax.sgd(1.0)
+    state = state._replace(opt_state=optimiser.init(state.params))
+    after, metrics = jax.jit(make_train_step(model, optimiser, loss="binary"))(state, images, labels)
+
+    def loss(params):
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        logits, _ = model.apply(variables, images, train=True, mutable=["batch_stats"])
+        here = jax.nn.one_hot(labels, 10)
+        return -(here * jax.nn.log_sigmoid(logits) + (1 - here) * jax.nn.log_sigmoid(-logits)).mean()
+
+    value, grads = jax.jit(jax.value_and_grad(loss))(state.params)
+    assert float(metrics.loss) == pytest.approx(float(value), rel=1e-12)
+    moved = jax.tree.map(jnp.subtract, state.params, after.params)
+    chex.assert_trees_all_close(moved, grads, rtol=1e-9, atol=1e-12)
+
+
+def test_targets_may_be_shares():
+    state, step, images, labels = made(resnet20(width=2))
+    step = jax.jit(step)
+    after, metrics = step(state, images, labels)
+    same, same_metrics = step(state, images, jax.nn.one_hot(labels, 10))
+    chex.assert_trees_all_equal(as_arrays(after), as_arrays(same))
+    chex.assert_trees_all_equal(metrics, same_metrics)

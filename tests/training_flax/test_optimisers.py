@@ -1,0 +1,121 @@
+"""Rates at every boundary, updates against PyTorch's, what decays and what stays."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from training_flax import RECIPES, TrainConfig, learning_rate, make_optimiser
+from training_flax.optimisers import check_patterns, frozen_leaves, kernels, peak_rate
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "sgd.npz"
+
+
+def rates_at(config, total, steps):
+    rate = learning_rate(config, total)
+    return [float(rate(step)) for step in steps]
+
+
+def test_he2015_divides_by_ten_at_32k_and_48k_of_64k():
+    config = RECIPES["he2015-cifar"].config
+    assert config.steps == 64_000
+    steps = [0, 31_999, 32_000, 47_999, 48_000, 63_999]
+    np.testing.assert_allclose(rates_at(config, 64_000, steps), [0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rtol=1e-6)
+
+
+def test_a_hundred_layers_warm_up_at_a_hundredth_for_400_steps():
+    config = RECIPES["he2015-cifar-deep"].config
+    steps = [0, 399, 400, 31_999, 32_000, 48_000]
+    np.testing.assert_allclose(rates_at(config, 64_000, steps), [0.01, 0.01, 0.1, 0.1, 0.01, 0.001], rtol=1e-6)
+
+
+def test_huang2017_divides_at_half_and_three_quarters_of_300_epochs():
+    total = 300 * 50_000 // 64
+    steps = [0, total // 2 - 1, total // 2 + 1, total * 3 // 4 - 1, total * 3 // 4 + 1]
+    config = RECIPES["huang2017-cifar"].config
+    np.testing.assert_allclose(rates_at(config, total, steps), [0.1, 0.1, 0.01, 0.01, 0.001], rtol=1e-6)
+
+
+def test_imagenet_divides_every_30_of_90_epochs():
+    total = 90 * 5000
+    steps = [0, 149_999, 150_000, 299_999, 300_000, 449_999]
+    config = RECIPES["he2015-imagenet"].config
+    np.testing.assert_allclose(rates_at(config, total, steps), [0.1, 0.1, 0.01, 0.01, 0.001, 0.001], rtol=1e-6)
+
+
+def test_goyal2017_scales_with_the_batch_and_warms_up_for_five_epochs():
+    config, epoch = RECIPES["goyal2017"].config, 156
+    assert peak_rate(config) == pytest.approx(0.1 * 8192 / 256)
+    assert peak_rate(replace(config, batch_size=256)) == pytest.approx(0.1)
+    steps = [0, 5 * epoch // 2, 5 * epoch, 30 * epoch - 1, 30 * epoch, 60 * epoch, 80 * epoch]
+    expected = [0.1, 1.65, 3.2, 3.2, 0.32, 0.032, 0.0032]
+    np.testing.assert_allclose(rates_at(config, 90 * epoch, steps), expected, rtol=1e-5)
+
+
+def test_a3_warms_up_and_falls_by_a_cosine_to_nothing():
+    config = RECIPES["a3"].config
+    rates = rates_at(config, 1000, [0, 50, 525, 1000])
+    np.testing.assert_allclose(rates, [1e-4, 8e-3, 4e-3, 0], rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["plain", "decay", "momentum", "nesterov"])
+def test_updates_are_pytorchs(x64, name):
+    """Twenty steps with the same gradients, and a rate that falls half-way, as torch.optim.SGD takes them."""
+    arrays = np.load(GOLDEN)
+    settings = {
+        "plain": dict(momentum=0.0, weight_decay=0.0, nesterov=False),
+        "decay": dict(momentum=0.0, weight_decay=1e-2, nesterov=False),
+        "momentum": dict(momentum=0.9, weight_decay=1e-4, nesterov=False),
+        "nesterov": dict(momentum=0.9, weight_decay=1e-2, nesterov=True),
+    }[name]
+    config = TrainConfig("resnet20", recipe="he2015-cifar", decay_at=(0.5,), lr=0.1, **settings)
+    optimiser = make_optimiser(config, 20)
+    weight = jnp.asarray(arrays["start"])
+    state = optimiser.init(weight)
+    for gradient, expected in zip(arrays["gradients"], arrays[name], strict=True):
+        updates, state = optimiser.update(jnp.asarray(gradient), state, weight)
+        weight = optax.apply_updates(weight, updates)
+        np.testing.assert_allclose(weight, expected, rtol=1e-12, atol=1e-13)
+
+
+PARAMS = {"conv1": {"kernel": jnp.ones((3, 3, 2, 2))}, "bn1": {"scale": jnp.ones(2), "bias": jnp.ones(2)}}
+
+
+@pytest.mark.parametrize(("decay", "moved"), [("all", {"kernel", "scale", "bias"}), ("kernels", {"kernel"})])
+@pytest.mark.parametrize("optimiser", ["sgd", "lamb", "adamw"])
+def test_what_decays_is_what_the_recipe_says(optimiser, decay, moved):
+    config = TrainConfig(
+        "resnet20", optimiser=optimiser, decay=decay, weight_decay=0.1, schedule="constant", warmup=0.0
+    )
+    made = make_optimiser(config, 10)
+    zeros = jax.tree.map(jnp.zeros_like, PARAMS)
+    updates, _ = made.update(zeros, made.init(PARAMS), PARAMS)
+    names = {path[-1].key for path, leaf in jax.tree_util.tree_leaves_with_path(updates) if np.any(leaf != 0)}
+    assert names == moved
+
+
+def test_clipping_limits_the_norm_of_the_gradient():
+    config = TrainConfig("resnet20", recipe="he2015-cifar", momentum=0.0, weight_decay=0.0, lr=1.0, clip_norm=0.5)
+    optimiser = make_optimiser(config, 10)
+    updates, _ = optimiser.update(jax.tree.map(lambda leaf: 3 * leaf, PARAMS), optimiser.init(PARAMS), PARAMS)
+    assert float(optax.tree.norm(updates)) == pytest.approx(0.5, rel=1e-5)
+
+
+def test_kernels_are_what_has_more_than_one_axis():
+    assert kernels(PARAMS) == {"conv1": {"kernel": True}, "bn1": {"scale": False, "bias": False}}
+
+
+def test_patterns_freeze_by_path():
+    assert frozen_leaves(PARAMS, ["bn*"]) == {"conv1": {"kernel": False}, "bn1": {"scale": True, "bias": True}}
+    assert frozen_leaves(PARAMS, ["*/kernel", "bn1/bias"]) == {
+        "conv1": {"kernel": True},
+        "bn1": {"scale": False, "bias": True},
+    }
+    with pytest.raises(ValueError, match=r"unknown freeze pattern 'conv2/\*'; did you mean 'conv1/\*'\?"):
+        check_patterns(PARAMS, ["conv2/*"])
+    with pytest.raises(ValueError, match=r"freeze leaves nothing to train; given '\*'"):
+        check_patterns(PARAMS, ["*"])

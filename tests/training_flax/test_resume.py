@@ -1,0 +1,142 @@
+"""No work is lost: killed at any instant and started again, a run ends in the weights of one that never stopped."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from training_flax import StopRequest, Stopped, TrainConfig, fit
+from training_flax.stopping import STOP
+
+ROOT = Path(__file__).parent.parent.parent
+DIGITS = ["--arch", "resnet20", "--width", "4", "--steps", "60", "--batch-size", "32", "--ema", "0.9"]
+FOLDER = ["--arch", "resnet20", "--width", "4", "--steps", "30", "--batch-size", "16", "--image-size", "16"]
+FOLDER += ["--augment", "random-resized-crop", "flip", "colour", "--mixup", "0.2", "--cutmix", "1.0"]
+
+
+def start(*arguments, cache):
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(ROOT / "train.py"), *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(*arguments, cache):
+    process = start(*arguments, cache=cache)
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    return out
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two classes of smooth noise, of sizes that differ, so that they are streamed."""
+    root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    for part, count in (("train", 40), ("test", 8)):
+        for number, name in enumerate(("a", "b")):
+            (root / part / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 128, (4 + i % 3, 5, 3)) + 100 * number
+                picture = Image.fromarray(pixels.astype(np.uint8)).resize((30 + i, 40))
+                picture.save(root / part / name / f"{i}.png")
+    return f"folder:{root}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["digits", "folder"])
+def test_killed_at_ten_instants(kind, folder, tmp_path):
+    """During compilation, steps, checkpoints and evaluation, as it falls; once by SIGTERM."""
+    options = [*DIGITS] if kind == "digits" else [*FOLDER, "--data", folder]
+    options += ["--checkpoint-minutes", "0.01"]
+    cache = tmp_path / "cache"
+    began = time.monotonic()
+    finish(*options, "--out", str(tmp_path / "whole"), cache=cache)
+    finish(*options, "--out", str(tmp_path / "warm"), cache=cache)
+    draw, broken, killed = random.Random(0), tmp_path / "broken", 0
+    began = time.monotonic() - began
+    while killed < 10:
+        process = start(*options, "--out", str(broken), cache=cache)
+        try:
+            # From before the first import on to the end of the run; longer with each kill that came too early.
+            process.communicate(timeout=draw.uniform(0.2, 0.5) * began / 2 * (1 + killed / 10))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGTERM if killed == 5 else signal.SIGKILL)
+            process.communicate()
+            killed += 1
+            continue
+        break  # finished before the tenth
+    finish(*options, "--out", str(broken), cache=cache)
+    names = ["model.safetensors", "model_ema.safetensors"] if kind == "digits" else ["model.safetensors"]
+    for name in names:
+        expected = (tmp_path / "whole" / name).read_bytes()
+        assert (tmp_path / "warm" / name).read_bytes() == expected
+        assert (broken / name).read_bytes() == expected
+    lines = [json.loads(line) for line in (broken / "metrics.jsonl").read_text().splitlines()]
+    whole = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    keys = [(line["split"], line["step"]) for line in lines]
+    assert keys == [(line["split"], line["step"]) for line in whole]
+    assert killed >= 5
+
+
+def interrupted(config, at):
+    """Trains until a stop is asked for after `at` steps, then to the end."""
+
+    class AfterSteps(StopRequest):
+        asked = 0
+
+        @property
+        def wish(self):
+            self.asked += 1
+            return STOP + signal.SIGTERM if self.armed and self.asked > at else 0
+
+        @wish.setter
+        def wish(self, value):
+            pass
+
+    with pytest.raises(Stopped, match="stopped by SIGTERM after step") as stopped:
+        fit(config, quiet=True, stop=AfterSteps())
+    assert stopped.value.exit_code == 143
+    return fit(config, quiet=True)
+
+
+@pytest.mark.parametrize("at", [1, 40, 45, 47])
+def test_told_to_stop_and_started_again(at, tmp_path):
+    """In an epoch, and around its end: 45 batches of 32 are the first epoch of 1,437 digits."""
+    options = dict(arch="resnet20", width=2, steps=50, batch_size=32, ema=0.9, mixup=0.2)
+    whole = fit(TrainConfig(**options, out=tmp_path / "whole"), quiet=True)
+    broken = interrupted(TrainConfig(**options, out=tmp_path / "broken"), at)
+    for name in ("model.safetensors", "model_ema.safetensors"):
+        assert (whole.run / name).read_bytes() == (broken.run / name).read_bytes()
+    timing = {"images_per_second", "data_wait"}
+    lines, expected = (
+        [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for run in (broken.run, whole.run)
+    )
+    # A line of train metrics that was begun before the stop tells of the steps since; all others are the same.
+    assert [line["step"] for line in lines] == [line["step"] for line in expected]
+    tests = [
+        [{k: v for k, v in line.items() if k not in timing} for line in run if line["split"] != "train"]
+        for run in (lines, expected)
+    ]
+    assert tests[0] == tests[1]
+    assert broken.summary["best_accuracy"] == whole.summary["best_accuracy"]
+
+
+def test_a_longer_run_is_named_or_extended(tmp_path):
+    from training_flax import plan
+
+    options = dict(arch="resnet20", width=2, batch_size=32, schedule="constant", warmup=0.0, out=tmp_path / "run")
+    fit(TrainConfig(**options, steps=3), quiet=True)
+    with pytest.raises(ValueError, match=r"differs in steps \(3 there, 5 now\); --extend makes a run longer"):
+        plan(TrainConfig(**options, steps=5))
+    longer = fit(plan(TrainConfig(**options, steps=5), extend=True), quiet=True)
+    assert longer.summary["steps"] == 5
+    whole = fit(TrainConfig(**options | dict(out=tmp_path / "whole"), steps=5), quiet=True)
+    assert (whole.run / "model.safetensors").read_bytes() == (longer.run / "model.safetensors").read_bytes()
