@@ -73,18 +73,20 @@ def init_state(
     """
     params_key, run_key = jax.random.split(key)
     variables = model.init(params_key, images, train=False)
-    zero = jnp.zeros((), jnp.int32)
+
+    def zero() -> jax.Array:  # a new one each time: an array must not be in a state twice, whose memory a step gives on
+        return jnp.zeros((), jnp.int32)
+
     return TrainState(
-        step=zero,
+        step=zero(),
         params=variables["params"],
         batch_stats=variables["batch_stats"],
         opt_state=optimiser.init(variables["params"]),
         key=run_key,
-        # A copy: an array must not be in a state twice, whose memory a step gives on.
         ema=jax.tree.map(jnp.copy, dict(variables)) if ema else None,
-        loss_scale=LossScale(jnp.float32(FIRST_LOSS_SCALE), zero) if loss_scaling else None,
-        skipped=zero,
-        skipped_in_row=zero,
+        loss_scale=LossScale(jnp.float32(FIRST_LOSS_SCALE), zero()) if loss_scaling else None,
+        skipped=zero(),
+        skipped_in_row=zero(),
     )
 
 
