@@ -1,0 +1,18 @@
+"""The examples do what they say."""
+
+import re
+import runpy
+from pathlib import Path
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "train_in_thirty_lines.py"
+
+
+def test_thirty_lines_train_a_network(capsys):
+    runpy.run_path(str(EXAMPLE))
+    said = capsys.readouterr().out
+    accuracy = re.fullmatch(r"test accuracy ([\d.]+) % of 360 images", said.splitlines()[-1])
+    assert float(accuracy[1]) > 90
+
+
+def test_thirty_lines_are_thirty_lines():
+    assert sum(bool(line.strip()) for line in EXAMPLE.read_text().splitlines()[1:]) <= 30
