@@ -1,0 +1,61 @@
+"""What a run writes of its course beside metrics.jsonl."""
+
+import importlib
+
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.record_writer import masked_crc32c
+
+from training_flax import TrainConfig, fit
+from training_flax.logs import PROFILED
+from training_flax.run_folder import read_metrics
+
+SMALL = dict(width=4, batch_size=64, augment=(), data="fake:8x8x1:2:128")
+
+
+def events(file):
+    """The events of a file of TensorBoard: each has its length in 8 bytes, a check sum of it, itself, a check sum."""
+    data, start = file.read_bytes(), 0
+    while start < len(data):
+        length = int.from_bytes(data[start : start + 8], "little")
+        record = data[start + 12 : start + 12 + length]
+        assert int.from_bytes(data[start + 12 + length : start + 16 + length], "little") == masked_crc32c(record)
+        yield Event.FromString(record)
+        start += 16 + length
+
+
+def test_tensorboard_is_told_what_metrics_jsonl_is(tmp_path):
+    run = fit(TrainConfig("resnet20", steps=2, tensorboard=True, out=tmp_path / "run", **SMALL), quiet=True).run
+    [file] = (run / "tensorboard").iterdir()
+    told = {(value.tag, event.step): value.simple_value for event in events(file) for value in event.summary.value}
+    lines = read_metrics(run)
+    assert {line["split"] for line in lines} == {"train", "test"}
+    for line in lines:
+        for name, value in line.items():
+            if name not in ("split", "step"):
+                assert told.pop((f"{line['split']}/{name}", line["step"])) == pytest.approx(value, rel=1e-6)
+    assert not told
+
+
+@pytest.mark.parametrize(
+    ("options", "library", "extra"),
+    [(dict(tensorboard=True), "tensorboardX", "tensorboard"), (dict(wandb="project"), "wandb", "wandb")],
+)
+def test_a_library_that_is_missing_is_named_in_one_line(options, library, extra, tmp_path, monkeypatch):
+    found = importlib.import_module
+
+    def missing(name, *rest):
+        if name == library:
+            raise ImportError(name)
+        return found(name, *rest)
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    with pytest.raises(ValueError) as error:
+        fit(TrainConfig("resnet20", steps=1, out=tmp_path / "run", **SMALL, **options), quiet=True)
+    assert str(error.value) == f"{extra} needs {library}: pip install '.[{extra}]'"
+
+
+def test_a_profile_is_a_trace_of_a_few_steps(tmp_path):
+    assert PROFILED.stop <= 12
+    run = fit(TrainConfig("resnet20", steps=12, profile=True, out=tmp_path / "run", **SMALL), quiet=True).run
+    assert list((run / "profile").rglob("*.xplane.pb"))
