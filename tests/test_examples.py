@@ -4,9 +4,12 @@ import re
 import runpy
 from pathlib import Path
 
+import pytest
+
 EXAMPLE = Path(__file__).parent.parent / "examples" / "train_in_thirty_lines.py"
 
 
+@pytest.mark.slow
 def test_thirty_lines_train_a_network(capsys):
     runpy.run_path(str(EXAMPLE))
     said = capsys.readouterr().out
