@@ -61,7 +61,8 @@ def fit(config: TrainConfig | Job, *, quiet: bool = False, stop: StopRequest | N
 
     Raises:
         ValueError: as `plan`, before anything is written; or an image that cannot be read.
-        RunError: the run cannot go on, for want of room or because its gradients are not finite; what it had is saved.
+        RunError: the run cannot go on, for want of room, because its folder cannot be written, for an image that cannot
+            be read, or because its numbers are not finite; what it had is saved.
         Stopped: `stop` asked for it; the state is saved.
     """
     job = config if isinstance(config, Job) else plan(config)
@@ -73,14 +74,15 @@ def fit(config: TrainConfig | Job, *, quiet: bool = False, stop: StopRequest | N
         model, variables = restore(job.run)
         return FitResult(job.run, json.loads((job.run / "summary.json").read_text()), model, variables)
     with run_folder.locked(job.run) if first else nullcontext():
-        return _run(job, terminal, stop or StopRequest())
+        with run_folder.written_to(job.run):
+            return _run(job, terminal, stop or StopRequest())
 
 
 def finished_steps(run: Path) -> int | None:
     """Steps of a run that came to its end; None of one that did not."""
     try:
-        return json.loads((run / "summary.json").read_text())["steps"]
-    except (OSError, ValueError, KeyError):
+        return int(json.loads((run / "summary.json").read_text())["steps"])
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from training_flax.config import MODEL, RUN, TrainConfig, reaching
 from training_flax.data import Dataset
+from training_flax.stopping import RunError
 
 LENGTH = ("epochs", "steps")
 
@@ -54,7 +56,9 @@ def _check_same_run(out: Path, wanted: dict[str, Any], extend: bool) -> None:
     try:
         found = json.loads((out / "config.json").read_text())
     except ValueError:
-        raise ValueError(f"out {str(out)!r} has a damaged config.json; name a new folder") from None
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"out {str(out)!r} has a damaged config.json; name a new folder")
     ignored = {"versions", *(LENGTH if extend else ())}
     differing = [
         f"{name} ({found.get(name)!r} there, {value!r} now)"
@@ -105,15 +109,27 @@ def locked(run: Path) -> Iterator[None]:
     """Makes the run's folder, and keeps other processes out of it for as long as this is entered.
 
     Raises:
-        ValueError: another process trains in it.
+        ValueError: another process trains in it, or it cannot be made.
     """
-    run.mkdir(parents=True, exist_ok=True)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"out {str(run)!r} cannot be made: {error.strerror}") from None
     with (run / LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"out {str(run)!r} is in use by another process that trains") from None
         yield
+
+
+@contextmanager
+def written_to(run: Path) -> Iterator[None]:
+    """Whatever cannot be written to a run that has begun, or read from it, ends it with one line."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"run {str(run)!r} cannot be written or read: {' '.join(str(error).split())}") from error
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -130,10 +146,23 @@ def append_metrics(run: Path, values: Mapping[str, Any]) -> None:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; a last one that was cut off is left out."""
+    """The lines of metrics.jsonl; a last one that was cut off is left out.
+
+    Raises:
+        RunError: a line is damaged.
+    """
     path = run / "metrics.jsonl"
-    lines = path.read_text().split("\n")[:-1] if path.exists() else []
-    return [json.loads(line) for line in lines]
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    found: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            values = json.loads(line)
+        except ValueError:
+            values = None
+        if not isinstance(values, dict) or not {"split", "step"} <= values.keys():
+            raise RunError(f"line {number} of {str(path)!r} is damaged; without it the run can go on")
+        found.append(values)
+    return found
 
 
 def rewind_metrics(run: Path, step: int, evaluated: int) -> None:
