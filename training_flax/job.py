@@ -16,6 +16,7 @@ from training_flax.augment import Augmentation, parse_augmentations
 from training_flax.config import DTYPES, MODEL, TrainConfig, check, reaching
 from training_flax.data import Dataset, StreamedPart, open_dataset
 from training_flax.devices import Devices
+from training_flax.libraries import check_libraries
 from training_flax.optimisers import check_patterns
 from training_flax.recipes import made_for_small_images, with_recipe
 from training_flax.run_folder import run_path
@@ -101,6 +102,7 @@ def plan(config: TrainConfig, *, extend: bool = False) -> Job:
             that of another run.
     """
     check(config)
+    check_libraries(config)
     if config.dtype == "float64" and not jax.config.values["jax_enable_x64"]:
         raise ValueError("dtype 'float64' needs jax.config.update('jax_enable_x64', True)")
     devices = Devices(config.parallel, config.batch_norm, config.shard_state)

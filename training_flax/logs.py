@@ -1,6 +1,5 @@
 """What a run writes of its course: metrics.jsonl, curves.png, and what else was asked for."""
 
-import importlib
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ from typing import Any
 import jax
 
 from training_flax.job import Job
+from training_flax.libraries import library
 from training_flax.pictures import draw_curves
 from training_flax.run_folder import append_metrics, read_metrics
 from training_flax.stopping import RunError
@@ -22,6 +22,7 @@ class Logs:
 
     Raises:
         ValueError: a library that was asked for is not installed.
+        RunError: it cannot start.
     """
 
     def __init__(self, job: Job):
@@ -34,7 +35,12 @@ class Logs:
             self._board = writer.SummaryWriter(str(job.run / "tensorboard")) if self._here else None
         if job.config.wandb:
             wandb = library("wandb", "wandb")
-            self._wandb = wandb.init(project=job.config.wandb, name=job.run.name, dir=job.run) if self._here else None
+            try:
+                self._wandb = (
+                    wandb.init(project=job.config.wandb, name=job.run.name, dir=job.run) if self._here else None
+                )
+            except Exception as error:  # no account, no network: errors of its own kinds
+                raise RunError(f"wandb cannot start: {' '.join(str(error).split())}") from error
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Takes a line of metrics, with "split" and "step"."""
@@ -75,11 +81,3 @@ class Logs:
             self._board.close()
         if self._wandb:
             self._wandb.finish()
-
-
-def library(name: str, extra: str) -> Any:
-    """The module `name`, or a ValueError that says which extra installs it."""
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise ValueError(f"{extra} needs {name}: pip install '.[{extra}]'") from None
