@@ -23,10 +23,11 @@ from training_flax.loop import Loop, Trained, train_reader
 from training_flax.optimisers import peak_rate
 from training_flax.pictures import draw_batch, draw_confusion
 from training_flax.programs import Programs, compile_programs
-from training_flax.start import from_weights, read_weights, weights_file
+from training_flax.start import from_weights
 from training_flax.steps import TrainState
 from training_flax.stopping import StopRequest
 from training_flax.terminal import Terminal
+from training_flax.weights import read_weights, weights_file
 
 
 @dataclass(frozen=True)
@@ -208,9 +209,10 @@ def evaluate_run(config: TrainConfig, *, quiet: bool = False) -> Evaluation:
         raise ValueError("evaluation needs weights, or the folder of a run as out; neither is given")
     source = config.weights or config.out
     assert source is not None
-    job = plan(replace(config, weights=weights_file(source), out=None))
-    crop = job.config.test_crop or 1.0
-    evaluation = evaluate(job.eval_model, read_weights(job), job.dataset, job.batch_size, crop=crop)
+    path = weights_file(source)
+    job = plan(replace(config, weights=path, out=None))
+    crop, variables = job.config.test_crop or 1.0, read_weights(path, job.eval_model, job.config.arch)
+    evaluation = evaluate(job.eval_model, variables, job.dataset, job.batch_size, crop=crop)
     right, total = int((evaluation.predictions == job.dataset.test.labels).sum()), len(evaluation.predictions)
     Terminal(quiet or jax.process_index() > 0).say(
         f"test accuracy {100 * evaluation.accuracy:.2f} % ({right} of {total} images), loss {evaluation.loss:.4f}"

@@ -19,7 +19,8 @@ from training_flax.devices import Devices
 from training_flax.libraries import check_libraries
 from training_flax.optimisers import check_patterns
 from training_flax.recipes import made_for_small_images, with_recipe
-from training_flax.run_folder import run_path
+from training_flax.run_folder import has_checkpoint, run_path
+from training_flax.weights import read_weights
 
 SHOWN = 36  # images in batch.png
 
@@ -98,8 +99,8 @@ def plan(config: TrainConfig, *, extend: bool = False) -> Job:
         extend: a run that is there already may go on for more epochs or steps than it was started with.
 
     Raises:
-        ValueError: the options do not fit each other, the data, the devices or the network, or the run's folder is
-            that of another run.
+        ValueError: the options do not fit each other, the data, the devices or the network, the weights are those of
+            another network, or the run's folder is that of another run.
     """
     check(config)
     check_libraries(config)
@@ -132,6 +133,9 @@ def plan(config: TrainConfig, *, extend: bool = False) -> Job:
     check_patterns(shapes["params"], config.freeze)
     config = with_recipe(config, batch_norm=bool(shapes["batch_stats"]))
     batch_size, total_steps = _lengths(config, dataset, devices)
+    run = run_path(config, dataset, extend=extend)
+    if config.weights is not None and not has_checkpoint(run):  # what goes on has no more need of them
+        read_weights(config.weights, eval_model, config.arch)
     return Job(
         config=config,
         dataset=dataset,
@@ -141,7 +145,7 @@ def plan(config: TrainConfig, *, extend: bool = False) -> Job:
         parameters=sum(prod(leaf.shape) for leaf in jax.tree.leaves(shapes["params"])),
         batch_size=batch_size,
         total_steps=total_steps,
-        run=run_path(config, dataset, extend=extend),
+        run=run,
     )
 
 

@@ -49,6 +49,12 @@ def run_path(config: TrainConfig, dataset: Dataset, *, extend: bool = False) -> 
     return out
 
 
+def has_checkpoint(run: Path) -> bool:
+    """Whether a run has anything to go on from."""
+    folder = run / "checkpoints"
+    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+
+
 def _check_same_run(out: Path, wanted: dict[str, Any], extend: bool) -> None:
     """Raises ValueError unless the run in `out` is the one described."""
     if not (out / "config.json").is_file():
