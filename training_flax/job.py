@@ -117,6 +117,7 @@ def plan(config: TrainConfig, *, extend: bool = False) -> Job:
     if named.test_image_size and isinstance(dataset.test, StreamedPart):
         side = named.test_image_size
         dataset = replace(dataset, test=replace(dataset.test, image_shape=(side, side, dataset.image_shape[2])))
+    _check_options(config)
     given = {name: getattr(named, name) for name in reaching(MODEL) if getattr(named, name) is not None}
     options: dict[str, Any] = {"num_classes": len(dataset.class_names), "dtype": DTYPES[named.dtype], **given}
     if named.dtype == "float64":
@@ -147,6 +148,15 @@ def plan(config: TrainConfig, *, extend: bool = False) -> Job:
         total_steps=total_steps,
         run=run,
     )
+
+
+def _check_options(config: TrainConfig) -> None:
+    """Raises ValueError for a given option that the network does not have."""
+    known = [name for name in reaching(MODEL) if name in constructor_options(config.arch)]
+    for name in reaching(MODEL):
+        value = getattr(config, name)
+        if value is not None and name not in known:
+            raise ValueError(f"{config.arch} has no option {name}; it has {', '.join(known)}; given {value!r}")
 
 
 def _lengths(config: TrainConfig, dataset: Dataset, devices: Devices) -> tuple[int, int]:
