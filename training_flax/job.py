@@ -14,7 +14,7 @@ from flax import linen as nn
 from training_flax.archs import build_model, constructor_options
 from training_flax.augment import Augmentation, parse_augmentations
 from training_flax.config import DTYPES, MODEL, TrainConfig, check, reaching
-from training_flax.data import Dataset, StreamedPart, open_dataset
+from training_flax.data import Dataset, Part, StreamedPart, open_dataset
 from training_flax.devices import Devices
 from training_flax.libraries import check_libraries
 from training_flax.optimisers import check_patterns
@@ -23,6 +23,7 @@ from training_flax.run_folder import has_checkpoint, run_path
 from training_flax.weights import read_weights
 
 SHOWN = 36  # images in batch.png
+MOST_STEPS = 10**8  # years of them; the rate of each is kept in memory, and 32 bits count them
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,12 @@ def plan(config: TrainConfig, *, extend: bool = False) -> Job:
         image_size=named.image_size,
         default_image_size=32 if made_for_small_images(named.arch) else 224,
     )
+    if config.test_image_size not in (None, dataset.image_shape[0]) and isinstance(dataset.test, Part):
+        shown = "×".join(map(str, dataset.image_shape[:2]))
+        raise ValueError(
+            f"test_image_size is for images that are resized; those of {config.data} all are {shown}; "
+            f"given {config.test_image_size}"
+        )
     if named.test_image_size and isinstance(dataset.test, StreamedPart):
         side = named.test_image_size
         dataset = replace(dataset, test=replace(dataset.test, image_shape=(side, side, dataset.image_shape[2])))
@@ -171,4 +178,8 @@ def _lengths(config: TrainConfig, dataset: Dataset, devices: Devices) -> tuple[i
         why += [f"{pieces} pieces"] if pieces > 1 else []
         why += ["pairs to mix"] if mixes > 1 else []
         raise ValueError(f"batch_size must be a multiple of {least}, for {' and '.join(why)}; given {batch_size}")
-    return batch_size, config.steps or ceil((config.epochs or 0) * examples / batch_size)
+    steps = config.steps or -(-(config.epochs or 0) * examples // batch_size)
+    if steps > MOST_STEPS:
+        given = f"steps={config.steps}" if config.steps else f"epochs={config.epochs}, which are {steps}"
+        raise ValueError(f"a run must have at most {MOST_STEPS} steps; given {given}")
+    return batch_size, steps
