@@ -121,7 +121,7 @@ class TrainConfig:
     batch_norm: str = "global"
     """global: statistics over the whole batch; local: over each device's part."""
     max_skipped: int = 20
-    """Steps in a row whose gradient may be infinite or not a number, and are skipped, before the run stops."""
+    """Steps in a row that may be skipped, for numbers that are infinite or none, before the run stops."""
     seed: int = 0
     """Seed of the initial parameters, of the data's order and of all random changes."""
 

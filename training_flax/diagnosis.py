@@ -1,4 +1,4 @@
-"""Where a gradient that is not finite comes from."""
+"""Where numbers that are not finite come from."""
 
 from typing import Any
 
@@ -8,47 +8,61 @@ import optax
 
 from training_flax.feed import Batch
 from training_flax.job import Job
-from training_flax.optimisers import path_name
+from training_flax.optimisers import make_optimiser, path_name
 from training_flax.programs import make_loader
 from training_flax.steps import TrainState, normalise
 
 
 def first_not_finite(job: Job, state: TrainState, part: Any, batch: Batch) -> str:
-    """Says which parameter's gradient is the first, on the way back from the loss, that is not finite.
+    """Says what of the next step is the first that is not finite: on the way back from the loss, or else after it.
 
     Args:
         job: the run.
-        state: the state that the gradient is taken at.
+        state: the state that the step is taken from.
         part, batch: the examples, as the training step takes them.
     """
     load, names = make_loader(job), forward_order(job)
+    optimiser = make_optimiser(job.config, job.total_steps)
 
-    def finite(params: Any) -> Any:
-        def loss(params: Any) -> tuple[jax.Array, jax.Array]:
+    def step(state: TrainState, part: Any, rows: Batch) -> Any:
+        def loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
             images, targets = load(state.key, part, rows)
-            logits, _ = job.eval_model.apply(
+            logits, updated = job.eval_model.apply(
                 {"params": params, "batch_stats": state.batch_stats},
                 normalise(images, job.dataset.mean, job.dataset.std, job.image_dtype),
                 train=True,
                 mutable=["batch_stats"],
                 rngs={"dropout": jax.random.fold_in(state.key, state.step)},
             )
-            return optax.softmax_cross_entropy(logits, targets).mean(), jnp.isfinite(logits).all()
+            return optax.softmax_cross_entropy(logits, targets).mean(), (logits, updated)
 
-        gradient, logits = jax.grad(loss, has_aux=True)(params)
-        return logits, {
-            path_name(path): jnp.isfinite(leaf).all() for path, leaf in jax.tree_util.tree_leaves_with_path(gradient)
-        }
+        gradient, (logits, updated) = jax.grad(loss, has_aux=True)(state.params)
+        updates, _ = optimiser.update(gradient, state.opt_state, state.params)
+        trees = (gradient, updated, optax.apply_updates(state.params, updates))
+        return jnp.isfinite(logits).all(), *map(_bad, trees)
 
     rows = batch
     if job.devices.parallel == "pmap":  # a batch has an axis of the devices before its own
         rows = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
-    logits, good = jax.device_get(jax.jit(finite)(state.params))
-    bad = [name for name in reversed(names) if not good[name]]
-    if not bad:
-        return "at the last batch it is finite again"
-    where = "the logits were not finite already, and " if not logits else ""
-    return f"{where}the first on the way back from the loss was that of {bad[0]}"
+    logits, gradient, statistics, params = jax.device_get(jax.jit(step)(state, part, rows))
+    modules = [name.rpartition("/")[0] for name in names]
+    bad = [name for name in reversed(names) if gradient[name]]
+    if bad:
+        where = "the logits were not finite already, and " if not logits else ""
+        return f"{where}the first gradient on the way back from the loss was that of {bad[0]}"
+    bad = [name.removeprefix("batch_stats/") for name in statistics if statistics[name]]
+    if bad:
+        return f"the first statistics were those of {min(bad, key=lambda name: modules.index(name.rpartition('/')[0]))}"
+    bad = [name for name in reversed(names) if params[name]]
+    if bad:
+        return f"the gradient is finite, and too large for the learning rate: {bad[0]} would not be"
+    return "at the last batch all is finite again"
+
+
+def _bad(tree: Any) -> dict[str, jax.Array]:
+    """Which leaves are not finite, by name."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {path_name(path): ~jnp.isfinite(leaf).all() for path, leaf in leaves}
 
 
 def forward_order(job: Job) -> list[str]:

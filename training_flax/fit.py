@@ -74,9 +74,8 @@ def fit(config: TrainConfig | Job, *, quiet: bool = False, stop: StopRequest | N
         terminal.say(f"{job.run} is finished: {finished} steps; its results are in summary.json")
         model, variables = restore(job.run)
         return FitResult(job.run, json.loads((job.run / "summary.json").read_text()), model, variables)
-    with run_folder.locked(job.run) if first else nullcontext():
-        with run_folder.written_to(job.run):
-            return _run(job, terminal, stop or StopRequest())
+    with run_folder.locked(job.run) if first else nullcontext(), run_folder.written_to(job.run):
+        return _run(job, terminal, stop or StopRequest())
 
 
 def finished_steps(run: Path) -> int | None:

@@ -63,6 +63,12 @@ class Loop:
             RunError: the run cannot go on; its checkpoints stay.
         """
         job, evaluation = self.job, None
+        skipped = int(jax.device_get(self.state.skipped_in_row))
+        if self.step == job.total_steps and skipped >= job.config.max_skipped:
+            raise RunError(
+                f"the last {skipped} steps were skipped, for numbers that are not finite; "
+                f"the weights before them are in checkpoint {self.step} of {job.run}"
+            )
         first = next((e for e in range(1, job.epochs + 1) if job.last_step(e) > self.progress.evaluated), job.epochs)
         self.stop.armed = True
         try:
@@ -134,10 +140,11 @@ class Loop:
         self.checkpoints.check()
         if metrics.skipped_in_row >= self.job.config.max_skipped:
             self.save(wait=True)
-            where = first_not_finite(self.job, self.state, self.train_part, batch)
+            with jax.transfer_guard("allow"):  # nothing is trained any more
+                where = first_not_finite(self.job, self.state, self.train_part, batch)
             raise RunError(
-                f"the gradient of {metrics.skipped_in_row} steps in a row was not finite, up to step {self.step}; "
-                f"{where}; the state before them is saved in {self.job.run}"
+                f"{metrics.skipped_in_row} steps in a row were skipped, for numbers that are not finite; {where}; "
+                f"the weights before them are in checkpoint {self.step} of {self.job.run}"
             )
         return int(wish)
 

@@ -104,8 +104,8 @@ def make_train_step(
     """The pure function (state, images, labels) → (state, metrics) of one optimiser step.
 
     Images are normalised, (batch, height, width, channels); labels are (batch,) integers or (batch, classes) shares.
-    Compile it with `jax.jit(step, donate_argnums=0)`. A step whose loss or gradient is not finite changes nothing but
-    the counters `step`, `skipped`, `skipped_in_row` and the loss scale.
+    Compile it with `jax.jit(step, donate_argnums=0)`. A step whose loss or gradient is not finite, or leads to a
+    state that is not, changes nothing but the counters `step`, `skipped`, `skipped_in_row` and the loss scale.
 
     Args:
         model: any network of either family.
@@ -181,6 +181,8 @@ def make_train_step(
         average = None if state.ema is None else optax.incremental_update(new, state.ema, 1 - ema)
         moved = (params, stats, opt_state, average)
         still = (state.params, state.batch_stats, state.opt_state, state.ema)
+        # A finite gradient at too high a rate leads to infinite weights, and finite activations to infinite variances.
+        finite &= _all_finite(moved)
         params, stats, opt_state, average = jax.tree.map(lambda a, b: jnp.where(finite, a, b), moved, still)
         bad = 1 - finite.astype(jnp.int32)
         after = TrainState(
@@ -197,6 +199,10 @@ def make_train_step(
         return after, TrainMetrics(plain, right, norm, jnp.asarray(after.skipped_in_row))
 
     return step
+
+
+def _all_finite(tree: Any) -> jax.Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
 def _loss(logits: jax.Array, targets: jax.Array, kind: str) -> jax.Array:
