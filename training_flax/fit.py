@@ -2,7 +2,7 @@
 
 import json
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,12 @@ def _run(job: Job, terminal: Terminal, stop: StopRequest) -> FitResult:
     terminal.say(f"compiled in {compile_seconds:.1f} s")
 
     state, progress = _first_state(job, programs, checkpoints, terminal)
-    trained = Loop(job, programs, state, progress, checkpoints, logs, terminal, stop).run()
+    try:
+        trained = Loop(job, programs, state, progress, checkpoints, logs, terminal, stop).run()
+    except BaseException:
+        with suppress(Exception):  # what comes first is told
+            checkpoints.close()
+        raise
     checkpoints.close()
     logs.draw(final=True)
     logs.close()

@@ -78,6 +78,11 @@ class Loop:
                     self.take_steps(epoch, steps)
                     evaluation = self.evaluate(epoch)
                     self.save()
+        except ValueError as error:  # an image that cannot be read
+            if jax.process_count() > 1:  # the others do not know of it, and would not save
+                raise
+            self.save(wait=True)
+            raise RunError(f"{error}; the state after step {self.step} is saved in {job.run}") from error
         finally:
             for reader in (self.train_reader, self.test_reader):
                 if reader:
@@ -104,21 +109,26 @@ class Loop:
         with self.terminal.bar(f"epoch {epoch}/{job.epochs}", images) as bar:
             log = StepLog(self, epoch, steps.start, feed, bar)
             wish = GO_ON
-            for batch in feed:
-                with self.logs.step(self.steps_taken):
-                    self.state, told = self.programs.train_step(self.state, self.train_part, batch)
-                self.step += 1
-                self.steps_taken += 1
-                # The device must not wait while the host reads what a step said: it is read one step late.
+            try:
+                for batch in feed:
+                    with self.logs.step(self.steps_taken):
+                        self.state, told = self.programs.train_step(self.state, self.train_part, batch)
+                    self.step += 1
+                    self.steps_taken += 1
+                    # The device must not wait while the host reads what a step said: it is read one step late.
+                    if pending is not None:
+                        wish = self.read(log, pending, batch)
+                    pending = told
+                    self.progress = self.progress._replace(seconds=before + time.perf_counter() - start)
+                    if wish != GO_ON:
+                        self.read(log, pending, batch)
+                        pending = None
+                        self.act(wish)
+                        wish = GO_ON
+            except ValueError:  # an image that cannot be read; the steps before it count
                 if pending is not None:
-                    wish = self.read(log, pending, batch)
-                pending = told
-                self.progress = self.progress._replace(seconds=before + time.perf_counter() - start)
-                if wish != GO_ON:
                     self.read(log, pending, batch)
-                    pending = None
-                    self.act(wish)
-                    wish = GO_ON
+                raise
             if pending is not None:
                 wish = self.read(log, pending, batch)
         self.seconds += time.perf_counter() - start
