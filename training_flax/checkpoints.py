@@ -13,7 +13,9 @@ from flax import linen as nn
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keeping
 
 from training_flax.archs import build_model
+from training_flax.check_sums import damage, write_check_sums
 from training_flax.config import DTYPES
+from training_flax.room import checkpoint_size, reserve
 from training_flax.steps import TrainState
 from training_flax.stopping import RunError
 
@@ -33,8 +35,8 @@ class Progress(NamedTuple):
 class Checkpoints:
     """The checkpoints of one run, written beside the training that goes on: the newest three, and the best.
 
-    A checkpoint appears under its name when it is whole. It holds a check sum of its arrays, so that damage on the
-    disk is found when it is read.
+    A checkpoint appears under its name when it is whole. It holds check sums of its files and of its arrays, so that
+    damage on the disk is found when it is read.
     """
 
     def __init__(self, run: Path):
@@ -45,8 +47,14 @@ class Checkpoints:
                 keeping.BestN(get_metric_fn=_accuracy, n=1, keep_checkpoints_without_metrics=False),
             ]
         )
-        options = ocp.CheckpointManagerOptions(preservation_policy=policy, enable_async_checkpointing=True)
-        self._manager = ocp.CheckpointManager((run / "checkpoints").absolute(), options=options)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policy,
+            enable_async_checkpointing=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._sum_up),
+        )
+        self._folder = (run / "checkpoints").absolute()
+        self._saving = 0  # the step whose checkpoint is written
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def save(self, step: int, state: TrainState, progress: Progress) -> None:
         """Copies the state, and writes the copy in the background; a step that is there already is left.
@@ -60,7 +68,22 @@ class Checkpoints:
         meta = progress._asdict() | {"check_sum": check_sum(tree)}
         metrics = {"accuracy": progress.best_accuracy} if progress.best_step == step else None
         args = ocp.args.Composite(state=ocp.args.StandardSave(tree), progress=ocp.args.JsonSave(meta))
-        self._guarded(lambda: self._manager.save(step, args=args, metrics=metrics))
+
+        def write() -> None:
+            # Orbax meets a full disk, and a folder that is gone, with far more than one line, or makes it anew.
+            if jax.process_index() == 0:
+                reserve(self._run, checkpoint_size(tree))
+            self._manager.wait_until_finished()
+            self._saving = step
+            self._manager.save(step, args=args, metrics=metrics)
+
+        self._guarded(write)
+
+    def _sum_up(self) -> None:
+        """Adds check sums to a checkpoint, just before it is given its name."""
+        if jax.process_index() == 0:
+            for folder in self._folder.glob(f"{self._saving}.*"):
+                write_check_sums(folder)
 
     def check(self) -> None:
         """Raises RunError if a checkpoint could not be written."""
@@ -80,6 +103,10 @@ class Checkpoints:
         """
         steps, told = sorted(self._manager.all_steps(), reverse=True), []
         for step in steps:
+            wrong = damage(self._folder / str(step))
+            if wrong is not None:  # Orbax would tell of each array
+                told.append(f"checkpoint {step} is damaged and passed over: {wrong}")
+                continue
             try:
                 args = ocp.args.Composite(
                     state=ocp.args.StandardRestore(_as_tree(abstract)), progress=ocp.args.JsonRestore()
@@ -88,13 +115,13 @@ class Checkpoints:
                 meta = dict(found["progress"])
                 if meta.pop("check_sum") not in (None, check_sum(found["state"])):
                     raise ValueError("its numbers are not those that were written")
+                progress = Progress(**meta | {"epoch_sums": tuple(meta["epoch_sums"])})
             except Exception as error:  # whatever a damaged file makes Orbax and TensorStore raise
                 told.append(f"checkpoint {step} is damaged and passed over: {_first_line(error)}")
                 continue
-            meta["epoch_sums"] = tuple(meta["epoch_sums"])
             for later in [s for s in steps if s > step]:
                 self._manager.delete(later)
-            return step, _as_state(found["state"], abstract), Progress(**meta), told
+            return step, _as_state(found["state"], abstract), progress, told
         if steps:
             raise RunError(f"no checkpoint in {self._run} is whole; {told[0]}")
         return None
@@ -108,9 +135,8 @@ class Checkpoints:
         try:
             write()
         except Exception as error:  # OSError, and what TensorStore makes of a full disk
-            raise RunError(
-                f"a checkpoint could not be written to {self._run}: {_first_line(error)}; those before it are whole"
-            ) from error
+            rest = "those before it are whole" if self._run.is_dir() else "the folder is gone"
+            raise RunError(f"a checkpoint could not be written to {self._run}: {_first_line(error)}; {rest}") from error
 
 
 def check_sum(tree: Any) -> int | None:
@@ -133,7 +159,7 @@ def restore(run: Path | str) -> tuple[nn.Module, dict[str, Any]]:
         The model, and {"params", "batch_stats"}.
 
     Raises:
-        ValueError: the folder holds no run, or no checkpoint yet.
+        ValueError: the folder holds no run, or no checkpoint yet, or the newest is damaged.
     """
     run = Path(run)
     if not (run / "config.json").is_file():
@@ -145,6 +171,9 @@ def restore(run: Path | str) -> tuple[nn.Module, dict[str, Any]]:
         newest = manager.latest_step()
         if newest is None:
             raise ValueError(f"run {str(run)!r} has no checkpoint yet")
+        wrong = damage(run / "checkpoints" / str(newest))
+        if wrong is not None:
+            raise ValueError(f"checkpoint {newest} of {str(run)!r} is damaged: {wrong}")
         args = ocp.args.Composite(state=ocp.args.StandardRestore())
         state: Mapping[str, Any] = manager.restore(newest, args=args)["state"]
     return model, {"params": state["params"], "batch_stats": state.get("batch_stats") or {}}

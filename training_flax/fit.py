@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from training_flax import run_folder
 from training_flax.archs import to_torch
-from training_flax.checkpoints import Checkpoints, Progress, restore
+from training_flax.checkpoints import KEPT, Checkpoints, Progress, restore
 from training_flax.config import TrainConfig
 from training_flax.evaluation import Evaluation, evaluate, on_device
 from training_flax.feed import Feed
@@ -22,7 +22,8 @@ from training_flax.logs import Logs
 from training_flax.loop import Loop, Trained, train_reader
 from training_flax.optimisers import peak_rate
 from training_flax.pictures import draw_batch, draw_confusion
-from training_flax.programs import Programs, compile_programs
+from training_flax.programs import Programs, compile_programs, make_init
+from training_flax.room import check_room, checkpoint_size
 from training_flax.start import from_weights
 from training_flax.steps import TrainState
 from training_flax.stopping import StopRequest
@@ -74,6 +75,9 @@ def fit(config: TrainConfig | Job, *, quiet: bool = False, stop: StopRequest | N
         terminal.say(f"{job.run} is finished: {finished} steps; its results are in summary.json")
         model, variables = restore(job.run)
         return FitResult(job.run, json.loads((job.run / "summary.json").read_text()), model, variables)
+    missing = max(KEPT + 1 - len(run_folder.checkpoint_steps(job.run)), 1)
+    state = jax.eval_shape(make_init(job), jax.random.key(job.config.seed))
+    check_room(job.run, missing * checkpoint_size(state), f"{missing} checkpoint{'s' * (missing > 1)}")
     with run_folder.locked(job.run) if first else nullcontext(), run_folder.written_to(job.run):
         return _run(job, terminal, stop or StopRequest())
 

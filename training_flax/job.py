@@ -19,7 +19,7 @@ from training_flax.devices import Devices
 from training_flax.libraries import check_libraries
 from training_flax.optimisers import check_patterns
 from training_flax.recipes import made_for_small_images, with_recipe
-from training_flax.run_folder import has_checkpoint, run_path
+from training_flax.run_folder import checkpoint_steps, run_path
 from training_flax.weights import read_weights
 
 SHOWN = 36  # images in batch.png
@@ -142,7 +142,7 @@ def plan(config: TrainConfig, *, extend: bool = False) -> Job:
     config = with_recipe(config, batch_norm=bool(shapes["batch_stats"]))
     batch_size, total_steps = _lengths(config, dataset, devices)
     run = run_path(config, dataset, extend=extend)
-    if config.weights is not None and not has_checkpoint(run):  # what goes on has no more need of them
+    if config.weights is not None and not checkpoint_steps(run):  # what goes on has no more need of them
         read_weights(config.weights, eval_model, config.arch)
     return Job(
         config=config,

@@ -46,13 +46,7 @@ def compile_programs(job: Job) -> Programs:
         freeze=config.freeze,
         axis_name=devices.axis_name,
     )
-    load = make_loader(job)
-
-    def init(key: jax.Array) -> TrainState:
-        image = jnp.zeros((1, *dataset.image_shape), job.image_dtype)
-        return init_state(
-            job.model, optimiser, key, image, ema=bool(config.ema), loss_scaling=config.dtype == "float16"
-        )
+    load, init = make_loader(job), make_init(job)
 
     def train_step(state: TrainState, part: Any, batch: Batch) -> tuple[TrainState, tuple[TrainMetrics, jax.Array]]:
         images, targets = load(state.key, part, batch)
@@ -84,6 +78,19 @@ def compile_programs(job: Job) -> Programs:
         ]
     )
     return Programs(state, partial(init_program, key), train_program, eval_program, show_program)
+
+
+def make_init(job: Job) -> Callable[[jax.Array], TrainState]:
+    """The function key → state before the first step."""
+    config, optimiser = job.config, make_optimiser(job.config, job.total_steps)
+
+    def init(key: jax.Array) -> TrainState:
+        image = jnp.zeros((1, *job.dataset.image_shape), job.image_dtype)
+        return init_state(
+            job.model, optimiser, key, image, ema=bool(config.ema), loss_scaling=config.dtype == "float16"
+        )
+
+    return init
 
 
 def make_loader(job: Job) -> Callable[[jax.Array, Any, Batch], tuple[jax.Array, jax.Array]]:

@@ -49,10 +49,10 @@ def run_path(config: TrainConfig, dataset: Dataset, *, extend: bool = False) -> 
     return out
 
 
-def has_checkpoint(run: Path) -> bool:
-    """Whether a run has anything to go on from."""
+def checkpoint_steps(run: Path) -> list[int]:
+    """The steps whose checkpoints a run has, whole or damaged."""
     folder = run / "checkpoints"
-    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
 
 
 def _check_same_run(out: Path, wanted: dict[str, Any], extend: bool) -> None:
