@@ -22,45 +22,6 @@ def train(*arguments, cwd=ROOT, cache=None):
     )
 
 
-WRONG = {
-    "unknown architecture": (["--arch", "densnet121"], "unknown arch 'densnet121'; did you mean 'densenet121'?"),
-    "no architecture": ([], "--arch"),
-    "unknown data": (["--data", "digit"], "unknown data set 'digit'; did you mean 'digits'?"),
-    "no batch": (["--batch-size", "0"], "batch_size must be a positive integer; given 0"),
-    "batch beyond the data": (["--batch-size", "1438"], "batch_size must be at most the 1437 images of digits"),
-    "negative rate": (["--lr", "-0.1"], "lr must be positive and finite; given -0.1"),
-    "epochs and steps": (["--epochs", "2", "--steps", "3"], "give epochs or steps, not both"),
-    "not a number": (
-        ["--epochs", "two"],
-        "no type matching INT could be instantiated from ['two']",
-    ),
-    "unknown flag": (["--epoch", "2"], "did you mean '--epochs'?"),
-    "unknown type": (["--dtype", "int8"], "unknown dtype 'int8'; allowed: 'float32', 'bfloat16'"),
-    "existing run": (["--out", "taken"], "'taken' is not empty, and a run is never overwritten"),
-}
-
-
-@pytest.mark.parametrize("wrong", WRONG)
-def test_wrong_input_gets_one_line_and_writes_nothing(wrong, tmp_path, monkeypatch, capsys):
-    sys.path.insert(0, str(ROOT))
-    import train as front_door
-
-    arguments, message = WRONG[wrong]
-    (tmp_path / "taken").mkdir()
-    (tmp_path / "taken" / "summary.json").write_text("mine")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(front_door, "keep_compiled_programs", lambda: None)
-    if wrong not in ("no architecture", "unknown architecture"):
-        arguments = ["--arch", "resnet20", *arguments]
-    assert front_door.main(arguments) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("train.py: error: ")
-    assert err.count("\n") == 1
-    assert message in err
-    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["taken", "taken/summary.json"]
-
-
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_what_the_command_line_got_wrong_fits_one_line_on_any_terminal(encoding, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONIOENCODING", encoding)
