@@ -41,7 +41,8 @@ class CommandLine(TrainConfig):
     print_config: bool = False
     """Print all options as they are resolved, and train nothing."""
     coordinator: str | None = None
-    """HOST:PORT of the first of several processes. Under SLURM, on Cloud TPU and under MPI they find each other."""
+    """HOST:PORT of the first of several processes, or "auto" on a Cloud TPU pod. Under SLURM, MPI and on GKE they find
+    each other."""
     num_processes: int | None = None
     """How many processes train together."""
     process_id: int | None = None

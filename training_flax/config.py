@@ -42,7 +42,8 @@ class TrainConfig:
     test_crop: float | None = None
     """Share of a test image's shorter side that is cut out of its centre, where images have to be resized."""
     weights: Path | None = None
-    """Weights to start from: a model.safetensors of the same architecture, or the folder of a run."""
+    """Weights to start from: a safetensors file of the same architecture, or the folder of a run: its averaged weights
+    where it has any, else its last ones."""
 
     epochs: int | None = None
     """Passes over the train part."""

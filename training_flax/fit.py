@@ -105,8 +105,9 @@ def _run(job: Job, terminal: Terminal, stop: StopRequest) -> FitResult:
     try:
         trained = Loop(job, programs, state, progress, checkpoints, logs, terminal, stop).run()
     except BaseException:
-        with suppress(Exception):  # what comes first is told
-            checkpoints.close()
+        for held in (checkpoints, logs):
+            with suppress(Exception):  # what comes first is told
+                held.close()
         raise
     checkpoints.close()
     logs.draw(final=True)

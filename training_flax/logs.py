@@ -30,6 +30,7 @@ class Logs:
         self._here = jax.process_index() == 0
         self._board: Any = None
         self._wandb: Any = None
+        self._tracing = False
         if job.config.tensorboard:
             writer = library("tensorboardX", "tensorboard")
             self._board = writer.SummaryWriter(str(job.run / "tensorboard")) if self._here else None
@@ -71,12 +72,19 @@ class Logs:
         profiled = self._job.config.profile and number in PROFILED
         if profiled and number == PROFILED.start:
             jax.profiler.start_trace(self._job.run / "profile")
+            self._tracing = True
         yield
-        if profiled and number == PROFILED.stop - 1:
+        if number == PROFILED.stop - 1:
+            self._stop_trace()
+
+    def _stop_trace(self) -> None:
+        if self._tracing:
             jax.profiler.stop_trace()
+            self._tracing = False
 
     def close(self) -> None:
         """Writes what is still held back."""
+        self._stop_trace()
         if self._board:
             self._board.close()
         if self._wandb:

@@ -12,10 +12,11 @@ def join_processes(
 ) -> None:
     """Makes this process one of several, if it is; must come before anything runs on a device.
 
-    What is not given is found where SLURM, Open MPI or a Cloud TPU pod started the processes. Alone, nothing is done.
+    What is not given is found where SLURM, Open MPI or GKE started the processes. Alone, nothing is done.
 
     Args:
-        coordinator: HOST:PORT of the first process.
+        coordinator: HOST:PORT of the first process; or "auto", to ask JAX for all three, as on a Cloud TPU pod, whose
+            hosts know each other from Google's metadata server.
         num_processes: how many there are.
         process_id: which this is, from 0.
 
@@ -24,7 +25,11 @@ def join_processes(
     """
     given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
     missing = [name for name, value in given.items() if value is None]
-    if len(missing) == 3 and not started_by_a_cluster():
+    if coordinator == "auto":
+        if len(missing) < 2:
+            raise ValueError("coordinator 'auto' finds num_processes and process_id; leave them out")
+        coordinator, missing = None, list(given)
+    elif len(missing) == 3 and not started_by_a_cluster():
         return
     if 0 < len(missing) < 3:
         raise ValueError(f"coordinator, num_processes and process_id go together; {missing[0]} is missing")

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
@@ -33,6 +34,8 @@ def run_path(config: TrainConfig, dataset: Dataset, *, extend: bool = False) -> 
     Raises:
         ValueError: something else than this very run is there already, or nothing can be written there.
     """
+    if config.out is None and jax.process_count() > 1:
+        raise ValueError(f"out must be given to {jax.process_count()} processes: each would name another folder")
     if config.out is None:
         data = config.data.partition(":")[0]
         stem = f"runs/{config.arch}-{data}-{time.strftime('%Y%m%d-%H%M%S')}"

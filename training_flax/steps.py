@@ -182,7 +182,7 @@ def make_train_step(
         moved = (params, stats, opt_state, average)
         still = (state.params, state.batch_stats, state.opt_state, state.ema)
         # A finite gradient at too high a rate leads to infinite weights, and finite activations to infinite variances.
-        finite &= _all_finite(moved)
+        finite &= _all_finite((params, stats))
         params, stats, opt_state, average = jax.tree.map(lambda a, b: jnp.where(finite, a, b), moved, still)
         bad = 1 - finite.astype(jnp.int32)
         after = TrainState(

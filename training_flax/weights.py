@@ -11,12 +11,15 @@ from training_flax.archs import from_torch
 
 
 def weights_file(source: Path) -> Path:
-    """The file of weights that `source`, a file or the folder of a run, names.
+    """The file of weights that `source`, a file or the folder of a run, names: of a run the averaged ones, if any.
 
     Raises:
         ValueError: there is none.
     """
-    path = source / "model.safetensors" if source.is_dir() else source
+    path = source
+    if source.is_dir():
+        averaged = source / "model_ema.safetensors"
+        path = averaged if averaged.is_file() else source / "model.safetensors"
     if not path.is_file():
         raise ValueError(f"weights {str(source)!r}: there is no file {str(path)!r}")
     return path

@@ -63,7 +63,7 @@ def test_without_batch_norm_a_tenth_of_the_recipes_rate_but_never_of_the_users()
 
 
 def test_unknown_recipes_are_named():
-    with pytest.raises(ValueError, match="unknown recipe 'he2015'; did you mean 'he2015-cifar'?"):
+    with pytest.raises(ValueError, match=r"unknown recipe 'he2015'; did you mean 'he2015-cifar'\?"):
         with_recipe(TrainConfig("resnet20", recipe="he2015"))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training_flax import StopRequest, Stopped, TrainConfig, fit
+from training_flax import Stopped, StopRequest, TrainConfig, fit
 from training_flax.stopping import STOP
 
 ROOT = Path(__file__).parent.parent.parent
