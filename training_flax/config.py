@@ -42,8 +42,7 @@ class TrainConfig:
     test_crop: float | None = None
     """Share of a test image's shorter side that is cut out of its centre, where images have to be resized."""
     weights: Path | None = None
-    """Weights to start from: a safetensors file of the same architecture, or the folder of a run: its averaged weights
-    where it has any, else its last ones."""
+    """Weights to start from: a safetensors file of the same architecture, or a run's folder (averaged ones first)."""
 
     epochs: int | None = None
     """Passes over the train part."""
@@ -55,8 +54,7 @@ class TrainConfig:
     """Pieces that a batch is cut into; a step adds up their gradients, and BatchNorm sees them one by one."""
 
     augment: tuple[str, ...] | None = None
-    """Random changes of the train images, in order: affine, pad-crop, flip, random-resized-crop, colour, rand-augment,
-    each with its amount behind a colon if that is to differ (pad-crop:4); or none."""
+    """Changes of train images: affine, pad-crop, flip, random-resized-crop, colour, rand-augment (:AMOUNT); or none."""
     mixup: float | None = None
     """Parameter of mixup's Beta distribution; 0 is no mixup."""
     cutmix: float | None = None
@@ -117,8 +115,7 @@ class TrainConfig:
     """Running statistics normalise in training too, and stay as they are."""
 
     dtype: str = "float32"
-    """Compute type: float32, bfloat16, float16 (with loss scaling) or float64. Parameters, statistics and logits are
-    float32 or wider."""
+    """Compute type: float32, bfloat16, float16 (loss scaling) or float64. Parameters and logits are float32 or wider."""
     batch_norm: str = "global"
     """global: statistics over the whole batch; local: over each device's part."""
     max_skipped: int = 20

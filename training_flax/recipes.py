@@ -80,8 +80,7 @@ HE2015_CIFAR_DEEP = Recipe(
 
 HUANG2017_CIFAR = Recipe(
     source="Huang 2017, section 4.2; dropout 0.2 where data is not augmented",
-    target="CIFAR-10+ test error: densenet_40_12 5.24 %, densenet_bc_100_12 4.51 %, densenet_bc_250_24 3.62 %, "
-    "densenet_bc_190_40 3.46 %",
+    target="CIFAR-10+ test error: densenet_40_12 5.24 %, densenet_bc_100_12 4.51 %, densenet_bc_190_40 3.46 %",
     config=TrainConfig(
         arch="densenet_40_12", epochs=300, batch_size=64, augment=("pad-crop:4", "flip"), lr=0.1, nesterov=True
     ),
