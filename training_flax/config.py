@@ -115,7 +115,7 @@ class TrainConfig:
     """Running statistics normalise in training too, and stay as they are."""
 
     dtype: str = "float32"
-    """Compute type: float32, bfloat16, float16 (loss scaling) or float64. Parameters and logits stay float32 at least."""
+    """Compute type: float32, bfloat16, float16 (loss scaling) or float64. Parameters stay float32 at least."""
     batch_norm: str = "global"
     """global: statistics over the whole batch; local: over each device's part."""
     max_skipped: int = 20
