@@ -1,6 +1,8 @@
 """A whole run, small: what it leaves, that it repeats, that its loop hides no transfer."""
 
 import json
+import resource
+from pathlib import Path
 
 import chex
 import jax
@@ -10,7 +12,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from resnet_flax import from_torch, resnet20
-from training_flax import TrainConfig, evaluate, fit, open_dataset, plan, restore
+from training_flax import StopRequest, TrainConfig, evaluate, fit, open_dataset, plan, restore
 from training_flax.devices import Devices
 from training_flax.evaluation import evaluate_part
 from training_flax.feed import Feed
@@ -164,3 +166,24 @@ def test_options_reach_the_network_of_a_restored_run(tmp_path):
     model, variables = restore(result.run)
     assert (model.growth_rate, model.dropout) == (2, 0.1)
     chex.assert_trees_all_equal(variables, jax.device_get(result.variables))
+
+
+def test_memory_is_flat_over_500_steps(tmp_path):
+    """What the process holds after 600 steps is what it held after 100, but for a few pages."""
+    pages = []
+
+    class Watch(StopRequest):
+        @property
+        def wish(self):
+            pages.append(int(Path("/proc/self/statm").read_text().split()[1]))
+            return 0
+
+        @wish.setter
+        def wish(self, value):
+            pass
+
+    options = dict(width=2, steps=600, batch_size=16, mixup=0.2)
+    fit(TrainConfig("resnet20", "fake:8x8x3:10:9600", **options, out=tmp_path / "run"), quiet=True, stop=Watch())
+    assert len(pages) >= 600
+    grown = (pages[599] - pages[99]) * resource.getpagesize()
+    assert grown < 20e6, f"{grown / 1e6:.1f} MB"
