@@ -126,7 +126,8 @@ def _first_state(
             terminal.say(line)
         terminal.say(f"going on after step {step} of {job.total_steps}")
         if jax.process_index() == 0:
-            run_folder.rewind_metrics(job.run, step, progress.evaluated)
+            # Of a run that was killed after its last step, the last evaluation is made again.
+            run_folder.rewind_metrics(job.run, step, min(progress.evaluated, job.total_steps - 1))
         return state, progress
     if jax.process_index() == 0:
         run_folder.rewind_metrics(job.run, 0, 0)

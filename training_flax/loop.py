@@ -120,7 +120,8 @@ class Loop:
                         wish = self.read(log, pending, batch)
                     pending = told
                     self.progress = self.progress._replace(seconds=before + time.perf_counter() - start)
-                    if wish != GO_ON:
+                    # After the last step of an epoch a checkpoint is written anyway, which knows the evaluation.
+                    if wish >= STOP or (wish == SAVE and self.step < steps.stop):
                         self.read(log, pending, batch)
                         pending = None
                         self.act(wish)

@@ -155,3 +155,14 @@ def test_a_longer_run_is_named_or_extended(tmp_path):
     assert longer.summary["steps"] == 5
     whole = fit(TrainConfig(**options | dict(out=tmp_path / "whole"), steps=5), quiet=True)
     assert (whole.run / "model.safetensors").read_bytes() == (longer.run / "model.safetensors").read_bytes()
+
+
+def test_a_run_killed_after_its_last_checkpoint_is_finished_as_it_was(tmp_path):
+    options = dict(arch="resnet20", width=2, steps=4, batch_size=32)
+    run = fit(TrainConfig(**options, out=tmp_path / "run"), quiet=True).run
+    before = {name: (run / name).read_bytes() for name in ("model.safetensors", "metrics.jsonl")}
+    (run / "summary.json").unlink()
+    (run / "model.safetensors").unlink()
+    fit(TrainConfig(**options, out=run), quiet=True)
+    assert {name: (run / name).read_bytes() for name in before} == before
+    assert (run / "summary.json").exists()

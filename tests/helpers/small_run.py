@@ -1,0 +1,22 @@
+"""The front door with two layers in each block of a DenseNet, which no option of the command line makes.
+
+python tests/helpers/small_run.py OPTIONS
+"""
+
+import sys
+from dataclasses import replace
+
+import jax
+
+from train import parse
+from training_flax import fit, join_processes, plan
+
+options = parse(sys.argv[1:])
+if options.dtype == "float64":
+    jax.config.update("jax_enable_x64", True)
+join_processes(options.coordinator, options.num_processes, options.process_id)
+job = plan(options.training, extend=options.extend)
+if options.arch.startswith("densenet"):
+    small = job.eval_model.clone(block_sizes=(2, 2, 2))
+    job = replace(job, eval_model=small, model=small.clone(axis_name=job.devices.model_axis_name))
+fit(job)
