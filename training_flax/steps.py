@@ -183,7 +183,8 @@ def make_train_step(
         still = (state.params, state.batch_stats, state.opt_state, state.ema)
         # A finite gradient at too high a rate leads to infinite weights, and finite activations to infinite variances.
         finite &= _all_finite((params, stats))
-        params, stats, opt_state, average = jax.tree.map(lambda a, b: jnp.where(finite, a, b), moved, still)
+        # A branch, not a select: XLA would put all that `finite` is made of into each of the many selects.
+        params, stats, opt_state, average = lax.cond(finite, lambda new, old: new, lambda new, old: old, moved, still)
         bad = 1 - finite.astype(jnp.int32)
         after = TrainState(
             step=state.step + 1,
