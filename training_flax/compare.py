@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from training_flax.run_folder import read_metrics
+from training_flax.stopping import RunError
 
 # Okabe and Ito: told apart by colour-blind readers too. Yellow is left out, which is too light for a line on white.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
@@ -63,7 +64,7 @@ def read_run(folder: Path) -> Run:
         summary = _read_json(folder / "summary.json")
     try:
         metrics = read_metrics(folder)
-    except ValueError:
+    except RunError:
         raise ValueError(f"{str(folder / 'metrics.jsonl')!r} is damaged") from None
     options = {name: value for name, value in config.items() if name not in NOT_OPTIONS | {"model"}}
     return Run(folder.resolve().name, options | config.get("model", {}), metrics, summary)
