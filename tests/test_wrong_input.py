@@ -86,6 +86,10 @@ def refused(door, *arguments, **options):
 # What the command line alone has wrong; resnet20 unless another is named.
 OPTIONS = {
     "unknown architecture": ("--arch densnet121", "unknown arch 'densnet121'; did you mean 'densenet121'?"),
+    "unknown architecture, its options asked for": (
+        "--arch densnet121 --print-config",
+        "unknown arch 'densnet121'; did you mean",
+    ),
     "no architecture": (None, "Missing from train.py: --arch STR Architecture: one of those listed above. (required)"),
     "unknown flag": ("--epoch 2", "Unrecognized options: --epoch, 2; did you mean '--epochs'?"),
     "not a number": (

@@ -10,9 +10,8 @@ import orbax.checkpoint as ocp
 from flax import linen as nn
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keeping
 
-from training_flax.archs import build_model
 from training_flax.check_sums import damage, write_check_sums
-from training_flax.config import DTYPES
+from training_flax.config import TrainConfig, build_network
 from training_flax.room import checkpoint_size, reserve
 from training_flax.steps import TrainState
 from training_flax.stopping import RunError
@@ -150,8 +149,8 @@ def restore(run: Path | str, *, averaged: bool = False) -> tuple[nn.Module, dict
     if not (run / "config.json").is_file():
         raise ValueError(f"{str(run)!r} is no run: it has no config.json")
     config = json.loads((run / "config.json").read_text())
-    options = {name: value for name, value in config["model"].items() if value is not None}
-    model = build_model(config["arch"], num_classes=config["num_classes"], dtype=DTYPES[config["dtype"]], **options)
+    named = TrainConfig(config["arch"], dtype=config["dtype"], **config["model"])
+    model = build_network(named, config["num_classes"])
     with ocp.CheckpointManager((run / "checkpoints").absolute()) as manager:
         newest = manager.latest_step()
         if newest is None:

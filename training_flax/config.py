@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+from flax import linen as nn
 
 from layers_flax import check_positive, check_rate, one_of
-from training_flax.archs import ARCHS
+from training_flax.archs import ARCHS, build_model
 from training_flax.augment import parse_augmentations
 from training_flax.data import DATASETS
 
@@ -144,6 +145,19 @@ class TrainConfig:
 def reaching(what: dict[str, str]) -> tuple[str, ...]:
     """Names of the options that reach `what`: MODEL or RUN."""
     return tuple(option.name for option in fields(TrainConfig) if option.metadata == what)
+
+
+def build_network(config: TrainConfig, num_classes: int) -> nn.Module:
+    """The network that a config names, with the options that reach it.
+
+    Raises:
+        ValueError: as `build_model`.
+    """
+    options: dict[str, Any] = {name: getattr(config, name) for name in reaching(MODEL)}
+    options = {name: value for name, value in options.items() if value is not None}
+    if config.dtype == "float64":
+        options["param_dtype"] = jnp.float64
+    return build_model(config.arch, num_classes=num_classes, dtype=DTYPES[config.dtype], **options)
 
 
 def check(config: TrainConfig) -> None:

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from training_flax.archs import build_model, constructor_options
+from training_flax.archs import constructor_options
 from training_flax.augment import Augmentation, parse_augmentations
-from training_flax.config import DTYPES, MODEL, TrainConfig, check, reaching
+from training_flax.config import MODEL, TrainConfig, build_network, reaching
 from training_flax.data import Dataset, Part, StreamedPart, open_dataset
 from training_flax.devices import Devices
 from training_flax.libraries import check_libraries
@@ -103,12 +103,11 @@ def plan(config: TrainConfig, *, extend: bool = False) -> Job:
         ValueError: the options do not fit each other, the data, the devices or the network, the weights are those of
             another network, or the run's folder is that of another run.
     """
-    check(config)
+    named = with_recipe(config)
     check_libraries(config)
     if config.dtype == "float64" and not jax.config.values["jax_enable_x64"]:
         raise ValueError("dtype 'float64' needs jax.config.update('jax_enable_x64', True)")
     devices = Devices(config.parallel, config.batch_norm, config.shard_state)
-    named = with_recipe(config)
     dataset = open_dataset(
         named.data,
         data_dir=named.data_dir,
@@ -125,17 +124,7 @@ def plan(config: TrainConfig, *, extend: bool = False) -> Job:
         side = named.test_image_size
         dataset = replace(dataset, test=replace(dataset.test, image_shape=(side, side, dataset.image_shape[2])))
     _check_options(config)
-    given = {name: getattr(named, name) for name in reaching(MODEL) if getattr(named, name) is not None}
-    options: dict[str, Any] = {"num_classes": len(dataset.class_names), "dtype": DTYPES[named.dtype], **given}
-    if named.dtype == "float64":
-        options["param_dtype"] = jnp.float64
-    # A recipe's option, such as zero_init, is for networks that have it.
-    options = {
-        name: value
-        for name, value in options.items()
-        if getattr(config, name, None) is not None or name in constructor_options(named.arch)
-    }
-    eval_model = build_model(named.arch, **options)
+    eval_model = build_network(named, len(dataset.class_names))
     image = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32)
     shapes = jax.eval_shape(partial(eval_model.init, train=False), jax.random.key(0), image)
     check_patterns(shapes["params"], config.freeze)

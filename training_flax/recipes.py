@@ -4,8 +4,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from layers_flax import one_of
-from training_flax.archs import ARCHS
-from training_flax.config import TrainConfig
+from training_flax.archs import ARCHS, constructor_options
+from training_flax.config import MODEL, TrainConfig, check, reaching
 
 
 @dataclass(frozen=True)
@@ -179,8 +179,9 @@ def with_recipe(config: TrainConfig, *, batch_norm: bool = True) -> TrainConfig:
         batch_norm: whether the network has BatchNorm. Without it the recipes' rates diverge: it gets a tenth.
 
     Raises:
-        ValueError: no such recipe (the nearest is named).
+        ValueError: an option cannot be, or there is no such recipe (the nearest is named).
     """
+    check(config)
     name = config.recipe or suitable_recipe(config)
     one_of("recipe", name, RECIPES)
     recipe = RECIPES[name].config
@@ -188,6 +189,9 @@ def with_recipe(config: TrainConfig, *, batch_norm: bool = True) -> TrainConfig:
         recipe = replace(recipe, epochs=None, steps=None)
     if not batch_norm and recipe.lr is not None:
         recipe = replace(recipe, lr=recipe.lr / 10)
+    # A recipe's option, such as zero_init, is for networks that have it.
+    missing = set(reaching(MODEL)) - set(constructor_options(config.arch))
+    recipe = replace(recipe, **dict.fromkeys(missing))  # type: ignore[arg-type]
     found: dict[str, Any] = {
         option.name: next(
             (value for source in (config, recipe, DEFAULTS) if (value := getattr(source, option.name)) is not None),

@@ -132,6 +132,14 @@ def test_restore_names_what_is_missing(tmp_path):
         restore(job.run)
 
 
+def test_a_run_by_a_recipe_with_options_of_other_networks_is_restored(tmp_path):
+    options = dict(growth_rate=2, steps=1, batch_size=8, image_size=16, recipe="goyal2017", augment=())
+    result = fit(TrainConfig("densenet_40_12", "fake:16x16x3:2:16", **options, out=tmp_path / "run"), quiet=True)
+    model, variables = restore(result.run)
+    assert model.growth_rate == 2
+    chex.assert_trees_all_equal(variables, jax.device_get(result.variables))
+
+
 def test_a_finished_run_is_left_as_it_is(result, capsys):
     before = {path: path.stat().st_mtime_ns for path in result.run.rglob("*")}
     again = fit(TrainConfig("resnet20", **OPTIONS, out=result.run))

@@ -78,6 +78,11 @@ def test_options_of_the_network_are_keywords_of_some_constructor(arch):
             build_model(arch, **{name: 1})
 
 
+def test_a_recipes_option_is_for_networks_that_have_it():
+    assert with_recipe(TrainConfig("resnet50", "folder:x", recipe="goyal2017")).zero_init is True
+    assert with_recipe(TrainConfig("densenet121", "folder:x", recipe="goyal2017")).zero_init is None
+
+
 def test_configs_are_frozen():
     with pytest.raises(AttributeError):
         RECIPES["a3"].config.lr = 1.0
