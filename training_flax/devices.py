@@ -1,5 +1,7 @@
 """How arrays lie on the devices of a run, and how its functions are mapped over them."""
 
+import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +11,19 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 AXIS = "data"
+THREADS_PER_VIRTUAL_DEVICE = 16
+
+
+def let_virtual_devices_meet() -> None:
+    """Gives the CPU client threads enough for all the virtual devices that XLA_FLAGS asks for, before it starts.
+
+    On a CPU a collective holds a thread until all devices have joined it, and a device runs independent collectives
+    side by side. With the default of a thread for each core or device, those of some devices can take every thread
+    and wait for the others' for ever: XLA then ends the process ("only 2 of them arrived on time").
+    """
+    count = re.search(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    if count and int(count[1]) > 1 and "NPROC" not in os.environ:
+        os.environ.setdefault("PJRT_NPROC", str(THREADS_PER_VIRTUAL_DEVICE * int(count[1])))
 
 
 class Devices:
@@ -28,6 +43,7 @@ class Devices:
     """
 
     def __init__(self, parallel: str = "jit", batch_norm: str = "global", shard_state: bool = False):
+        let_virtual_devices_meet()
         if shard_state and parallel == "pmap":
             raise ValueError(
                 "shard_state needs parallel='jit': under pmap each device has the whole state; given 'pmap'"
