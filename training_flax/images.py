@@ -8,6 +8,8 @@ from typing import IO
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from training_flax.errors import one_line
+
 
 def read_image(file: str | IO[bytes], name: str) -> np.ndarray:
     """Decodes an image of any kind that Pillow reads: (height, width, 3) uint8.
@@ -52,13 +54,9 @@ def _opened(file: str | IO[bytes], name: str) -> Iterator[Image.Image]:
     except UnidentifiedImageError:
         raise ValueError(f"{name!r}: not an image that Pillow reads") from None
     except OSError as error:
-        raise ValueError(f"{name!r}: {error.strerror or _in_one_line(error)}") from None
+        raise ValueError(f"{name!r}: {error.strerror or one_line(error)}") from None
     except Exception as error:  # Pillow meets broken files with errors of many kinds
-        raise ValueError(f"{name!r}: {_in_one_line(error)}") from None
-
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{name!r}: {one_line(error)}") from None
 
 
 def _rgb(image: Image.Image) -> np.ndarray:

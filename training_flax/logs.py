@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from training_flax.errors import one_line
 from training_flax.job import Job
 from training_flax.libraries import library
 from training_flax.pictures import draw_curves
@@ -41,7 +42,7 @@ class Logs:
                     wandb.init(project=job.config.wandb, name=job.run.name, dir=job.run) if self._here else None
                 )
             except Exception as error:  # no account, no network: errors of its own kinds
-                raise RunError(f"wandb cannot start: {' '.join(str(error).split())}") from error
+                raise RunError(f"wandb cannot start: {one_line(error)}") from error
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Takes a line of metrics, with "split" and "step"."""

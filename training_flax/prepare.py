@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from layers_flax import one_of
+from training_flax.errors import one_line
 from training_flax.tfds import data_folder, split_name
 
 TIMEOUT = 5  # seconds to wait for a host's first answer
@@ -179,7 +180,7 @@ def _one_line(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        message = " ".join(str(error).split()) or type(error).__name__
+        message = one_line(error)
         raise ValueError(message if isinstance(error, ValueError) else f"{name}: {message}") from None
 
 

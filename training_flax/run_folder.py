@@ -18,6 +18,7 @@ from safetensors.numpy import save_file
 
 from training_flax.config import MODEL, RUN, TrainConfig, reaching
 from training_flax.data import Dataset
+from training_flax.errors import one_line
 from training_flax.stopping import RunError
 
 LENGTH = ("epochs", "steps")
@@ -138,7 +139,7 @@ def written_to(run: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        raise RunError(f"run {str(run)!r} cannot be written or read: {' '.join(str(error).split())}") from error
+        raise RunError(f"run {str(run)!r} cannot be written or read: {one_line(error)}") from error
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from training_flax.errors import one_line
 from training_flax.images import read_image, read_size
 from training_flax.sources import CHUNK, MEMORY_LIMIT, Found, Source
 
@@ -151,4 +152,4 @@ def _naming(folder: Path) -> Iterator[None]:
     except ImportError as error:
         raise ValueError(f"data sets of TFDS need more: pip install '.[tfds]' ({error})") from None
     except Exception as error:
-        raise ValueError(f"{str(folder)!r}: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{str(folder)!r}: {one_line(error)}") from None
