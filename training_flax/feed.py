@@ -16,6 +16,10 @@ from training_flax.images import centre_crop, random_resized_crop
 AHEAD = 3  # batches that are decoded before they are asked for
 
 
+class UnreadableImage(ValueError):
+    """An image of a streamed part is missing or broken: one line that names it."""
+
+
 class Batch(NamedTuple):
     """What a step takes beside its state and a part that lies on the devices."""
 
@@ -44,7 +48,11 @@ class Reader:
         return [self._pool.submit(self._read, int(i), int(e)) for i, e in zip(examples, epochs, strict=True)]
 
     def _read(self, index: int, epoch: int) -> np.ndarray:
-        return self._fit(self._part.read(index), epoch, index)
+        try:
+            image = self._part.read(index)
+        except ValueError as error:
+            raise UnreadableImage(str(error)) from error
+        return self._fit(image, epoch, index)
 
     def close(self) -> None:
         """Lets the threads go."""

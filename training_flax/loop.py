@@ -11,7 +11,7 @@ from training_flax.checkpoints import Checkpoints, Progress
 from training_flax.data import Part
 from training_flax.diagnosis import first_not_finite
 from training_flax.evaluation import Evaluation, evaluate_part, on_device, test_reader, whole_batch
-from training_flax.feed import Batch, Feed, Reader, central_fit, random_fit
+from training_flax.feed import Batch, Feed, Reader, UnreadableImage, central_fit, random_fit
 from training_flax.job import Job
 from training_flax.logs import Logs
 from training_flax.optimisers import learning_rate
@@ -78,7 +78,7 @@ class Loop:
                     self.take_steps(epoch, steps)
                     evaluation = self.evaluate(epoch)
                     self.save()
-        except ValueError as error:  # an image that cannot be read
+        except UnreadableImage as error:
             if jax.process_count() > 1:  # the others do not know of it, and would not save
                 raise
             self.save(wait=True)
@@ -126,8 +126,8 @@ class Loop:
                         pending = None
                         self.act(wish)
                         wish = GO_ON
-            except ValueError:  # an image that cannot be read; the steps before it count
-                if pending is not None:
+            except UnreadableImage:
+                if pending is not None:  # the steps before it count
                     self.read(log, pending, batch)
                 raise
             if pending is not None:
