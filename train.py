@@ -4,15 +4,12 @@
 python train.py --arch densenet121
 """
 
-import contextlib
-import io
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
 import jax
-import tyro
 
 from training_flax import (
     FAMILIES,
@@ -24,6 +21,7 @@ from training_flax import (
     fit,
     join_processes,
     keep_compiled_programs,
+    parse_options,
     plan,
     stop_on_signals,
     with_recipe,
@@ -69,27 +67,7 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     Raises:
         ValueError: what is wrong with it, in one line.
     """
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            return tyro.cli(
-                CommandLine, prog="train.py", description=describe(), args=arguments, config=(tyro.conf.DisallowNone,)
-            )
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise  # --help
-        raise ValueError(in_one_line(complaint.getvalue())) from None
-
-
-def in_one_line(box: str) -> str:
-    """What tyro says in a box of several parts: the complaint, and the option that may have been meant."""
-    lines = [line.strip(" │╭╮╰╯") for line in box.splitlines()[1:]]  # but for the title
-    # Lines of dashes stand between the parts; where the terminal knows ASCII alone they are hyphens.
-    ruled = "\n".join("\0" if line and not line.strip("─-") else line for line in lines)
-    parts = [" ".join(part.split()) for part in ruled.split("\0") if part.strip()]
-    complaint = parts[0].split(" Got errors:")[0].rstrip(".")
-    meant = next((part.split(": ", 1)[1].split()[0] for part in parts if part.startswith("Perhaps you meant")), None)
-    return complaint + (f"; did you mean {meant!r}?" if meant else "")
+    return parse_options(CommandLine, arguments, prog="train.py", description=describe())
 
 
 def run(options: CommandLine) -> None:

@@ -3,6 +3,7 @@
 from training_flax.archs import ARCHS, FAMILIES, build_model
 from training_flax.augment import augment_images, example_keys, parse_augmentations
 from training_flax.checkpoints import restore
+from training_flax.command_line import parse_options
 from training_flax.compilation import keep_compiled_programs
 from training_flax.config import TrainConfig
 from training_flax.data import Dataset, Part, batch_indices, open_dataset
@@ -61,6 +62,7 @@ __all__ = [
     "normalise",
     "open_dataset",
     "parse_augmentations",
+    "parse_options",
     "plan",
     "restore",
     "smooth_labels",

@@ -1,0 +1,43 @@
+"""Command lines over frozen dataclasses, which complain in one line."""
+
+import contextlib
+import io
+from collections.abc import Sequence
+from typing import TypeVar
+
+import tyro
+
+Options = TypeVar("Options")
+
+
+def parse_options(kind: type[Options], arguments: Sequence[str], *, prog: str, description: str) -> Options:
+    """The options that a command line gives.
+
+    Args:
+        kind: a dataclass, whose fields are the options.
+        arguments: the words of the command line, without the program.
+        prog, description: what --help calls the program, and says of it.
+
+    Raises:
+        ValueError: what is wrong with the command line, in one line.
+        SystemExit: help was asked for, and shown.
+    """
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(kind, prog=prog, description=description, args=arguments, config=(tyro.conf.DisallowNone,))
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise  # --help
+        raise ValueError(_in_one_line(complaint.getvalue())) from None
+
+
+def _in_one_line(box: str) -> str:
+    """What tyro says in a box of several parts: the complaint, and the option that may have been meant."""
+    lines = [line.strip(" │╭╮╰╯") for line in box.splitlines()[1:]]  # but for the title
+    # Lines of dashes stand between the parts; where the terminal knows ASCII alone they are hyphens.
+    ruled = "\n".join("\0" if line and not line.strip("─-") else line for line in lines)
+    parts = [" ".join(part.split()) for part in ruled.split("\0") if part.strip()]
+    complaint = parts[0].split(" Got errors:")[0].rstrip(".")
+    meant = next((part.split(": ", 1)[1].split()[0] for part in parts if part.startswith("Perhaps you meant")), None)
+    return complaint + (f"; did you mean {meant!r}?" if meant else "")
