@@ -1,0 +1,290 @@
+"""∂L/∂x_1 = ∂L/∂x_L (1 + Σ ∂h_l/∂x_1): the gradient of a residual network, taken apart (He 2016, equation 5).
+
+In a stage of pre-activation blocks x_L = x_1 + Σ h_l(x_l). With g = ∂L/∂x_L and c_l = (∂h_l(x_l)/∂x_1)ᵀ g,
+
+    ∂L/∂x_1 = g + Σ c_l,
+
+where h_l(x_l) is a function of x_1 through all blocks before. For other networks the "1" is what the shortcuts alone
+carry from x_L to x_1, and c_l takes what they carry from x_L to the place where h_l is added:
+
+- post-activation blocks, x_{l+1} = relu(x_l + h_l(x_l)): the masks of the ReLUs lie on the way;
+- projections, where shapes change: their transposes;
+- DenseNet, x_{l+1} = [x_l, h_l(x_l)]: of g the channels of x_0, and for each layer the channels that it made.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from theory_flax.unroll import Step, branches, join, walk
+
+
+@dataclass(frozen=True)
+class GradientIdentity:
+    """Both sides of the identity. Arrays have the shape of x_1, (batch, height, width, channels).
+
+    Attributes:
+        total: ∂L/∂x_1 by `jax.grad` of the real model.
+        identity: the "1": ∂L/∂x_L, or what of it the shortcuts carry to x_1.
+        residuals: the c_l, one by one.
+        relative_error: ‖total − identity − Σ residuals‖ / ‖total‖.
+        shares: (blocks,) what each c_l contributes to ‖total‖, ⟨c_l, total⟩ / ‖total‖²; by one forward-mode pass.
+        identity_share: the same of `identity`; with `shares` it adds up to 1.
+        plain_error: of post-activation stages, ‖total − g − Σ (∂h_l(x_l)/∂x_1)ᵀ g‖ / ‖total‖: what the identity
+            without masks misses. 0 up to rounding in pre-activation stages; None where shortcuts are more than x.
+    """
+
+    total: np.ndarray
+    identity: np.ndarray
+    residuals: tuple[np.ndarray, ...]
+    relative_error: float
+    shares: np.ndarray
+    identity_share: float
+    plain_error: float | None
+
+
+def gradient_identity(
+    model: nn.Module, variables: Any, images: jax.Array, labels: jax.Array, *, stage: int | None, train: bool = False
+) -> GradientIdentity:
+    """Computes both sides of the identity for one batch.
+
+    The left side is `jax.grad` of the real model from x_1 on. The right side is built from the blocks, last to first:
+    one vector-Jacobian product of a block for each c_l that passes it.
+
+    Args, errors: as `theory_flax.unroll`. Exact to the rounding of the images' type.
+    """
+    start = walk(model, variables, images, labels, stage=stage, train=train)
+    total = jax.grad(start.loss_from)(start.x1)
+    inputs = inputs_of(start.steps, start.x1)
+    g = jax.grad(start.loss_of)(inputs.pop())
+
+    along, arriving = g, []  # what the shortcuts carry back from g; what of it arrives at each h_l
+    rows = jnp.zeros((len(start.steps), *g.shape), g.dtype)  # the c_l on their way to x_1
+    passed = jnp.zeros_like(g)
+    plain = all(_adds_its_input(step, x) for step, x in zip(start.steps, inputs, strict=True))
+    for count, (step, x) in enumerate(zip(reversed(start.steps), reversed(inputs), strict=True)):
+        at_residual, along, rows = _pull(*step, x, along, rows, count)
+        arriving.append(at_residual)
+        if plain:
+            passed = _pull_plain(*step, x, passed, g)
+
+    residuals = tuple(np.asarray(row) for row in reversed(rows))
+    total, identity = np.asarray(total), np.asarray(along)
+    return GradientIdentity(
+        total=total,
+        identity=identity,
+        residuals=residuals,
+        relative_error=relative_error(total, identity, residuals),
+        shares=_shares(start.steps, start.x1, arriving[::-1], total),
+        identity_share=_inner(identity, total) / _inner(total, total),
+        plain_error=relative_error(total, np.asarray(g), [np.asarray(passed)]) if plain else None,
+    )
+
+
+def relative_error(total: np.ndarray, identity: np.ndarray, residuals: Sequence[np.ndarray]) -> float:
+    """‖total − identity − Σ residuals‖ / ‖total‖, added up in float64."""
+    rest = np.asarray(total, np.float64) - np.asarray(identity, np.float64)
+    for residual in residuals:
+        rest = rest - np.asarray(residual, np.float64)
+    return float(np.linalg.norm(rest) / np.linalg.norm(np.asarray(total, np.float64)))
+
+
+@dataclass(frozen=True)
+class GradientProfile:
+    """How much of the gradient the shortcuts carry, seen from each block on. Arrays are of float64, (blocks + 1,).
+
+    Attributes:
+        total: ‖∂L/∂x_l‖ at the input of each block, and ‖g‖ at the end.
+        identity: ‖what the shortcuts alone carry from x_L to x_l‖.
+        residual: ‖Σ‖, the norm of the rest.
+        cosine: between the "1" and the Σ; nan at the end, where there is no rest.
+    """
+
+    total: np.ndarray
+    identity: np.ndarray
+    residual: np.ndarray
+    cosine: np.ndarray
+
+
+def gradient_profile(
+    model: nn.Module, variables: Any, images: jax.Array, labels: jax.Array, *, stage: int | None, train: bool = False
+) -> GradientProfile:
+    """‖g‖, ‖Σ‖ and the cosine between them from every block on, by one backward pass.
+
+    Args, errors: as `theory_flax.unroll`.
+    """
+    start = walk(model, variables, images, labels, stage=stage, train=train)
+    inputs = inputs_of(start.steps, start.x1)
+    total = along = jax.grad(start.loss_of)(inputs.pop())
+    rows = [_profile_row(total, along)]
+    for step, x in zip(reversed(start.steps), reversed(inputs), strict=True):
+        total, along = _pull_both(*step, x, total, along)
+        rows.append(_profile_row(total, along))
+    return GradientProfile(*np.array(rows[::-1]).T)
+
+
+def _profile_row(total: jax.Array, along: jax.Array) -> tuple[float, float, float, float]:
+    whole, identity = np.asarray(total, np.float64), np.asarray(along, np.float64)
+    rest = whole - identity
+    norms = np.linalg.norm(whole), np.linalg.norm(identity), np.linalg.norm(rest)
+    cosine = _inner(identity, rest) / (norms[1] * norms[2]) if norms[1] * norms[2] else np.nan
+    return float(norms[0]), float(norms[1]), float(norms[2]), float(cosine)
+
+
+@dataclass(frozen=True)
+class PathLengths:
+    """The gradient as a sum over paths, grouped by how many residuals a path passes (Veit 2016, section 4.3).
+
+    Attributes:
+        norms: (blocks + 1,) float64: the norm of the sum over all paths of length 0, 1, 2, …
+        shares: (blocks + 1,) float64: what each length contributes to ‖∂L/∂x_1‖, as a share; they add up to 1.
+        counts: (blocks + 1,) float64: how many paths there are of each length, "blocks over length".
+    """
+
+    norms: np.ndarray
+    shares: np.ndarray
+    counts: np.ndarray
+
+
+def path_lengths(
+    model: nn.Module, variables: Any, images: jax.Array, labels: jax.Array, *, stage: int | None, train: bool = False
+) -> PathLengths:
+    """Expands Π (1 + ∂h_l)ᵀ g by the number of factors ∂h_l, exactly: the lengths' sums add up to ∂L/∂x_1.
+
+    Args, errors: as `theory_flax.unroll`.
+    """
+    start = walk(model, variables, images, labels, stage=stage, train=train)
+    inputs = inputs_of(start.steps, start.x1)
+    g = jax.grad(start.loss_of)(inputs.pop())
+    sums = jnp.zeros((len(start.steps) + 1, *g.shape), g.dtype).at[0].set(g)
+    for count, (step, x) in enumerate(zip(reversed(start.steps), reversed(inputs), strict=True)):
+        sums = _pull_lengths(*step, x, sums, count)
+    by_length = np.asarray(sums, np.float64).reshape(len(sums), -1)
+    total = by_length.sum(0)
+    blocks = len(start.steps)
+    return PathLengths(
+        norms=np.linalg.norm(by_length, axis=1),
+        shares=by_length @ total / (total @ total),
+        counts=np.array([math.comb(blocks, length) for length in range(blocks + 1)], np.float64),
+    )
+
+
+def inputs_of(steps: Sequence[Step], x: jax.Array) -> list[jax.Array]:
+    """x_1 to x_L: what each step takes, and what the last one gives."""
+    inputs = [x]
+    for step in steps:
+        inputs.append(step(inputs[-1]))
+    return inputs
+
+
+def _adds_its_input(step: Step, x: jax.Array) -> bool:
+    """Whether the step's shortcut is the identity, so that x_{l+1} is made of x_l + h_l(x_l)."""
+    if step.join == "concatenate" or step.block.shortcut == "C":
+        return False
+    return jax.eval_shape(step.__call__, x).shape == x.shape
+
+
+# Each of these is compiled once for all blocks of a kind: the block, how it joins and `train` are static.
+_for_a_block = partial(jax.jit, static_argnums=(0, 1, 2))
+
+
+@_for_a_block
+def _pull(
+    block: Any,
+    kind: str,
+    train: bool,
+    variables: Any,
+    x: jax.Array,
+    along: jax.Array,
+    rows: jax.Array,
+    count: int,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Takes cotangents of a block's output to its input.
+
+    Gives what of `along` arrives at the residual, what the shortcut carries of it, and the `count` rows, pulled
+    through the whole block, with the residual's own row behind them.
+    """
+    (skip, residual), pull_branches = jax.vjp(lambda x: branches(block, train, variables, x), x)
+    _, pull_join = jax.vjp(partial(join, kind), skip, residual)
+    at_skip, at_residual = pull_join(along)
+    (own,) = pull_branches((jnp.zeros_like(skip), at_residual))
+    (carried,) = pull_branches((at_skip, jnp.zeros_like(residual)))
+    pulled = jnp.zeros((len(rows), *x.shape), x.dtype)
+    pulled = jax.lax.fori_loop(
+        0, count, lambda i, pulled: pulled.at[i].set(pull_branches(pull_join(rows[i]))[0]), pulled
+    )
+    return at_residual, carried, pulled.at[count].set(own)
+
+
+@_for_a_block
+def _pull_plain(
+    block: Any, kind: str, train: bool, variables: Any, x: jax.Array, passed: jax.Array, g: jax.Array
+) -> jax.Array:
+    """Σ (∂h_l(x_l)/∂x)ᵀ g over this block and those after it, whose sum so far is `passed`."""
+    (skip, residual), pull_branches = jax.vjp(lambda x: branches(block, train, variables, x), x)
+    _, pull_join = jax.vjp(partial(join, kind), skip, residual)
+    return pull_branches(pull_join(passed))[0] + pull_branches((jnp.zeros_like(skip), g))[0]
+
+
+@_for_a_block
+def _pull_both(
+    block: Any, kind: str, train: bool, variables: Any, x: jax.Array, total: jax.Array, along: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The whole gradient, and what the shortcuts carry, from a block's output to its input."""
+    (skip, residual), pull_branches = jax.vjp(lambda x: branches(block, train, variables, x), x)
+    _, pull_join = jax.vjp(partial(join, kind), skip, residual)
+    return (
+        pull_branches(pull_join(total))[0],
+        pull_branches((pull_join(along)[0], jnp.zeros_like(residual)))[0],
+    )
+
+
+@_for_a_block
+def _pull_lengths(
+    block: Any, kind: str, train: bool, variables: Any, x: jax.Array, sums: jax.Array, count: int
+) -> jax.Array:
+    """Sums over paths by length, of which lengths up to `count` occur, from a block's output to its input."""
+    (skip, residual), pull_branches = jax.vjp(lambda x: branches(block, train, variables, x), x)
+    _, pull_join = jax.vjp(partial(join, kind), skip, residual)
+    zeros = jnp.zeros_like(skip), jnp.zeros_like(residual)
+
+    def add(i: jax.Array, pulled: jax.Array) -> jax.Array:
+        at_skip, at_residual = pull_join(sums[i])
+        pulled = pulled.at[i].add(pull_branches((at_skip, zeros[1]))[0])
+        return pulled.at[i + 1].add(pull_branches((zeros[0], at_residual))[0])
+
+    return jax.lax.fori_loop(0, count + 1, add, jnp.zeros((len(sums), *x.shape), x.dtype))
+
+
+@_for_a_block
+def _push(
+    block: Any, kind: str, train: bool, variables: Any, x: jax.Array, tangent: jax.Array, arriving: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """A block's output for a tangent of its input, and ⟨arriving, ∂h · tangent⟩."""
+    (skip, residual), (skip_tangent, residual_tangent) = jax.jvp(
+        lambda x: branches(block, train, variables, x), (x,), (tangent,)
+    )
+    _, pushed = jax.jvp(partial(join, kind), (skip, residual), (skip_tangent, residual_tangent))
+    return pushed, jnp.vdot(arriving, residual_tangent)
+
+
+def _shares(steps: Sequence[Step], x: jax.Array, arriving: Sequence[jax.Array], total: np.ndarray) -> np.ndarray:
+    """⟨c_l, total⟩ / ‖total‖² of each block, from the tangent `total` at x_1."""
+    norm = np.sqrt(_inner(total, total))
+    tangent, shares = jnp.asarray(total / norm, x.dtype), []
+    for step, at_residual in zip(steps, arriving, strict=True):
+        tangent_after, share = _push(*step, x, tangent, at_residual)
+        x, tangent = step(x), tangent_after
+        shares.append(float(share) / norm)
+    return np.array(shares)
+
+
+def _inner(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.vdot(np.asarray(a, np.float64), np.asarray(b, np.float64)))

@@ -1,0 +1,34 @@
+"""Results as JSON: a frozen dataclass of numbers, names and arrays, as it is."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def as_json(value: Any) -> Any:
+    """What `json` writes of a result: dataclasses and named tuples by field, arrays as lists, nan as null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: as_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return as_json(value._asdict())
+    if isinstance(value, Mapping):
+        return {str(key): as_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(item) for item in value]
+    if hasattr(value, "__array__"):
+        return as_json(np.asarray(value).tolist())
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+def save_result(result: Any, path: Path, **about: Any) -> None:
+    """Writes a result, under what is said `about` it, whole or not at all."""
+    text = json.dumps(as_json({**about, "result": result}), indent=1)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text + "\n")
+    part.replace(path)

@@ -1,0 +1,245 @@
+"""A network, or one stage of it, as x_L = x_1 + Σ h_l(x_l): the blocks of the real model, one by one.
+
+Nothing of a network is written a second time here: a `Step` calls the model's own block. Blocks of the same shape
+share a compiled program, so that a thousand layers cost no more to compile than three kinds of them.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from densenet_flax import DenseNet
+from resnet_flax import PlainNet, ResNet
+
+
+class Unrolled(NamedTuple):
+    """A stage taken apart.
+
+    With `residuals` h_1 … h_L, the model's own stage is: in pre-activation networks x_{l+1} = x_l + h_l(x_l); in
+    post-activation ones x_{l+1} = relu(x_l + h_l(x_l)); in a DenseNet x_{l+1} is x_l and h_l(x_l) side by side.
+
+    Attributes:
+        x1: output of the stage's first block, (batch, height, width, channels); of a DenseNet, what the block takes.
+        residuals: the pure functions h_l, one for each block that follows (of a DenseNet: for each layer).
+        loss_of: x_L to the mean cross-entropy, a scalar.
+    """
+
+    x1: jax.Array
+    residuals: tuple[Callable[[jax.Array], jax.Array], ...]
+    loss_of: Callable[[jax.Array], jax.Array]
+
+
+class Step(NamedTuple):
+    """A block, x_l to x_{l+1} = join(shortcut(x_l), h_l(x_l)).
+
+    Attributes:
+        block: the model's own, unbound.
+        join: "add", "relu" of the sum, or "concatenate".
+        train: whether BatchNorm takes the statistics of the batch.
+        variables: the block's.
+    """
+
+    block: Any
+    join: str
+    train: bool
+    variables: Any
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The block as the model calls it; of a DenseNet, the layer and what it sees, side by side."""
+        return _advance(*self, x)
+
+    def residual(self, x: jax.Array) -> jax.Array:
+        """h_l(x)."""
+        return branches(self.block, self.train, self.variables, x)[1]
+
+
+class Walk(NamedTuple):
+    """A network from x_1 on: the steps that are looked at, and what comes after them."""
+
+    x1: jax.Array
+    steps: tuple[Step, ...]
+    loss_of: Callable[[jax.Array], jax.Array]  # of x_L
+    loss_from: Callable[[jax.Array], jax.Array]  # of x_1: the real model's blocks, called as they are
+
+
+def unroll(
+    model: nn.Module, variables: Any, images: jax.Array, labels: jax.Array, *, stage: int | None, train: bool = False
+) -> Unrolled:
+    """Takes a stage of a residual or dense network apart.
+
+    Args:
+        model: a `ResNet` or `DenseNet`, with any options.
+        variables: {"params", "batch_stats"}; nothing of it changes, in train mode either.
+        images: (batch, height, width, channels), in the type that the network is to compute in.
+        labels: (batch,) integers.
+        stage: counted from 0; None takes all blocks of the network, from what the stem gives.
+        train: BatchNorm takes the batch's statistics, through which gradients flow.
+
+    Raises:
+        ValueError: there is no such stage; the network has no shortcuts, or drops some of them at random.
+    """
+    start = walk(model, variables, images, labels, stage=stage, train=train)
+    return Unrolled(start.x1, tuple(step.residual for step in start.steps), start.loss_of)
+
+
+def walk(
+    model: nn.Module, variables: Any, images: jax.Array, labels: jax.Array, *, stage: int | None, train: bool = False
+) -> Walk:
+    """As `unroll`, with each block whole."""
+    check(model, stage, train)
+    parts = _Parts(model, variables, train)
+    labels = jnp.asarray(labels)
+
+    def rest(x: jax.Array, after: int) -> jax.Array:
+        for index in range(after, parts.count):
+            x = parts.stage(x, index)
+        return cross_entropy(parts.head(x), labels)
+
+    x = parts.stem(images)
+    first = 0 if stage is None else stage
+    last = parts.count - 1 if stage is None else stage
+    for index in range(first):
+        x = parts.stage(x, index)
+    loss_of = partial(rest, after=last + 1)
+    if isinstance(model, DenseNet):
+        x = parts.enter(x, first)
+        return Walk(x, parts.steps(first), loss_of, lambda x: loss_of(parts.leave(x, first)))
+    steps = tuple(step for index in range(first, last + 1) for step in parts.steps(index))
+    if stage is not None:
+        x, steps = steps[0](x), steps[1:]
+    return Walk(x, steps, loss_of, lambda x: loss_of(through(steps, x)))
+
+
+def check(model: nn.Module, stage: int | None, train: bool) -> None:
+    """Raises ValueError unless `model` has shortcuts, the same ones each time, and the stage."""
+    if isinstance(model, PlainNet) or not isinstance(model, ResNet | DenseNet):
+        raise ValueError(f"the identity needs shortcuts: a ResNet or a DenseNet; {type(model).__name__} has none")
+    dropped = {name: getattr(model, name, 0.0) for name in ("drop_path", "dropout")}
+    for name, rate in dropped.items():
+        if train and rate:
+            raise ValueError(f"in train mode {name} would draw another network each time; it must be 0, not {rate}")
+    count = len(model.stage_sizes if isinstance(model, ResNet) else model.block_sizes)
+    if stage is None and isinstance(model, DenseNet):
+        raise ValueError(f"of a DenseNet one dense block is looked at: stage 0 to {count - 1}; given None")
+    if stage is not None and not 0 <= stage < count:
+        raise ValueError(f"stage must be from 0 to {count - 1}; given {stage}")
+
+
+def through(steps: Sequence[Step], x: jax.Array) -> jax.Array:
+    """x_1 to x_L. Its gradient keeps the x_l alone, and runs each block again."""
+    for step in steps:
+        x = _advance_again(*step, x)
+    return x
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """The mean over a batch."""
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def branches(block: Any, train: bool, variables: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The shortcut of x and h(x), before they are joined."""
+    if hasattr(block, "branches"):
+        return block.apply(variables, x, train, method="branches")
+    return x, block.apply(variables, x, train)
+
+
+def join(kind: str, skip: jax.Array, residual: jax.Array) -> jax.Array:
+    """What a block makes of its shortcut and its residual."""
+    if kind == "concatenate":
+        return jnp.concatenate([skip, residual], -1)
+    return nn.relu(skip + residual) if kind == "relu" else skip + residual
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _advance(block: Any, kind: str, train: bool, variables: Any, x: jax.Array) -> jax.Array:
+    y = block.apply(variables, x, train)
+    return jnp.concatenate([x, y], -1) if kind == "concatenate" else y
+
+
+_advance_again = jax.checkpoint(_advance, static_argnums=(0, 1, 2))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _call(module: Any, train: bool, method: str, variables: Any, *arguments: Any) -> jax.Array:
+    return module.apply(variables, *arguments, train=train, method=method)
+
+
+class _Parts:
+    """The parts of a model with its variables, each compiled once for a shape."""
+
+    def __init__(self, model: nn.Module, variables: Any, train: bool):
+        self._model, self._variables, self._train = _plain(model), variables, train
+        self._blocks = _blocks_of(self._model)
+        self.count = len(self._blocks)
+
+    def stem(self, images: jax.Array) -> jax.Array:
+        return _call(self._model, self._train, "stem", self._variables, images)
+
+    def head(self, x: jax.Array) -> jax.Array:
+        return _call(self._model, self._train, "head", self._variables, x)
+
+    def steps(self, index: int) -> tuple[Step, ...]:
+        return tuple(Step(block, kind, self._train, self._of(path)) for path, block, kind in self._blocks[index])
+
+    def stage(self, x: jax.Array, index: int) -> jax.Array:
+        if isinstance(self._model, DenseNet):
+            return self.leave(self.enter(x, index), index)
+        return through(self.steps(index), x)
+
+    def enter(self, x: jax.Array, index: int) -> jax.Array:
+        """Of a DenseNet: what the transition before a block makes."""
+        if index == 0:
+            return x
+        name, transition = f"transition{index}", _module(self._model, "transitions", index - 1)
+        return _call(transition, self._train, "__call__", self._of((name,)), x)
+
+    def leave(self, x: jax.Array, index: int) -> jax.Array:
+        """Of a DenseNet: a whole block, called as the model calls it."""
+        name, block = f"denseblock{index + 1}", _module(self._model, "blocks", index)
+        return _call(block, self._train, "__call__", self._of((name,)), x)
+
+    def _of(self, path: tuple[str, ...]) -> Any:
+        def inner(tree: Any) -> Any:
+            for name in path:
+                tree = tree.get(name, {})
+            return tree
+
+        return {collection: inner(tree) for collection, tree in self._variables.items()}
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    """The model without what changes no number here, and would keep blocks from sharing programs."""
+    options: dict[str, Any] = dict(remat=False, axis_name=None)
+    options |= dict(drop_path=0.0) if isinstance(model, ResNet) else dict(dropout=0.0)
+    return model.clone(**options, parent=None, name=None)
+
+
+@lru_cache(maxsize=64)
+def _blocks_of(model: nn.Module) -> tuple[tuple[tuple[tuple[str, ...], nn.Module, str], ...], ...]:
+    """Of each stage, each block's place among the variables, the block, and how it joins."""
+    bound = model.bind({})
+    if isinstance(model, DenseNet):
+        return tuple(
+            tuple(((block.name, layer.name), _free(layer), "concatenate") for layer in block.layers)
+            for block in bound.blocks
+        )
+    kind = "add" if model.block.pre_activation else "relu"
+    return tuple(tuple(((block.name,), _free(block), kind) for block in blocks) for blocks in bound.stages)
+
+
+@lru_cache(maxsize=64)
+def _module(model: nn.Module, parts: str, index: int) -> Any:
+    return _free(getattr(model.bind({}), parts)[index])
+
+
+def _free(module: Any) -> Any:
+    """A module that equals its neighbours of the same options: a partial of the drop layer equals itself alone."""
+    options = {"drop": type(module).drop} if hasattr(type(module), "drop") else {}
+    return module.clone(parent=None, name=None, **options)
