@@ -13,7 +13,7 @@ carry from x_L to x_1, and c_l takes what they carry from x_L to the place where
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -62,21 +62,23 @@ def gradient_identity(
     """
     start = walk(model, variables, images, labels, stage=stage, train=train)
     total = jax.grad(start.loss_from)(start.x1)
-    inputs = inputs_of(start.steps, start.x1)
-    g = jax.grad(start.loss_of)(inputs.pop())
+    *inputs, last = inputs_of(start.steps, start.x1)
+    g = jax.grad(start.loss_of)(last)
 
-    along, arriving = g, []  # what the shortcuts carry back from g; what of it arrives at each h_l
-    rows = jnp.zeros((len(start.steps), *g.shape), g.dtype)  # the c_l on their way to x_1
-    passed = jnp.zeros_like(g)
     plain = all(_adds_its_input(step, x) for step, x in zip(start.steps, inputs, strict=True))
-    for count, (step, x) in enumerate(zip(reversed(start.steps), reversed(inputs), strict=True)):
-        at_residual, along, rows = _pull(*step, x, along, rows, count)
-        arriving.append(at_residual)
+    # On their way from x_L to x_1: what the shortcuts carry of g; Σ (∂h_l(x_l)/∂x)ᵀ g over the blocks so far, which is
+    # the plain identity's; and the c_l.
+    back, arriving = jnp.zeros((2 + len(start.steps), *g.shape), g.dtype).at[0].set(g), []
+    for count, (step, x, y) in enumerate(backwards(start.steps, inputs, last)):
+        at_skip, at_residual = _before_join(step.join, y, back, x.shape[-1])
+        arriving.append(at_residual[0])
+        at_residual = at_residual.at[2 + count].set(at_residual[0]).at[0].set(0)
         if plain:
-            passed = _pull_plain(*step, x, passed, g)
+            at_residual = at_residual.at[1].add(g)
+        back = _pull(step.block, step.train, step.variables, x, at_skip, at_residual, 3 + count)
 
-    residuals = tuple(np.asarray(row) for row in reversed(rows))
-    total, identity = np.asarray(total), np.asarray(along)
+    residuals = tuple(np.asarray(row) for row in back[:1:-1])
+    total, identity = np.asarray(total), np.asarray(back[0])
     return GradientIdentity(
         total=total,
         identity=identity,
@@ -84,7 +86,7 @@ def gradient_identity(
         relative_error=relative_error(total, identity, residuals),
         shares=_shares(start.steps, start.x1, arriving[::-1], total),
         identity_share=_inner(identity, total) / _inner(total, total),
-        plain_error=relative_error(total, np.asarray(g), [np.asarray(passed)]) if plain else None,
+        plain_error=relative_error(total, np.asarray(g), [np.asarray(back[1])]) if plain else None,
     )
 
 
@@ -121,12 +123,14 @@ def gradient_profile(
     Args, errors: as `theory_flax.unroll`.
     """
     start = walk(model, variables, images, labels, stage=stage, train=train)
-    inputs = inputs_of(start.steps, start.x1)
-    total = along = jax.grad(start.loss_of)(inputs.pop())
-    rows = [_profile_row(total, along)]
-    for step, x in zip(reversed(start.steps), reversed(inputs), strict=True):
-        total, along = _pull_both(*step, x, total, along)
-        rows.append(_profile_row(total, along))
+    *inputs, last = inputs_of(start.steps, start.x1)
+    g = jax.grad(start.loss_of)(last)
+    back = jnp.stack([g, g])  # the whole gradient, and what the shortcuts carry
+    rows = [_profile_row(*back)]
+    for step, x, y in backwards(start.steps, inputs, last):
+        at_skip, at_residual = _before_join(step.join, y, back, x.shape[-1])
+        back = _pull(step.block, step.train, step.variables, x, at_skip, at_residual.at[1].set(0), 2)
+        rows.append(_profile_row(*back))
     return GradientProfile(*np.array(rows[::-1]).T)
 
 
@@ -161,11 +165,14 @@ def path_lengths(
     Args, errors: as `theory_flax.unroll`.
     """
     start = walk(model, variables, images, labels, stage=stage, train=train)
-    inputs = inputs_of(start.steps, start.x1)
-    g = jax.grad(start.loss_of)(inputs.pop())
+    *inputs, last = inputs_of(start.steps, start.x1)
+    g = jax.grad(start.loss_of)(last)
     sums = jnp.zeros((len(start.steps) + 1, *g.shape), g.dtype).at[0].set(g)
-    for count, (step, x) in enumerate(zip(reversed(start.steps), reversed(inputs), strict=True)):
-        sums = _pull_lengths(*step, x, sums, count)
+    for count, (step, x, y) in enumerate(backwards(start.steps, inputs, last)):
+        at_skip, at_residual = _before_join(step.join, y, sums, x.shape[-1])
+        # A path goes by the shortcut, or by the residual and is one longer.
+        at_residual = jnp.roll(at_residual, 1, 0).at[0].set(0)
+        sums = _pull(step.block, step.train, step.variables, x, at_skip, at_residual, 2 + count)
     by_length = np.asarray(sums, np.float64).reshape(len(sums), -1)
     total = by_length.sum(0)
     blocks = len(start.steps)
@@ -191,79 +198,40 @@ def _adds_its_input(step: Step, x: jax.Array) -> bool:
     return jax.eval_shape(step.__call__, x).shape == x.shape
 
 
-# Each of these is compiled once for all blocks of a kind: the block, how it joins and `train` are static.
-_for_a_block = partial(jax.jit, static_argnums=(0, 1, 2))
+def backwards(
+    steps: Sequence[Step], inputs: Sequence[jax.Array], last: jax.Array
+) -> Iterator[tuple[Step, jax.Array, jax.Array]]:
+    """Each step with its input and its output, last to first."""
+    return zip(reversed(steps), reversed(inputs), [last, *reversed(inputs[1:])], strict=True)
 
 
-@_for_a_block
+@partial(jax.jit, static_argnums=(0, 3))
+def _before_join(kind: str, y: jax.Array, cotangents: jax.Array, width: int) -> tuple[jax.Array, jax.Array]:
+    """Cotangents (rows, …) of a block's output y, taken to its shortcut, of `width` channels, and to its residual."""
+    if kind == "concatenate":
+        return cotangents[..., :width], cotangents[..., width:]
+    masked = jnp.where(y > 0, cotangents, 0) if kind == "relu" else cotangents
+    return masked, masked
+
+
+@partial(jax.jit, static_argnums=(0, 1))
 def _pull(
-    block: Any,
-    kind: str,
-    train: bool,
-    variables: Any,
-    x: jax.Array,
-    along: jax.Array,
-    rows: jax.Array,
-    count: int,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Takes cotangents of a block's output to its input.
+    block: Any, train: bool, variables: Any, x: jax.Array, at_skip: jax.Array, at_residual: jax.Array, count: int
+) -> jax.Array:
+    """The first `count` cotangents (rows, …) of a block's shortcut and residual, taken to its input; the rest is zero.
 
-    Gives what of `along` arrives at the residual, what the shortcut carries of it, and the `count` rows, pulled
-    through the whole block, with the residual's own row behind them.
+    Compiled once for all blocks of a kind and all counts.
     """
-    (skip, residual), pull_branches = jax.vjp(lambda x: branches(block, train, variables, x), x)
-    _, pull_join = jax.vjp(partial(join, kind), skip, residual)
-    at_skip, at_residual = pull_join(along)
-    (own,) = pull_branches((jnp.zeros_like(skip), at_residual))
-    (carried,) = pull_branches((at_skip, jnp.zeros_like(residual)))
-    pulled = jnp.zeros((len(rows), *x.shape), x.dtype)
-    pulled = jax.lax.fori_loop(
-        0, count, lambda i, pulled: pulled.at[i].set(pull_branches(pull_join(rows[i]))[0]), pulled
-    )
-    return at_residual, carried, pulled.at[count].set(own)
-
-
-@_for_a_block
-def _pull_plain(
-    block: Any, kind: str, train: bool, variables: Any, x: jax.Array, passed: jax.Array, g: jax.Array
-) -> jax.Array:
-    """Σ (∂h_l(x_l)/∂x)ᵀ g over this block and those after it, whose sum so far is `passed`."""
-    (skip, residual), pull_branches = jax.vjp(lambda x: branches(block, train, variables, x), x)
-    _, pull_join = jax.vjp(partial(join, kind), skip, residual)
-    return pull_branches(pull_join(passed))[0] + pull_branches((jnp.zeros_like(skip), g))[0]
-
-
-@_for_a_block
-def _pull_both(
-    block: Any, kind: str, train: bool, variables: Any, x: jax.Array, total: jax.Array, along: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """The whole gradient, and what the shortcuts carry, from a block's output to its input."""
-    (skip, residual), pull_branches = jax.vjp(lambda x: branches(block, train, variables, x), x)
-    _, pull_join = jax.vjp(partial(join, kind), skip, residual)
-    return (
-        pull_branches(pull_join(total))[0],
-        pull_branches((pull_join(along)[0], jnp.zeros_like(residual)))[0],
+    pull_back = jax.vjp(lambda x: branches(block, train, variables, x), x)[1]
+    return jax.lax.fori_loop(
+        0,
+        count,
+        lambda i, pulled: pulled.at[i].set(pull_back((at_skip[i], at_residual[i]))[0]),
+        jnp.zeros((len(at_skip), *x.shape), x.dtype),
     )
 
 
-@_for_a_block
-def _pull_lengths(
-    block: Any, kind: str, train: bool, variables: Any, x: jax.Array, sums: jax.Array, count: int
-) -> jax.Array:
-    """Sums over paths by length, of which lengths up to `count` occur, from a block's output to its input."""
-    (skip, residual), pull_branches = jax.vjp(lambda x: branches(block, train, variables, x), x)
-    _, pull_join = jax.vjp(partial(join, kind), skip, residual)
-    zeros = jnp.zeros_like(skip), jnp.zeros_like(residual)
-
-    def add(i: jax.Array, pulled: jax.Array) -> jax.Array:
-        at_skip, at_residual = pull_join(sums[i])
-        pulled = pulled.at[i].add(pull_branches((at_skip, zeros[1]))[0])
-        return pulled.at[i + 1].add(pull_branches((zeros[0], at_residual))[0])
-
-    return jax.lax.fori_loop(0, count + 1, add, jnp.zeros((len(sums), *x.shape), x.dtype))
-
-
-@_for_a_block
+@partial(jax.jit, static_argnums=(0, 1, 2))
 def _push(
     block: Any, kind: str, train: bool, variables: Any, x: jax.Array, tangent: jax.Array, arriving: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
