@@ -13,7 +13,7 @@ carry from x_L to x_1, and c_l takes what they carry from x_L to the place where
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,7 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from theory_flax.unroll import Step, branches, join, walk
+from theory_flax.unroll import Step, Walk, branches, join, walk, walk_of
+
+ROWS = 4  # cotangents that a block takes at once, so that blocks of a kind share a program however many there are
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,23 @@ def gradient_identity(
 
     Args, errors: as `theory_flax.unroll`. Exact to the rounding of the images' type.
     """
-    start = walk(model, variables, images, labels, stage=stage, train=train)
+    return _take_apart(walk(model, variables, images, labels, stage=stage, train=train))
+
+
+def gradient_identity_of(
+    x1: jax.Array, residuals: Sequence[Callable[[jax.Array], jax.Array]], loss_of: Callable[[jax.Array], jax.Array]
+) -> GradientIdentity:
+    """Both sides of the identity for x_{l+1} = x_l + h_l(x_l) with functions of one's own.
+
+    Args:
+        x1: an array of any shape.
+        residuals: h_1 … h_L, each from the shape of `x1` to the same shape.
+        loss_of: x_L to a scalar.
+    """
+    return _take_apart(walk_of(jnp.asarray(x1), residuals, loss_of))
+
+
+def _take_apart(start: Walk) -> GradientIdentity:
     total = jax.grad(start.loss_from)(start.x1)
     *inputs, last = inputs_of(start.steps, start.x1)
     g = jax.grad(start.loss_of)(last)
@@ -68,17 +86,18 @@ def gradient_identity(
     plain = all(_adds_its_input(step, x) for step, x in zip(start.steps, inputs, strict=True))
     # On their way from x_L to x_1: what the shortcuts carry of g; Σ (∂h_l(x_l)/∂x)ᵀ g over the blocks so far, which is
     # the plain identity's; and the c_l.
-    back, arriving = jnp.zeros((2 + len(start.steps), *g.shape), g.dtype).at[0].set(g), []
-    for count, (step, x, y) in enumerate(backwards(start.steps, inputs, last)):
-        at_skip, at_residual = _before_join(step.join, y, back, x.shape[-1])
-        arriving.append(at_residual[0])
-        at_residual = at_residual.at[2 + count].set(at_residual[0]).at[0].set(0)
+    rows, arriving = [g, jnp.zeros_like(g)], []
+    for step, x, y in backwards(start.steps, inputs, last):
+        parts = [step.before_join(y, row) for row in rows]
+        arriving.append(parts[0][1])
+        parts.append((jnp.zeros_like(parts[0][0]), parts[0][1]))  # c_l begins here
+        parts[0] = parts[0][0], jnp.zeros_like(parts[0][1])
         if plain:
-            at_residual = at_residual.at[1].add(g)
-        back = _pull(step.block, step.train, step.variables, x, at_skip, at_residual, 3 + count)
+            parts[1] = parts[1][0], parts[1][1] + g
+        rows = _pull(step, x, parts)
 
-    residuals = tuple(np.asarray(row) for row in back[:1:-1])
-    total, identity = np.asarray(total), np.asarray(back[0])
+    residuals = tuple(np.asarray(row) for row in rows[:1:-1])
+    total, identity = np.asarray(total), np.asarray(rows[0])
     return GradientIdentity(
         total=total,
         identity=identity,
@@ -86,7 +105,7 @@ def gradient_identity(
         relative_error=relative_error(total, identity, residuals),
         shares=_shares(start.steps, start.x1, arriving[::-1], total),
         identity_share=_inner(identity, total) / _inner(total, total),
-        plain_error=relative_error(total, np.asarray(g), [np.asarray(back[1])]) if plain else None,
+        plain_error=relative_error(total, np.asarray(g), [np.asarray(rows[1])]) if plain else None,
     )
 
 
@@ -125,12 +144,12 @@ def gradient_profile(
     start = walk(model, variables, images, labels, stage=stage, train=train)
     *inputs, last = inputs_of(start.steps, start.x1)
     g = jax.grad(start.loss_of)(last)
-    back = jnp.stack([g, g])  # the whole gradient, and what the shortcuts carry
-    rows = [_profile_row(*back)]
+    total = along = g  # the whole gradient, and what the shortcuts carry
+    rows = [_profile_row(total, along)]
     for step, x, y in backwards(start.steps, inputs, last):
-        at_skip, at_residual = _before_join(step.join, y, back, x.shape[-1])
-        back = _pull(step.block, step.train, step.variables, x, at_skip, at_residual.at[1].set(0), 2)
-        rows.append(_profile_row(*back))
+        by_shortcut, at_residual = step.before_join(y, along)
+        total, along = _pull(step, x, [step.before_join(y, total), (by_shortcut, jnp.zeros_like(at_residual))])
+        rows.append(_profile_row(total, along))
     return GradientProfile(*np.array(rows[::-1]).T)
 
 
@@ -167,12 +186,13 @@ def path_lengths(
     start = walk(model, variables, images, labels, stage=stage, train=train)
     *inputs, last = inputs_of(start.steps, start.x1)
     g = jax.grad(start.loss_of)(last)
-    sums = jnp.zeros((len(start.steps) + 1, *g.shape), g.dtype).at[0].set(g)
-    for count, (step, x, y) in enumerate(backwards(start.steps, inputs, last)):
-        at_skip, at_residual = _before_join(step.join, y, sums, x.shape[-1])
+    sums = [g]
+    for step, x, y in backwards(start.steps, inputs, last):
+        parts = [step.before_join(y, row) for row in sums]
         # A path goes by the shortcut, or by the residual and is one longer.
-        at_residual = jnp.roll(at_residual, 1, 0).at[0].set(0)
-        sums = _pull(step.block, step.train, step.variables, x, at_skip, at_residual, 2 + count)
+        by_shortcut = [*(skip for skip, _ in parts), jnp.zeros_like(parts[0][0])]
+        by_residual = [jnp.zeros_like(parts[0][1]), *(residual for _, residual in parts)]
+        sums = _pull(step, x, list(zip(by_shortcut, by_residual, strict=True)))
     by_length = np.asarray(sums, np.float64).reshape(len(sums), -1)
     total = by_length.sum(0)
     blocks = len(start.steps)
@@ -205,30 +225,24 @@ def backwards(
     return zip(reversed(steps), reversed(inputs), [last, *reversed(inputs[1:])], strict=True)
 
 
-@partial(jax.jit, static_argnums=(0, 3))
-def _before_join(kind: str, y: jax.Array, cotangents: jax.Array, width: int) -> tuple[jax.Array, jax.Array]:
-    """Cotangents (rows, …) of a block's output y, taken to its shortcut, of `width` channels, and to its residual."""
-    if kind == "concatenate":
-        return cotangents[..., :width], cotangents[..., width:]
-    masked = jnp.where(y > 0, cotangents, 0) if kind == "relu" else cotangents
-    return masked, masked
+def _pull(step: Step, x: jax.Array, cotangents: Sequence[tuple[jax.Array, jax.Array]]) -> list[jax.Array]:
+    """Cotangents of a block's shortcut and residual, each taken to the block's input x."""
+    pulled: list[jax.Array] = []
+    for first in range(0, len(cotangents), ROWS):
+        some = cotangents[first : first + ROWS]
+        filled = [*some, *[jax.tree.map(jnp.zeros_like, some[0])] * (ROWS - len(some))]
+        pulled += _pull_rows(step.block, step.train, step.variables, x, filled)[: len(some)]
+    return pulled
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _pull(
-    block: Any, train: bool, variables: Any, x: jax.Array, at_skip: jax.Array, at_residual: jax.Array, count: int
-) -> jax.Array:
-    """The first `count` cotangents (rows, …) of a block's shortcut and residual, taken to its input; the rest is zero.
-
-    Compiled once for all blocks of a kind and all counts.
-    """
+def _pull_rows(
+    block: Any, train: bool, variables: Any, x: jax.Array, cotangents: Sequence[tuple[jax.Array, jax.Array]]
+) -> list[jax.Array]:
+    # Side by side: in a loop inside of a program XLA's convolutions on the CPU take many times as long.
     pull_back = jax.vjp(lambda x: branches(block, train, variables, x), x)[1]
-    return jax.lax.fori_loop(
-        0,
-        count,
-        lambda i, pulled: pulled.at[i].set(pull_back((at_skip[i], at_residual[i]))[0]),
-        jnp.zeros((len(at_skip), *x.shape), x.dtype),
-    )
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *cotangents)
+    return list(jax.vmap(pull_back)(stacked)[0])
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

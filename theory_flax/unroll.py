@@ -57,6 +57,14 @@ class Step(NamedTuple):
         """h_l(x)."""
         return branches(self.block, self.train, self.variables, x)[1]
 
+    def before_join(self, y: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """A cotangent of the output y = x_{l+1}, taken to the shortcut and to the residual."""
+        if self.join == "concatenate":
+            width = self.block.growth_rate
+            return cotangent[..., :-width], cotangent[..., -width:]
+        masked = jnp.where(y > 0, cotangent, 0) if self.join == "relu" else cotangent
+        return masked, masked
+
 
 class Walk(NamedTuple):
     """A network from x_1 on: the steps that are looked at, and what comes after them."""
@@ -113,6 +121,38 @@ def walk(
     if stage is not None:
         x, steps = steps[0](x), steps[1:]
     return Walk(x, steps, loss_of, lambda x: loss_of(through(steps, x)))
+
+
+class OwnResidual:
+    """A block x + h(x) of the reader's own function h."""
+
+    shortcut = "B"
+
+    def __init__(self, h: Callable[[jax.Array], jax.Array]):
+        self._h = h
+
+    def __hash__(self) -> int:
+        return hash(self._h)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, OwnResidual) and other._h == self._h
+
+    def branches(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """As a residual block's."""
+        return x, self._h(x)
+
+    def apply(self, variables: Any, x: jax.Array, train: bool, method: str | None = None) -> Any:
+        """As Flax applies a module, which has no variables."""
+        skip, residual = self.branches(x)
+        return (skip, residual) if method == "branches" else skip + residual
+
+
+def walk_of(
+    x1: jax.Array, residuals: Sequence[Callable[[jax.Array], jax.Array]], loss_of: Callable[[jax.Array], jax.Array]
+) -> Walk:
+    """x_{l+1} = x_l + h_l(x_l) with the reader's own h_l."""
+    steps = tuple(Step(OwnResidual(h), "add", False, {}) for h in residuals)
+    return Walk(x1, steps, loss_of, lambda x: loss_of(through(steps, x)))
 
 
 def check(model: nn.Module, stage: int | None, train: bool) -> None:

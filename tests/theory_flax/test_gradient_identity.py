@@ -21,7 +21,7 @@ from resnet_flax import (
     resnet1001_v2,
     vgg11,
 )
-from theory_flax import gradient_identity, gradient_profile, path_lengths, relative_error, unroll
+from theory_flax import gradient_identity, gradient_identity_of, gradient_profile, path_lengths, relative_error, unroll
 from theory_flax.unroll import cross_entropy, walk
 
 SMALL = dict(num_classes=5, width=4)
@@ -222,6 +222,18 @@ def test_of_a_whole_network_the_one_is_the_composition_of_its_shortcuts(arch, x6
     assert found.relative_error <= 1e-12
     assert len(found.residuals) == 9
     assert found.plain_error is None  # shapes change on the way
+
+
+def test_functions_of_ones_own(x64):
+    """Three linear residuals, whose terms are known: c_l = (1 + A_1)ᵀ … (1 + A_{l-1})ᵀ A_lᵀ g."""
+    rng = np.random.default_rng(0)
+    a = 0.3 * rng.normal(size=(3, 5, 5))
+    x1, g, one = rng.normal(size=5), rng.normal(size=5), np.eye(5)
+    found = gradient_identity_of(x1, [lambda x, a=a: x @ a.T for a in a], lambda x: x @ g)
+    terms = [a[0].T @ g, (one + a[0]).T @ a[1].T @ g, (one + a[0]).T @ (one + a[1]).T @ a[2].T @ g]
+    np.testing.assert_allclose(found.residuals, terms, rtol=1e-12)
+    np.testing.assert_allclose(found.identity, g, rtol=1e-12)
+    assert found.relative_error <= 1e-14
 
 
 def test_float32_agrees_to_its_rounding():

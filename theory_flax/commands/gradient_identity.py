@@ -86,7 +86,7 @@ def measure(options: Options, say: Callable[[str], None]) -> Report:
     steps, variables = [0], [first.variables]
     if options.run is None:
         steps, variables = [], []
-        total, every = (200, 100) if options.quick else (2000, 500)
+        total, every = (100, 50) if options.quick else (2000, 500)
         all_images, all_labels = images_of(dataset, len(dataset.train.labels))
         for moment in train(first.model, all_images, all_labels, steps=total, every=every):
             steps.append(moment.step)
