@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from theory_flax.commands.networks import Network, dataset_of, fresh, images_of, of_run
 from theory_flax.commands.options import Claim, Options
@@ -52,7 +53,7 @@ class Report:
 
     Attributes:
         errors: of each network, stage and type.
-        network, stage: where the profiles and paths below are from.
+        network, stage: where the profiles and paths below are from; None is the whole network.
         steps: of training, at which they were taken; of a run, its last alone.
         profiles: ‖g‖, ‖Σ‖ and the cosine between them from each block on.
         paths: the gradient as a sum over paths, by their length.
@@ -60,7 +61,7 @@ class Report:
 
     errors: tuple[Error, ...]
     network: str
-    stage: int
+    stage: int | None
     steps: tuple[int, ...]
     profiles: tuple[GradientProfile, ...]
     paths: tuple[PathLengths, ...]
@@ -82,7 +83,8 @@ def measure(options: Options, say: Callable[[str], None]) -> Report:
             say(f"{network.name} stage {stage}: error {found[0].error:.1e} in float32, {found[1].error:.1e} in float64")
 
     first = networks[0]
-    stage = 0 if not hasattr(first.model, "stage_sizes") else int(np.argmax(first.model.stage_sizes))
+    sizes = getattr(first.model, "block_sizes", None)
+    shown = int(np.argmax(sizes)) if sizes else None  # of a ResNet, all blocks
     steps, variables = [0], [first.variables]
     if options.run is None:
         steps, variables = [], []
@@ -95,9 +97,9 @@ def measure(options: Options, say: Callable[[str], None]) -> Report:
                 say(f"{first.name} step {moment.step} of {total}: loss {moment.metrics.loss[-25:].mean():.4f}")
     profiles, paths = [], []
     for at in variables:
-        profiles.append(gradient_profile(first.model, at, images, labels, stage=stage, train=True))
-        paths.append(path_lengths(first.model, at, images, labels, stage=stage, train=True))
-    return Report(tuple(errors), first.name, stage, tuple(steps), tuple(profiles), tuple(paths))
+        profiles.append(gradient_profile(first.model, at, images, labels, stage=shown, train=True))
+        paths.append(path_lengths(first.model, at, images, labels, stage=shown, train=True))
+    return Report(tuple(errors), first.name, shown, tuple(steps), tuple(profiles), tuple(paths))
 
 
 def stages_of(model: nn.Module) -> int:
@@ -141,7 +143,7 @@ def draw(report: Report) -> Figure:
             label="without the ReLUs' masks",
         )
     exact.set_yticks(range(len(names)), names)
-    exact.set(xscale="log", xlim=(1e-17, 3), ylim=(len(names) - 0.5, -0.5))
+    exact.set(xscale="log", xlim=(1e-17, 3), ylim=(len(names) + 0.4, -0.5))  # with room for the legend
     for bound in (1e-12, 1e-5):
         exact.axvline(bound, color=BLACK, lw=0.8, ls=":")
     label(exact, "the two sides agree to rounding", "‖left − right‖ / ‖left‖", "")
@@ -149,20 +151,26 @@ def draw(report: Report) -> Figure:
     for i, (step, profile, path) in enumerate(zip(report.steps, report.profiles, report.paths, strict=True)):
         when, colour = f"step {step}", COLOURS[i % len(COLOURS)]
         blocks = np.arange(1, len(profile.total) + 1)
-        norms.plot(blocks, profile.identity, "-", color=colour, label=f"‖1⋅g‖, {when}")
-        norms.plot(blocks[:-1], profile.residual[:-1], "--", color=colour, label=f"‖Σ‖, {when}")
+        norms.plot(blocks, profile.identity, "-", color=colour, label=f"“1”, {when}")
+        norms.plot(blocks[:-1], profile.residual[:-1], "--", color=colour, label=f"Σ, {when}")
         cosines.plot(blocks[:-1], profile.cosine[:-1], "o-", ms=3, color=colour, label=when)
         paths.plot(np.arange(len(path.shares)), path.shares, "o-", ms=3, color=colour, label=when)
     binomial = report.paths[0].counts / report.paths[0].counts.sum()
     paths.plot(np.arange(len(binomial)), binomial, ":", color=BLACK, label="share of all paths")
-    where = f"{report.network}, stage {report.stage}"
     norms.set_yscale("log")
+    for axes in (norms, cosines, paths):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     cosines.axhline(0, color=BLACK, lw=0.8)
     paths.axhline(0, color=BLACK, lw=0.8)
-    label(norms, f"what shortcuts carry, and the rest: {where}", "block l", "norm")
+    label(norms, f"what shortcuts carry, and the rest ({where(report)})", "block l", "norm")
     label(cosines, "cosine between the two", "block l", "cosine")
     label(paths, "paths by how many residuals they pass", "length", "share of ‖∂L/∂x₁‖")
     return figure
+
+
+def where(report: Report) -> str:
+    """What the profiles and paths are of."""
+    return report.network if report.stage is None else f"{report.network}, block {report.stage + 1}"
 
 
 def summary(report: Report) -> list[str]:
@@ -178,7 +186,7 @@ def summary(report: Report) -> list[str]:
         )
     for step, profile, path in zip(report.steps, report.profiles, report.paths, strict=True):
         lines.append(
-            f"{report.network} stage {report.stage}, step {step}: ‖1⋅g‖ {profile.identity[0]:.2e}, "
+            f"{where(report)}, step {step}: ‖1⋅g‖ {profile.identity[0]:.2e}, "
             f"‖Σ‖ {profile.residual[0]:.2e}, cosine {profile.cosine[0]:.2f}; "
             f"paths of length 0, 1, 2 carry {', '.join(f'{share:.0%}' for share in path.shares[:3])}"
         )
