@@ -36,13 +36,13 @@ def new_figure(title: str, rows: int = 1, columns: int = 2, *, width: float = 10
     return figure, panels
 
 
-def label(axes: Axes, title: str, x: str, y: str, *, legend: bool = True) -> None:
+def label(axes: Axes, title: str, x: str, y: str, *, legend: bool = True, columns: int = 1) -> None:
     """Names a panel and its axes, with their units."""
     axes.set_title(title, fontsize=11)
     axes.set_xlabel(x, fontsize=11)
     axes.set_ylabel(y, fontsize=11)
     if legend:
-        axes.legend(fontsize=10)
+        axes.legend(fontsize=10, ncols=columns)
 
 
 def save_figure(figure: Figure, path: Path) -> None:

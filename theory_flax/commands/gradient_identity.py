@@ -158,11 +158,13 @@ def draw(report: Report) -> Figure:
     binomial = report.paths[0].counts / report.paths[0].counts.sum()
     paths.plot(np.arange(len(binomial)), binomial, ":", color=BLACK, label="share of all paths")
     norms.set_yscale("log")
+    norms.set_ylim(top=12 * max(profile.total.max() for profile in report.profiles))  # with room for the legend
+    paths.set_ylim(top=1.5 * max(path.shares.max() for path in report.paths))
     for axes in (norms, cosines, paths):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     cosines.axhline(0, color=BLACK, lw=0.8)
     paths.axhline(0, color=BLACK, lw=0.8)
-    label(norms, f"what shortcuts carry, and the rest ({where(report)})", "block l", "norm")
+    label(norms, f"what shortcuts carry, and the rest ({where(report)})", "block l", "norm", columns=2)
     label(cosines, "cosine between the two", "block l", "cosine")
     label(paths, "paths by how many residuals they pass", "length", "share of ‖∂L/∂x₁‖")
     return figure
