@@ -81,8 +81,8 @@ def gradient_identity_of(
 def _take_apart(start: Walk) -> GradientIdentity:
     total = jax.grad(start.loss_from)(start.x1)
     *inputs, last = inputs_of(start.steps, start.x1)
-    g = jax.grad(start.loss_of)(last)
-
+    # Where the real model has its x_L, to the last bit: what follows may be steep, as BatchNorm of few values is.
+    g = jax.grad(start.loss_of)(jax.vjp(start.whole, start.x1)[0])
     plain = all(_adds_its_input(step, x) for step, x in zip(start.steps, inputs, strict=True))
     # On their way from x_L to x_1: what the shortcuts carry of g; Σ (∂h_l(x_l)/∂x)ᵀ g over the blocks so far, which is
     # the plain identity's; and the c_l.

@@ -72,7 +72,11 @@ class Walk(NamedTuple):
     x1: jax.Array
     steps: tuple[Step, ...]
     loss_of: Callable[[jax.Array], jax.Array]  # of x_L
-    loss_from: Callable[[jax.Array], jax.Array]  # of x_1: the real model's blocks, called as they are
+    whole: Callable[[jax.Array], jax.Array]  # x_1 to x_L by the real model's blocks, called as they are
+
+    def loss_from(self, x: jax.Array) -> jax.Array:
+        """x_1 to the loss, by the real model."""
+        return self.loss_of(self.whole(x))
 
 
 def unroll(
@@ -116,11 +120,11 @@ def walk(
     loss_of = partial(rest, after=last + 1)
     if isinstance(model, DenseNet):
         x = parts.enter(x, first)
-        return Walk(x, parts.steps(first), loss_of, lambda x: loss_of(parts.leave(x, first)))
+        return Walk(x, parts.steps(first), loss_of, lambda x: parts.leave(x, first))
     steps = tuple(step for index in range(first, last + 1) for step in parts.steps(index))
     if stage is not None:
         x, steps = steps[0](x), steps[1:]
-    return Walk(x, steps, loss_of, lambda x: loss_of(through(steps, x)))
+    return Walk(x, steps, loss_of, partial(through, steps))
 
 
 class OwnResidual:
@@ -152,7 +156,7 @@ def walk_of(
 ) -> Walk:
     """x_{l+1} = x_l + h_l(x_l) with the reader's own h_l."""
     steps = tuple(Step(OwnResidual(h), "add", False, {}) for h in residuals)
-    return Walk(x1, steps, loss_of, lambda x: loss_of(through(steps, x)))
+    return Walk(x1, steps, loss_of, partial(through, steps))
 
 
 def check(model: nn.Module, stage: int | None, train: bool) -> None:
