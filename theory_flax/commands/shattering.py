@@ -81,11 +81,20 @@ class Sizes:
 
 def sizes_of(options: Options) -> Sizes:
     """The claim's own, with as many seeds as the options say."""
-    few = {"plain, centred": (1, 2, 4, 8), "residual, centred": (2, 4, 8, 16), "plain": (1, 2, 4, 8)}
-    few |= {"residual": (1, 2, 4, 8, 16), "residual, BatchNorm": (1, 2, 4, 8, 16, 32)}
-    many = {"plain, centred": tuple(range(1, 9)), "residual, centred": (1, 2, 3, 4, 6, 8, 10, 12, 14, 16)}
-    many |= {"plain": (1, 2, 4, 8, 16, 32, 50), "residual": (1, 2, 4, 8, 16, 32, 50)}
-    many |= {"residual, BatchNorm": (1, 2, 4, 8, 16, 24, 32, 50, 64, 100)}
+    few: dict[str, tuple[int, ...]] = {
+        "plain, centred": (1, 2, 4, 8),
+        "residual, centred": (2, 4, 8, 16),
+        "residual, BatchNorm": (1, 2, 4, 8, 16, 32),
+        "plain": (1, 2, 4, 8),
+        "residual": (1, 2, 4, 8, 16),
+    }
+    many: dict[str, tuple[int, ...]] = {
+        "plain, centred": (1, 2, 3, 4, 5, 6, 7, 8),
+        "residual, centred": (1, 2, 3, 4, 6, 8, 10, 12, 14, 16),
+        "residual, BatchNorm": (1, 2, 4, 8, 16, 24, 32, 50, 64, 100),
+        "plain": (1, 2, 4, 8, 16, 32, 50),
+        "residual": (1, 2, 4, 8, 16, 32, 50),
+    }
     given = options.seeds
     if options.quick:
         return Sizes(1024, 256, given or 10, 256, few, (1, 8, 16, 50), given or 16, 128, given or 4)
