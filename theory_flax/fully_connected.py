@@ -103,7 +103,7 @@ class FullyConnected:
                 y = x + self.beta * y
             elif self.kind == "dense":
                 y = jax.lax.dynamic_update_slice(x, y, (0, self.width + index * self.growth))
-            return y, coactivation(active > 0)
+            return y, coactivation(active > 0).astype(x.dtype)
 
         def step(x: jax.Array, of: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             if depth is None:
