@@ -261,8 +261,9 @@ def draw(report: Report) -> Figure:
         colour = LAWS[law.name][1]
         values, errors = ([getattr(found, of) for found in law.correlations] for of in ("value", "error"))
         laws.errorbar(depths, values, 1.96 * np.array(errors), fmt="o", ms=4, color=colour, label=law.name)
-        laws.plot(depths, law.wide, "-", lw=1, color=colour)
-        laws.plot(depths, law.theorem, ":", lw=1.5, color=colour)
+        between = range(min(depths), max(depths) + 1)
+        laws.plot(between, [wide_correlation(law.network, depth) for depth in between], "-", lw=1, color=colour)
+        laws.plot(between, [theorem_correlation(law.network, depth) for depth in between], ":", lw=1.5, color=colour)
     laws.plot([], [], "-", lw=1, color=BLACK, label="infinite width")
     laws.plot([], [], ":", lw=1.5, color=BLACK, label="the paper's theorem")
     laws.set(xscale="log", yscale="log")
