@@ -1,5 +1,12 @@
 """The theory of residual and dense networks, run: every claim a function, a figure and a test."""
 
+from theory_flax.fully_connected import (
+    FullyConnected,
+    GradientCorrelation,
+    gradient_correlations,
+    theorem_correlation,
+    wide_correlation,
+)
 from theory_flax.gradient_identity import (
     GradientIdentity,
     GradientProfile,
@@ -10,17 +17,27 @@ from theory_flax.gradient_identity import (
     path_lengths,
     relative_error,
 )
+from theory_flax.shattering import Shattering, autocorrelation, line, shattering
 from theory_flax.unroll import Unrolled, unroll
 
 __all__ = [
+    "FullyConnected",
+    "GradientCorrelation",
     "GradientIdentity",
     "GradientProfile",
     "PathLengths",
+    "Shattering",
     "Unrolled",
+    "autocorrelation",
+    "gradient_correlations",
     "gradient_identity",
     "gradient_identity_of",
     "gradient_profile",
+    "line",
     "path_lengths",
     "relative_error",
+    "shattering",
+    "theorem_correlation",
     "unroll",
+    "wide_correlation",
 ]

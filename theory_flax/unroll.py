@@ -159,6 +159,33 @@ def walk_of(
     return Walk(x1, steps, loss_of, partial(through, steps))
 
 
+def by_blocks(model: nn.Module, variables: Any, *, train: bool = False) -> Callable[[jax.Array], jax.Array]:
+    """Images to logits by the model's own parts, one compiled program for each kind of block.
+
+    Works for networks without shortcuts too. Differentiate it outside of `jax.jit`: there a deep network would be
+    compiled as one program again.
+
+    Args:
+        model: a `ResNet`, `PlainNet` or `DenseNet`.
+        variables: {"params", "batch_stats"}; nothing of it changes, in train mode either.
+        train: BatchNorm takes the batch's statistics, through which gradients flow.
+
+    Raises:
+        ValueError: the model is of another family.
+    """
+    if not isinstance(model, ResNet | DenseNet):
+        raise ValueError(f"blocks are known of ResNet, PlainNet and DenseNet; given {type(model).__name__}")
+    parts = _Parts(model, variables, train)
+
+    def logits_of(images: jax.Array) -> jax.Array:
+        x = parts.stem(images)
+        for index in range(parts.count):
+            x = parts.stage(x, index)
+        return parts.head(x)
+
+    return logits_of
+
+
 def check(model: nn.Module, stage: int | None, train: bool) -> None:
     """Raises ValueError unless `model` has shortcuts, the same ones each time, and the stage."""
     if isinstance(model, PlainNet) or not isinstance(model, ResNet | DenseNet):

@@ -1,0 +1,342 @@
+"""The fully connected networks of Balduzzi 2017, and how their gradients at two inputs correlate.
+
+All gradients here are those of the network's one output with respect to its input, ∇_i = ∂f/∂x at x_i, in networks as
+they are initialised. Theorems 1 to 3 are about the covariance E⟨∇_i, ∇_j⟩ over weights, divided by the variance
+E‖∇_i‖². They assume that each unit is active at half of the inputs, and at two of them at once in a quarter: then a
+layer of a plain network halves the correlation, and a residual block keeps 3/4 of it.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from layers_flax import check_positive, one_of
+
+KINDS = ("plain", "residual", "dense")
+NORMS = (None, "centre", "batch")
+EPSILON = 1e-5  # as BatchNorm's
+
+
+class Weights(NamedTuple):
+    """Of one network; N is its width, L its depth. All are independent and normal."""
+
+    stem: jax.Array  # (inputs, N), variance 1 / inputs
+    bias: jax.Array  # (N,)
+    layers: jax.Array  # (L, N, N), variance 2 / N (He 2015); dense: (L, N + L · growth, growth), 2 / fan-in
+    head: jax.Array  # (N,) or (N + L · growth,), variance 1
+
+
+@dataclass(frozen=True)
+class FullyConnected:
+    """x_0 = W_0 x + b; L layers; f = v · x_L. With ρ(x) = relu(norm(x)) a layer is, by `kind`:
+
+    - "plain": x_l = W_l ρ(x_{l-1});
+    - "residual": x_l = x_{l-1} + β W_l ρ(x_{l-1});
+    - "dense": x_l = [x_{l-1}, W_l ρ(x_{l-1})], as Huang 2017 has it.
+
+    Attributes:
+        kind: "plain", "residual" or "dense".
+        norm: None; "batch": each unit less its mean, over its standard deviation, both over the batch of inputs;
+            "centre": less its mean alone, which leaves variances as they are without BatchNorm.
+        beta: of residual layers.
+        width: units, N.
+        growth: units that a dense layer adds.
+
+    Mean and deviation are constants when f is differentiated, so that f is a function of one input, as in the
+    theorems. Differentiated too, a mean would take from the gradients of Σ f just what they have in common.
+
+    Raises:
+        ValueError: an attribute's value is not allowed.
+    """
+
+    kind: str = "plain"
+    norm: str | None = None
+    beta: float = 1.0
+    width: int = 200
+    growth: int = 12
+
+    def __post_init__(self):
+        one_of("kind", self.kind, KINDS)
+        one_of("norm", self.norm, NORMS)
+        check_positive("width", self.width)
+        check_positive("growth", self.growth)
+        if self.beta != 1 and self.kind != "residual":
+            raise ValueError(f"beta scales residuals, which a {self.kind} network has none of; given {self.beta}")
+
+    def init(self, key: jax.Array, inputs: int, depth: int, *, bias: float = 0.0) -> Weights:
+        """Weights for inputs of so many dimensions, float32 (float64 under x64); `bias` is the deviation of b."""
+        stem, shift, layers, head = jax.random.split(key, 4)
+        n, out = self.width, self.width
+        fan_in: Any = n
+        if self.kind == "dense":
+            fan_in = (n + self.growth * jnp.arange(depth))[:, None, None]
+            n, out = n + depth * self.growth, self.growth
+        return Weights(
+            jax.random.normal(stem, (inputs, self.width)) / math.sqrt(inputs),
+            jax.random.normal(shift, (self.width,)) * bias,
+            jax.random.normal(layers, (depth, n, out)) * jnp.sqrt(2 / fan_in),
+            jax.random.normal(head, (n,)),
+        )
+
+    def apply(self, weights: Weights, inputs: jax.Array, depth: int | jax.Array | None = None) -> jax.Array:
+        """f of inputs (batch, dimensions): (batch,). Of the layers the first `depth` are run, or all."""
+        return self.run(weights, inputs, depth)[0]
+
+    def run(
+        self, weights: Weights, inputs: jax.Array, depth: int | jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """As `apply`, and for each layer the share of units that are active at two inputs at once, (L,)."""
+        x = inputs @ weights.stem + weights.bias
+        if self.kind == "dense":
+            x = jnp.pad(x, ((0, 0), (0, len(weights.head) - self.width)))  # room for what layers add
+
+        def layer(x: jax.Array, index: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+            active = jax.nn.relu(self.normalise(x))
+            y = active @ kernel
+            if self.kind == "residual":
+                y = x + self.beta * y
+            elif self.kind == "dense":
+                y = jax.lax.dynamic_update_slice(x, y, (0, self.width + index * self.growth))
+            return y, coactivation(active > 0).astype(x.dtype)
+
+        def step(x: jax.Array, of: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            if depth is None:
+                return layer(x, *of)
+            return jax.lax.cond(of[0] < depth, layer, lambda x, *_: (x, jnp.full((), jnp.nan, x.dtype)), x, *of)
+
+        x, coactive = jax.lax.scan(step, x, (jnp.arange(len(weights.layers)), weights.layers))
+        return x @ weights.head, coactive
+
+    def normalise(self, x: jax.Array) -> jax.Array:
+        """norm(x), of (batch, units)."""
+        if self.norm is None:
+            return x
+        centred = x - jax.lax.stop_gradient(x.mean(0))
+        if self.norm == "centre":
+            return centred
+        return centred * jax.lax.stop_gradient(jax.lax.rsqrt(x.var(0) + EPSILON))
+
+    def gradients(self, weights: Weights, inputs: jax.Array, depth: int | jax.Array | None = None) -> jax.Array:
+        """∂f/∂x at each of the inputs, (batch, dimensions)."""
+        return jax.grad(lambda inputs: self.apply(weights, inputs, depth).sum())(inputs)
+
+
+def coactivation(active: jax.Array) -> jax.Array:
+    """The mean over units, and over pairs of inputs, of both being active; of booleans (batch, units)."""
+    batch = len(active)
+    counts = active.sum(0, dtype=jnp.float32)
+    return (counts * (counts - 1)).mean() / (batch * (batch - 1))
+
+
+@dataclass(frozen=True)
+class GradientCorrelation:
+    """Of gradients at two independent inputs, over weights.
+
+    Attributes:
+        depth: of the network, L.
+        value: E⟨∇_i, ∇_j⟩ / E‖∇_i‖².
+        error: its standard error over seeds.
+        covariances, variances: (seeds,) ⟨∇_i, ∇_j⟩ and ‖∇_i‖² of each seed's network, means over inputs.
+    """
+
+    depth: int
+    value: float
+    error: float
+    covariances: np.ndarray
+    variances: np.ndarray
+
+
+def gradient_correlations(
+    network: FullyConnected, depths: Sequence[int], *, seeds: int = 32, inputs: int | None = None, seed: int = 0
+) -> tuple[GradientCorrelation, ...]:
+    """Measures the correlation of gradients at independent normal inputs, for each of several depths.
+
+    Every seed has its own weights and inputs; so has every depth.
+
+    Args:
+        network: of what kind, and how wide. Inputs have as many dimensions. Finite width adds to the correlation:
+            where it is centred about 40 / width of it at the depths at which it is 1/100 or less.
+        depths: numbers of layers.
+        seeds: networks of each depth, 2 or more.
+        inputs: of each network, all pairs of which count; as many as the network is wide if not given.
+        seed: of all that is drawn.
+
+    Raises:
+        ValueError: a depth is under 1, or seeds or inputs are under 2.
+    """
+    inputs = network.width if inputs is None else inputs
+    _at_least("depth", min(depths, default=0), 1)
+    _at_least("seeds", seeds, 2)
+    _at_least("inputs", inputs, 2)
+    keys = jax.random.split(jax.random.key(seed), (len(depths), seeds))
+    found = []
+    for depth, of_depth in zip(depths, keys, strict=True):
+        covariances, variances = map(np.asarray, _moments(network, max(depths), inputs, depth, of_depth))
+        found.append(GradientCorrelation(depth, *ratio(covariances, variances), covariances, variances))
+    return tuple(found)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _moments(
+    network: FullyConnected, deepest: int, inputs: int, depth: jax.Array, keys: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    def of_seed(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        for_inputs, for_weights = jax.random.split(key)
+        x = jax.random.normal(for_inputs, (inputs, network.width))
+        g = network.gradients(network.init(for_weights, network.width, deepest), x, depth)
+        squares, total = jnp.sum(g**2), g.sum(0)
+        return (total @ total - squares) / (inputs * (inputs - 1)), squares / inputs
+
+    # One network after another: each is large enough to keep the machine busy, and side by side they fill the memory.
+    return jax.lax.map(of_seed, keys)
+
+
+def ratio(above: np.ndarray, below: np.ndarray) -> tuple[float, float]:
+    """Σ above / Σ below of paired samples, and its standard error to first order."""
+    value = float(above.sum() / below.sum())
+    rest = (above - value * below) / below.mean()
+    return value, float(np.sqrt((rest**2).sum() / (len(rest) * (len(rest) - 1))))
+
+
+def line_gradients(
+    network: FullyConnected, depths: Sequence[int], inputs: np.ndarray, *, seeds: int = 16, seed: int = 0
+) -> np.ndarray:
+    """∂f/∂x along a line of 1-D inputs, as figure 1 of Balduzzi 2017 draws it.
+
+    Args:
+        network: of what kind; the stem's biases are normal with variance 1, so that units switch all along the line.
+        depths: numbers of layers.
+        inputs: (points,), which are also the batch that is normalised.
+        seeds: networks of each depth.
+        seed: of all that is drawn.
+
+    Returns:
+        (depths, seeds, points).
+
+    Raises:
+        ValueError: a depth or seeds is under 1.
+    """
+    _at_least("depth", min(depths, default=0), 1)
+    _at_least("seeds", seeds, 1)
+    keys = jax.random.split(jax.random.key(seed), seeds)
+    x = jnp.asarray(inputs, jnp.float32)[:, None]
+    return np.stack([_line(network, max(depths), depth, x, keys) for depth in depths])
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _line(network: FullyConnected, deepest: int, depth: jax.Array, x: jax.Array, keys: jax.Array) -> jax.Array:
+    def of_seed(key: jax.Array) -> jax.Array:
+        return network.gradients(network.init(key, 1, deepest, bias=1.0), x, depth)[:, 0]
+
+    return jax.lax.map(of_seed, keys)
+
+
+def theorem_correlation(network: FullyConnected, depth: int) -> float:
+    """What theorems 1 to 3 of Balduzzi 2017 say of the correlation at `depth` layers.
+
+    Plain: 2^-L. Residual: (3/4)^L, with β: ((1 + β²/2) / (1 + β²))^L. Residual with BatchNorm, by which the variance
+    of x_l is 1 + β² l, and a branch's gradient is divided by it: Π (1 + β²/2v) / (1 + β²/v), which goes as
+    1 / (β √L).
+
+    Raises:
+        ValueError: there is no theorem for dense networks.
+    """
+    _has_law(network)
+    if network.kind == "plain":
+        return 0.5**depth
+    square = network.beta**2
+    variances = 1 + square * np.arange(depth) if network.norm == "batch" else np.ones(depth)
+    return float(np.prod((1 + square / (2 * variances)) / (1 + square / variances)))
+
+
+def wide_correlation(network: FullyConnected, depth: int) -> float:
+    """What a network of infinite width has, at independent inputs, without the theorems' assumptions.
+
+    Without a norm, inputs grow alike from layer to layer, and units are active at both more often than in a quarter of
+    cases: two inputs at an angle θ activate a unit at once in (π − θ) / 2π of them, and the ReLU turns cos θ into
+    (sin θ + (π − θ) cos θ) / π (Cho and Saul 2009, equation 6). A norm takes the inputs' common part away in each
+    layer, and a quarter it is; but as it takes away the ReLU's mean, a layer of a network with BatchNorm adds to the
+    variance 1 − 1/π, where theorem 3 has 1.
+
+    Raises:
+        ValueError: the network is dense.
+    """
+    _has_law(network)
+    skip, square = float(network.kind == "residual"), network.beta**2
+    correlation, variance, cosine = 1.0, 1.0, 0.0
+    for _ in range(depth):
+        angle = math.acos(cosine)
+        gain = square / variance if network.norm == "batch" else square
+        correlation *= (skip + gain * (1 - angle / math.pi)) / (skip + gain)
+        added = square * (1 if network.norm == "batch" else variance)
+        if network.norm is None:
+            rectified = (math.sin(angle) + (math.pi - angle) * cosine) / math.pi
+            cosine = min(1.0, (skip * variance * cosine + added * rectified) / (skip * variance + added))
+        else:
+            added *= 1 - 1 / math.pi
+        variance = skip * variance + added
+    return correlation
+
+
+def _has_law(network: FullyConnected) -> None:
+    if network.kind == "dense":
+        raise ValueError("no law is known for kind 'dense'; plain and residual networks have one")
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}; given {value}")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A number fitted to correlations at several depths, with its 95 % interval over seeds."""
+
+    value: float
+    low: float
+    high: float
+
+
+def fit_base(correlations: Sequence[GradientCorrelation]) -> Fit:
+    """b of correlation = b^L: least squares of the logarithm, weighted by its variance over seeds.
+
+    Raises:
+        ValueError: a correlation is not positive.
+    """
+    depths, logs, weights = _logarithms(correlations)
+    information = weights @ depths**2
+    return Fit(*np.exp(_interval(logs @ (weights * depths) / information, information)).tolist())
+
+
+def fit_power(correlations: Sequence[GradientCorrelation]) -> Fit:
+    """p of correlation ∝ L^p: least squares of the logarithm, weighted by its variance over seeds.
+
+    Raises:
+        ValueError: a correlation is not positive, or depths are all the same.
+    """
+    depths, logs, weights = _logarithms(correlations)
+    if len(np.unique(depths)) < 2:
+        raise ValueError(f"a power of depth needs two depths or more; given {np.unique(depths).tolist()}")
+    x = np.log(depths)
+    x -= weights @ x / weights.sum()
+    information = weights @ x**2
+    return Fit(*_interval(logs @ (weights * x) / information, information).tolist())
+
+
+def _logarithms(correlations: Sequence[GradientCorrelation]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Depths, log correlations and one over their variances."""
+    values = np.array([c.value for c in correlations])
+    if (values <= 0).any():
+        raise ValueError(f"a law is fitted to positive correlations; given {values.min():.2g}: more seeds are needed")
+    errors = np.array([c.error for c in correlations])
+    return np.array([float(c.depth) for c in correlations]), np.log(values), (values / errors) ** 2
+
+
+def _interval(value: float, information: float) -> np.ndarray:
+    return value + np.array([0.0, -1.96, 1.96]) / np.sqrt(information)
