@@ -72,7 +72,10 @@ class Walk(NamedTuple):
     x1: jax.Array
     steps: tuple[Step, ...]
     loss_of: Callable[[jax.Array], jax.Array]  # of x_L
-    whole: Callable[[jax.Array], jax.Array]  # x_1 to x_L by the real model's blocks, called as they are
+
+    def whole(self, x: jax.Array) -> jax.Array:
+        """x_1 to x_L, by the real model's blocks or dense layers, called as they are."""
+        return through(self.steps, x)
 
     def loss_from(self, x: jax.Array) -> jax.Array:
         """x_1 to the loss, by the real model."""
@@ -120,11 +123,11 @@ def walk(
     loss_of = partial(rest, after=last + 1)
     if isinstance(model, DenseNet):
         x = parts.enter(x, first)
-        return Walk(x, parts.steps(first), loss_of, lambda x: parts.leave(x, first))
+        return Walk(x, parts.steps(first), loss_of)
     steps = tuple(step for index in range(first, last + 1) for step in parts.steps(index))
     if stage is not None:
         x, steps = steps[0](x), steps[1:]
-    return Walk(x, steps, loss_of, partial(through, steps))
+    return Walk(x, steps, loss_of)
 
 
 class OwnResidual:
@@ -156,7 +159,7 @@ def walk_of(
 ) -> Walk:
     """x_{l+1} = x_l + h_l(x_l) with the reader's own h_l."""
     steps = tuple(Step(OwnResidual(h), "add", False, {}) for h in residuals)
-    return Walk(x1, steps, loss_of, partial(through, steps))
+    return Walk(x1, steps, loss_of)
 
 
 def by_blocks(model: nn.Module, variables: Any, *, train: bool = False) -> Callable[[jax.Array], jax.Array]:

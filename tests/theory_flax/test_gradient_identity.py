@@ -271,7 +271,8 @@ def test_published_networks(arch, x64):
 
 MEMORY = """
 import resource
-from test_gradient_identity import gradient_identity, jnp, make, resnet1001_v2
+from test_gradient_identity import gradient_identity, jnp, make
+from resnet_flax import resnet1001_v2
 
 made = make(resnet1001_v2(num_classes=10), 32, jnp.float32, batch=8)
 assert gradient_identity(*made, stage=0, train=True).relative_error <= 1e-5
