@@ -270,18 +270,20 @@ def test_published_networks(arch, x64):
 
 
 MEMORY = """
-import resource
+from pathlib import Path
 from test_gradient_identity import gradient_identity, jnp, make
 from resnet_flax import resnet1001_v2
 
 made = make(resnet1001_v2(num_classes=10), 32, jnp.float32, batch=8)
 assert gradient_identity(*made, stage=0, train=True).relative_error <= 1e-5
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 """
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process is read from Linux's /proc")
 def test_a_thousand_layers_fit_in_four_gigabytes():
     done = subprocess.run([sys.executable, "-c", MEMORY], cwd=Path(__file__).parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) * 1024 <= 4e9  # Linux counts in KiB
+    # In KiB. The ru_maxrss of getrusage would be no less than that of the process which started this one.
+    assert int(done.stdout) * 1024 <= 4e9
