@@ -22,6 +22,7 @@ class Moment(NamedTuple):
     variables: Any  # {"params", "batch_stats"} after this step
     metrics: TrainMetrics | None  # of the steps since the last moment, each (steps,); None before the first
     gradient_norms: np.ndarray | None = None  # (steps, parameter arrays): ‖∂L/∂w‖, as jax.tree.leaves; None likewise
+    weight_norms: np.ndarray | None = None  # the same shape: ‖w‖ before each of these steps
 
 
 def train(
@@ -99,7 +100,7 @@ def make_training(
                 state, metrics = step(state, images, labels, jnp.asarray(batch), jnp.float32(now))
                 noted.append((metrics, jnp.copy(state.opt_state[0])))
             metrics, norms = jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(noted))
-            yield Moment(first + len(noted), _copy(state), metrics, norms)
+            yield Moment(first + len(noted), _copy(state), metrics, norms[:, 0], norms[:, 1])
 
     return training
 
@@ -110,12 +111,12 @@ def _copy(state: TrainState) -> Any:
 
 
 def _note_norms() -> optax.GradientTransformation:
-    """Leaves gradients as they are; its state is the norm of each array's, (arrays,)."""
+    """Leaves gradients as they are; its state is the norms of each array's and of the array, (2, arrays)."""
 
-    def norms(tree: Any) -> jax.Array:
-        return jnp.stack([optax.tree.norm(leaf) for leaf in jax.tree.leaves(tree)])
+    def norms(*trees: Any) -> jax.Array:
+        return jnp.stack([jnp.stack([optax.tree.norm(leaf) for leaf in jax.tree.leaves(tree)]) for tree in trees])
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        return updates, norms(updates)
+        return updates, norms(updates, params)
 
-    return optax.GradientTransformation(norms, update)
+    return optax.GradientTransformation(lambda params: norms(params, params), update)
