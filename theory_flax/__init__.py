@@ -1,5 +1,6 @@
 """The theory of residual and dense networks, run: every claim a function, a figure and a test."""
 
+from theory_flax.degradation import Degradation, Training, degradation
 from theory_flax.fully_connected import (
     FullyConnected,
     GradientCorrelation,
@@ -21,14 +22,17 @@ from theory_flax.shattering import Shattering, autocorrelation, line, shattering
 from theory_flax.unroll import Unrolled, unroll
 
 __all__ = [
+    "Degradation",
     "FullyConnected",
     "GradientCorrelation",
     "GradientIdentity",
     "GradientProfile",
     "PathLengths",
     "Shattering",
+    "Training",
     "Unrolled",
     "autocorrelation",
+    "degradation",
     "gradient_correlations",
     "gradient_identity",
     "gradient_identity_of",

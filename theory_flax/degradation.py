@@ -1,0 +1,223 @@
+"""Deeper plain networks train worse, and residual ones do not (He 2015, sections 1 and 4.2, figures 1 and 6).
+
+The deeper network could copy the shallow one and leave the rest at the identity, so that its training loss need not be
+higher. That it is higher is not overfitting, which would show in the test error alone; nor do gradients vanish: with
+BatchNorm they arrive at the first layer (section 4.1). The same layers with shortcuts do not degrade.
+
+Under BatchNorm a kernel W gives the same network as any multiple of it, and its gradient shrinks as it grows:
+∂L/∂(cW) = (∂L/∂W) / c. What tells how much a layer can learn is ‖W‖ ‖∂L/∂W‖, which has no scale (van Laarhoven 2017,
+arXiv:1706.05350, section 2).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from flax import linen as nn
+from scipy import stats
+
+from resnet_flax import ResNet
+
+FINAL_WINDOWS = 3
+
+
+class Training(NamedTuple):
+    """What is noted of one training, in windows of equally many steps; float64.
+
+    Attributes:
+        loss: (windows,) mean cross-entropy of the training batches.
+        error: (windows,) share of the images in them that are classified wrong.
+        gradient_norms: (windows, layers) mean ‖∂L/∂W‖ of each layer's kernel, first layer first.
+        scaled_norms: (windows, layers) mean ‖W‖ ‖∂L/∂W‖.
+        first_norms: (layers,) ‖∂L/∂W‖ at the first step.
+        test_error: share of the test images that the trained network, with running statistics, gets wrong.
+    """
+
+    loss: np.ndarray
+    error: np.ndarray
+    gradient_norms: np.ndarray
+    scaled_norms: np.ndarray
+    first_norms: np.ndarray
+    test_error: float
+
+    @property
+    def final_loss(self) -> float:
+        """The mean of the last windows; infinite where it is not finite."""
+        return float(np.nan_to_num(self.loss[-FINAL_WINDOWS:].mean(), nan=np.inf))
+
+
+class Estimate(NamedTuple):
+    """A mean over seeds with its 95 % interval by Student's t; of one seed the interval is nan."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class NetworkRuns:
+    """A network trained from several seeds at the best of several rates.
+
+    Attributes:
+        name: of the network.
+        rate: of learning: that of the least mean final loss.
+        tried: (rates, seeds) the final loss at every rate.
+        loss, error: (seeds, windows) of training, as in `Training`.
+        final_loss, final_error, test_error: (seeds,); final is the mean of the last windows.
+        gradient_norms, scaled_norms, first_norms: as in `Training`, means over seeds.
+        first_layer: (seeds, 3) at the first layer ‖∂L/∂W‖ at the first step, its mean over the second half of the
+            training, and that of ‖W‖ ‖∂L/∂W‖.
+    """
+
+    name: str
+    rate: float
+    tried: np.ndarray
+    loss: np.ndarray
+    error: np.ndarray
+    final_loss: np.ndarray
+    final_error: np.ndarray
+    test_error: np.ndarray
+    gradient_norms: np.ndarray
+    scaled_norms: np.ndarray
+    first_norms: np.ndarray
+    first_layer: np.ndarray
+
+
+@dataclass(frozen=True)
+class Gap:
+    """What depth does to a pair of networks: deeper minus shallow, paired over seeds.
+
+    Attributes:
+        loss, error, test_error: differences of the final training loss and error, and of the test error.
+        first_gradient, late_gradient, late_scaled: deeper over shallow, of the first layer's gradients as in
+            `NetworkRuns.first_layer`; geometric means over seeds.
+    """
+
+    loss: Estimate
+    error: Estimate
+    test_error: Estimate
+    first_gradient: Estimate
+    late_gradient: Estimate
+    late_scaled: Estimate
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """What came out of both pairs.
+
+    Attributes:
+        rates: that were tried with each network.
+        seeds: of all trainings.
+        plain, residual: the shallow network, and the deeper one.
+        plain_gap, residual_gap: what depth does to each.
+        excess: the residual pair's difference in final loss, less a tenth of the plain pair's.
+    """
+
+    rates: tuple[float, ...]
+    seeds: tuple[int, ...]
+    plain: tuple[NetworkRuns, NetworkRuns]
+    residual: tuple[NetworkRuns, NetworkRuns]
+    plain_gap: Gap
+    residual_gap: Gap
+    excess: Estimate
+
+
+def degradation(
+    train: Callable[[str, float, int], Training],
+    *,
+    plain: tuple[str, str],
+    residual: tuple[str, str],
+    rates: Sequence[float],
+    seeds: Sequence[int],
+) -> Degradation:
+    """Trains two pairs of a shallow and a deeper network, each at its own best rate, and compares the pairs.
+
+    Every network is trained at every rate from every seed, so that a rate that suits one depth alone decides nothing.
+
+    Args:
+        train: (network, rate, seed) → `Training`: the same data, order and steps for all networks of a seed.
+        plain: names of the shallow and the deeper plain network, as `train` takes them.
+        residual: the same layers with shortcuts.
+        rates: of learning.
+        seeds: at least two for intervals.
+
+    Raises:
+        ValueError: there is no rate or no seed, or one is given twice.
+    """
+    for name, values in (("rates", rates), ("seeds", seeds)):
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"{name} must be at least one, and none twice; given {list(values)}")
+    found = {name: _best(train, name, rates, seeds) for name in (*plain, *residual)}
+    flat, skip = ((found[shallow], found[deep]) for shallow, deep in (plain, residual))
+    plain_loss, residual_loss = (deep.final_loss - shallow.final_loss for shallow, deep in (flat, skip))
+    return Degradation(
+        rates=tuple(rates),
+        seeds=tuple(seeds),
+        plain=flat,
+        residual=skip,
+        plain_gap=_gap(flat),
+        residual_gap=_gap(skip),
+        excess=estimate(residual_loss - plain_loss / 10),
+    )
+
+
+def _best(
+    train: Callable[[str, float, int], Training], name: str, rates: Sequence[float], seeds: Sequence[int]
+) -> NetworkRuns:
+    runs = [[train(name, rate, seed) for seed in seeds] for rate in rates]
+    tried = np.array([[run.final_loss for run in row] for row in runs])
+    best = int(tried.mean(1).argmin())
+    chosen = runs[best]
+    loss, error = np.array([run.loss for run in chosen]), np.array([run.error for run in chosen])
+    norms = np.array([run.gradient_norms for run in chosen])
+    scaled = np.array([run.scaled_norms for run in chosen])
+    late = slice(loss.shape[1] // 2, None)
+    first = np.array([run.first_norms for run in chosen])
+    return NetworkRuns(
+        name=name,
+        rate=rates[best],
+        tried=tried,
+        loss=loss,
+        error=error,
+        final_loss=tried[best],
+        final_error=error[:, -FINAL_WINDOWS:].mean(1),
+        test_error=np.array([run.test_error for run in chosen]),
+        gradient_norms=norms.mean(0),
+        scaled_norms=scaled.mean(0),
+        first_norms=first.mean(0),
+        first_layer=np.stack([first[:, 0], norms[:, late, 0].mean(1), scaled[:, late, 0].mean(1)], 1),
+    )
+
+
+def _gap(pair: tuple[NetworkRuns, NetworkRuns]) -> Gap:
+    shallow, deep = pair
+    logarithms = np.log(deep.first_layer) - np.log(shallow.first_layer)
+    return Gap(
+        estimate(deep.final_loss - shallow.final_loss),
+        estimate(deep.final_error - shallow.final_error),
+        estimate(deep.test_error - shallow.test_error),
+        *(Estimate(*np.exp(estimate(column)).tolist()) for column in logarithms.T),
+    )
+
+
+def estimate(values: np.ndarray) -> Estimate:
+    """The mean of (seeds,) values, and its 95 % interval by Student's t."""
+    mean, count = float(np.mean(values)), len(values)
+    if count < 2:
+        return Estimate(mean, np.nan, np.nan)
+    half = float(stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / np.sqrt(count))
+    return Estimate(mean, mean - half, mean + half)
+
+
+def kernel_paths(model: ResNet) -> tuple[tuple[str, ...], ...]:
+    """Where the kernels of a ResNet or plain network are among its parameters, from the first layer to the last.
+
+    The shortcuts' projections are left out: both twins have the layers that are named.
+    """
+    if not isinstance(model, ResNet):
+        raise ValueError(f"layers are in a row in a ResNet or a plain network; given a {type(model).__name__}")
+    blocks: list[nn.Module] = [block for stage in model.bind({}).stages for block in stage]
+    convolutions = ("conv1", "conv2") if model.block.expansion == 1 else ("conv1", "conv2", "conv3")
+    inner = [(str(block.name), conv, "kernel") for block in blocks for conv in convolutions]
+    return (("conv1", "kernel"), *inner, ("fc", "kernel"))
