@@ -18,6 +18,7 @@ from theory_flax.gradient_identity import (
     path_lengths,
     relative_error,
 )
+from theory_flax.identity_mapping import IdentityMapping, identity_mapping, layer_responses
 from theory_flax.shattering import Shattering, autocorrelation, line, shattering
 from theory_flax.unroll import Unrolled, unroll
 
@@ -27,6 +28,7 @@ __all__ = [
     "GradientCorrelation",
     "GradientIdentity",
     "GradientProfile",
+    "IdentityMapping",
     "PathLengths",
     "Shattering",
     "Training",
@@ -37,6 +39,8 @@ __all__ = [
     "gradient_identity",
     "gradient_identity_of",
     "gradient_profile",
+    "identity_mapping",
+    "layer_responses",
     "line",
     "path_lengths",
     "relative_error",
