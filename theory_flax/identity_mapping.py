@@ -63,11 +63,6 @@ class IdentityMapping:
     residual: tuple[StackRuns, ...]
 
 
-def sgd(rate: Any) -> optax.GradientTransformation:
-    """SGD with momentum 0.9."""
-    return optax.sgd(rate, 0.9)
-
-
 def identity_mapping(
     block: Any,
     *,
@@ -79,7 +74,7 @@ def identity_mapping(
     features: int = 8,
     size: int = 8,
     batch_size: int = 16,
-    optimiser: Callable[[Any], optax.GradientTransformation] = sgd,
+    optimiser: Callable[[Any], optax.GradientTransformation] = optax.adam,
     **options: Any,
 ) -> IdentityMapping:
     """Trains stacks of blocks to give back what they are given, without shortcuts and with them.
@@ -97,7 +92,7 @@ def identity_mapping(
         features: channels, as the block takes them.
         size: height and width of the inputs.
         batch_size: of inputs.
-        optimiser: rate → one of Optax's.
+        optimiser: rate → one of Optax's, that each block has to itself.
         **options: of the block.
 
     Raises:
@@ -128,34 +123,18 @@ def _learn(
     window: int,
     optimiser: Callable[[Any], optax.GradientTransformation],
 ) -> StackRuns:
-    init = jax.jit(lambda key: stack_init(block, count, key, shape))
-    draw = jax.jit(partial(inputs, block, shape=shape))
-    sizes = jax.jit(partial(branch_sizes, block))
-
-    @jax.jit
-    def step(variables: Any, state: Any, key: jax.Array, rate: jax.Array) -> Any:
-        params = [at["params"] for at in variables]
-
-        def error_of(params: Any) -> jax.Array:
-            stacked = [{**at, "params": own} for at, own in zip(variables, params, strict=True)]
-            return identity_error(block, stacked, inputs(block, key, shape))
-
-        error, gradients = jax.value_and_grad(error_of)(params)
-        updates, state = optimiser(rate).update(gradients, state, params)
-        params = optax.apply_updates(params, updates)
-        return [{**at, "params": own} for at, own in zip(variables, params, strict=True)], state, error
-
     def run(rate: float, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         first, data = jax.random.split(jax.random.key(seed))
-        variables = init(first)
-        state = optimiser(0.0).init([at["params"] for at in variables])
-        shown = draw(jax.random.fold_in(data, steps))
-        before, errors = sizes(variables, shown), []
+        variables = stack_init(block, count, first, shape)
+        states = [optimiser(0.0).init(own["params"]) for own in variables]
+        shown = inputs(block, jax.random.fold_in(data, steps), shape)
+        before, errors = branch_sizes(block, variables, shown), []
         for key in jax.random.split(data, steps):
-            variables, state, error = step(variables, state, key, jnp.float32(rate))
+            x = inputs(block, key, shape)
+            variables, states, error = learning_step(block, optimiser, variables, states, x, jnp.float32(rate))
             errors.append(error)
         windows = np.array(jax.device_get(errors), np.float64).reshape(-1, window).mean(1)
-        return windows, np.asarray(before), np.asarray(sizes(variables, shown))
+        return windows, np.asarray(before), np.asarray(branch_sizes(block, variables, shown))
 
     runs = [[run(rate, seed) for seed in seeds] for rate in rates]
     tried = np.nan_to_num([[windows[-1] for windows, _, _ in row] for row in runs], nan=np.inf)
@@ -166,10 +145,72 @@ def _learn(
 
 def stack_init(block: Any, count: int, key: jax.Array, shape: tuple[int, ...]) -> list[Any]:
     """Variables of `count` blocks on top of each other, for inputs of `shape`."""
-    x = jnp.zeros(shape)
-    return [block.init(own, x) for own in jax.random.split(key, count)]
+    return [_init(block, shape, own) for own in jax.random.split(key, count)]
 
 
+@partial(jax.jit, static_argnums=(0, 1))
+def _init(block: Any, shape: tuple[int, ...], key: jax.Array) -> Any:
+    return block.init(key, jnp.zeros(shape))
+
+
+def learning_step(
+    block: Any,
+    optimiser: Callable[[Any], optax.GradientTransformation],
+    variables: Sequence[Any],
+    states: Sequence[Any],
+    x: jax.Array,
+    rate: jax.Array,
+) -> tuple[list[Any], list[Any], jax.Array]:
+    """One step of every block down the gradient of `identity_error`: new variables and states, and the error before.
+
+    Block by block, last to first, so that stacks of all sizes share three compiled programs.
+
+    Args:
+        block: of which all blocks of the stack are.
+        optimiser: rate → one of Optax's, that each block has to itself.
+        variables, states: of each block.
+        x: inputs.
+        rate: of learning.
+    """
+    seen = [x]
+    for own in variables:
+        seen.append(_forward(block, own, seen[-1]))
+    error, cotangent = _error_and_gradient(seen.pop(), x)
+    stepped = []
+    for own, state, given in zip(reversed(variables), reversed(states), reversed(seen), strict=True):
+        own, state, cotangent = _backward(block, optimiser, own, state, given, cotangent, rate)
+        stepped.append((own, state))
+    new_variables, new_states = zip(*reversed(stepped), strict=True)
+    return list(new_variables), list(new_states), error
+
+
+@partial(jax.jit, static_argnums=0)
+def _forward(block: Any, variables: Any, x: jax.Array) -> jax.Array:
+    return block.apply(variables, x, True)
+
+
+@jax.jit
+def _error_and_gradient(y: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return jax.value_and_grad(_error)(y, x)
+
+
+def _error(y: jax.Array, x: jax.Array) -> jax.Array:
+    return jnp.square(y - x).sum() / jnp.square(x - x.mean((0, 1, 2))).sum()
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _backward(
+    block: Any, optimiser: Any, variables: Any, state: Any, x: jax.Array, cotangent: jax.Array, rate: jax.Array
+) -> tuple[Any, Any, jax.Array]:
+    """Takes a cotangent of a block's output to its input, and the block's parameters a step."""
+    params = variables["params"]
+    _, pull = jax.vjp(lambda params, x: block.apply({**variables, "params": params}, x, True), params, x)
+    gradient, at_input = pull(cotangent)
+    updates, state = optimiser(rate).update(gradient, state, params)
+    return {**variables, "params": optax.apply_updates(params, updates)}, state, at_input
+
+
+@partial(jax.jit, static_argnums=(0, 2))
 def inputs(block: Any, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """Normal values that the block can give back: of blocks that end in a ReLU, those below zero are zero."""
     x = jax.random.normal(key, shape)
@@ -180,18 +221,23 @@ def identity_error(block: Any, variables: Sequence[Any], x: jax.Array) -> jax.Ar
     """‖f(x) − x‖² / ‖x − mean‖² of a stack f, (), the mean channel by channel; f normalises by the batch."""
     y = x
     for own in variables:
-        y = block.apply(own, y, True)
-    return jnp.square(y - x).sum() / jnp.square(x - x.mean((0, 1, 2))).sum()
+        y = _forward(block, own, y)
+    return _error(y, x)
 
 
 def branch_sizes(block: Any, variables: Sequence[Any], x: jax.Array) -> jax.Array:
     """‖h(x)‖ / ‖x‖ of each block's branch h, (blocks,), x what the block is given."""
     sizes = []
     for own in variables:
-        _, branch = block.apply(own, x, True, method="branches")
-        sizes.append(jnp.linalg.norm(branch) / jnp.linalg.norm(x))
-        x = block.apply(own, x, True)
+        size, x = _branch_size(block, own, x)
+        sizes.append(size)
     return jnp.stack(sizes)
+
+
+@partial(jax.jit, static_argnums=0)
+def _branch_size(block: Any, variables: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    _, branch = block.apply(variables, x, True, method="branches")
+    return jnp.linalg.norm(branch) / jnp.linalg.norm(x), block.apply(variables, x, True)
 
 
 def layer_responses(model: ResNet, variables: Any, images: jax.Array, *, train: bool = False) -> np.ndarray:

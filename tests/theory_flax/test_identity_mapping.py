@@ -1,11 +1,16 @@
 """Learning the identity: what is measured of stacks, the claim itself, and the responses of layers."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from laws import assert_close
 
 from densenet_flax import densenet_bc_40_12
+from layers_flax import BatchNorm, Conv
 from resnet_flax import (
     BasicBlock,
     BottleneckBlock,
@@ -18,7 +23,7 @@ from resnet_flax import (
 )
 from theory_flax import identity_mapping, layer_responses
 from theory_flax.degradation import estimate
-from theory_flax.identity_mapping import branch_sizes, identity_error, inputs, stack_init
+from theory_flax.identity_mapping import branch_sizes, identity_error, inputs, learning_step, stack_init
 
 BLOCKS = [BasicBlock, PreActBasicBlock, BottleneckBlock]
 
@@ -62,9 +67,25 @@ def test_branches_are_measured_block_by_block(x64):
         x = jax.nn.relu(x + branch)
 
 
+@pytest.mark.parametrize("shortcut", [None, "B"])
+@pytest.mark.parametrize("kind", BLOCKS)
+def test_a_step_goes_down_the_gradient_of_the_whole_stack(x64, kind, shortcut):
+    layers = dict(conv=partial(Conv, param_dtype=jnp.float64), norm=partial(BatchNorm, param_dtype=jnp.float64))
+    block = kind(2, shortcut=shortcut, **layers)
+    variables, x = stack(block, 2, features=2)
+    states = [optax.sgd(0.1).init(own["params"]) for own in variables]
+    found, _, error = learning_step(block, optax.sgd, variables, states, x, jnp.asarray(0.1))
+    before, gradients = jax.value_and_grad(lambda variables: identity_error(block, variables, x))(variables)
+    assert float(error) == pytest.approx(float(before), rel=1e-12)
+    for own, gradient, new in zip(variables, gradients, found, strict=True):
+        expected = jax.tree.map(lambda leaf, slope: leaf - 0.1 * slope, own["params"], gradient["params"])
+        assert_close(new["params"], expected, 1e-9)
+        assert_close(new["batch_stats"], own["batch_stats"], 0)
+
+
 def test_residual_stacks_learn_the_identity_better_the_deeper_the_more():
     found = identity_mapping(
-        BasicBlock, counts=(1, 3), rates=(0.1,), seeds=range(3), steps=60, window=10, features=4, size=6
+        BasicBlock, counts=(1, 3), rates=(0.03,), seeds=range(3), steps=60, window=10, features=4, size=6
     )
     gaps = [
         estimate(np.log(plain.final_error / residual.final_error))
@@ -78,9 +99,9 @@ def test_residual_stacks_learn_the_identity_better_the_deeper_the_more():
 
 def test_the_best_rate_is_taken():
     found = identity_mapping(
-        BasicBlock, counts=(1,), rates=(1e-6, 0.1), seeds=(0,), steps=20, window=5, features=2, size=4, batch_size=4
+        BasicBlock, counts=(1,), rates=(1e-6, 0.03), seeds=(0,), steps=20, window=5, features=2, size=4, batch_size=4
     )
-    assert found.plain[0].rate == found.residual[0].rate == 0.1
+    assert found.plain[0].rate == found.residual[0].rate == 0.03
     assert found.residual[0].final_error == found.residual[0].tried[1]
     assert found.residual[0].error.shape == (1, 4)
 

@@ -2,20 +2,21 @@
 
 import json
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from theory_flax.commands.networks import dataset_of
 from theory_flax.commands.options import Claim, Options
-from theory_flax.commands.training import make_training
+from theory_flax.commands.training import Moment, make_training
 from theory_flax.degradation import Degradation, Estimate, NetworkRuns, Training, degradation, estimate, kernel_paths
 from theory_flax.figures import BLUE, ORANGE, label, new_figure
 from training_flax import Dataset, Part, augment_images, build_model, make_eval_step, normalise, parse_augmentations
@@ -100,27 +101,37 @@ def measure(options: Options, say: Callable[[str], None]) -> Report:
     return Report(setting, found, published)
 
 
-def training_of(
-    name: str, setting: Setting, dataset: Dataset, say: Callable[[str], None]
-) -> Callable[[float, int], Training]:
-    """The function (rate, seed) → `Training` of one network on a data set.
+def training_on(dataset: Dataset, name: str, setting: Setting) -> tuple[Any, Callable[..., Iterator[Moment]]]:
+    """A network for a data set, and its training in a setting, see `make_training`.
 
     Raises:
         ValueError: the data set does not fit into memory.
     """
-    train, test = dataset.train, dataset.test
-    if not isinstance(train, Part) or not isinstance(test, Part):
-        raise ValueError(f"degradation trains on data sets of at most 1 GiB; {dataset.name!r} has more")
-    model: Any = build_model(name, num_classes=len(dataset.class_names), width=setting.width)
+    part = dataset.train
+    if not isinstance(part, Part):
+        raise ValueError(f"networks are trained on data sets of at most 1 GiB here; {dataset.name!r} has more")
+    model = build_model(name, num_classes=len(dataset.class_names), width=setting.width)
     augmentations = parse_augmentations(setting.augment or ("none",))
 
     def show(key: jax.Array, images: jax.Array) -> jax.Array:
         images = augment_images(augmentations, jax.random.split(key, len(images)), images)
         return normalise(images, dataset.mean, dataset.std)
 
-    pixels = slice(None, None, setting.every)
-    images, labels = jnp.asarray(train.images[:, pixels, pixels]), jnp.asarray(train.labels)
-    training = make_training(model, images, labels, batch_size=setting.batch_size, show=show)
+    images, labels = jnp.asarray(part.images[:, :: setting.every, :: setting.every]), jnp.asarray(part.labels)
+    return model, make_training(model, images, labels, batch_size=setting.batch_size, show=show)
+
+
+def rate_in(setting: Setting, rate: float) -> Callable[[int], float]:
+    """The rate of each step, of a training that begins with `rate`."""
+    return lambda step: rate / 10 ** sum(step >= at for at in setting.decay_at)
+
+
+def training_of(
+    name: str, setting: Setting, dataset: Dataset, say: Callable[[str], None]
+) -> Callable[[float, int], Training]:
+    """The function (rate, seed) → `Training` of one network on a data set; errors as `training_on`."""
+    model, training = training_on(dataset, name, setting)
+    test, pixels = cast(Part, dataset.test), slice(None, None, setting.every)
     predict = jax.jit(
         lambda variables, images, labels: (
             make_eval_step(model)(variables, normalise(images, dataset.mean, dataset.std), labels).prediction
@@ -138,11 +149,8 @@ def training_of(
         return float(wrong / len(test.labels))
 
     def run(rate: float, seed: int) -> Training:
-        def rate_at(step: int) -> float:
-            return rate / 10 ** sum(step >= at for at in setting.decay_at)
-
         windows, norms = [], []
-        moments = training(steps=setting.steps, every=setting.window, rate=rate_at, seed=seed)
+        moments = training(steps=setting.steps, every=setting.window, rate=rate_in(setting, rate), seed=seed)
         last = next(moments)
         order = in_depth(model, last.variables["params"])
         for last in moments:
@@ -220,9 +228,11 @@ def draw(report: Report) -> Figure:
     _bars(errors, networks, report.published)
     for axes in (loss, depth, late, time, scaled):
         axes.set_yscale("log")
+    late.set_ylim(top=20 * late.get_ylim()[1])  # with room for the legend
     loss.set_ylim(bottom=max(loss.get_ylim()[0], 1e-4))
     label(loss, "training loss; bands are 95 % intervals", "step", "cross-entropy, nats")
     label(depth, "gradients at the first step", "depth of the layer, first 0 to last 1", "‖∂L/∂W‖")
+    late.yaxis.set_minor_formatter(NullFormatter())
     label(late, "second half of training, free of scale", "depth of the layer, first 0 to last 1", "‖W‖ ‖∂L/∂W‖")
     label(time, "first layer through training", "step", "‖∂L/∂W‖")
     label(scaled, "first layer through training, free of scale", "step", "‖W‖ ‖∂L/∂W‖")

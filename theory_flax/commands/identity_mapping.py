@@ -1,21 +1,19 @@
 """Stacks of blocks that learn the identity, and the responses of layers in trained networks."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from resnet_flax import BasicBlock, PreActBasicBlock
+from theory_flax.commands.degradation import PLAIN, RESIDUAL, rate_in, setting_of, training_on
 from theory_flax.commands.networks import dataset_of, images_of
 from theory_flax.commands.options import Claim, Options
-from theory_flax.commands.training import make_training
 from theory_flax.degradation import estimate
 from theory_flax.figures import BLACK, BLUE, COLOURS, ORANGE, label, new_figure
 from theory_flax.identity_mapping import IdentityMapping, StackRuns, identity_mapping, layer_responses
-from training_flax import build_model
 
 COUNTS = (1, 2, 4, 8)
 
@@ -51,44 +49,42 @@ class Report:
 
 def measure(options: Options, say: Callable[[str], None]) -> Report:
     """Both kinds of stacks, and networks of both kinds before and after training."""
-    seeds = range(options.seeds or 5)
-    steps = 200 if options.quick else 2000
+    quick = options.quick
+    seeds = tuple(range(options.seeds or (3 if quick else 5)))
+    steps = 120 if quick else 1000
     stacks = []
     for block in (BasicBlock, PreActBasicBlock):
         found = identity_mapping(
             block,
             counts=COUNTS,
-            rates=(0.1,) if options.quick else (0.3, 0.1, 0.03),
-            seeds=tuple(seeds),
+            rates=(0.03,) if quick else (0.1, 0.03, 0.01),
+            seeds=seeds,
             steps=steps,
             window=steps // 20,
-            features=8 if options.quick else 16,
+            features=8 if quick else 16,
+            size=6 if quick else 8,
         )
         stacks.append(found)
         for runs in (*found.plain, *found.residual):
-            say(f"{block.__name__}, {_kind(runs)}: error {runs.final_error.mean():.3f} at rate {runs.rate:g}")
+            say(f"{block.__name__}, {_kind(runs)}: error {runs.final_error.mean():.4f} at rate {runs.rate:g}")
 
-    dataset = dataset_of(options)
-    every = 4 if options.quick else 1
-    images, labels = images_of(dataset, len(dataset.train.labels))
-    shown, _ = images_of(dataset, min(256, len(dataset.test.labels)), test=True)
-    images, shown = images[:, ::every, ::every], shown[:, ::every, ::every]
-    names = ("plain20", "resnet20") if options.quick else ("plain20", "plain56", "resnet20", "resnet56")
-    steps = 150 if options.quick else 16_000
+    dataset, setting = dataset_of(options), setting_of(options)
+    if quick:
+        setting = replace(setting, steps=100)
+    images, _ = images_of(dataset, min(256, len(dataset.test.labels)), test=True)
+    images = images[:, :: setting.every, :: setting.every]
     responses = []
-    for name in names:
-        model: Any = build_model(name, num_classes=len(dataset.class_names), width=8 if options.quick else 16)
-        training = make_training(model, images, labels, batch_size=64 if options.quick else 128)
+    for name in ("plain20", "resnet20") if quick else (*PLAIN, *RESIDUAL):
+        model, training = training_on(dataset, name, setting)
         rows = []
         for seed in seeds[:3]:
-            moments = list(
-                training(steps=steps, every=steps, rate=lambda step: 0.1 / 10 ** (step >= steps // 2), seed=seed)
-            )
-            rows.append([layer_responses(model, moment.variables, shown, train=True) for moment in moments])
+            rate = rate_in(setting, 0.1)
+            ends = list(training(steps=setting.steps, every=setting.steps, rate=rate, seed=seed))
+            rows.append([layer_responses(model, moment.variables, images, train=True) for moment in ends])
         before, after = np.array(rows).swapaxes(0, 1)
         responses.append(Responses(name, before, after))
-        say(f"{name}: mean response {before.mean():.3f} before training, {after.mean():.3f} after {steps} steps")
-    return Report(tuple(stacks), tuple(responses), steps)
+        say(f"{name}: mean response {before.mean():.3f} before training, {after.mean():.3f} after")
+    return Report(tuple(stacks), tuple(responses), setting.steps)
 
 
 def _kind(runs: StackRuns) -> str:
@@ -97,7 +93,9 @@ def _kind(runs: StackRuns) -> str:
 
 def draw(report: Report) -> Figure:
     """Errors of both kinds of stacks through time, sizes of branches, and responses by layer."""
-    figure, panels = new_figure("Residual stacks learn the identity, plain ones do not", 2, 2, height=4.0)
+    figure, panels = new_figure(
+        "Residual stacks learn the identity, plain ones do not (bands and bars are 95 % intervals)", 2, 2, height=4.0
+    )
     for axes, found in zip(panels[0], report.stacks, strict=True):
         _draw_errors(axes, found)
     branches, responses = panels[1]
@@ -119,7 +117,7 @@ def draw(report: Report) -> Figure:
     branches.set_xscale("log", base=2)
     branches.set_xticks([runs.blocks for runs in report.stacks[0].residual])
     branches.xaxis.set_major_formatter("{x:g}")
-    branches.set_ylim(bottom=0)
+    branches.set_ylim(0, 1.6 * branches.get_ylim()[1])  # with room for the legend
     for network, colour in zip(report.responses, COLOURS, strict=False):
         middles = [estimate(column) for column in network.after.T]
         layers = np.linspace(0, 1, len(middles))
@@ -152,8 +150,15 @@ def _draw_errors(axes: Axes, found: IdentityMapping) -> None:
                 low, high = ([max(getattr(middle, end), 1e-5) for middle in middles] for end in ("low", "high"))
                 axes.fill_between(steps, low, high, color=colour, alpha=0.15, lw=0)
     axes.set_yscale("log")
+    axes.set_ylim(bottom=axes.get_ylim()[0] / 50)  # with room for the legend
     label(axes, f"{found.block}: solid plain, dashed residual", "step", "‖f(x) − x‖² / ‖x − mean‖²", legend=False)
     axes.legend(fontsize=8, ncols=2)
+
+
+def _when(runs: StackRuns, found: IdentityMapping) -> str:
+    """After how many steps the mean error over seeds is below 0.1."""
+    below = np.flatnonzero(runs.error.mean(0) < 0.1)
+    return f"after {(below[0] + 1) * found.window} steps" if len(below) else "never"
 
 
 def summary(report: Report) -> list[str]:
@@ -161,12 +166,13 @@ def summary(report: Report) -> list[str]:
     lines = []
     for found in report.stacks:
         for plain, residual in zip(found.plain, found.residual, strict=True):
-            ratio = np.exp(estimate(np.log(plain.final_error / residual.final_error)))
+            gap = estimate(plain.final_error - residual.final_error)
             lines.append(
-                f"{found.block}, {plain.blocks} blocks: error plain {plain.final_error.mean():.3f}, residual "
-                f"{residual.final_error.mean():.4f}; plain over residual {ratio[0]:.1f} [{ratio[1]:.1f}, "
-                f"{ratio[2]:.1f}]; branch {residual.branches_before.mean():.2f} before, "
-                f"{residual.branches_after.mean():.2f} after"
+                f"{found.block}, {_kind(plain)}: error {plain.final_error.mean():.4f}, below 0.1 "
+                f"{_when(plain, found)}; residual {residual.final_error.mean():.4f}, {_when(residual, found)}; "
+                f"plain minus residual "
+                f"{gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]; residual branches "
+                f"{residual.branches_before.mean():.2f} before, {residual.branches_after.mean():.2f} after"
             )
     for responses in report.responses:
         before, after = (estimate(values.mean(1)) for values in (responses.before, responses.after))
