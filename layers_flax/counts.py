@@ -35,6 +35,8 @@ def _count(jaxpr: core.Jaxpr) -> int:
             kernel = operands[1].shape
             total += prod(out.shape) * prod(kernel) // kernel[equation.params["dimension_numbers"].rhs_spec[0]]
         elif equation.primitive.name == "dot_general":
+            if min(operand.ndim for operand in operands) < 2:
+                continue  # a vector is no kernel: the global mean is a dot with ones
             (contracted, _), _ = equation.params["dimension_numbers"]
             total += prod(out.shape) * prod(operands[0].shape[axis] for axis in contracted)
         else:

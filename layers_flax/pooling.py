@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from layers_flax.means import mean_by_dot
+
 
 def max_pool(x: jax.Array, window: int, stride: int | None = None, padding: int = 0) -> jax.Array:
     """The largest value of each window. Of equal values the first, row by row, gets the gradient, as in PyTorch.
@@ -49,7 +51,7 @@ def avg_pool(x: jax.Array, window: int, stride: int | None = None, padding: int 
 
 def global_avg_pool(x: jax.Array) -> jax.Array:
     """(batch, height, width, channels) to (batch, channels): the mean over all pixels, in float32 or wider."""
-    return x.mean((1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
+    return mean_by_dot(x.reshape(x.shape[0], -1, x.shape[-1]))
 
 
 def adaptive_avg_pool(x: jax.Array, size: int) -> jax.Array:
