@@ -16,6 +16,7 @@ from densenet_flax.archs import (
     densenet_bc_190_40,
     densenet_bc_250_24,
 )
+from densenet_flax.deepen import deepen, deepen_state
 from densenet_flax.densenet import DenseBlock, DenseLayer, DenseNet, Transition
 from densenet_flax.torch_weights import from_torch, to_torch
 
@@ -26,6 +27,8 @@ __all__ = [
     "DenseLayer",
     "DenseNet",
     "Transition",
+    "deepen",
+    "deepen_state",
     "densenet121",
     "densenet161",
     "densenet169",

@@ -4,6 +4,7 @@ from layers_flax.batch_norm import BatchNorm, Moments, batch_moments
 from layers_flax.checks import check_images, check_positive, check_rate, one_of
 from layers_flax.conv import Conv, conv2d
 from layers_flax.counts import count_multiply_adds, count_parameters
+from layers_flax.deepening import carry_over, check_deeper
 from layers_flax.dropout import Dropout, DropPath
 from layers_flax.initializers import he_normal_fan_in, he_normal_fan_out, torch_linear
 from layers_flax.linear import Linear
@@ -20,6 +21,8 @@ __all__ = [
     "adaptive_avg_pool",
     "avg_pool",
     "batch_moments",
+    "carry_over",
+    "check_deeper",
     "check_images",
     "check_positive",
     "check_rate",

@@ -47,6 +47,7 @@ from resnet_flax.archs import (
     wide_resnet101_2,
 )
 from resnet_flax.blocks import BasicBlock, BottleneckBlock
+from resnet_flax.deepen import deepen, deepen_state
 from resnet_flax.pre_activation import PreActBasicBlock, PreActBottleneckBlock
 from resnet_flax.resnet import PlainNet, ResNet
 from resnet_flax.torch_weights import from_torch, to_torch
@@ -62,6 +63,8 @@ __all__ = [
     "PreActBasicBlock",
     "PreActBottleneckBlock",
     "ResNet",
+    "deepen",
+    "deepen_state",
     "from_torch",
     "plain18",
     "plain20",

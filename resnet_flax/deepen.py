@@ -1,0 +1,94 @@
+"""A residual network inside a deeper one: new blocks are the identity (He 2015, section 1, "by construction")."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from layers_flax import carry_over, check_deeper
+from resnet_flax.resnet import PlainNet, ResNet
+
+# These change neither the variables nor what is computed of them in evaluation.
+MAY_DIFFER = ("zero_init", "drop_path", "remat", "axis_name")
+
+
+def deepen(model: ResNet, variables: Any, deeper: ResNet, *, key: jax.Array | None = None) -> dict[str, Any]:
+    """The variables of `deeper` with which it computes what `model` computes with `variables`, bit for bit.
+
+    New blocks stand at the end of each stage and start as with `zero_init`: the last BatchNorm scale of
+    relu(x + F(x)) is 0, the last convolution of x + F(x) in v2. F(x) is then exactly 0 for finite x, whatever the
+    statistics, in evaluation and in training (without `drop_path`), and x + 0 is x. The zeros have gradients, so that
+    training goes on from there, and with it the rest of the new blocks, which is drawn as in a new network.
+
+    Args:
+        model: a residual network of any block.
+        variables: its {"params", "batch_stats"}.
+        deeper: the same network with more blocks in any stage; `zero_init`, `drop_path`, `remat` and `axis_name` may
+            differ.
+        key: of the initialisation of new blocks; None is `jax.random.key(0)`.
+
+    Returns:
+        {"params", "batch_stats"} of `deeper`, of its `param_dtype`; old leaves are the same arrays.
+
+    Raises:
+        ValueError: an option differs, a stage would shrink, the variables are not those of `model`, or new blocks
+            could not be the identity: those of a plain network, which have no shortcut to leave x alone, and those
+            with shortcut "C", which project it.
+    """
+    _check(model, deeper)
+    fresh = {name: dict(tree) for name, tree in variables.items()}
+    network = deeper.clone(zero_init=True, remat=False, parent=None, name=None).bind({})
+    key = jax.random.key(0) if key is None else key
+    for stage, (old, blocks) in enumerate(zip(model.stage_sizes, network.stages, strict=True)):
+        made = _draw(blocks[-1], len(blocks) - old, jax.random.fold_in(key, stage)) if len(blocks) > old else []
+        for block, new in zip(blocks[old:], made, strict=True):
+            for collection, tree in new.items():
+                fresh[collection][str(block.name)] = tree
+    images = jax.ShapeDtypeStruct((1, 32, 32, variables["params"]["conv1"]["kernel"].shape[2]), jnp.float32)
+    shapes = jax.eval_shape(partial(deeper.init, train=False), jax.random.key(0), images)
+    # Every leaf must be there, and fit; what is new does by the way it was made.
+    return carry_over(fresh, shapes, lambda names: False, lambda names, old, new: old)
+
+
+def deepen_state(model: ResNet, state: Any, deeper: ResNet, fresh: Any) -> Any:
+    """An optimiser's state for the deeper network: what old parameters have gathered, and a fresh start for new ones.
+
+    Args:
+        model, deeper: as in `deepen`.
+        state: any tree of `model` that holds trees like its parameters or statistics: Optax's state, an average.
+        fresh: the same for `deeper`, `optimiser.init(deepened["params"])`: what new blocks' leaves are taken from
+            (momenta are zero there). Counters and schedules go on where they were.
+
+    Returns:
+        A tree like `fresh`. Under Adam, whose count goes on, the second moments of new parameters are still small:
+        their first steps are up to (1 - b1) / sqrt(1 - b2) times as long as the rate says.
+
+    Raises:
+        ValueError: as `deepen`; or the two states are not of the same optimiser.
+    """
+    _check(model, deeper)
+    sizes = zip(model.stage_sizes, deeper.stage_sizes, strict=True)
+    new = {f"layer{i + 1}_{j}" for i, (few, many) in enumerate(sizes) for j in range(few, many)}
+    return carry_over(state, fresh, lambda names: not new.isdisjoint(names), lambda names, old, leaf: old)
+
+
+def _check(model: ResNet, deeper: ResNet) -> None:
+    if isinstance(model, PlainNet) or not isinstance(model, ResNet) or model.shortcut is None:
+        raise ValueError(
+            f"{type(model).__name__} has no shortcuts: a new block relu(F(x)) could give x back only up to rounding, "
+            "for one batch's statistics"
+        )
+    if model.shortcut == "C":
+        raise ValueError("with shortcut 'C' a new block projects x, and is not the identity; it needs 'A' or 'B'")
+    check_deeper(model, deeper, "stage_sizes", MAY_DIFFER)
+
+
+def _draw(block: Any, count: int, key: jax.Array) -> Sequence[Any]:
+    """Variables of `count` new blocks, all like `block`: one program draws them all."""
+    free: nn.Module = block.clone(parent=None, name=None)
+    x = jnp.zeros((1, 1, 1, block.features * block.expansion), jnp.float32)
+    stacked = jax.jit(jax.vmap(lambda key: free.init(key, x)))(jax.random.split(key, count))
+    return [jax.tree.map(lambda leaf, at=at: leaf[at], stacked) for at in range(count)]
