@@ -19,11 +19,13 @@ from theory_flax.gradient_identity import (
     relative_error,
 )
 from theory_flax.identity_mapping import IdentityMapping, identity_mapping, layer_responses
+from theory_flax.nesting import Fits, distance_bound, fit_families, gain_bound, reach
 from theory_flax.shattering import Shattering, autocorrelation, line, shattering
 from theory_flax.unroll import Unrolled, unroll
 
 __all__ = [
     "Degradation",
+    "Fits",
     "FullyConnected",
     "GradientCorrelation",
     "GradientIdentity",
@@ -35,6 +37,9 @@ __all__ = [
     "Unrolled",
     "autocorrelation",
     "degradation",
+    "distance_bound",
+    "fit_families",
+    "gain_bound",
     "gradient_correlations",
     "gradient_identity",
     "gradient_identity_of",
@@ -43,6 +48,7 @@ __all__ = [
     "layer_responses",
     "line",
     "path_lengths",
+    "reach",
     "relative_error",
     "shattering",
     "theorem_correlation",

@@ -1,0 +1,291 @@
+"""Families of functions, nested and not: how near each comes to a target that lies outside all of them.
+
+If F_1 ⊆ F_2 ⊆ …, the distance to a target can only fall; otherwise more layers may lead away from it (Zhang et al.,
+Dive into Deep Learning, section 8.6.1; the construction is that of He 2015, section 1). Here F_L is what a tower of L
+blocks can compute with parameters in a ball,
+
+    F_L(R) = { x ↦ f(x; θ) : ‖θ‖ ≤ R },
+
+the constraint that weight decay stands for. BatchNorm works with fixed statistics, mean 0 and variance 1, so that a
+network is a function of one x. A residual block whose parameters are 0 is the identity on what a ReLU gives, and costs
+nothing of the ball: the families of residual towers are nested, for every R. Without shortcuts the identity has to be
+bought, layer by layer, and what a layer gets the others lack: with n factors between input and output,
+
+    |f(x) - f(y)| ≤ Π ‖W_i‖ |x - y| ≤ (R² / n)^(n/2) |x - y|,
+
+the largest product for a sum of squares R². It falls to 0 with depth, and with it all that a plain tower can do.
+Without the ball a plain tower of constant width could hold a shallower one too (up to rounding, and for fixed
+statistics): what is then left of the plain networks' trouble is how hard that is to find.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from layers_flax import check_positive
+from resnet_flax import PlainNet, ResNet, deepen
+
+
+@dataclass(frozen=True)
+class Fits:
+    """The nearest functions that were found in each family. Arrays are of float64.
+
+    Attributes:
+        depths: (families,) blocks of each tower.
+        distances: (families, problems): root mean square over the grid between target and fit.
+        embedded: (families, problems): the same for the fit of the family before, taken over into this one; nan for
+            the first family. Of residual towers it is the distance of the family before.
+        norms: (families, problems): ‖θ‖ of the fits.
+        values: (families, problems, points): the fits.
+    """
+
+    depths: np.ndarray
+    distances: np.ndarray
+    embedded: np.ndarray
+    norms: np.ndarray
+    values: np.ndarray
+
+
+def fit_families(
+    towers: Sequence[ResNet],
+    points: np.ndarray,
+    targets: np.ndarray,
+    *,
+    radius: float,
+    steps: int,
+    rate: float = 0.03,
+    seeds: Sequence[int] | None = None,
+) -> Fits:
+    """Fits each target by each family: full-batch Adam, whose rate falls along a cosine, kept in the ball.
+
+    Each search starts twice: anew, and from the fit of the family before. A residual tower takes it over by
+    `resnet_flax.deepen`: it is itself a member of the deeper family, so that the distance cannot grow. A plain tower
+    takes it over with new blocks that are the identity, and the whole then shrinks into the ball.
+
+    Args:
+        towers: networks of basic blocks, one stage and one output, each deeper than the one before; run with fixed
+            statistics. `ResNet` or `PlainNet`.
+        points: (points,) inputs, each a picture of one pixel to the network.
+        targets: (problems, points); each is a problem of its own.
+        radius: R of the ball ‖θ‖ ≤ R.
+        steps: of Adam, from each start.
+        rate: of Adam at the first step.
+        seeds: (problems,) of the initialisation; None is 0, 1, 2, ….
+
+    Raises:
+        ValueError: a tower is not deeper than the one before, or not of its kind; an argument is out of range.
+    """
+    check_positive("steps", steps)
+    if not radius > 0:
+        raise ValueError(f"radius must be over 0; given {radius}")
+    seeds = range(len(targets)) if seeds is None else seeds
+    if len(seeds) != len(targets):
+        raise ValueError(f"seeds must be as many as targets: {len(targets)}; given {len(seeds)}")
+    kinds = [type(tower).__name__ for tower in towers]
+    if len(set(kinds)) != 1:
+        raise ValueError(f"towers must be of one kind, ResNet or PlainNet; given {', '.join(kinds)}")
+    depths = [sum(tower.stage_sizes) for tower in towers]
+    if any(after <= before for before, after in pairwise(depths)):
+        raise ValueError(f"each tower must be deeper than the one before; given depths {depths}")
+    images = jnp.asarray(points, jnp.result_type(float))[:, None, None, None]
+    goals = jnp.asarray(targets, images.dtype)
+    keys = jax.vmap(jax.random.key)(jnp.asarray(list(seeds)))
+
+    fits: list[_Fit] = []
+    for i, tower in enumerate(towers):
+        fresh, other = (
+            _fresh(tower, images[:1], jax.vmap(partial(jax.random.fold_in, data=j))(keys), radius) for j in (0, 1)
+        )
+        member = start = other
+        if i > 0:
+            member, start = _take_over(towers[i - 1], fits[-1].variables, tower, keys, radius)
+        fits.append(_fit(tower, steps, rate, images, goals, radius, member, (fresh, start)))
+    return Fits(
+        depths=np.array(depths),
+        distances=_stack([fit.distance for fit in fits]),
+        embedded=_stack([jnp.full_like(fits[0].distance, jnp.nan), *(fit.of_member for fit in fits[1:])]),
+        norms=_stack([fit.norm for fit in fits]),
+        values=_stack([fit.values for fit in fits]),
+    )
+
+
+def _stack(rows: Sequence[jax.Array]) -> np.ndarray:
+    return np.stack([np.asarray(row, np.float64) for row in rows])
+
+
+def gain_bound(tower: PlainNet, radius: float) -> float:
+    """(R² / n)^(n/2), which no plain tower in the ball changes faster than: n counts its kernels and scales.
+
+    Raises:
+        ValueError: the tower has shortcuts, whose gain does not fall with depth.
+    """
+    if not isinstance(tower, PlainNet):
+        raise ValueError(f"the bound is that of plain towers; given a {type(tower).__name__}")
+    convolutions = 1 + 2 * sum(tower.stage_sizes)  # each with a BatchNorm
+    factors = 2 * convolutions + 1
+    return float((radius**2 / factors) ** (factors / 2))
+
+
+def distance_bound(points: np.ndarray, target: np.ndarray, gain: float) -> float:
+    """What no function with |f(x) - f(y)| ≤ gain |x - y| comes nearer to the target than, in root mean square.
+
+    Around each point a such a function stays in c ± gain |x - a|; the best c is found by bisection, and the largest
+    of the bounds holds.
+
+    Args:
+        points, target: (points,).
+        gain: at least 0.
+    """
+    room = gain * np.abs(points[:, None] - points)  # (anchors, points)
+    low, high = np.full(len(points), target.min()), np.full(len(points), target.max())
+    for _ in range(60):
+        c = (low + high) / 2
+        above = np.maximum(target - c[:, None] - room, 0).sum(1)
+        below = np.maximum(c[:, None] - target - room, 0).sum(1)
+        low, high = np.where(above > below, c, low), np.where(above > below, high, c)
+    excess = np.maximum(np.abs(target - low[:, None]) - room, 0)
+    return float(np.sqrt(np.square(excess).mean(1)).max())
+
+
+def reach(lengths: np.ndarray, distances: np.ndarray, level: float) -> np.ndarray:
+    """How far along each direction a family comes within `level` of what lies there.
+
+    With f a family has c f for 0 ≤ c ≤ 1, so that the distance to c t is at most c times that to t. This mends what
+    an optimiser missed, and makes the region one piece around 0.
+
+    Args:
+        lengths: (lengths,), rising, of the targets along each direction.
+        distances: (..., lengths) to them, found or exact.
+        level: in the same unit.
+
+    Returns:
+        (...,) the length at which the distance passes the level, between two lengths by a straight line; the last of
+        them where it never does.
+    """
+    ratios = np.minimum.accumulate((distances / lengths)[..., ::-1], -1)[..., ::-1]
+    mended = np.concatenate([np.zeros((*distances.shape[:-1], 1)), ratios * lengths], -1)
+    flat = mended.reshape(-1, mended.shape[-1])
+    ends = np.concatenate([[0.0], lengths])
+    return np.array([np.interp(level, row, ends) for row in flat]).reshape(distances.shape[:-1])
+
+
+class _Fit(NamedTuple):
+    """What became of each problem; all have it as their first axis."""
+
+    variables: Any
+    distance: jax.Array
+    of_member: jax.Array  # of what was taken over, before any step
+    norm: jax.Array
+    values: jax.Array
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _fit(
+    tower: ResNet,
+    steps: int,
+    rate: float,
+    images: jax.Array,
+    goals: jax.Array,
+    radius: float,
+    member: Any,
+    starts: tuple[Any, ...],
+) -> _Fit:
+    """The best of `member` and of what Adam meets on its way from each of `starts`, for each problem."""
+    optimiser = optax.adam(optax.cosine_decay_schedule(rate, steps))
+
+    def one(goal: jax.Array, member: Any, starts: Any) -> _Fit:
+        stats = member["batch_stats"]
+
+        def values(params: Any) -> jax.Array:
+            y: Any = tower.apply({"params": params, "batch_stats": stats}, images)
+            return y[:, 0]
+
+        def error(params: Any) -> jax.Array:
+            return jnp.square(values(params) - goal).mean()
+
+        def step(carry: Any, _: None) -> tuple[Any, None]:
+            params, state, best, least = carry
+            found, gradient = jax.value_and_grad(error)(params)
+            best = jax.tree.map(lambda new, old: jnp.where(found < least, new, old), params, best)
+            updates, state = optimiser.update(gradient, state, params)
+            params = _into_ball(optax.apply_updates(params, updates), radius)
+            return (params, state, best, jnp.minimum(found, least)), None
+
+        def search(start: Any) -> tuple[Any, jax.Array]:
+            carry = start, optimiser.init(start), member["params"], first
+            (_, _, best, least), _ = jax.lax.scan(step, carry, None, length=steps)
+            return best, least
+
+        first = error(member["params"])
+        together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(start["params"] for start in starts))
+        found, least = jax.vmap(search)(together)
+        best = jax.tree.map(lambda leaf: leaf[least.argmin()], found)
+        variables = {"params": best, "batch_stats": stats}
+        return _Fit(variables, jnp.sqrt(least.min()), jnp.sqrt(first), optax.tree.norm(best), values(best))
+
+    return jax.vmap(one)(goals, member, starts)
+
+
+def _into_ball(params: Any, radius: Any) -> Any:
+    """The nearest parameters with ‖θ‖ ≤ radius."""
+    return optax.projections.projection_l2_ball(params, radius)
+
+
+def _fresh(tower: ResNet, image: jax.Array, keys: jax.Array, radius: float) -> Any:
+    """Variables as they are initialised, one set for each key, in the ball."""
+
+    def one(key: jax.Array) -> Any:
+        variables = tower.init(key, image)
+        return {**variables, "params": _into_ball(_to_the_centre(variables["params"]), radius)}
+
+    return jax.jit(jax.vmap(one))(keys)
+
+
+def _take_over(before: ResNet, variables: Any, tower: ResNet, keys: jax.Array, radius: float) -> tuple[Any, Any]:
+    """The fits of a family as members of the deeper one, as near as it has them; and where to search from."""
+
+    def nested(variables: Any, key: jax.Array) -> tuple[Any, Any]:
+        deep = deepen(before, variables, tower, key=key)
+        old = variables["params"]
+        new = _to_the_centre({name: tree for name, tree in deep["params"].items() if name not in old})
+        room = jnp.sqrt(jnp.maximum(radius**2 - optax.tree.norm(old, squared=True), 0))
+        member = {**old, **_into_ball(new, room)}
+        # A small new block moves the function little where the whole has to shrink for it.
+        start = _into_ball({**old, **_into_ball(new, radius / 4)}, radius)
+        return {**deep, "params": member}, {**deep, "params": start}
+
+    def plain(variables: Any, key: jax.Array) -> tuple[Any, Any]:
+        deep = tower.init(key, jnp.zeros((1, 1, 1, 1)))
+        old = variables["params"]
+        new = {name: _identity(tree) for name, tree in deep["params"].items() if name not in old}
+        member = {**deep, "params": _into_ball({**old, **new}, radius)}
+        return member, member
+
+    return jax.jit(jax.vmap(plain if isinstance(tower, PlainNet) else nested))(variables, keys)
+
+
+def _identity(block: Any) -> Any:
+    """Parameters of a plain block that gives back what a ReLU gave: kernels of I, scales of 1."""
+
+    def leaf(path: Any, x: jax.Array) -> jax.Array:
+        if x.ndim == 4:
+            return jnp.zeros_like(x).at[1, 1].set(jnp.eye(x.shape[-1], dtype=x.dtype))
+        return jnp.ones_like(x) if path[-1].key == "scale" else jnp.zeros_like(x)
+
+    return jax.tree_util.tree_map_with_path(leaf, block)
+
+
+def _to_the_centre(params: Any) -> Any:
+    """On one pixel a 3×3 kernel has but its centre: the rest sees padding. The centre takes the whole variance."""
+
+    def move(leaf: jax.Array) -> jax.Array:
+        return jnp.zeros_like(leaf).at[1, 1].set(3 * leaf[1, 1]) if leaf.ndim == 4 else leaf
+
+    return jax.tree.map(move, params)
