@@ -207,10 +207,10 @@ def _draw_regions(axes: Axes, families: Families, report: Report) -> None:
         text = f"{depth} block{'s' if depth > 1 else ''}"
         axes.plot(radii * np.cos(around), radii * np.sin(around), "o-", ms=3, color=colour, label=text)
     axes.plot([1], [0], "*", ms=14, color=BLACK, label=f"target: {report.targets[0]}")
-    axes.set(xlim=(-2.6, 1.7), ylim=(-1.7, 1.7), aspect="equal")
+    axes.set(xlim=(-2.2, 2.2), ylim=(-2.2, 1.5), aspect="equal")
     kind = "not nested: plain towers" if families.kind == "plain" else "nested: residual towers"
     label(axes, f"{kind}, region within {LEVEL}", "share of the target", "of a second function")
-    axes.legend(fontsize=9, loc="center left")
+    axes.legend(fontsize=9, loc="lower center", ncols=3)
 
 
 def _draw_distances(axes: Axes, report: Report) -> None:
@@ -231,9 +231,9 @@ def _draw_distances(axes: Axes, report: Report) -> None:
             axes.plot(families.depths, mean, ":", color=BLACK, label="plain: no member is nearer")
     axes.set_xscale("log", base=2)
     axes.set_xticks(report.families[0].depths, [str(depth) for depth in report.families[0].depths])
-    axes.set_ylim(0, 1.35)
+    axes.set_ylim(0, 1.5)
     label(axes, f"mean of {len(report.targets)} targets (thin: each), 95 % over seeds", "blocks", "distance, rms")
-    axes.legend(fontsize=9, loc="upper left", ncols=3, columnspacing=1, handlelength=1.5)
+    axes.legend(fontsize=9, loc="upper left", ncols=2)
 
 
 def _draw_use(axes: Axes, use: Use) -> None:
@@ -243,6 +243,7 @@ def _draw_use(axes: Axes, use: Use) -> None:
         axes.plot(spent, use.losses[name].T, color=colour, lw=0.7, alpha=0.5)
     axes.axvline(use.spent["deepened"][use.steps[0] // EVERY - 1], color=GREEN, ls=":", lw=1)
     axes.set_yscale("log")
+    axes.set_ylim(top=6 * axes.get_ylim()[1])  # with room for the legend
     label(axes, "digits: the use of it (mean; thin: each seed)", "10⁹ multiply-adds of forward passes", "training loss")
 
 
