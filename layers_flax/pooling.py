@@ -1,9 +1,11 @@
 """Max, average, adaptive and global pooling of NHWC images, with PyTorch's padding and rounding (down).
 
 Pooling is separable: along the width, then along the height. Each pass folds shifted strided slices, so that its
-gradient is a few pads and adds, where that of `lax.reduce_window` is a scatter.
+gradient is a few pads and adds, where that of `lax.reduce_window` is a scatter. Each pool runs under its name, window
+and stride ("max_pool_3x3_2"), so that profiles and traces tell what those slices are.
 """
 
+from contextlib import AbstractContextManager
 from functools import reduce
 
 import jax
@@ -30,8 +32,9 @@ def max_pool(x: jax.Array, window: int, stride: int | None = None, padding: int 
         ValueError: the window is larger than the padded image, or the padding than half the window.
     """
     lowest = -jnp.inf if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.iinfo(x.dtype).min
-    for axis in (2, 1):
-        x = reduce(_first_larger, _slices(x, axis, window, stride or window, padding, lowest))
+    with _scope("max_pool", window, stride):
+        for axis in (2, 1):
+            x = reduce(_first_larger, _slices(x, axis, window, stride or window, padding, lowest))
     return x
 
 
@@ -40,20 +43,23 @@ def avg_pool(x: jax.Array, window: int, stride: int | None = None, padding: int 
 
     Arguments, shapes and errors as in `max_pool`.
     """
-    for axis in (2, 1):
-        size = x.shape[axis]
-        x = reduce(jnp.add, _slices(x, axis, window, stride or window, padding, 0))
-        starts = np.arange(x.shape[axis]) * (stride or window) - padding
-        counts = np.minimum(starts + window, size) - np.maximum(starts, 0)
-        x = x * (1 / counts).reshape((-1,) + (1,) * (3 - axis)).astype(x.dtype)
+    with _scope("avg_pool", window, stride):
+        for axis in (2, 1):
+            size = x.shape[axis]
+            x = reduce(jnp.add, _slices(x, axis, window, stride or window, padding, 0))
+            starts = np.arange(x.shape[axis]) * (stride or window) - padding
+            counts = np.minimum(starts + window, size) - np.maximum(starts, 0)
+            x = x * (1 / counts).reshape((-1,) + (1,) * (3 - axis)).astype(x.dtype)
     return x
 
 
+@jax.named_scope("global_avg_pool")
 def global_avg_pool(x: jax.Array) -> jax.Array:
     """(batch, height, width, channels) to (batch, channels): the mean over all pixels, in float32 or wider."""
     return mean_by_dot(x.reshape(x.shape[0], -1, x.shape[-1]))
 
 
+@jax.named_scope("adaptive_avg_pool")
 def adaptive_avg_pool(x: jax.Array, size: int) -> jax.Array:
     """(batch, height, width, channels) to (batch, size, size, channels), as PyTorch's AdaptiveAvgPool2d.
 
@@ -69,6 +75,10 @@ def adaptive_avg_pool(x: jax.Array, size: int) -> jax.Array:
         weights = jnp.asarray(inside / (stop - start)[:, None], x.dtype)
         x = jnp.moveaxis(jnp.tensordot(weights, x, (1, axis)), 0, axis)
     return x
+
+
+def _scope(name: str, window: int, stride: int | None) -> AbstractContextManager[None]:
+    return jax.named_scope(f"{name}_{window}x{window}_{stride or window}")
 
 
 def _slices(x: jax.Array, axis: int, window: int, stride: int, padding: int, fill: float) -> list[jax.Array]:
