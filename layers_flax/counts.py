@@ -25,24 +25,25 @@ def count_multiply_adds(model: nn.Module, image_shape: Sequence[int] = (224, 224
     return _count(jax.make_jaxpr(partial(model.apply, train=False))(variables, images).jaxpr)
 
 
+def multiply_adds_of(equation: core.JaxprEqn) -> int:
+    """Multiply-adds of convolutions and dots in one equation of a jaxpr, and in the jaxprs within it."""
+    out: Any = equation.outvars[0].aval
+    operands: list[Any] = [operand.aval for operand in equation.invars]
+    if equation.primitive.name == "conv_general_dilated":
+        # HWIO kernel: each output is a sum over all of the kernel but its output channels.
+        kernel = operands[1].shape
+        return prod(out.shape) * prod(kernel) // kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+    if equation.primitive.name == "dot_general":
+        if min(operand.ndim for operand in operands) < 2:
+            return 0  # a vector is no kernel: the global mean is a dot with ones
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        return prod(out.shape) * prod(operands[0].shape[axis] for axis in contracted)
+    repeats = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+    return repeats * sum(_count(inner) for inner in _inner(equation.params))
+
+
 def _count(jaxpr: core.Jaxpr) -> int:
-    total = 0
-    for equation in jaxpr.eqns:
-        out: Any = equation.outvars[0].aval
-        operands: list[Any] = [operand.aval for operand in equation.invars]
-        if equation.primitive.name == "conv_general_dilated":
-            # HWIO kernel: each output is a sum over all of the kernel but its output channels.
-            kernel = operands[1].shape
-            total += prod(out.shape) * prod(kernel) // kernel[equation.params["dimension_numbers"].rhs_spec[0]]
-        elif equation.primitive.name == "dot_general":
-            if min(operand.ndim for operand in operands) < 2:
-                continue  # a vector is no kernel: the global mean is a dot with ones
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            total += prod(out.shape) * prod(operands[0].shape[axis] for axis in contracted)
-        else:
-            repeats = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
-            total += repeats * sum(_count(inner) for inner in _inner(equation.params))
-    return total
+    return sum(multiply_adds_of(equation) for equation in jaxpr.eqns)
 
 
 def _inner(params: dict) -> list[core.Jaxpr]:
