@@ -18,6 +18,7 @@ from densenet_flax.archs import (
 )
 from densenet_flax.deepen import deepen, deepen_state
 from densenet_flax.densenet import DenseBlock, DenseLayer, DenseNet, Transition
+from densenet_flax.feature_reuse import feature_reuse
 from densenet_flax.torch_weights import from_torch, to_torch
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "densenet_bc_100_12",
     "densenet_bc_190_40",
     "densenet_bc_250_24",
+    "feature_reuse",
     "from_torch",
     "to_torch",
 ]
