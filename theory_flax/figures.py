@@ -51,4 +51,6 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Writes a PNG of 100 dots an inch: under 150 kB for lines and maps, by a palette of 128 colours."""
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=100)
-    Image.open(drawn).convert("RGB").quantize(128).save(path, optimize=True)
+    # By coverage: by the median cut a colour that few pixels have, as that of a thin line, becomes its neighbour.
+    image = Image.open(drawn).convert("RGB").quantize(128, Image.Quantize.MAXCOVERAGE)
+    image.save(path, optimize=True)
