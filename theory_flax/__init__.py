@@ -1,5 +1,6 @@
 """The theory of residual and dense networks, run: every claim a function, a figure and a test."""
 
+from theory_flax.architectures import Architecture, Layer, Row, Shortcut, Stage, architecture, by_stage, shortcuts
 from theory_flax.degradation import Degradation, Training, degradation
 from theory_flax.fully_connected import (
     FullyConnected,
@@ -24,6 +25,7 @@ from theory_flax.shattering import Shattering, autocorrelation, line, shattering
 from theory_flax.unroll import Unrolled, unroll
 
 __all__ = [
+    "Architecture",
     "Degradation",
     "Fits",
     "FullyConnected",
@@ -31,11 +33,17 @@ __all__ = [
     "GradientIdentity",
     "GradientProfile",
     "IdentityMapping",
+    "Layer",
     "PathLengths",
+    "Row",
     "Shattering",
+    "Shortcut",
+    "Stage",
     "Training",
     "Unrolled",
+    "architecture",
     "autocorrelation",
+    "by_stage",
     "degradation",
     "distance_bound",
     "fit_families",
@@ -51,6 +59,7 @@ __all__ = [
     "reach",
     "relative_error",
     "shattering",
+    "shortcuts",
     "theorem_correlation",
     "unroll",
     "wide_correlation",

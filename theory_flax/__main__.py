@@ -13,7 +13,7 @@ from theory_flax.figures import save_figure
 from theory_flax.results import save_result
 from training_flax import RunError, keep_compiled_programs, parse_options
 
-CLAIMS = ("gradient_identity", "shattering", "degradation", "identity_mapping", "nesting")
+CLAIMS = ("gradient_identity", "shattering", "degradation", "identity_mapping", "nesting", "architectures")
 
 
 def find(name: str) -> Claim:
