@@ -107,6 +107,27 @@ def walk(
 ) -> Walk:
     """As `unroll`, with each block whole."""
     check(model, stage, train)
+    return _walk(model, variables, images, labels, stage, train, after_first=stage is not None)
+
+
+def walk_stage(
+    model: nn.Module, variables: Any, images: jax.Array, labels: jax.Array, *, stage: int, train: bool = False
+) -> Walk:
+    """As `walk`, with a stage's first block among its steps; of plain networks too, whose shortcuts are 0."""
+    check(model, stage, train, plain=True)
+    return _walk(model, variables, images, labels, stage, train, after_first=False)
+
+
+def _walk(
+    model: nn.Module,
+    variables: Any,
+    images: jax.Array,
+    labels: jax.Array,
+    stage: int | None,
+    train: bool,
+    *,
+    after_first: bool,
+) -> Walk:
     parts = _Parts(model, variables, train)
     labels = jnp.asarray(labels)
 
@@ -125,7 +146,7 @@ def walk(
         x = parts.enter(x, first)
         return Walk(x, parts.steps(first), loss_of)
     steps = tuple(step for index in range(first, last + 1) for step in parts.steps(index))
-    if stage is not None:
+    if after_first:
         x, steps = steps[0](x), steps[1:]
     return Walk(x, steps, loss_of)
 
@@ -189,9 +210,9 @@ def by_blocks(model: nn.Module, variables: Any, *, train: bool = False) -> Calla
     return logits_of
 
 
-def check(model: nn.Module, stage: int | None, train: bool) -> None:
-    """Raises ValueError unless `model` has shortcuts, the same ones each time, and the stage."""
-    if isinstance(model, PlainNet) or not isinstance(model, ResNet | DenseNet):
+def check(model: nn.Module, stage: int | None, train: bool, *, plain: bool = False) -> None:
+    """Raises ValueError unless `model` has shortcuts (or is `plain`), the same ones each time, and the stage."""
+    if (isinstance(model, PlainNet) and not plain) or not isinstance(model, ResNet | DenseNet):
         raise ValueError(f"the identity needs shortcuts: a ResNet or a DenseNet; {type(model).__name__} has none")
     dropped = {name: getattr(model, name, 0.0) for name in ("drop_path", "dropout")}
     for name, rate in dropped.items():
