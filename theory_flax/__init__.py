@@ -2,6 +2,7 @@
 
 from theory_flax.architectures import Architecture, Layer, Row, Shortcut, Stage, architecture, by_stage, shortcuts
 from theory_flax.degradation import Degradation, Training, degradation
+from theory_flax.feature_reuse import PUBLISHED, Published, Reuse, Supervision, of_same_depth, reuse_of, supervision
 from theory_flax.fully_connected import (
     FullyConnected,
     GradientCorrelation,
@@ -25,6 +26,7 @@ from theory_flax.shattering import Shattering, autocorrelation, line, shattering
 from theory_flax.unroll import Unrolled, unroll
 
 __all__ = [
+    "PUBLISHED",
     "Architecture",
     "Degradation",
     "Fits",
@@ -35,10 +37,13 @@ __all__ = [
     "IdentityMapping",
     "Layer",
     "PathLengths",
+    "Published",
+    "Reuse",
     "Row",
     "Shattering",
     "Shortcut",
     "Stage",
+    "Supervision",
     "Training",
     "Unrolled",
     "architecture",
@@ -55,11 +60,14 @@ __all__ = [
     "identity_mapping",
     "layer_responses",
     "line",
+    "of_same_depth",
     "path_lengths",
     "reach",
     "relative_error",
+    "reuse_of",
     "shattering",
     "shortcuts",
+    "supervision",
     "theorem_correlation",
     "unroll",
     "wide_correlation",

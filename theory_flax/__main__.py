@@ -13,7 +13,15 @@ from theory_flax.figures import save_figure
 from theory_flax.results import save_result
 from training_flax import RunError, keep_compiled_programs, parse_options
 
-CLAIMS = ("gradient_identity", "shattering", "degradation", "identity_mapping", "nesting", "architectures")
+CLAIMS = (
+    "gradient_identity",
+    "shattering",
+    "degradation",
+    "identity_mapping",
+    "nesting",
+    "feature_reuse",
+    "architectures",
+)
 
 
 def find(name: str) -> Claim:

@@ -94,7 +94,7 @@ def _take_apart(start: Walk) -> GradientIdentity:
         parts[0] = parts[0][0], jnp.zeros_like(parts[0][1])
         if plain:
             parts[1] = parts[1][0], parts[1][1] + g
-        rows = _pull(step, x, parts)
+        rows = pull(step, x, parts)
 
     residuals = tuple(np.asarray(row) for row in rows[:1:-1])
     total, identity = np.asarray(total), np.asarray(rows[0])
@@ -148,7 +148,7 @@ def gradient_profile(
     rows = [_profile_row(total, along)]
     for step, x, y in backwards(start.steps, inputs, last):
         by_shortcut, at_residual = step.before_join(y, along)
-        total, along = _pull(step, x, [step.before_join(y, total), (by_shortcut, jnp.zeros_like(at_residual))])
+        total, along = pull(step, x, [step.before_join(y, total), (by_shortcut, jnp.zeros_like(at_residual))])
         rows.append(_profile_row(total, along))
     return GradientProfile(*np.array(rows[::-1]).T)
 
@@ -192,7 +192,7 @@ def path_lengths(
         # A path goes by the shortcut, or by the residual and is one longer.
         by_shortcut = [*(skip for skip, _ in parts), jnp.zeros_like(parts[0][0])]
         by_residual = [jnp.zeros_like(parts[0][1]), *(residual for _, residual in parts)]
-        sums = _pull(step, x, list(zip(by_shortcut, by_residual, strict=True)))
+        sums = pull(step, x, list(zip(by_shortcut, by_residual, strict=True)))
     by_length = np.asarray(sums, np.float64).reshape(len(sums), -1)
     total = by_length.sum(0)
     blocks = len(start.steps)
@@ -225,7 +225,7 @@ def backwards(
     return zip(reversed(steps), reversed(inputs), [last, *reversed(inputs[1:])], strict=True)
 
 
-def _pull(step: Step, x: jax.Array, cotangents: Sequence[tuple[jax.Array, jax.Array]]) -> list[jax.Array]:
+def pull(step: Step, x: jax.Array, cotangents: Sequence[tuple[jax.Array, jax.Array]]) -> list[jax.Array]:
     """Cotangents of a block's shortcut and residual, each taken to the block's input x."""
     pulled: list[jax.Array] = []
     for first in range(0, len(cotangents), ROWS):

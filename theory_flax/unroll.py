@@ -239,9 +239,10 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def branches(block: Any, train: bool, variables: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The shortcut of x and h(x), before they are joined."""
+    """The shortcut of x and h(x), before they are joined; the shortcut of a plain block is zeros."""
     if hasattr(block, "branches"):
-        return block.apply(variables, x, train, method="branches")
+        skip, residual = block.apply(variables, x, train, method="branches")
+        return (jnp.zeros_like(residual) if isinstance(skip, float) else skip), residual
     return x, block.apply(variables, x, train)
 
 
