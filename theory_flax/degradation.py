@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 from flax import linen as nn
-from scipy import stats
 
 from resnet_flax import ResNet
+from theory_flax.estimates import Estimate, estimate, geometric
 
 FINAL_WINDOWS = 3
 
@@ -45,14 +45,6 @@ class Training(NamedTuple):
     def final_loss(self) -> float:
         """The mean of the last windows; infinite where it is not finite."""
         return float(np.nan_to_num(self.loss[-FINAL_WINDOWS:].mean(), nan=np.inf))
-
-
-class Estimate(NamedTuple):
-    """A mean over seeds with its 95 % interval by Student's t; of one seed the interval is nan."""
-
-    mean: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -192,22 +184,12 @@ def _best(
 
 def _gap(pair: tuple[NetworkRuns, NetworkRuns]) -> Gap:
     shallow, deep = pair
-    logarithms = np.log(deep.first_layer) - np.log(shallow.first_layer)
     return Gap(
         estimate(deep.final_loss - shallow.final_loss),
         estimate(deep.final_error - shallow.final_error),
         estimate(deep.test_error - shallow.test_error),
-        *(Estimate(*np.exp(estimate(column)).tolist()) for column in logarithms.T),
+        *(geometric(column) for column in (deep.first_layer / shallow.first_layer).T),
     )
-
-
-def estimate(values: np.ndarray) -> Estimate:
-    """The mean of (seeds,) values, and its 95 % interval by Student's t."""
-    mean, count = float(np.mean(values)), len(values)
-    if count < 2:
-        return Estimate(mean, np.nan, np.nan)
-    half = float(stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / np.sqrt(count))
-    return Estimate(mean, mean - half, mean + half)
 
 
 def kernel_paths(model: ResNet) -> tuple[tuple[str, ...], ...]:

@@ -13,13 +13,12 @@ plain one nothing does: all but the last block learn through the next.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from scipy import stats
 
 from densenet_flax import DenseNet
 from resnet_flax import BasicBlock, PlainNet, ResNet
@@ -143,14 +142,6 @@ PUBLISHED = (
 )
 
 
-class Estimate(NamedTuple):
-    """A mean over seeds with its 95 % interval; of one seed the interval is nan."""
-
-    mean: float
-    low: float
-    high: float
-
-
 @dataclass(frozen=True)
 class Reuse:
     """What Huang 2017, section 5, sees in the figure, as numbers: each is a ratio of mean absolute weights.
@@ -185,17 +176,3 @@ def reuse_of(weights: Sequence[np.ndarray]) -> Reuse:
         last.append(float(reader[-third:].mean() / reader[:third].mean()))
         uneven.append(float(np.mean(spread)))
     return Reuse(tuple(inputs), tuple(last), tuple(uneven))
-
-
-def estimate(values: Sequence[float] | np.ndarray) -> Estimate:
-    """The mean of a value over seeds, and its 95 % interval by Student's t."""
-    mean, count = float(np.mean(values)), len(values)
-    if count < 2:
-        return Estimate(mean, math.nan, math.nan)
-    half = float(stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / math.sqrt(count))
-    return Estimate(mean, mean - half, mean + half)
-
-
-def geometric(values: Sequence[float] | np.ndarray) -> Estimate:
-    """The geometric mean of a positive value over seeds, and its 95 % interval."""
-    return Estimate(*np.exp(estimate(np.log(values))).tolist())

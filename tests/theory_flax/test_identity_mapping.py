@@ -22,7 +22,7 @@ from resnet_flax import (
     resnet50,
 )
 from theory_flax import identity_mapping, layer_responses
-from theory_flax.degradation import estimate
+from theory_flax.estimates import estimate
 from theory_flax.identity_mapping import branch_sizes, identity_error, inputs, learning_step, stack_init
 
 BLOCKS = [BasicBlock, PreActBasicBlock, BottleneckBlock]

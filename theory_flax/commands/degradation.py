@@ -17,7 +17,8 @@ from matplotlib.ticker import NullFormatter
 from theory_flax.commands.networks import dataset_of
 from theory_flax.commands.options import Claim, Options
 from theory_flax.commands.training import Moment, make_training
-from theory_flax.degradation import Degradation, Estimate, NetworkRuns, Training, degradation, estimate, kernel_paths
+from theory_flax.degradation import Degradation, NetworkRuns, Training, degradation, kernel_paths
+from theory_flax.estimates import Estimate, estimate
 from theory_flax.figures import BLUE, ORANGE, label, new_figure
 from training_flax import Dataset, Part, augment_images, build_model, make_eval_step, normalise, parse_augmentations
 

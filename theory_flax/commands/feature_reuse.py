@@ -21,13 +21,11 @@ from theory_flax.architectures import architecture
 from theory_flax.commands.networks import dataset_of, images_of, of_run
 from theory_flax.commands.options import Claim, Options
 from theory_flax.commands.training import make_training
+from theory_flax.estimates import Estimate, estimate, geometric
 from theory_flax.feature_reuse import (
     PUBLISHED,
-    Estimate,
     Reuse,
     Supervision,
-    estimate,
-    geometric,
     of_same_depth,
     reuse_of,
     supervision,

@@ -11,7 +11,7 @@ from resnet_flax import BasicBlock, PreActBasicBlock
 from theory_flax.commands.degradation import PLAIN, RESIDUAL, rate_in, setting_of, training_on
 from theory_flax.commands.networks import dataset_of, images_of
 from theory_flax.commands.options import Claim, Options
-from theory_flax.degradation import estimate
+from theory_flax.estimates import estimate
 from theory_flax.figures import BLACK, BLUE, COLOURS, ORANGE, label, new_figure
 from theory_flax.identity_mapping import IdentityMapping, StackRuns, identity_mapping, layer_responses
 

@@ -15,6 +15,7 @@ from resnet_flax import BasicBlock, PlainNet, ResNet, deepen, resnet20, resnet56
 from theory_flax.commands.networks import dataset_of, images_of
 from theory_flax.commands.options import Claim, Options
 from theory_flax.commands.training import Moment, make_training
+from theory_flax.estimates import estimate, geometric
 from theory_flax.figures import BLACK, BLUE, COLOURS, GREEN, ORANGE, label, new_figure
 from theory_flax.nesting import Fits, distance_bound, fit_families, gain_bound, reach
 
@@ -216,10 +217,11 @@ def _draw_regions(axes: Axes, families: Families, report: Report) -> None:
 def _draw_distances(axes: Axes, report: Report) -> None:
     for families, colour, marker in zip(report.families, (ORANGE, BLUE), ("s", "o"), strict=True):
         by_seed = families.distances.mean(1)
+        mean, low, high = np.array([estimate(row) for row in by_seed]).T
         axes.errorbar(
             families.depths,
-            by_seed.mean(1),
-            _half_width(by_seed),
+            mean,
+            None if np.isnan(low).any() else [mean - low, high - mean],
             fmt=f"{marker}-",
             color=colour,
             capsize=3,
@@ -227,8 +229,7 @@ def _draw_distances(axes: Axes, report: Report) -> None:
         )
         axes.plot(families.depths, families.distances.mean(2), color=colour, lw=0.7, alpha=0.5)
         if families.bounds.any():
-            mean = families.bounds.mean(1)
-            axes.plot(families.depths, mean, ":", color=BLACK, label="plain: no member is nearer")
+            axes.plot(families.depths, families.bounds.mean(1), ":", color=BLACK, label="plain: no member is nearer")
     axes.set_xscale("log", base=2)
     axes.set_xticks(report.families[0].depths, [str(depth) for depth in report.families[0].depths])
     axes.set_ylim(0, 1.5)
@@ -245,16 +246,6 @@ def _draw_use(axes: Axes, use: Use) -> None:
     axes.set_yscale("log")
     axes.set_ylim(top=6 * axes.get_ylim()[1])  # with room for the legend
     label(axes, "digits: the use of it (mean; thin: each seed)", "10⁹ multiply-adds of forward passes", "training loss")
-
-
-def _half_width(rows: np.ndarray) -> np.ndarray:
-    """Half of the 95 % interval of the mean along the last axis, by Student's t; 0 for one value."""
-    from scipy.stats import t
-
-    count = rows.shape[-1]
-    if count < 2:
-        return np.zeros(rows.shape[:-1])
-    return t.ppf(0.975, count - 1) * rows.std(-1, ddof=1) / np.sqrt(count)
 
 
 def summary(report: Report) -> list[str]:
@@ -278,14 +269,13 @@ def summary(report: Report) -> list[str]:
                 f"{certain.sum()} of {certain.size} chains"
             )
     use = report.use
-    last = {name: np.log(losses[:, -1]) for name, losses in use.losses.items()}
-    gap = last["from scratch"] - last["deepened"]
-    half = float(_half_width(gap[None])[0])
+    last = {name: losses[:, -1] for name, losses in use.losses.items()}
+    gain = geometric(last["from scratch"] / last["deepened"])
     lines.append(
         f"{use.names[0]} for {use.steps[0]} steps, deepened to {use.names[1]} for {use.steps[1]}, against "
-        f"{use.steps[2]} from scratch, the same compute: loss {np.exp(last['deepened'].mean()):.4f} against "
-        f"{np.exp(last['from scratch'].mean()):.4f}, a factor of {np.exp(gap.mean()):.2f} "
-        f"(95 %: {np.exp(gap.mean() - half):.2f} to {np.exp(gap.mean() + half):.2f})"
+        f"{use.steps[2]} from scratch, the same compute: loss {geometric(last['deepened']).mean:.4f} against "
+        f"{geometric(last['from scratch']).mean:.4f}, a factor of {gain.mean:.2f} "
+        f"(95 %: {gain.low:.2f} to {gain.high:.2f})"
     )
     return lines
 
