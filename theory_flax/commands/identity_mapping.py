@@ -49,6 +49,7 @@ class Report:
 
 def measure(options: Options, say: Callable[[str], None]) -> Report:
     """Both kinds of stacks, and networks of both kinds before and after training."""
+    dataset, setting = dataset_of(options), setting_of(options)
     quick = options.quick
     seeds = tuple(range(options.seeds or (3 if quick else 5)))
     steps = 120 if quick else 1000
@@ -68,7 +69,6 @@ def measure(options: Options, say: Callable[[str], None]) -> Report:
         for runs in (*found.plain, *found.residual):
             say(f"{block.__name__}, {_kind(runs)}: error {runs.final_error.mean():.4f} at rate {runs.rate:g}")
 
-    dataset, setting = dataset_of(options), setting_of(options)
     if quick:
         setting = replace(setting, steps=100)
     images, _ = images_of(dataset, min(256, len(dataset.test.labels)), test=True)

@@ -18,6 +18,7 @@ from theory_flax.commands.training import Moment, make_training
 from theory_flax.estimates import estimate, geometric
 from theory_flax.figures import BLACK, BLUE, COLOURS, GREEN, ORANGE, label, new_figure
 from theory_flax.nesting import Fits, distance_bound, fit_families, gain_bound, reach
+from training_flax import Dataset
 
 POINTS = np.linspace(-1, 1, 33)
 WIDTH, RADIUS, LEVEL = 4, 30**0.5, 0.15
@@ -101,6 +102,7 @@ class Report:
 
 def measure(options: Options, say: Callable[[str], None]) -> Report:
     """Fits every target by every family; then trains, deepens and trains on."""
+    dataset = dataset_of(options)
     seeds = options.seeds or 5
     depths = (1, 2, 4, 8) if options.quick else (1, 2, 3, 4, 6, 8)
     angles = np.linspace(0, np.pi, 8 if options.quick else 24, endpoint=False)
@@ -109,7 +111,7 @@ def measure(options: Options, say: Callable[[str], None]) -> Report:
         families.append(_families(kind, depths, seeds, angles, 300 if options.quick else 1500))
         found = families[-1].distances.mean((1, 2))
         say(f"{kind}: mean distance {', '.join(f'{d:.3f}' for d in found)} with {', '.join(map(str, depths))} blocks")
-    return Report(tuple(targets()), RADIUS, angles, tuple(families), _use(options, say))
+    return Report(tuple(targets()), RADIUS, angles, tuple(families), _use(options, dataset, say))
 
 
 def _families(kind: str, depths: tuple[int, ...], seeds: int, angles: np.ndarray, steps: int) -> Families:
@@ -144,9 +146,8 @@ def _plane(angles: np.ndarray) -> np.ndarray:
     return LENGTHS[:, None] * directions[:, None]
 
 
-def _use(options: Options, say: Callable[[str], None]) -> Use:
+def _use(options: Options, dataset: Dataset, say: Callable[[str], None]) -> Use:
     seeds = options.seeds or (3 if options.quick else 5)
-    dataset = dataset_of(options)
     images, labels = images_of(dataset, len(dataset.train.labels))
     small: dict[str, Any] = dict(num_classes=len(dataset.class_names), **(dict(width=4) if options.quick else {}))
     if options.quick:

@@ -161,6 +161,13 @@ class Report:
 def measure(options: Options, say: Callable[[str], None]) -> Report:
     """Correlations by depth, gradients on a line of numbers, and on lines between images."""
     dataset, sizes = dataset_of(options), sizes_of(options)
+    models: list[tuple[str, nn.Module, Any]] = [
+        (arch, build_model(arch, num_classes=len(dataset.class_names)), None)
+        for arch in options.arch or (() if options.run else QUICK if options.quick else WHOLE)
+    ]
+    if options.run is not None:
+        run = of_run(options.run)
+        models += [(f"{run.name}, initial", run.model, None), (f"{run.name}, trained", run.model, run.variables)]
     laws = []
     for name, (network, _, fit) in LAWS.items():
         laws.append(_law(name, network, fit, sizes))
@@ -175,13 +182,6 @@ def measure(options: Options, say: Callable[[str], None]) -> Report:
     white, brown = noise(POINTS, max(sizes.line_seeds, 100))
 
     networks = []
-    models: list[tuple[str, nn.Module, Any]] = [
-        (arch, build_model(arch, num_classes=len(dataset.class_names)), None)
-        for arch in options.arch or (() if options.run else QUICK if options.quick else WHOLE)
-    ]
-    if options.run is not None:
-        run = of_run(options.run)
-        models += [(f"{run.name}, initial", run.model, None), (f"{run.name}, trained", run.model, run.variables)]
     for name, model, variables in models:
         networks.append(_between_images(name, model, variables, dataset, sizes))
         say(f"{name}: lag-1 autocorrelation {networks[-1].mean[1]:.3f}")
