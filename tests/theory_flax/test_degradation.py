@@ -10,12 +10,13 @@ from resnet_flax import plain20, resnet20, resnet56, vgg11, wide_resnet28_10
 from theory_flax import Training, degradation
 from theory_flax.commands import degradation as command
 from theory_flax.commands.options import Options
+from theory_flax.commands.setting import Setting, setting_of
 from theory_flax.degradation import kernel_paths
 from theory_flax.estimates import estimate
 from training_flax import open_dataset
 
 NETWORKS = dict(plain=("plain20", "plain56"), residual=("resnet20", "resnet56"))
-TINY = command.Setting("digits", width=2, every=4, augment=(), steps=6, batch_size=16, window=2)
+TINY = Setting("digits", width=2, every=4, augment=(), steps=6, batch_size=16, window=2)
 
 
 def training(loss, error=0.5, first=1.0, layers=3):
@@ -127,7 +128,7 @@ def test_data_must_fit_into_memory(tmp_path):
 
 @pytest.mark.slow
 def test_deeper_plain_networks_train_worse_and_residual_ones_do_not():
-    setting = replace(command.setting_of(Options("degradation", quick=True)), steps=128)
+    setting = replace(setting_of(Options("degradation", quick=True)), steps=128)
     dataset, trainings = open_dataset("digits"), {}
 
     def train(name, rate, seed):

@@ -2,13 +2,13 @@
 
 import json
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,46 +16,14 @@ from matplotlib.ticker import NullFormatter
 
 from theory_flax.commands.networks import dataset_of
 from theory_flax.commands.options import Claim, Options
-from theory_flax.commands.training import Moment, make_training
+from theory_flax.commands.setting import PLAIN, RESIDUAL, Setting, rate_in, setting_of, training_on
 from theory_flax.degradation import Degradation, NetworkRuns, Training, degradation, kernel_paths
 from theory_flax.estimates import Estimate, estimate
 from theory_flax.figures import BLUE, ORANGE, label, new_figure
-from training_flax import Dataset, Part, augment_images, build_model, make_eval_step, normalise, parse_augmentations
+from training_flax import Dataset, Part, make_eval_step, normalise
 
-PLAIN, RESIDUAL = ("plain20", "plain56"), ("resnet20", "resnet56")
 # Test error in %; of the plain networks read off the curves of figure 6, of the others table 6.
 HE2015 = {"plain20": 9.0, "plain56": 13.0, "resnet20": 8.75, "resnet56": 6.97}
-
-
-@dataclass(frozen=True)
-class Setting:
-    """How all networks are trained.
-
-    Attributes:
-        data: name of the data set.
-        width: channels of the first stage.
-        every: only every so manyth pixel, along both axes, is seen.
-        augment: random changes of the training images.
-        steps, batch_size: of SGD with momentum 0.9 and weight decay 1e-4.
-        window: steps that are noted together.
-        decay_at: steps at which the rate is divided by ten.
-    """
-
-    data: str
-    width: int
-    every: int
-    augment: tuple[str, ...]
-    steps: int
-    batch_size: int
-    window: int
-    decay_at: tuple[int, ...] = ()
-
-
-def setting_of(options: Options) -> Setting:
-    """The quick setting, small enough for minutes of two cores; or that of He 2015, section 4.2."""
-    if options.quick:
-        return Setting(options.data, width=8, every=4, augment=(), steps=160, batch_size=64, window=8)
-    return Setting(options.data, 16, 1, ("pad-crop:4", "flip"), 64_000, 128, 500, (32_000, 48_000))
 
 
 @dataclass(frozen=True)
@@ -79,16 +47,14 @@ def measure(options: Options, say: Callable[[str], None]) -> Report:
     dataset = dataset_of(options)
     seeds = range(options.seeds or (5 if options.quick else 3))
     kept = None if options.quick else options.out / "degradation"
-    trainings: dict[str, Callable[[float, int], Training]] = {}
+    # One network's compiled programs at a time: they are not needed again once the next one's turn has come.
+    training = lru_cache(maxsize=1)(lambda name: training_of(name, setting, dataset, say))
 
     def train(name: str, rate: float, seed: int) -> Training:
         file = None if kept is None else kept / f"{name}-rate{rate:g}-seed{seed}.npz"
         found = None if file is None else load(file, setting)
         if found is None:
-            if name not in trainings:
-                trainings.clear()  # the compiled programs and variables of the network before are not needed again
-                trainings[name] = training_of(name, setting, dataset, say)
-            found = trainings[name](rate, seed)
+            found = training(name)(rate, seed)
             if file is not None:
                 keep(file, setting, found)
         say(
@@ -100,31 +66,6 @@ def measure(options: Options, say: Callable[[str], None]) -> Report:
     found = degradation(train, plain=PLAIN, residual=RESIDUAL, rates=rates, seeds=seeds)
     published = None if options.quick or options.data == "digits" else HE2015
     return Report(setting, found, published)
-
-
-def training_on(dataset: Dataset, name: str, setting: Setting) -> tuple[Any, Callable[..., Iterator[Moment]]]:
-    """A network for a data set, and its training in a setting, see `make_training`.
-
-    Raises:
-        ValueError: the data set does not fit into memory.
-    """
-    part = dataset.train
-    if not isinstance(part, Part):
-        raise ValueError(f"networks are trained on data sets of at most 1 GiB here; {dataset.name!r} has more")
-    model = build_model(name, num_classes=len(dataset.class_names), width=setting.width)
-    augmentations = parse_augmentations(setting.augment or ("none",))
-
-    def show(key: jax.Array, images: jax.Array) -> jax.Array:
-        images = augment_images(augmentations, jax.random.split(key, len(images)), images)
-        return normalise(images, dataset.mean, dataset.std)
-
-    images, labels = jnp.asarray(part.images[:, :: setting.every, :: setting.every]), jnp.asarray(part.labels)
-    return model, make_training(model, images, labels, batch_size=setting.batch_size, show=show)
-
-
-def rate_in(setting: Setting, rate: float) -> Callable[[int], float]:
-    """The rate of each step, of a training that begins with `rate`."""
-    return lambda step: rate / 10 ** sum(step >= at for at in setting.decay_at)
 
 
 def training_of(
