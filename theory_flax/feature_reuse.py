@@ -114,21 +114,18 @@ class Published:
     source: str
 
 
-PUBLISHED = (
-    *(
-        Published(arch, error, "He 2015, table 6")
-        for arch, error in {
+PUBLISHED = tuple(
+    Published(arch, error, source)
+    for source, errors in {
+        "He 2015, table 6": {
             "resnet20": 8.75,
             "resnet32": 7.51,
             "resnet44": 7.17,
             "resnet56": 6.97,
             "resnet110": 6.43,
             "resnet1202": 7.93,
-        }.items()
-    ),
-    *(
-        Published(arch, error, "Huang 2017, table 2")
-        for arch, error in {
+        },
+        "Huang 2017, table 2": {
             "densenet_40_12": 5.24,
             "densenet_100_12": 4.10,
             "densenet_100_24": 3.74,
@@ -137,8 +134,9 @@ PUBLISHED = (
             "densenet_bc_190_40": 3.46,
             "resnet164_v2": 5.46,
             "resnet1001_v2": 4.62,
-        }.items()
-    ),
+        },
+    }.items()
+    for arch, error in errors.items()
 )
 
 

@@ -35,7 +35,7 @@ FIGURE_3 = ("vgg19", "plain34", "resnet34")
 INCHES, ABOVE, BELOW = 0.35, 4.7, 1.2  # height of a row; rows for titles; rows for the legend
 LEGIBLE = 48  # boxes below each other; of more, equal blocks are drawn once
 TINTS = (SKY, AMBER, GREEN, PINK, BLUE, ORANGE)
-STYLES = {
+STYLES: dict[str, dict[str, Any]] = {
     "identity": dict(color=BLACK, ls="-"),
     "projection": dict(color=ORANGE, ls="--"),
     "zero padding": dict(color=BLUE, ls="--"),
@@ -233,7 +233,7 @@ def _legend(axes: Axes, networks: Sequence[Network]) -> None:
         "zero padding": "shortcut where dimensions rise: zero padding",
         "concatenation": "read by a later layer, beside others",
     }
-    lines = [Line2D([], [], lw=1.5, label=words[kind], **STYLES[kind]) for kind in STYLES if kind in kinds]  # type: ignore[arg-type]
+    lines = [Line2D([], [], lw=1.5, label=words[kind], **STYLES[kind]) for kind in STYLES if kind in kinds]
     if lines:
         axes.legend(handles=lines, loc="lower center", ncols=min(len(lines), len(networks)), fontsize=10, frameon=False)
 
