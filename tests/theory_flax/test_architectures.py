@@ -148,21 +148,6 @@ def test_the_command_writes_a_figure_of_a_page_and_a_table(tmp_path, capsys):
     assert [network["parameters"] for network in networks] == [176122, 269722]
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--arch", "resnet3"], "unknown arch 'resnet3'; did you mean"),
-        (["--arch", *["resnet20"] * 4], "up to 3 networks"),
-        (["--seeds", "2"], "architectures takes no seeds"),
-    ],
-)
-def test_what_cannot_be_shown_is_one_line(options, message, tmp_path, capsys):
-    assert main(["architectures", *options, "--out", str(tmp_path)]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
-
-
 @pytest.mark.slow
 def test_the_network_of_a_run_is_shown_as_it_was_trained(tmp_path, capsys):
     fit(TrainConfig("resnet20", steps=1, width=4, augment=(), out=tmp_path / "run"))

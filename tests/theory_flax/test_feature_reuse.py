@@ -170,23 +170,6 @@ def test_published_networks_are_ours_and_have_the_parameters_that_the_papers_giv
         assert round(count_parameters(ARCHS[arch](), (32, 32, 3)) / 1e6, digits) == printed
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--arch", "resnet20"], "that of a DenseNet; given ResNet"),
-        (["--arch", "plain20"], "that of a DenseNet; given PlainNet"),
-        (["--arch", "densenet121", "densenet169"], "one DenseNet is looked at; given 2"),
-        (["--arch", "densnet121"], "did you mean 'densenet121'"),
-        (["--seeds", "0"], "seeds must be at least 1"),
-    ],
-)
-def test_what_reuses_no_features_is_one_line(options, message, tmp_path, capsys):
-    assert main(["feature_reuse", *options, "--out", str(tmp_path)]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
-
-
 @pytest.mark.slow
 def test_runs_of_a_densenet_are_shown_and_of_a_resnet_refused(tmp_path, capsys):
     common = dict(steps=2, augment=(), image_size=8)
