@@ -12,10 +12,11 @@ MAY_IMPORT = {
     "layers_flax": set(),
     "resnet_flax": {"layers_flax"},
     "densenet_flax": {"layers_flax"},
-    "training_flax": {"layers_flax", "resnet_flax", "densenet_flax"},
-    "theory_flax": {"layers_flax", "resnet_flax", "densenet_flax"},
-    "theory_flax/commands": {"layers_flax", "resnet_flax", "densenet_flax", "training_flax"},
-    "theory_flax/__main__.py": {"layers_flax", "training_flax"},
+    "weights_flax": {"layers_flax", "resnet_flax", "densenet_flax"},
+    "training_flax": {"layers_flax", "resnet_flax", "densenet_flax", "weights_flax"},
+    "theory_flax": {"layers_flax", "resnet_flax", "densenet_flax", "weights_flax"},
+    "theory_flax/commands": {"layers_flax", "resnet_flax", "densenet_flax", "weights_flax", "training_flax"},
+    "theory_flax/__main__.py": {"layers_flax", "weights_flax", "training_flax"},
 }
 HEAVY = ["tensorflow", "optax", "orbax", "matplotlib", "sklearn", "PIL", "tyro"]
 

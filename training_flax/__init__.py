@@ -1,9 +1,7 @@
 """Training: data in, steps, recipes, checkpoints, metrics, pictures; and a run's weights out."""
 
-from training_flax.archs import ARCHS, FAMILIES, build_model
 from training_flax.augment import augment_images, example_keys, parse_augmentations
 from training_flax.checkpoints import restore
-from training_flax.command_line import parse_options
 from training_flax.compilation import keep_compiled_programs
 from training_flax.config import TrainConfig
 from training_flax.data import Dataset, Part, batch_indices, open_dataset
@@ -25,6 +23,8 @@ from training_flax.steps import (
     normalise,
 )
 from training_flax.stopping import RunError, Stopped, StopRequest, stop_on_signals
+from weights_flax.archs import ARCHS, FAMILIES, build_model
+from weights_flax.command_line import parse_options
 
 __all__ = [
     "ARCHS",

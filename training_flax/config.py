@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from layers_flax import check_positive, check_rate, one_of
-from training_flax.archs import ARCHS, build_model
 from training_flax.augment import parse_augmentations
 from training_flax.data import DATASETS
+from weights_flax.archs import ARCHS, build_model
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16, "float64": jnp.float64}
 OPTIMISERS = ("sgd", "lamb", "adamw")

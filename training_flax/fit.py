@@ -12,7 +12,6 @@ import numpy as np
 from flax import linen as nn
 
 from training_flax import run_folder
-from training_flax.archs import to_torch
 from training_flax.checkpoints import KEPT, Checkpoints, Progress, restore
 from training_flax.config import TrainConfig
 from training_flax.evaluation import Evaluation, evaluate, on_device
@@ -29,6 +28,7 @@ from training_flax.steps import TrainState
 from training_flax.stopping import StopRequest
 from training_flax.terminal import Terminal
 from training_flax.weights import read_weights, weights_file
+from weights_flax.archs import to_torch
 
 
 @dataclass(frozen=True)

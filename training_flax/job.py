@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from training_flax.archs import constructor_options
 from training_flax.augment import Augmentation, parse_augmentations
 from training_flax.config import MODEL, TrainConfig, build_network, reaching
 from training_flax.data import Dataset, Part, StreamedPart, open_dataset
@@ -21,6 +20,7 @@ from training_flax.optimisers import check_patterns
 from training_flax.recipes import made_for_small_images, with_recipe
 from training_flax.run_folder import checkpoint_steps, run_path
 from training_flax.weights import read_weights
+from weights_flax.archs import constructor_options
 
 SHOWN = 36  # images in batch.png
 MOST_STEPS = 10**8  # years of them; the rate of each is kept in memory, and 32 bits count them

@@ -7,12 +7,12 @@ from typing import Any
 
 import jax
 
-from training_flax.errors import one_line
 from training_flax.job import Job
 from training_flax.libraries import library
 from training_flax.pictures import draw_curves
 from training_flax.run_folder import append_metrics, read_metrics
 from training_flax.stopping import RunError
+from weights_flax.errors import one_line
 
 PROFILED = range(5, 10)  # steps since this start: the first ones are not like the others
 SECONDS_BETWEEN_CURVES = 10.0

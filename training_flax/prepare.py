@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from layers_flax import one_of
-from training_flax.errors import one_line
 from training_flax.tfds import data_folder, split_name
+from weights_flax.errors import one_line
 
 TIMEOUT = 5  # seconds to wait for a host's first answer
 

@@ -18,8 +18,8 @@ from safetensors.numpy import save_file
 
 from training_flax.config import MODEL, RUN, TrainConfig, reaching
 from training_flax.data import Dataset
-from training_flax.errors import one_line
 from training_flax.stopping import RunError
+from weights_flax.errors import one_line
 
 LENGTH = ("epochs", "steps")
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from training_flax.errors import one_line
 from training_flax.images import read_image, read_size
 from training_flax.sources import CHUNK, MEMORY_LIMIT, Found, Source
+from weights_flax.errors import one_line
 
 
 def data_folder(data_dir: str | Path | None) -> Path:

@@ -7,7 +7,7 @@ from flax import linen as nn
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from training_flax.archs import from_torch
+from weights_flax.archs import from_torch
 
 
 def weights_file(source: Path) -> Path:
