@@ -25,7 +25,7 @@ def from_torch(model: DenseNet, state_dict: Mapping[str, Any]) -> dict[str, Any]
         ValueError: entries are missing, unused or misshapen; all are named.
     """
     state_dict = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)", r"\1", k): v for k, v in state_dict.items()}
-    return variables_from_torch(model, state_dict, _module_name, "features.conv0.weight")
+    return variables_from_torch(model, state_dict, module_name, "features.conv0.weight")
 
 
 def to_torch(model: DenseNet, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -40,8 +40,9 @@ def to_torch(model: DenseNet, variables: Mapping[str, Any]) -> dict[str, np.ndar
         ValueError: an entry that no PyTorch name belongs to.
     """
     del model  # one rule names the modules of them all
-    return variables_to_torch(variables, _module_name)
+    return variables_to_torch(variables, module_name)
 
 
-def _module_name(path: tuple[str, ...]) -> str:
+def module_name(path: tuple[str, ...]) -> str:
+    """PyTorch's name of the module at `path`."""
     return ".".join(path if path[0] == "classifier" else ("features", *path))

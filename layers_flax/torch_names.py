@@ -25,8 +25,8 @@ def variables_from_torch(
 
     Args:
         model: tells names and shapes; nothing is computed.
-        state_dict: PyTorch's names (with or without a `module.` prefix) to NumPy arrays or tensors.
-            `num_batches_tracked`, which says nothing of the network, is passed over.
+        state_dict: PyTorch's names (with or without a `module.` prefix) to NumPy arrays, tensors, or what has a shape
+            and gives its values to `np.asarray`. `num_batches_tracked`, which says nothing of the network, is passed over.
         module_name: from a module's path here to its name there.
         first_conv: the name there of the kernel that sees the images, which tells their channels.
 
@@ -40,24 +40,26 @@ def variables_from_torch(
     template = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
     state = {name.removeprefix("module."): value for name, value in state_dict.items()}
     state = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
-    wanted = {_torch_name(path, module_name): (path, leaf) for path, leaf in flatten_dict(template).items()}
+    wanted = {torch_name(path, module_name): (path, leaf) for path, leaf in flatten_dict(template).items()}
     problems = []
     if missing := [name for name in wanted if name not in state]:
         problems.append(f"missing: {_some(missing)}")
     if unused := [name for name in state if name not in wanted]:
         problems.append(f"unused: {_some(unused)}")
-    values, misshapen = {}, []
+    fitting, misshapen = {}, []
     for name in wanted.keys() & state.keys():
         path, leaf = wanted[name]
-        value, shape = to_numpy(state[name]), _torch_shape(leaf.shape)
-        if value.shape != shape:
-            misshapen.append(f"{name} {value.shape}, not {shape}")
+        given, shape = tuple(state[name].shape), _torch_shape(leaf.shape)
+        if given != shape:
+            misshapen.append(f"{name} {given}, not {shape}")
         else:
-            values[path] = _from_torch_layout(value)
+            fitting[path] = state[name]
     if misshapen:
         problems.append(f"misshapen: {_some(sorted(misshapen))}")
     if problems:
         raise ValueError("state dict does not fit the model; " + "; ".join(problems))
+    # Values that are still in a file are read here, when all names and shapes are right.
+    values = {path: _from_torch_layout(to_numpy(value)) for path, value in fitting.items()}
     # A network without BatchNorm keeps its empty batch_stats.
     return {collection: {} for collection in template} | unflatten_dict(values)
 
@@ -76,7 +78,7 @@ def variables_to_torch(tree: Mapping[str, Any], module_name: Callable[[Path], st
     for path in flat:
         if path[0] not in ("params", "batch_stats") or path[-1] not in LEAVES:
             raise ValueError(f"no PyTorch name for {'/'.join(path)!r}")
-    return {_torch_name(path, module_name): _to_torch_layout(value) for path, value in flat.items()}
+    return {torch_name(path, module_name): _to_torch_layout(value) for path, value in flat.items()}
 
 
 def to_numpy(value: Any) -> np.ndarray:
@@ -89,25 +91,26 @@ def to_numpy(value: Any) -> np.ndarray:
     return np.asarray(value)
 
 
-def _torch_name(path: Path, module_name: Callable[[Path], str]) -> str:
+def torch_name(path: Path, module_name: Callable[[Path], str]) -> str:
+    """PyTorch's name of the leaf at `path`, such as ("params", "layer1_0", "conv1", "kernel")."""
     return f"{module_name(path[1:-1])}.{LEAVES[path[-1]]}"
 
 
 def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(shape[axis] for axis in _torch_axes(len(shape)))
+    return tuple(shape[axis] for axis in torch_axes(len(shape)))
 
 
-def _torch_axes(rank: int) -> tuple[int, ...]:
+def torch_axes(rank: int) -> tuple[int, ...]:
     """Where each axis of a PyTorch tensor of this rank is here."""
     return {4: (3, 2, 0, 1), 2: (1, 0)}.get(rank, tuple(range(rank)))
 
 
 def _to_torch_layout(value: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(value.transpose(_torch_axes(value.ndim)))
+    return np.ascontiguousarray(value.transpose(torch_axes(value.ndim)))
 
 
 def _from_torch_layout(value: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(value.transpose(np.argsort(_torch_axes(value.ndim))))
+    return np.ascontiguousarray(value.transpose(np.argsort(torch_axes(value.ndim))))
 
 
 def _some(names: list[str]) -> str:

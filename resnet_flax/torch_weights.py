@@ -29,7 +29,7 @@ def from_torch(model: ResNet | VGG, state_dict: Mapping[str, Any]) -> dict[str, 
         ValueError: entries are missing, unused or misshapen; all are named.
     """
     first_conv = "features.0.weight" if isinstance(model, VGG) else "conv1.weight"
-    return variables_from_torch(model, state_dict, _module_name, first_conv)
+    return variables_from_torch(model, state_dict, module_name, first_conv)
 
 
 def to_torch(model: ResNet | VGG, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -44,8 +44,9 @@ def to_torch(model: ResNet | VGG, variables: Mapping[str, Any]) -> dict[str, np.
         ValueError: an entry that no PyTorch name belongs to.
     """
     del model  # one rule names the modules of them all
-    return variables_to_torch(variables, _module_name)
+    return variables_to_torch(variables, module_name)
 
 
-def _module_name(path: tuple[str, ...]) -> str:
+def module_name(path: tuple[str, ...]) -> str:
+    """PyTorch's name of the module at `path`."""
     return ".".join(re.sub(r"_(\d+)$", r".\1", module) for module in path)

@@ -1,5 +1,17 @@
 """Weights and models, in and out of files, and what one does with a trained network."""
 
 from weights_flax.archs import ARCHS, FAMILIES, build_model, from_torch, to_torch
+from weights_flax.load import LoadedModel, load_model, load_weights
+from weights_flax.save import save_weights
 
-__all__ = ["ARCHS", "FAMILIES", "build_model", "from_torch", "to_torch"]
+__all__ = [
+    "ARCHS",
+    "FAMILIES",
+    "LoadedModel",
+    "build_model",
+    "from_torch",
+    "load_model",
+    "load_weights",
+    "save_weights",
+    "to_torch",
+]

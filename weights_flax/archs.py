@@ -1,6 +1,7 @@
 """The architectures of both families, under one roof."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any, get_args
 
 import numpy as np
@@ -12,6 +13,9 @@ from layers_flax import one_of
 
 FAMILIES: dict[str, tuple[Callable[..., nn.Module], ...]] = {**densenet_flax.FAMILIES, **resnet_flax.FAMILIES}
 ARCHS: dict[str, Callable[..., nn.Module]] = {**densenet_flax.ARCHS, **resnet_flax.ARCHS}
+
+
+NOT_SAID = ("parent", "name", "num_classes", "dtype", "param_dtype", "axis_name")
 
 
 def build_model(arch: str, **options: Any) -> nn.Module:
@@ -26,6 +30,25 @@ def build_model(arch: str, **options: Any) -> nn.Module:
     return ARCHS[arch](**options)
 
 
+def describe(model: nn.Module) -> tuple[str | None, dict[str, Any]]:
+    """The architecture that a network is, and the options in which it differs from the constructor's defaults.
+
+    Of types, devices and classes nothing is said: they are not what the network computes. The architecture is None
+    where no constructor makes such a network.
+    """
+    found: list[tuple[str, dict[str, Any]]] = []
+    for arch, constructor in ARCHS.items():
+        default = constructor()
+        if type(default) is not type(model):
+            continue
+        names = [field.name for field in fields(model) if field.name not in NOT_SAID]
+        differing = {name: value for name in names if (value := getattr(model, name)) != getattr(default, name)}
+        options = {"stem" if name == "stem_kind" else name: value for name, value in differing.items()}
+        if all(name in constructor_options(arch) for name in options):
+            found.append((arch, options))
+    return min(found, key=lambda pair: len(pair[1]), default=(None, {}))
+
+
 def to_torch(model: nn.Module, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The variables of a network of either family under PyTorch's names."""
     if isinstance(model, densenet_flax.DenseNet):
@@ -33,11 +56,24 @@ def to_torch(model: nn.Module, variables: Mapping[str, Any]) -> dict[str, np.nda
     return resnet_flax.to_torch(model, variables)  # type: ignore[arg-type]
 
 
-def from_torch(model: nn.Module, tensors: Mapping[str, np.ndarray]) -> Mapping[str, Any]:
+def from_torch(model: nn.Module, tensors: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse of `to_torch`. Raises ValueError where a name or a shape does not fit."""
     if isinstance(model, densenet_flax.DenseNet):
         return densenet_flax.from_torch(model, tensors)
     return resnet_flax.from_torch(model, tensors)  # type: ignore[arg-type]
+
+
+def module_name(model: nn.Module) -> Callable[[tuple[str, ...]], str]:
+    """The rule by which the modules of a network are named in PyTorch."""
+    family = densenet_flax if isinstance(model, densenet_flax.DenseNet) else resnet_flax
+    return family.torch_weights.module_name
+
+
+def head_name(model: nn.Module) -> str:
+    """The classifier's name in PyTorch."""
+    if isinstance(model, densenet_flax.DenseNet):
+        return "classifier"
+    return "classifier.6" if isinstance(model, resnet_flax.VGG) else "fc"
 
 
 def constructor_options(arch: str) -> tuple[str, ...]:

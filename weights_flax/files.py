@@ -1,0 +1,157 @@
+"""Files of weights, whatever their format: what is in them by name, and what they say of themselves."""
+
+import json
+import pickle
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from weights_flax.errors import one_line
+from weights_flax.hub import download
+from weights_flax.other_files import read_hdf5, read_msgpack, read_npz, read_orbax, read_safetensors
+from weights_flax.tensors import Tensor
+from weights_flax.torch_file import LEGACY_START, read_torch_legacy, read_torch_zip
+
+# Under these keys checkpoints keep a network beside an optimiser and the like; the first that is there is taken.
+WRAPPERS = ("state_dict", "model", "model_state_dict", "net", "params", "state_dict_ema", "model_ema")
+DEPTH = 3
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """What a file of weights holds; no value has been read yet.
+
+    Attributes:
+        path: the file, or the folder of a checkpoint.
+        format: what kind of file it is, in words.
+        tensors: by the file's own names; of nested dicts their keys are joined by "/".
+        card: what it says of its network, see `save_weights`; empty where it says nothing.
+    """
+
+    path: Path
+    format: str
+    tensors: dict[str, Tensor]
+    card: dict[str, Any] = field(default_factory=dict)
+
+
+def open_weights(source: str | Path) -> WeightsFile:
+    """Finds out what kind of file `source` is, by what it begins with, and what is in it.
+
+    Args:
+        source: a file of safetensors, of PyTorch (zipped or legacy), .npz, Keras' HDF5 or Flax's msgpack; a run's
+            folder, of whose weights the averaged ones come first; a folder that Orbax wrote; or
+            "hf://OWNER/NAME[/FILE]".
+
+    Raises:
+        ValueError: there is no such file, or it is damaged, or holds something other than tensors. Nothing in it is
+            run, and nothing large is read.
+    """
+    path = download(str(source)) if str(source).startswith("hf:") else Path(source).expanduser()
+    path = _in_folder(path) if path.is_dir() else path
+    with reading(path):
+        if path.is_dir():
+            return WeightsFile(path, "checkpoint of Orbax", _flat(read_orbax(path)))
+        with path.open("rb") as file:
+            start = file.read(16)
+        if start.startswith(b"PK"):
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+            if any(name.endswith(".npy") for name in names):
+                return _npz(path)
+            return WeightsFile(path, "PyTorch", _state_dict(read_torch_zip(path)))
+        if start.startswith(LEGACY_START):
+            return WeightsFile(path, "PyTorch, legacy format", _state_dict(read_torch_legacy(path)))
+        if start.startswith(b"\x89HDF\r\n\x1a\n"):
+            return WeightsFile(path, "HDF5", read_hdf5(path))
+        if start[8:9] == b"{":
+            tensors, card = read_safetensors(path)
+            return WeightsFile(path, "safetensors", tensors, _card(card))
+        if start[:1] and (0x80 < start[0] <= 0x8F or start[0] in (0xDE, 0xDF)):  # a map with entries
+            return WeightsFile(path, "msgpack of Flax", _flat(read_msgpack(path)))
+        if start.startswith(pickle.PROTO):
+            raise ValueError("it is a pickle that PyTorch did not write")
+        raise ValueError(
+            "it begins as none of the known formats does: safetensors, PyTorch, .npz, HDF5 of Keras, msgpack of Flax"
+        )
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Whatever goes wrong in reading `path` becomes one line of a ValueError."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise ValueError(f"weights {str(path)!r}: there is no such file") from None
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"weights {str(path)!r} cannot be read: {one_line(error)}") from None
+    except (RuntimeError, NotImplementedError, RecursionError) as error:  # encrypted, or compressed in unknown ways
+        raise ValueError(f"weights {str(path)!r} cannot be read: {one_line(error)}") from None
+
+
+def _in_folder(folder: Path) -> Path:
+    """The weights in a folder: of a finished run, of one that goes on, of a snapshot of the hub, or Orbax' own."""
+    for name in ("model_ema.safetensors", "model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return folder / name
+    if (folder / "_METADATA").is_file():
+        return folder
+    steps = [path for path in (folder / "checkpoints").glob("*") if path.name.isdigit()]
+    for step in sorted(steps, key=lambda path: -int(path.name)):
+        return step / "state"
+    raise ValueError(f"weights {str(folder)!r}: the folder has no weights: it is no run, and no checkpoint of Orbax")
+
+
+def _npz(path: Path) -> WeightsFile:
+    tensors = read_npz(path)
+    card = tensors.pop("card", None)
+    text = "" if card is None or card.dtype != "uint8" or card.shape[0] > 2**24 else bytes(card.read()).decode()
+    return WeightsFile(path, "npz", tensors, _card(text))
+
+
+def _card(text: str) -> dict[str, Any]:
+    try:
+        card = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return card if isinstance(card, dict) else {}
+
+
+def _state_dict(found: dict[str, Any]) -> dict[str, Tensor]:
+    """The dict of tensors in a checkpoint, and of nothing else."""
+    for _ in range(DEPTH):
+        tensors = {key: value for key, value in found.items() if isinstance(key, str) and isinstance(value, Tensor)}
+        if tensors:
+            return tensors
+        inner = {key: value for key, value in found.items() if isinstance(value, dict)}
+        wanted = [key for key in WRAPPERS if key in inner] or list(inner)
+        if not wanted:
+            break
+        found = inner[wanted[0]]
+    raise ValueError("it has no tensors")
+
+
+def _flat(tree: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The network's leaves of a tree of Flax, by paths; of a training state without the optimiser."""
+    inside = [tree, *(value for value in tree.values() if isinstance(value, Mapping))]
+    state = next((part for part in inside if isinstance(part.get("params"), Mapping)), tree)
+    averaged = state.get("ema")
+    if isinstance(averaged, Mapping) and isinstance(averaged.get("params"), Mapping):
+        state = averaged
+    if isinstance(state.get("params"), Mapping):
+        state = {name: state[name] for name in ("params", "batch_stats") if isinstance(state.get(name), Mapping)}
+    found: dict[str, Tensor] = {}
+    parts: list[tuple[str, Mapping]] = [("", state)]
+    while parts:
+        before, part = parts.pop()
+        for key, value in part.items():
+            if isinstance(value, Tensor):
+                found[f"{before}{key}"] = value
+            elif isinstance(value, Mapping) and before.count("/") < 12:
+                parts.append((f"{before}{key}/", value))
+    if not found:
+        raise ValueError("it has no tensors")
+    return found

@@ -1,0 +1,54 @@
+"""The names of the ResNets of Flax's ImageNet example (its examples/imagenet/models.py) as torchvision's.
+
+Its blocks are counted through all stages, and its modules have Flax's automatic names. It pads strided 3×3 convolutions
+and the max pool by "SAME", at the lower and right edges alone where sizes are even: `padding="same"` here.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+
+from layers_flax.torch_names import LEAVES, torch_axes
+from weights_flax.tensors import Tensor
+
+BLOCK = re.compile(r"(?:params|batch_stats)/(?:Bottleneck)?ResNetBlock_(\d+)/")
+
+
+def is_example(names: Iterable[str]) -> bool:
+    """Whether these are the names of the example's variables."""
+    return "params/conv_init/kernel" in set(names)
+
+
+def from_example(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The example's variables, by paths, under torchvision's names and in its layouts."""
+    places = _places(tensors)
+    found = {}
+    for name, value in tensors.items():
+        *path, leaf = name.split("/")
+        module = _module(path[1:], places)
+        if module is None or leaf not in LEAVES:
+            found[name] = value
+        else:
+            found[f"{module}.{LEAVES[leaf]}"] = value.transpose(*torch_axes(len(value.shape)))
+    return found
+
+
+def _places(names: Iterable[str]) -> dict[int, str]:
+    """Where each block is; a stage begins with a block that has a projection."""
+    blocks = sorted({int(match[1]) for name in names if (match := BLOCK.match(name))})
+    projected = {int(match[1]) for name in names if (match := BLOCK.match(name)) and "/conv_proj/" in name}
+    places, stage, first = {}, 0, 0
+    for block in blocks:
+        if block in projected or stage == 0:
+            stage, first = stage + 1, block
+        places[block] = f"layer{stage}.{block - first}"
+    return places
+
+
+def _module(path: list[str], places: Mapping[int, str]) -> str | None:
+    if len(path) == 1:
+        return {"conv_init": "conv1", "bn_init": "bn1", "Dense_0": "fc"}.get(path[0])
+    if len(path) != 2 or not (match := re.fullmatch(r"(?:Bottleneck)?ResNetBlock_(\d+)", path[0])):
+        return None
+    inner = {"conv_proj": "downsample.0", "norm_proj": "downsample.1"}
+    inner |= {f"Conv_{i}": f"conv{i + 1}" for i in range(3)} | {f"BatchNorm_{i}": f"bn{i + 1}" for i in range(3)}
+    return f"{places[int(match[1])]}.{inner[path[1]]}" if path[1] in inner else None

@@ -1,0 +1,26 @@
+"""Files of the Hugging Face hub."""
+
+import importlib
+from pathlib import Path
+
+from weights_flax.errors import one_line
+
+
+def download(address: str) -> Path:
+    """The file at "hf://OWNER/NAME[/FILE]", downloaded or from the hub's own cache; FILE is model.safetensors if left.
+
+    Raises:
+        ValueError: the address is not one, huggingface_hub is missing, or the hub does not give the file.
+    """
+    owner, _, rest = address.removeprefix("hf://").partition("/")
+    name, _, file = rest.partition("/")
+    if not address.startswith("hf://") or not owner or not name:
+        raise ValueError(f"an address of the hub is hf://OWNER/NAME or hf://OWNER/NAME/FILE; given {address!r}")
+    try:
+        hub = importlib.import_module("huggingface_hub")
+    except ImportError:
+        raise ValueError(f"{address} needs huggingface_hub: pip install '.[hub]'") from None
+    try:
+        return Path(hub.hf_hub_download(f"{owner}/{name}", file or "model.safetensors"))
+    except Exception as error:  # its own errors, and those of the libraries that it speaks to the network with
+        raise ValueError(f"{address} cannot be had: {one_line(error)}") from None

@@ -1,0 +1,108 @@
+"""What a file of weights holds, and which architectures it fits."""
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.traverse_util import flatten_dict
+
+from densenet_flax import DenseNet
+from layers_flax.torch_names import torch_axes, torch_name
+from resnet_flax import VGG, ResNet
+from weights_flax.archs import ARCHS, module_name
+from weights_flax.names import Naming
+from weights_flax.tensors import Tensor
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def fitting(naming: Naming, tensors: Mapping[str, Tensor]) -> list[tuple[str, dict[str, Any]]]:
+    """The architectures whose names and shapes are those of `tensors`, each with the options it has to be built with.
+
+    Args:
+        naming: whose names the file had.
+        tensors: under torchvision's names, as `recognise` gives them.
+    """
+    shapes = {name: value.shape for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
+    found = []
+    for arch in ARCHS:
+        default = ARCHS[arch]()
+        if not _same_stages(default, shapes):
+            continue
+        options = {**_options(default, shapes), **naming.options}
+        try:
+            model = ARCHS[arch](**options)
+        except (ValueError, TypeError):
+            continue
+        if torch_shapes(model, _image_channels(shapes)) == shapes:
+            found.append((arch, options))
+    return found
+
+
+def torch_shapes(model: nn.Module, channels: int = 3) -> Shapes:
+    """Names and shapes of a network's tensors in PyTorch; nothing is computed."""
+    images = jax.ShapeDtypeStruct((1, 32, 32, channels), jnp.float32)
+    template = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
+    return {
+        torch_name(path, module_name(model)): tuple(leaf.shape[axis] for axis in torch_axes(len(leaf.shape)))
+        for path, leaf in flatten_dict(template).items()
+    }
+
+
+def _same_stages(model: nn.Module, shapes: Shapes) -> bool:
+    """Whether a network has as many blocks in each stage as there are names for: quick, where shapes are slow."""
+    if isinstance(model, DenseNet):
+        return tuple(model.block_sizes) == _counts(shapes, r"features\.denseblock(\d+)\.denselayer(\d+)\.", 1)
+    if isinstance(model, VGG):
+        norms = any(name.startswith("features.") and name.endswith("running_mean") for name in shapes)
+        convolutions = sum(name.startswith("features.") and len(shape) == 4 for name, shape in shapes.items())
+        return (sum(model.stage_sizes), model.batch_norm) == (convolutions, norms) and "classifier.6.bias" in shapes
+    assert isinstance(model, ResNet)
+    return tuple(model.stage_sizes) == _counts(shapes, r"layer(\d+)\.(\d+)\.", 0)
+
+
+def _counts(shapes: Shapes, pattern: str, first: int) -> tuple[int, ...]:
+    """How many blocks each stage has, by the highest numbers in names."""
+    highest: dict[int, int] = {}
+    for name in shapes:
+        if match := re.match(pattern, name):
+            stage, block = int(match[1]), int(match[2])
+            highest[stage] = max(highest.get(stage, 0), block + 1 - first)
+    return tuple(highest.get(stage, 0) for stage in range(1, len(highest) + 1))
+
+
+def _options(model: nn.Module, shapes: Shapes) -> dict[str, Any]:
+    """Options of the constructor in which a file differs from its defaults, as far as shapes tell them."""
+    guesses: dict[str, Any] = {}
+    head = next((name for name in ("fc", "classifier.6", "classifier") if f"{name}.bias" in shapes), None)
+    if head is not None:
+        guesses["num_classes"] = shapes[f"{head}.bias"][0] if shapes[f"{head}.bias"] else 0
+    first = shapes.get("features.conv0.weight" if isinstance(model, DenseNet) else "conv1.weight", ())
+    if isinstance(model, ResNet | DenseNet) and len(first) == 4:
+        guesses["stem"] = "imagenet" if first[-1] == 7 else "cifar"
+    if isinstance(model, ResNet) and len(first) == 4 and model.shortcut is not None:
+        projected = sum(re.search(r"\.downsample\.0\.weight$", name) is not None for name in shapes)
+        blocks = sum(model.stage_sizes)
+        guesses["shortcut"] = "A" if not projected else "C" if projected == blocks else "B"
+    if isinstance(model, ResNet) and len(first) == 4 and model.stem_width is None:
+        guesses["width"] = first[0]
+    if isinstance(model, DenseNet) and len(growth := shapes.get("features.denseblock1.denselayer1.conv2.weight", ())):
+        guesses["growth_rate"] = growth[0]
+    defaults = {"stem": "stem_kind"}
+    return {
+        name: value
+        for name, value in guesses.items()
+        if name == "num_classes" or getattr(model, defaults.get(name, name)) != value
+    }
+
+
+def _image_channels(shapes: Shapes) -> int:
+    first = next((s for n, s in shapes.items() if n in FIRST and len(s) == 4), (0, 3))
+    return first[1]
+
+
+FIRST = ("conv1.weight", "features.conv0.weight", "features.0.weight")

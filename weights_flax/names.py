@@ -1,0 +1,122 @@
+"""Whose names the tensors of a file have, and how they become the names and layouts of torchvision.
+
+What torchvision has not, such as pre-activation networks, follows the same rules: `resnet_flax.to_torch`.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from densenet_flax.torch_weights import module_name as densenet_module_name
+from layers_flax.torch_names import LEAVES, torch_axes, torch_name
+from resnet_flax.torch_weights import module_name as resnet_module_name
+from weights_flax import keras_names
+from weights_flax.flax_example import from_example, is_example
+from weights_flax.tensors import Tensor
+
+Tensors = Mapping[str, Tensor]
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.")  # DistributedDataParallel, torch.compile, trainers
+
+
+class Naming(NamedTuple):
+    """Names of one origin.
+
+    Attributes:
+        title: whose they are.
+        fits: whether a file's names are these.
+        convert: a file's tensors under torchvision's names, in its layouts.
+        options: what a network must have been built with to compute what its weights were trained for.
+    """
+
+    title: str
+    fits: Callable[[Iterable[str]], bool]
+    convert: Callable[[Tensors], dict[str, Tensor]]
+    options: Mapping[str, Any] = {}
+
+
+def recognise(tensors: Tensors) -> tuple[Naming, dict[str, Tensor]]:
+    """Whose names `tensors` have, and the tensors under torchvision's names.
+
+    Raises:
+        ValueError: they are nobody's that is known here; the first ones are named.
+    """
+    tensors = _without_prefix(tensors)
+    for naming in NAMINGS:
+        if naming.fits(tensors):
+            return naming, naming.convert(tensors)
+    shown = ", ".join(map(repr, list(tensors)[:4]))
+    raise ValueError(f"its names are those of no known source; they begin with {shown}")
+
+
+def _without_prefix(tensors: Tensors) -> Tensors:
+    """Names without what wrappers put before each of them."""
+    while prefix := next((p for p in PREFIXES if tensors and all(name.startswith(p) for name in tensors)), None):
+        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
+    return tensors
+
+
+def _has(*parts: str) -> Callable[[Iterable[str]], bool]:
+    """Whether for each pattern there is a name that it matches from the start."""
+    return lambda names: all(any(re.match(part, name) for name in names) for part in parts)
+
+
+def _renamed(*rules: tuple[str, str]) -> Callable[[Tensors], dict[str, Tensor]]:
+    def convert(tensors: Tensors) -> dict[str, Tensor]:
+        found = {}
+        for name, value in tensors.items():
+            for pattern, new in rules:
+                name = re.sub(pattern, new, name)
+            found[name] = value
+        return found
+
+    return convert
+
+
+def _timm_vgg(tensors: Tensors) -> dict[str, Tensor]:
+    """Its dense layers are convolutions over the whole 7×7 map."""
+    rules = (r"^pre_logits\.fc1", "classifier.0"), (r"^pre_logits\.fc2", "classifier.3"), (r"^head\.fc", "classifier.6")
+    found = _renamed(*rules)(tensors)
+    for name in ("classifier.0.weight", "classifier.3.weight"):
+        if name in found and len(found[name].shape) == 4:
+            out, *inner = found[name].shape
+            found[name] = found[name].reshape(out, inner[0] * inner[1] * inner[2])
+    return found
+
+
+def _own_flax(tensors: Tensors) -> dict[str, Tensor]:
+    """Variables of this project by their paths, "params/conv1/kernel"."""
+    densenet = any(name.startswith("params/denseblock") for name in tensors)
+    module_name = densenet_module_name if densenet else resnet_module_name
+    found = {}
+    for name, value in tensors.items():
+        path = tuple(name.split("/"))
+        if path[0] not in ("params", "batch_stats") or path[-1] not in LEAVES or len(path) < 3:
+            raise ValueError(f"{name[:100]!r} is no variable of a network")
+        found[torch_name(path, module_name)] = value.transpose(*torch_axes(len(value.shape)))
+    return found
+
+
+NAMINGS = (
+    Naming("Flax's ImageNet example", is_example, from_example, {"padding": "same"}),
+    Naming("this project, as a tree of Flax", _has("params/"), _own_flax),
+    Naming(
+        "Keras applications' ResNet",
+        keras_names.is_resnet,
+        keras_names.from_resnet,
+        {"bottleneck_stride": "v1"},
+    ),
+    Naming("Keras applications' DenseNet", keras_names.is_densenet, keras_names.from_densenet),
+    Naming("Keras applications' VGG", keras_names.is_vgg, keras_names.from_vgg),
+    Naming("timm's VGG", _has(r"pre_logits\.fc1\.", r"features\.0\."), _timm_vgg),
+    Naming(
+        "akamaster's CIFAR ResNets",
+        _has(r"linear\.weight$", r"layer1\.0\.conv1\."),
+        _renamed((r"^linear\.", "fc."), (r"\.shortcut\.", ".downsample.")),
+    ),
+    Naming(
+        "torchvision's DenseNet, old spelling",
+        _has(r"features\.denseblock1\.denselayer1\.norm\.1\."),
+        _renamed((r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)", r"\1")),
+    ),
+    Naming("torchvision's or timm's", _has(r"features\.(conv)?0\.weight$|conv1\.weight$"), dict),
+)

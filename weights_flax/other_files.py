@@ -1,0 +1,193 @@
+"""Files of tensors by the libraries that know them: safetensors, NumPy's npz, HDF5, Flax's msgpack, Orbax."""
+
+import importlib
+import zipfile
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from weights_flax.tensors import Tensor
+
+HEADER_LIMIT = 2**25  # bytes of a safetensors header: that of 1,202 layers has one million
+SAFETENSORS: dict[str, Any] = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": jnp.bfloat16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a file, and the entry "model" of its metadata.
+
+    Raises:
+        ValueError: the library finds the file damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+    if header > HEADER_LIMIT:
+        raise ValueError(f"its header of {header:,} bytes is over {HEADER_LIMIT:,}")
+    try:
+        with safe_open(path, "numpy") as file:
+            tensors = {name: _safetensor(path, name, file.get_slice(name)) for name in file.keys()}  # noqa: SIM118
+            return tensors, (file.metadata() or {}).get("model", "")
+    except SafetensorError as error:
+        raise ValueError(str(error)) from None
+
+
+def _safetensor(path: Path, name: str, part: Any) -> Tensor:
+    from safetensors import safe_open
+
+    kind = part.get_dtype()
+    if kind not in SAFETENSORS:
+        raise ValueError(f"{name[:100]!r} is {kind}, which NumPy does not have")
+    shape = tuple(part.get_shape())
+
+    def read() -> np.ndarray:
+        with safe_open(path, "numpy") as file:
+            return file.get_tensor(name)
+
+    return Tensor(shape, np.dtype(SAFETENSORS[kind]), read)
+
+
+def read_npz(path: Path) -> dict[str, Tensor]:
+    """The arrays of a file of `np.savez` or `np.savez_compressed`.
+
+    Raises:
+        ValueError: the file is damaged, or has an array of objects.
+    """
+    tensors = {}
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            with archive.open(entry) as file:
+                version = np.lib.format.read_magic(file)
+                read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else _header_2_0
+                shape, _, dtype = read_header(file)
+                size = file.tell() + prod(shape) * dtype.itemsize
+            if dtype.hasobject:
+                raise ValueError(f"{entry.filename[:100]!r} holds objects, not numbers")
+            if size != entry.file_size:
+                raise ValueError(f"{entry.filename[:100]!r} has {entry.file_size:,} bytes, not {size:,}")
+            # NumPy does not know JAX's bfloat16, and names it two bytes without a meaning.
+            kind = np.dtype(jnp.bfloat16) if dtype == np.dtype("V2") else dtype
+            tensors[entry.filename.removesuffix(".npy")] = Tensor(shape, kind, _npz_reader(path, entry, kind))
+    return tensors
+
+
+def _header_2_0(file: Any) -> Any:
+    return np.lib.format.read_array_header_2_0(file)
+
+
+def _npz_reader(path: Path, entry: zipfile.ZipInfo, dtype: np.dtype) -> Any:
+    def read() -> np.ndarray:
+        with zipfile.ZipFile(path) as archive, archive.open(entry) as file:
+            return np.lib.format.read_array(file, allow_pickle=False).view(dtype)
+
+    return read
+
+
+def read_hdf5(path: Path) -> dict[str, Tensor]:
+    """The arrays of an HDF5 file of Keras, by their paths; its optimiser's are passed over.
+
+    Raises:
+        ValueError: h5py is missing, or an array is kept in another file.
+    """
+    try:
+        h5py = importlib.import_module("h5py")
+    except ImportError:
+        raise ValueError("files of Keras need h5py: pip install '.[keras]'") from None
+    tensors: dict[str, Tensor] = {}
+
+    def visit(name: str, item: Any) -> None:
+        if not isinstance(item, h5py.Dataset) or name.startswith("optimizer_weights/"):
+            return
+        if item.external is not None or item.is_virtual:
+            raise ValueError(f"{name[:100]!r} is kept in another file")
+        tensors[name.removeprefix("model_weights/")] = Tensor(item.shape, item.dtype, _hdf5_reader(path, name))
+
+    with h5py.File(path, "r") as file:
+        file.visititems(visit)  # which follows no links
+    if not tensors:
+        raise ValueError("it has no tensors")
+    return tensors
+
+
+def _hdf5_reader(path: Path, name: str) -> Any:
+    def read() -> np.ndarray:
+        h5py = importlib.import_module("h5py")
+        with h5py.File(path, "r") as file:
+            return np.asarray(file[name])
+
+    return read
+
+
+def read_msgpack(path: Path) -> dict[str, Any]:
+    """The tree of a file of `flax.serialization.to_bytes`, with `Tensor` leaves.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    import msgpack
+
+    def extension(code: int, data: bytes) -> Any:
+        if code != 1:  # scalars and complex numbers, which no network of ours has
+            return None
+        shape, dtype, buffer = msgpack.unpackb(data, raw=True, max_array_len=32, max_map_len=0)
+        return _array(tuple(shape), np.dtype(jnp.dtype(dtype.decode())), buffer)
+
+    try:
+        # Lists are shapes and the like. Their memory is taken before they are read, up to these lengths.
+        found = msgpack.unpackb(path.read_bytes(), ext_hook=extension, raw=False, max_array_len=4096, max_map_len=2**20)
+    except (msgpack.UnpackException, TypeError, AttributeError, UnicodeDecodeError) as error:
+        raise ValueError(f"its msgpack is damaged ({type(error).__name__})") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"it holds no dict of tensors, but a {type(found).__name__}")
+    return found
+
+
+def _array(shape: tuple[int, ...], dtype: np.dtype, buffer: bytes) -> Tensor:
+    if dtype.hasobject or prod(shape) * dtype.itemsize != len(buffer):
+        raise ValueError(f"a tensor of shape {shape} and type {dtype} has {len(buffer):,} bytes")
+    return Tensor(shape, dtype, lambda: np.frombuffer(buffer, dtype).reshape(shape))
+
+
+def read_orbax(path: Path) -> dict[str, Any]:
+    """The tree of a folder that Orbax wrote, with `Tensor` leaves; all is read when the first of them is.
+
+    Raises:
+        ValueError: Orbax finds it damaged.
+    """
+    import orbax.checkpoint as ocp
+
+    try:
+        with ocp.PyTreeCheckpointer() as reader:
+            tree = reader.metadata(path.absolute()).item_metadata.tree
+    except Exception as error:  # whatever Orbax and TensorStore raise of a damaged file
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+    values: dict[str, Any] = {}
+
+    def read(path_in_tree: Any) -> np.ndarray:
+        if not values:
+            with ocp.PyTreeCheckpointer() as reader:
+                found = reader.restore(path.absolute())
+            values.update({jax.tree_util.keystr(p): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(found)})
+        return np.asarray(values[jax.tree_util.keystr(path_in_tree)])
+
+    def lazy(place: Any, leaf: Any) -> Any:
+        if getattr(leaf, "shape", None) is None or getattr(leaf, "dtype", None) is None:
+            return None
+        return Tensor(tuple(leaf.shape), np.dtype(leaf.dtype), lambda: read(place))
+
+    return jax.tree_util.tree_map_with_path(lazy, tree)

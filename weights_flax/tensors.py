@@ -1,0 +1,62 @@
+"""Tensors of a file whose values are read when they are asked for: names and shapes are checked before."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An array that is still in its file; `np.asarray` reads it.
+
+    Attributes:
+        shape: as the file says.
+        dtype: as the file says.
+        read: gives the values, an array of that shape and type.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    read: Callable[[], np.ndarray]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        values = self.read()
+        return values if dtype is None else values.astype(dtype)
+
+    def map(self, change: Callable[[np.ndarray], np.ndarray]) -> "Tensor":
+        """The tensor with changed values, of the same shape and type."""
+        return Tensor(self.shape, self.dtype, lambda: change(self.read()).astype(self.dtype))
+
+    def transpose(self, *axes: int) -> "Tensor":
+        """The tensor with its axes in another order."""
+        shape = tuple(self.shape[axis] for axis in axes)
+        return Tensor(shape, self.dtype, lambda: np.ascontiguousarray(self.read().transpose(axes)))
+
+    def reshape(self, *shape: int) -> "Tensor":
+        """The same values in another shape."""
+        if prod(shape) != prod(self.shape):
+            raise ValueError(f"a tensor of shape {self.shape} cannot take the shape {shape}")
+        return Tensor(shape, self.dtype, lambda: self.read().reshape(shape))
+
+
+def as_tensor(value: Any) -> Tensor:
+    """An array, or a tensor of PyTorch, as a `Tensor`."""
+    from layers_flax.torch_names import to_numpy
+
+    values = to_numpy(value)
+    return Tensor(values.shape, values.dtype, lambda: values)
+
+
+def strided(flat: np.ndarray, offset: int, shape: Sequence[int], strides: Sequence[int]) -> np.ndarray:
+    """The view of `flat` that begins at `offset`, with strides counted in items.
+
+    Raises:
+        ValueError: it goes beyond `flat`.
+    """
+    if offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)) >= len(flat):
+        raise ValueError(f"a tensor of shape {tuple(shape)} goes beyond its {len(flat):,} numbers")
+    steps = tuple(stride * flat.itemsize for stride in strides)
+    return np.lib.stride_tricks.as_strided(flat[offset:], tuple(shape), steps, writeable=False)

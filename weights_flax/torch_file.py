@@ -1,0 +1,262 @@
+"""PyTorch's files of tensors, zipped and legacy, read and written without PyTorch and without running code."""
+
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable, Mapping
+from io import BytesIO
+from math import prod
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from weights_flax.pickles import LIMIT, name_of, read_pickle
+from weights_flax.tensors import Tensor, strided
+
+MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # of the legacy format
+LEGACY_START = pickle.PROTO + b"\x02" + pickle.LONG1 + b"\x0a" + MAGIC_NUMBER.to_bytes(10, "little")
+STORAGES: dict[str, np.dtype] = {
+    "DoubleStorage": np.dtype(np.float64),
+    "FloatStorage": np.dtype(np.float32),
+    "HalfStorage": np.dtype(np.float16),
+    "BFloat16Storage": np.dtype(jnp.bfloat16),
+    "LongStorage": np.dtype(np.int64),
+    "IntStorage": np.dtype(np.int32),
+    "ShortStorage": np.dtype(np.int16),
+    "CharStorage": np.dtype(np.int8),
+    "ByteStorage": np.dtype(np.uint8),
+    "BoolStorage": np.dtype(np.bool_),
+}
+
+
+class _Storage(NamedTuple):
+    """Numbers in a row, of which a tensor is a view."""
+
+    key: str
+    dtype: np.dtype
+    size: int  # of numbers
+    read: Callable[[], np.ndarray]
+
+
+def read_torch_zip(path: Path) -> dict[str, Any]:
+    """What `torch.save` has written since version 1.6: nested dicts with `Tensor` leaves.
+
+    Raises:
+        ValueError: the file is damaged, or holds something other than tensors and containers.
+    """
+    archive = zipfile.ZipFile(path)
+    entries = {entry.filename: entry for entry in archive.infolist()}
+    pickles = [name for name in entries if name.rpartition("/")[2] == "data.pkl"]
+    if len(pickles) != 1:
+        raise ValueError(f"it must have one data.pkl; it has {len(pickles)}")
+    folder = pickles[0].removesuffix("data.pkl")
+    if f"{folder}byteorder" in entries and _bytes_of(archive, entries[f"{folder}byteorder"], 16) != b"little":
+        raise ValueError("its numbers are big-endian")
+
+    def storage(key: str, dtype: np.dtype, size: int) -> _Storage:
+        entry = entries.get(f"{folder}data/{key}")
+        if entry is None:
+            raise ValueError(f"it lacks the storage {key[:40]!r}")
+        if entry.file_size != size * dtype.itemsize:
+            raise ValueError(f"its storage {key[:40]!r} has {entry.file_size:,} bytes, not {size * dtype.itemsize:,}")
+        return _Storage(key, dtype, size, lambda: np.frombuffer(_bytes_of(archive, entry, entry.file_size), dtype))
+
+    data = _bytes_of(archive, entries[pickles[0]], LIMIT)
+    return _as_dict(read_pickle(BytesIO(data), _builders(), _storages(storage)))
+
+
+def _bytes_of(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int) -> bytes:
+    if entry.compress_type != zipfile.ZIP_STORED:  # what PyTorch never does: a few bytes could become gigabytes
+        raise ValueError(f"its entry {entry.filename[:60]!r} is compressed")
+    if entry.file_size > limit:
+        raise ValueError(f"its entry {entry.filename[:60]!r} has {entry.file_size:,} bytes, over {limit:,}")
+    return archive.read(entry)
+
+
+def read_torch_legacy(path: Path) -> dict[str, Any]:
+    """What `torch.save` wrote before version 1.6: nested dicts with `Tensor` leaves.
+
+    Raises:
+        ValueError: the file is damaged, or holds something other than tensors and containers.
+    """
+    size_of_file = path.stat().st_size
+    with path.open("rb") as file:
+        head = BytesIO(file.read(LIMIT))
+    places: dict[str, tuple[int, np.dtype, int]] = {}  # where each storage begins
+
+    def storage(key: str, dtype: np.dtype, size: int) -> _Storage:
+        if places.setdefault(key, (0, dtype, size))[1:] != (dtype, size):
+            raise ValueError(f"its storage {key[:40]!r} has two sizes")
+
+        def read() -> np.ndarray:
+            with path.open("rb") as file:
+                file.seek(places[key][0])
+                values = np.frombuffer(file.read(size * dtype.itemsize), dtype)
+            if len(values) != size:
+                raise ValueError(f"its storage {key[:40]!r} ends too early")
+            return values
+
+        return _Storage(key, dtype, size, read)
+
+    if read_pickle(head, {}) != MAGIC_NUMBER:
+        raise ValueError("it does not begin as a file of PyTorch does")
+    if (version := read_pickle(head, {})) != 1001:
+        raise ValueError(f"its version is {version!r}, not 1001")
+    system = read_pickle(head, {})
+    if not isinstance(system, dict) or system.get("little_endian") is not True:
+        raise ValueError("its numbers are big-endian")
+    found = read_pickle(head, _builders(), _storages(storage))
+    keys = read_pickle(head, {})
+    if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(places):
+        raise ValueError("its list of storages is not that of its tensors")
+    place = head.tell()
+    with path.open("rb") as file:
+        for key in keys:
+            _, dtype, size = places[key]
+            if _number(file, place) != size:
+                raise ValueError(f"its storage {key[:40]!r} has another size than its tensors say")
+            places[key] = (place + 8, dtype, size)
+            place += 8 + size * dtype.itemsize
+            if place > size_of_file:
+                raise ValueError(f"it ends within the storage {key[:40]!r}")
+    return _as_dict(found)
+
+
+def _number(file: BinaryIO, place: int) -> int | None:
+    file.seek(place)
+    data = file.read(8)
+    return int.from_bytes(data, "little", signed=True) if len(data) == 8 else None
+
+
+def _storages(make: Callable[[str, np.dtype, int], _Storage]) -> Callable[[Any], _Storage]:
+    """The maker of a storage from its persistent id: ("storage", type, key, device, size, …)."""
+
+    def storage(identity: Any) -> _Storage:
+        kind, typename, key, _, size, *view = identity
+        module, name = name_of(typename)
+        if kind != "storage" or any(item is not None for item in view) or not isinstance(key, str):
+            raise ValueError("it has a storage of a kind that is not known")
+        if module != "torch" or name not in STORAGES:
+            raise ValueError(f"it has a {name[:40]}, which is not a storage of numbers that NumPy has")
+        if not _is_size(size):
+            raise ValueError(f"its storage {key[:40]!r} has the size {size!r}")
+        return made.setdefault(key, make(key, STORAGES[name], size))
+
+    made: dict[str, _Storage] = {}
+    return storage
+
+
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
+    """`torch._utils._rebuild_tensor_v2`: a view of a storage."""
+    if not isinstance(storage, _Storage) or not _is_size(offset):
+        raise ValueError("it has a tensor without a storage")
+    if not isinstance(shape, tuple) or not isinstance(strides, tuple) or len(shape) != len(strides) or len(shape) > 32:
+        raise ValueError(f"it has a tensor whose shape is {str(shape)[:60]}, with strides {str(strides)[:60]}")
+    if not all(map(_is_size, (*shape, *strides))):
+        raise ValueError(f"it has a tensor whose shape is {str(shape)[:60]}, with strides {str(strides)[:60]}")
+    last = sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    # A view that shows a number more than once could be larger than its file.
+    if prod(shape) and max(offset + last + 1, offset + prod(shape)) > storage.size:
+        raise ValueError(f"it has a tensor of shape {str(shape)[:60]} that goes beyond its storage of {storage.size:,}")
+    if not prod(shape):
+        return Tensor(shape, storage.dtype, lambda: np.zeros(shape, storage.dtype))
+    return Tensor(shape, storage.dtype, lambda: np.ascontiguousarray(strided(storage.read(), offset, shape, strides)))
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**48
+
+
+def _builders() -> dict[tuple[str, str], Callable[..., Any]]:
+    """What stands for the names in files of tensors. What says nothing of tensors is passed over."""
+
+    def nothing(*_: Any) -> None:
+        return None
+
+    passed_over = [("numpy", "dtype"), ("_codecs", "encode"), ("argparse", "Namespace"), ("torch", "device")]
+    passed_over += [(f"numpy.{core}.multiarray", "scalar") for core in ("core", "_core")]
+    return {
+        **{("torch", name): nothing for name in STORAGES},
+        **dict.fromkeys(passed_over, nothing),
+        ("collections", "OrderedDict"): dict,
+        ("torch", "Size"): tuple,
+        ("torch._utils", "_rebuild_tensor"): _tensor,
+        ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+        ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
+        ("torch.nn.parameter", "Parameter"): lambda tensor, *_: tensor,
+    }
+
+
+def _as_dict(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"it holds no dict of tensors, but a {type(value).__name__}")
+    return value
+
+
+def write_torch(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes a state dict as `torch.save` does; `torch.load(path, weights_only=True)` gives it back.
+
+    The same tensors give the same bytes.
+
+    Args:
+        path: the file, which appears when it is whole.
+        tensors: names to arrays of numbers that PyTorch has.
+
+    Raises:
+        ValueError: an array's type is not one of PyTorch's.
+    """
+    path = Path(path)
+    names = {dtype: name for name, dtype in STORAGES.items()}
+    for name, value in tensors.items():
+        if value.dtype not in names:
+            raise ValueError(f"{name} is {value.dtype}, which PyTorch files do not hold")
+    unfinished = path.with_name(path.name + ".unfinished")
+    with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_STORED) as archive:
+
+        def write(name: str, data: bytes) -> None:
+            archive.writestr(zipfile.ZipInfo(f"archive/{name}"), data)  # whose date is always the same
+
+        write("data.pkl", _state_dict_pickle(tensors, names))
+        write("byteorder", b"little")
+        for number, value in enumerate(tensors.values()):
+            write(f"data/{number}", np.ascontiguousarray(value).astype(value.dtype.newbyteorder("<")).tobytes())
+        write("version", b"3\n")
+    unfinished.replace(path)
+
+
+def _state_dict_pickle(tensors: Mapping[str, np.ndarray], names: Mapping[np.dtype, str]) -> bytes:
+    """A dict of `torch._utils._rebuild_tensor_v2(storage, offset, shape, strides, requires_grad, hooks)`.
+
+    Put together by hand, since Python's pickler would import what it names.
+    """
+    parts = [pickle.PROTO + b"\x02", pickle.EMPTY_DICT, pickle.MARK]
+    for number, (name, value) in enumerate(tensors.items()):
+        strides = [prod(value.shape[axis + 1 :]) for axis in range(value.ndim)]
+        storage = [_text("storage"), _name("torch", names[value.dtype]), _text(str(number)), _text("cpu")]
+        parts += [_text(name), _name("torch._utils", "_rebuild_tensor_v2"), pickle.MARK]
+        parts += [pickle.MARK, *storage, _integer(value.size), pickle.TUPLE, pickle.BINPERSID]
+        parts += [_integer(0), _integers(value.shape), _integers(strides), pickle.NEWFALSE]
+        parts += [_name("collections", "OrderedDict"), pickle.EMPTY_TUPLE, pickle.REDUCE, pickle.TUPLE, pickle.REDUCE]
+    return b"".join([*parts, pickle.SETITEMS, pickle.STOP])
+
+
+def _text(value: str) -> bytes:
+    data = value.encode()
+    return pickle.BINUNICODE + struct.pack("<I", len(data)) + data
+
+
+def _name(module: str, name: str) -> bytes:
+    return pickle.GLOBAL + f"{module}\n{name}\n".encode()
+
+
+def _integer(value: int) -> bytes:
+    if value < 2**31:
+        return pickle.BININT + struct.pack("<i", value)
+    data = value.to_bytes(8, "little", signed=True)
+    return pickle.LONG1 + bytes([len(data)]) + data
+
+
+def _integers(values: Any) -> bytes:
+    return b"".join([pickle.MARK, *map(_integer, values), pickle.TUPLE])
