@@ -2,7 +2,7 @@
 
 from layers_flax.batch_norm import BatchNorm, Moments, batch_moments
 from layers_flax.checks import check_images, check_positive, check_rate, one_of
-from layers_flax.conv import Conv, conv2d
+from layers_flax.conv import Conv, conv2d, subsample
 from layers_flax.counts import count_multiply_adds, count_parameters, multiply_adds_of
 from layers_flax.deepening import carry_over, check_deeper
 from layers_flax.dropout import Dropout, DropPath
@@ -35,6 +35,7 @@ __all__ = [
     "max_pool",
     "multiply_adds_of",
     "one_of",
+    "subsample",
     "torch_linear",
     "variables_from_torch",
     "variables_to_torch",

@@ -35,7 +35,7 @@ def conv2d(
         # A dot over flattened pixels: the filter gradient is then a dot as well, which on the CPU is several times
         # faster than XLA's filter gradient of a convolution. Flattened, because a dot that contracts three axes
         # makes XLA write out a transposed copy of its operand.
-        x = x[:, ::stride, ::stride] if stride > 1 else x
+        x = subsample(x, stride)
         return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
     if groups == 1 and _steps(x.shape[1], height, stride, pads[0]) * _steps(x.shape[2], width, stride, pads[1]) <= 4:
         return _dot_of_patches(x, kernel, stride, pads)
@@ -43,6 +43,14 @@ def conv2d(
     if same_size and groups == 1 and width * kernel.shape[3] <= kernel.shape[2] and jax.default_backend() == "cpu":
         return _to_few_channels(x, kernel)
     return _stock(x, kernel, stride, pads, groups)
+
+
+def subsample(x: jax.Array, stride: int) -> jax.Array:
+    """Every `stride`-th pixel of both axes of (batch, height, width, channels), the first among them.
+
+    By `lax.slice`, because indexing is a gather where the size of the batch is a symbol (`jax.export`).
+    """
+    return lax.slice(x, (0, 0, 0, 0), x.shape, (1, stride, stride, 1)) if stride > 1 else x
 
 
 def _stock(x: jax.Array, kernel: jax.Array, stride: int, pads: list[tuple[int, int]], groups: int = 1) -> jax.Array:
@@ -70,7 +78,11 @@ def _dot_of_patches(x: jax.Array, kernel: jax.Array, stride: int, pads: list[tup
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     ends = [(steps - 1) * stride + 1 for steps, _ in (rows, columns)]
     places = [(i, j) for i in rows[1] for j in columns[1]]
-    pixels = jnp.concatenate([x[:, i : i + ends[0] : stride, j : j + ends[1] : stride] for i, j in places], -1)
+
+    def under(i: int, j: int) -> jax.Array:
+        return lax.slice(x, (0, i, j, 0), (x.shape[0], i + ends[0], j + ends[1], x.shape[3]), (1, stride, stride, 1))
+
+    pixels = jnp.concatenate([under(*place) for place in places], -1)
     weights = jnp.concatenate([kernel[place] for place in places])
     return (pixels.reshape(-1, pixels.shape[-1]) @ weights).reshape(*pixels.shape[:-1], kernel.shape[-1])
 

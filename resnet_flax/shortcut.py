@@ -5,6 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from layers_flax import subsample
+
 SHORTCUTS = ("A", "B", "C", None)
 
 
@@ -37,5 +39,5 @@ def shortcut(x: jax.Array, kind: str | None, stride: int, features: int, project
     new = features - x.shape[-1]
     if new < 0:
         raise ValueError(f"shortcut 'A' cannot take {x.shape[-1]} channels down to {features}; use 'B'")
-    x = x[:, ::stride, ::stride] if stride > 1 else x
+    x = subsample(x, stride)
     return jnp.pad(x, ((0, 0), (0, 0), (0, 0), (new // 2, new - new // 2))) if new else x

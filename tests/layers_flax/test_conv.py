@@ -1,4 +1,5 @@
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -98,6 +99,14 @@ def test_tiny_images_convolve_by_one_dot_without_the_taps_that_see_only_padding(
     # Of nine taps, the three of the middle row: 3 · 4 values a pixel.
     assert dot.invars[0].aval.shape == (4, 12)
     assert "conv_general_dilated" not in str(program)
+
+
+@pytest.mark.parametrize("size, taps, stride", [(8, 1, 2), (2, 3, 1), (4, 3, 2)])
+def test_a_batch_of_any_size_is_sliced_and_not_gathered(size, taps, stride):
+    (batch,) = jax.export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
+    program = str(jax.make_jaxpr(lambda x: conv2d(x, jnp.ones((taps, taps, 3, 5)), stride=stride))(images))
+    assert "dot_general" in program and "slice" in program and "gather" not in program
 
 
 def test_filter_gradient_to_few_channels_is_made_of_dots():
