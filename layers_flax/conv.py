@@ -14,7 +14,7 @@ from layers_flax.initializers import he_normal_fan_out
 
 
 def conv2d(
-    x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: int | None = None, groups: int = 1
+    x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: int | str | None = None, groups: int = 1
 ) -> jax.Array:
     """Cross-correlates NHWC images with an HWIO kernel, as PyTorch's conv2d does.
 
@@ -23,14 +23,16 @@ def conv2d(
         kernel: (kernel_h, kernel_w, in / groups, out).
         stride: of both axes.
         padding: zeros on each side of both axes; None is (kernel - 1) // 2, which keeps the size at stride 1
-            for odd kernels. Explicit, because "SAME" pads strided convolutions otherwise than PyTorch.
+            for odd kernels; "same" is TensorFlow's: where the stride is 2 and the size even, a pixel less on the upper
+            and left sides.
         groups: in and out channels are split into this many groups that do not see each other.
 
     Returns:
         (batch, (height + 2 padding - kernel_h) // stride + 1, likewise for width, out).
     """
     height, width = kernel.shape[:2]
-    pads = [((size - 1) // 2,) * 2 if padding is None else (padding, padding) for size in (height, width)]
+    sides = zip(x.shape[1:3], (height, width), strict=True)
+    pads = [both_sides(padding, size, taps, stride) for size, taps in sides]
     if height == width == groups == 1 and pads == [(0, 0), (0, 0)]:
         # A dot over flattened pixels: the filter gradient is then a dot as well, which on the CPU is several times
         # faster than XLA's filter gradient of a convolution. Flattened, because a dot that contracts three axes
@@ -43,6 +45,17 @@ def conv2d(
     if same_size and groups == 1 and width * kernel.shape[3] <= kernel.shape[2] and jax.default_backend() == "cpu":
         return _to_few_channels(x, kernel)
     return _stock(x, kernel, stride, pads, groups)
+
+
+def both_sides(padding: int | str | None, size: int, window: int, stride: int) -> tuple[int, int]:
+    """Zeros before and behind an axis of `size` pixels; `padding` as in `conv2d`."""
+    if padding is None:
+        return (window - 1) // 2, (window - 1) // 2
+    if padding == "same":
+        both = max((-(-size // stride) - 1) * stride + window - size, 0)
+        return both // 2, both - both // 2
+    assert isinstance(padding, int)
+    return padding, padding
 
 
 def subsample(x: jax.Array, stride: int) -> jax.Array:
@@ -137,7 +150,7 @@ class Conv(nn.Module):
         features: channels out.
         kernel_size: height and width of the kernel.
         stride: of both axes.
-        padding: zeros on each side of both axes; None is (kernel_size - 1) // 2.
+        padding: zeros on each side of both axes; None is (kernel_size - 1) // 2; "same" as in `conv2d`.
         groups: number of channel groups (Xie 2017).
         use_bias: False where a BatchNorm follows.
         dtype: the compute type; None is the promotion of input and parameters.
@@ -148,7 +161,7 @@ class Conv(nn.Module):
     features: int
     kernel_size: int = 3
     stride: int = 1
-    padding: int | None = None
+    padding: int | str | None = None
     groups: int = 1
     use_bias: bool = False
     dtype: Any = None

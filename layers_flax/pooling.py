@@ -13,17 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from layers_flax.conv import both_sides
 from layers_flax.means import mean_by_dot
 
 
-def max_pool(x: jax.Array, window: int, stride: int | None = None, padding: int = 0) -> jax.Array:
+def max_pool(x: jax.Array, window: int, stride: int | None = None, padding: int | str = 0) -> jax.Array:
     """The largest value of each window. Of equal values the first, row by row, gets the gradient, as in PyTorch.
 
     Args:
         x: (batch, height, width, channels).
         window: height and width of the window.
         stride: of both axes; None is `window`.
-        padding: on each side of both axes, at most half the window; padding is never the largest.
+        padding: on each side of both axes, at most half the window; "same" as in `conv2d`. It is never the largest.
 
     Returns:
         (batch, (height + 2 padding - window) // stride + 1, likewise for width, channels), of x's dtype.
@@ -81,17 +82,18 @@ def _scope(name: str, window: int, stride: int | None) -> AbstractContextManager
     return jax.named_scope(f"{name}_{window}x{window}_{stride or window}")
 
 
-def _slices(x: jax.Array, axis: int, window: int, stride: int, padding: int, fill: float) -> list[jax.Array]:
+def _slices(x: jax.Array, axis: int, window: int, stride: int, padding: int | str, fill: float) -> list[jax.Array]:
     """The `window` shifted, strided views of `x` along `axis`: one for each place in the window."""
-    if not 0 <= padding <= window // 2:
+    if padding != "same" and not 0 <= int(padding) <= window // 2:
         raise ValueError(f"padding must be from 0 to half the window of {window}; given {padding}")
-    out = (x.shape[axis] + 2 * padding - window) // stride + 1
+    before, behind = both_sides(padding, x.shape[axis], window, stride)
+    out = (x.shape[axis] + before + behind - window) // stride + 1
     if out < 1:
         size = f"{x.shape[axis]} pixels {'high' if axis == 1 else 'wide'}"
         raise ValueError(f"a window of {window} with padding {padding} does not fit in an image {size}")
     pads = [(0, 0, 0)] * x.ndim
-    pads[axis] = (padding, padding, 0)
-    x = lax.pad(x, jnp.asarray(fill, x.dtype), pads) if padding else x
+    pads[axis] = (before, behind, 0)
+    x = lax.pad(x, jnp.asarray(fill, x.dtype), pads) if before or behind else x
     return [lax.slice_in_dim(x, i, i + (out - 1) * stride + 1, stride, axis) for i in range(window)]
 
 

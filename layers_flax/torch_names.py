@@ -4,7 +4,7 @@ Layouts: convolution kernels HWIO here, OIHW there; dense kernels (in, out) here
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -26,7 +26,8 @@ def variables_from_torch(
     Args:
         model: tells names and shapes; nothing is computed.
         state_dict: PyTorch's names (with or without a `module.` prefix) to NumPy arrays, tensors, or what has a shape
-            and gives its values to `np.asarray`. `num_batches_tracked`, which says nothing of the network, is passed over.
+            and gives its values to `np.asarray`. `num_batches_tracked`, which says nothing of the network, is passed
+            over.
         module_name: from a module's path here to its name there.
         first_conv: the name there of the kernel that sees the images, which tells their channels.
 
@@ -36,8 +37,7 @@ def variables_from_torch(
     Raises:
         ValueError: entries that are missing, unused or misshapen, all named.
     """
-    images = jax.ShapeDtypeStruct((1, 32, 32, _channels(state_dict, first_conv)), jnp.float32)
-    template = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
+    template = variable_shapes(model, _channels(state_dict, first_conv))
     state = {name.removeprefix("module."): value for name, value in state_dict.items()}
     state = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
     wanted = {torch_name(path, module_name): (path, leaf) for path, leaf in flatten_dict(template).items()}
@@ -62,6 +62,20 @@ def variables_from_torch(
     values = {path: _from_torch_layout(to_numpy(value)) for path, value in fitting.items()}
     # A network without BatchNorm keeps its empty batch_stats.
     return {collection: {} for collection in template} | unflatten_dict(values)
+
+
+def variable_shapes(model: nn.Module, channels: int = 3) -> Mapping[str, Any]:
+    """Shapes and types of a network's variables, by tracing `init` once for each network; nothing is computed."""
+    try:
+        return _variable_shapes(model, channels)
+    except TypeError:  # a field, such as a list of stage sizes, cannot be hashed
+        return _variable_shapes.__wrapped__(model, channels)
+
+
+@lru_cache(maxsize=8)
+def _variable_shapes(model: nn.Module, channels: int) -> Mapping[str, Any]:
+    images = jax.ShapeDtypeStruct((1, 32, 32, channels), jnp.float32)
+    return jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
 
 
 def variables_to_torch(tree: Mapping[str, Any], module_name: Callable[[Path], str]) -> dict[str, np.ndarray]:

@@ -26,6 +26,7 @@ class ResNetOptions(TypedDict, total=False):
     groups: int
     width_per_group: int
     bottleneck_stride: str
+    padding: str
     zero_init: bool
     drop_path: float
     remat: bool

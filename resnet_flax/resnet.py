@@ -26,6 +26,10 @@ from resnet_flax.blocks import STRIDES, BasicBlock
 from resnet_flax.shortcut import SHORTCUTS
 
 STEMS = ("imagenet", "cifar")
+PADDINGS: dict[str, tuple[Any, Any]] = {
+    "torch": (None, 1),
+    "same": ("same", "same"),
+}  # of blocks' convolutions, and of the max pool
 
 
 class ResNet(nn.Module):
@@ -46,6 +50,8 @@ class ResNet(nn.Module):
         stem_width: channels of the stem; None is `width`.
         groups, width_per_group: of a bottleneck's 3×3 convolution (Xie 2017, Zagoruyko 2016).
         bottleneck_stride: "v1.5" (torchvision) or "v1" (He 2015).
+        padding: "torch", or "same", Flax's and TensorFlow's default, in which strided 3×3 convolutions and the max pool
+            see a pixel less at the upper and left edges of images of even size: for weights that were trained so.
         zero_init: each block starts as its shortcut (Goyal 2017).
         drop_path: rate at which the last block's residual is dropped in training; it grows linearly from 0 with the
             blocks (stochastic depth; Huang et al., arXiv:1603.09382). Takes the "dropout" key, see `DropPath`.
@@ -71,6 +77,7 @@ class ResNet(nn.Module):
     groups: int = 1
     width_per_group: int = 64
     bottleneck_stride: str = "v1.5"
+    padding: str = "torch"
     zero_init: bool = False
     drop_path: float = 0.0
     remat: bool = False
@@ -84,6 +91,7 @@ class ResNet(nn.Module):
         one_of("stem", self.stem_kind, STEMS)
         one_of("shortcut", self.shortcut, SHORTCUTS)
         one_of("bottleneck_stride", self.bottleneck_stride, STRIDES)
+        one_of("padding", self.padding, PADDINGS)
         for name in ("num_classes", "width", "groups", "width_per_group"):
             check_positive(name, getattr(self, name))
         check_rate("drop_path", self.drop_path)
@@ -108,6 +116,7 @@ class ResNet(nn.Module):
         stem_width = self.stem_width or self.width
         self.conv1 = conv(stem_width, 7, 2) if self.stem_kind == "imagenet" else conv(stem_width, 3)
         self.bn1 = norm()
+        conv = partial(conv, padding=PADDINGS[self.padding][0])
         options: dict[str, Any] = dict(shortcut=self.shortcut, zero_init=self.zero_init, conv=conv, norm=norm)
         if self.block.expansion > 1:
             options |= dict(groups=self.groups, width_per_group=self.width_per_group)
@@ -135,7 +144,7 @@ class ResNet(nn.Module):
         """Images (batch, height, width, channels) to what the first stage takes."""
         check_images(images.shape)
         x = nn.relu(self.bn1(self.conv1(images), train))
-        return max_pool(x, 3, 2, padding=1) if self.stem_kind == "imagenet" else x
+        return max_pool(x, 3, 2, PADDINGS[self.padding][1]) if self.stem_kind == "imagenet" else x
 
     def stage(self, x: jax.Array, index: int, train: bool = False) -> jax.Array:
         """The output of stage `index`, counted from 0, for its input."""

@@ -101,6 +101,17 @@ def test_tiny_images_convolve_by_one_dot_without_the_taps_that_see_only_padding(
     assert "conv_general_dilated" not in str(program)
 
 
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("taps", [1, 3, 4, 7])
+@pytest.mark.parametrize("size", [1, 2, 7, 8, 9])
+def test_padding_same_is_that_of_lax(x64, size, taps, stride):
+    x, kernel = draw(size, size + 1, 3, 2, taps, 1)
+    stock = jax.lax.conv_general_dilated(
+        x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    assert_close(conv2d(x, kernel, stride=stride, padding="same"), stock, 1e-12)
+
+
 @pytest.mark.parametrize("size, taps, stride", [(8, 1, 2), (2, 3, 1), (4, 3, 2)])
 def test_a_batch_of_any_size_is_sliced_and_not_gathered(size, taps, stride):
     (batch,) = jax.export.symbolic_shape("batch")

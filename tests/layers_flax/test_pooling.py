@@ -36,6 +36,13 @@ def test_max_pool_equals_the_definition(x64, shape):
         np.testing.assert_array_equal(y[:, i, j], pixels.max((1, 2)))
 
 
+@pytest.mark.parametrize("size", [1, 2, 7, 8])
+def test_max_pool_padded_same_is_that_of_lax(x64, size):
+    x = draw(size, size + 1)
+    stock = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "SAME")
+    np.testing.assert_array_equal(max_pool(x, 3, 2, "same"), stock)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_max_pool_derivatives(x64, shape):
     """The gradient of `reduce_window`, and forward mode, second order and vmap beside it."""
