@@ -2,16 +2,13 @@
 
 import re
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 from densenet_flax import DenseNet
-from layers_flax.torch_names import torch_axes, torch_name
+from layers_flax.torch_names import torch_axes, torch_name, variable_shapes
 from resnet_flax import VGG, ResNet
 from weights_flax.archs import ARCHS, module_name
 from weights_flax.names import Naming
@@ -35,21 +32,18 @@ def fitting(naming: Naming, tensors: Mapping[str, Tensor]) -> list[tuple[str, di
             continue
         options = {**_options(default, shapes), **naming.options}
         try:
-            model = ARCHS[arch](**options)
-        except (ValueError, TypeError):
-            continue
-        if torch_shapes(model, _image_channels(shapes)) == shapes:
-            found.append((arch, options))
+            if torch_shapes(ARCHS[arch](**options), _image_channels(shapes)) == shapes:
+                found.append((arch, options))
+        except (ValueError, TypeError, ZeroDivisionError):
+            continue  # such an architecture cannot have these options
     return found
 
 
 def torch_shapes(model: nn.Module, channels: int = 3) -> Shapes:
     """Names and shapes of a network's tensors in PyTorch; nothing is computed."""
-    images = jax.ShapeDtypeStruct((1, 32, 32, channels), jnp.float32)
-    template = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
     return {
         torch_name(path, module_name(model)): tuple(leaf.shape[axis] for axis in torch_axes(len(leaf.shape)))
-        for path, leaf in flatten_dict(template).items()
+        for path, leaf in flatten_dict(variable_shapes(model, channels)).items()
     }
 
 
@@ -81,14 +75,14 @@ def _options(model: nn.Module, shapes: Shapes) -> dict[str, Any]:
     head = next((name for name in ("fc", "classifier.6", "classifier") if f"{name}.bias" in shapes), None)
     if head is not None:
         guesses["num_classes"] = shapes[f"{head}.bias"][0] if shapes[f"{head}.bias"] else 0
-    first = shapes.get("features.conv0.weight" if isinstance(model, DenseNet) else "conv1.weight", ())
+    first = next((shapes[name] for name in FIRST if name in shapes), ())
     if isinstance(model, ResNet | DenseNet) and len(first) == 4:
         guesses["stem"] = "imagenet" if first[-1] == 7 else "cifar"
     if isinstance(model, ResNet) and len(first) == 4 and model.shortcut is not None:
         projected = sum(re.search(r"\.downsample\.0\.weight$", name) is not None for name in shapes)
         blocks = sum(model.stage_sizes)
         guesses["shortcut"] = "A" if not projected else "C" if projected == blocks else "B"
-    if isinstance(model, ResNet) and len(first) == 4 and model.stem_width is None:
+    if isinstance(model, VGG | ResNet) and len(first) == 4 and getattr(model, "stem_width", None) is None:
         guesses["width"] = first[0]
     if isinstance(model, DenseNet) and len(growth := shapes.get("features.denseblock1.denselayer1.conv2.weight", ())):
         guesses["growth_rate"] = growth[0]

@@ -136,8 +136,8 @@ def _counted(module: str, stage_from: int, block_from: int) -> str:
     def less(by: int) -> Callable[[re.Match], str]:
         return lambda match: f"{match[1]}{int(match[2]) - by}"
 
-    module = re.sub(r"(layer|denseblock|transition)(\d+)", less(stage_from - 1), module) if stage_from else module
-    return re.sub(r"(layer\d+\.)(\d+)", less(block_from), module)
+    module = re.sub(r"(\blayer|denseblock|transition)(\d+)", less(stage_from - 1), module) if stage_from else module
+    return re.sub(r"(\blayer\d+\.)(\d+)", less(block_from), module)
 
 
 def _as_torch(leaf: str, value: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from layers_flax.torch_names import to_numpy, variables_to_torch
+from layers_flax.torch_names import variables_to_torch
 from weights_flax.archs import build_model, describe, from_torch, head_name
 from weights_flax.files import WeightsFile, open_weights, reading
 from weights_flax.inspect import fitting
 from weights_flax.names import Naming, recognise
-from weights_flax.tensors import Tensor
+from weights_flax.tensors import Tensor, from_memory
 
 
 class LoadedModel(NamedTuple):
@@ -59,7 +58,7 @@ def load_weights(
             was built with other options.
     """
     if isinstance(source, Mapping):
-        return _fit(model, "mapping", *recognise(_from_memory(source)), new_head=new_head, seed=seed)
+        return _fit(model, "mapping", *recognise(from_memory(source)), new_head=new_head, seed=seed)
     file = open_weights(source)
     with reading(file.path):
         naming, tensors = recognise(file.tensors)
@@ -98,19 +97,6 @@ def load_model(source: str | Path, arch: str | None = None, **options: Any) -> L
 def _options(file: WeightsFile) -> dict[str, Any]:
     options = file.card.get("options")
     return options if isinstance(options, dict) else {}
-
-
-def _from_memory(source: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Tensors of a state dict, or of Flax's variables by their paths."""
-    flat = source
-    if isinstance(source.get("params"), Mapping):
-        leaves = jax.tree_util.tree_leaves_with_path({k: source[k] for k in ("params", "batch_stats") if k in source})
-        flat = {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
-    found = {}
-    for name, value in flat.items():
-        values = to_numpy(value)
-        found[name] = Tensor(values.shape, values.dtype, partial(np.asarray, values))
-    return found
 
 
 def _fit(
@@ -179,4 +165,4 @@ def _new_head(model: nn.Module, head: str, seed: int) -> dict[str, Tensor]:
         return {"params": {module: model.init(key, jnp.zeros((1, 32, 32, 3)), train=False)["params"][module]}}
 
     drawn = variables_to_torch(jax.device_get(jax.jit(init)(jax.random.key(seed))), lambda path: head)
-    return _from_memory(drawn)
+    return from_memory(drawn)

@@ -1,11 +1,15 @@
 """Tensors of a file whose values are read when they are asked for: names and shapes are checked before."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any
 
+import jax
 import numpy as np
+
+from layers_flax.torch_names import to_numpy
 
 
 @dataclass(frozen=True)
@@ -42,12 +46,17 @@ class Tensor:
         return Tensor(shape, self.dtype, lambda: self.read().reshape(shape))
 
 
-def as_tensor(value: Any) -> Tensor:
-    """An array, or a tensor of PyTorch, as a `Tensor`."""
-    from layers_flax.torch_names import to_numpy
-
-    values = to_numpy(value)
-    return Tensor(values.shape, values.dtype, lambda: values)
+def from_memory(source: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Tensors of a PyTorch state dict, or of Flax's variables by their paths, "params/conv1/kernel"."""
+    flat = source
+    if isinstance(source.get("params"), Mapping):
+        leaves = jax.tree_util.tree_leaves_with_path({k: source[k] for k in ("params", "batch_stats") if k in source})
+        flat = {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
+    found = {}
+    for name, value in flat.items():
+        values = to_numpy(value)
+        found[name] = Tensor(values.shape, values.dtype, partial(np.asarray, values))
+    return found
 
 
 def strided(flat: np.ndarray, offset: int, shape: Sequence[int], strides: Sequence[int]) -> np.ndarray:

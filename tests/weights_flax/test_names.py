@@ -1,0 +1,174 @@
+"""Weights under other projects' names: the same logits as theirs, from stored arrays."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import references
+from drawn import drawn
+from flax import serialization
+from flax.traverse_util import unflatten_dict
+
+from densenet_flax import densenet121
+from layers_flax import count_parameters
+from resnet_flax import resnet18, resnet20, resnet50, resnet56, resnet110, vgg11
+from weights_flax import build_model, load_model, load_weights, to_torch
+from weights_flax.inspect import fitting
+from weights_flax.names import recognise
+from weights_flax.tensors import from_memory
+
+AKAMASTER = references.GOLDEN / "cifar10_resnet20_akamaster.th"
+
+
+def error(ours, theirs):
+    return np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max()
+
+
+def test_akamasters_resnet20_loads_as_it_is():
+    """Logits equal PyTorch's, in float32: both round each of 20 layers."""
+    model, variables, card = load_model(AKAMASTER)
+    assert (model, card) == (resnet20(), {})
+    assert count_parameters(model, (32, 32, 3)) == 269_722
+    logits = jax.jit(model.apply)(variables, references.small_images().astype(np.float32))
+    with np.load(references.GOLDEN / "akamaster.npz") as stored:
+        np.testing.assert_allclose(logits, stored["logits"], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("constructor", "shortcut"), [(resnet56, "A"), (resnet110, "B")])
+def test_others_of_its_family(constructor, shortcut):
+    """By its names: `linear`, and `shortcut.0` where a block has a projection."""
+    model = constructor(shortcut=shortcut)
+    theirs = {}
+    for name, value in state_dict(model).items():
+        name = name.replace("fc.", "linear.").replace(".downsample.", ".shortcut.")
+        theirs[f"module.{name}"] = value
+    check_equal(model, theirs, "akamaster's CIFAR ResNets")
+
+
+@pytest.mark.parametrize("model", [resnet50(width=8), densenet121(growth_rate=4), vgg11(width=2)])
+def test_torchvisions_names_are_timms_too(model):
+    check_equal(model, state_dict(model), "torchvision's or timm's")
+
+
+def test_the_old_spelling_of_densenets():
+    model = densenet121(growth_rate=4)
+    theirs = {}
+    for name, value in state_dict(model).items():
+        for number in "12":
+            name = name.replace(f".norm{number}.", f".norm.{number}.").replace(f".conv{number}.", f".conv.{number}.")
+        theirs[name] = value
+    check_equal(model, theirs, "torchvision's DenseNet, old spelling")
+
+
+def test_timms_vggs_have_convolutions_for_dense_layers():
+    model = vgg11(width=2)
+    theirs = {}
+    for name, value in state_dict(model).items():
+        if name == "classifier.0.weight":
+            value = value.reshape(-1, 16, 7, 7)
+        if name == "classifier.3.weight":
+            value = value[..., None, None]
+        for ours, new in (("classifier.0", "pre_logits.fc1"), ("classifier.3", "pre_logits.fc2")):
+            name = name.replace(ours, new)
+        theirs[name.replace("classifier.6", "head.fc")] = value
+    check_equal(model, theirs, "timm's VGG")
+
+
+def state_dict(model):
+    return to_torch(model, drawn(model))
+
+
+def check_equal(model, theirs, title):
+    naming, tensors = recognise(from_memory(theirs))
+    assert naming.title == title
+    ours = to_torch(model, load_weights(model, theirs))
+    right = state_dict(model)
+    assert ours.keys() == right.keys()
+    assert all(np.array_equal(ours[name], right[name]) for name in right)
+    found = [(arch, options) for arch, options in fitting(naming, tensors) if not arch.startswith("plain")]
+    assert len(found) == 1
+    arch, options = found[0]
+    assert build_model(arch, **options) == model
+
+
+def keras_file(name, path):
+    h5py = pytest.importorskip("h5py")
+    manifest = json.loads((references.GOLDEN / f"keras_{name}.json").read_text())["manifest"]
+    with h5py.File(path, "w") as file:
+        for full, shape in manifest:
+            file[f"{full}:0"] = references.keras_tensor(full, tuple(shape))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "arch", "bound"),
+    [
+        ("ResNet50", 64, "resnet50", 1e-6),
+        ("DenseNet121", 64, "densenet121", 1e-6),
+        pytest.param("VGG16", 224, "vgg16", 1e-10, marks=pytest.mark.slow),  # 138 million values
+    ],
+)
+def test_keras_applications(x64, tmp_path, name, size, arch, bound):
+    """Biases before a BatchNorm, strides on the first convolution, pixels flattened first.
+
+    Keras' BatchNorm rounds to float32 even here, so that a hundred of them differ by 10 · 1.2e-7 or so.
+    """
+    model, variables, _ = load_model(keras_file(name, tmp_path / "file.h5"), arch, param_dtype=jnp.float64)
+    assert getattr(model, "bottleneck_stride", "v1") == "v1"
+    assert model.num_classes == 20
+    images = np.random.default_rng(0).standard_normal((2, size, size, 3))
+    with np.load(references.GOLDEN / "keras.npz") as stored:
+        assert error(jax.jit(model.apply)(variables, images), stored[name]) < bound
+
+
+def test_keras_has_an_epsilon_of_its_own(x64, tmp_path):
+    path = keras_file("DenseNet121", tmp_path / "file.h5")
+    variables = load_weights(densenet121(num_classes=20, param_dtype=jnp.float64), path)
+    theirs = references.keras_tensor("bn/bn/moving_variance", (1024,))
+    np.testing.assert_allclose(variables["batch_stats"]["norm5"]["var"] + 1e-5, theirs + 1.001e-5, rtol=1e-15)
+
+
+def test_keras_resnets_need_their_own_strides(tmp_path):
+    path = keras_file("ResNet50", tmp_path / "file.h5")
+    with pytest.raises(ValueError, match="need a model built with bottleneck_stride='v1'"):
+        load_weights(resnet50(num_classes=20), path)
+
+
+def test_keras_resnets_of_2016_are_others(tmp_path):
+    """They have no counterpart here: their stem has no BatchNorm, and their strides are at the end of stages."""
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "file.h5", "w") as file:
+        for layer in ("conv1_conv/conv1_conv/kernel:0", "conv2_block1_preact_bn/conv2_block1_preact_bn/gamma:0"):
+            file[layer] = np.ones(4, np.float32)
+    with pytest.raises(ValueError, match="its names are those of no known source"):
+        load_weights(resnet50(), tmp_path / "file.h5")
+
+
+def test_a_keras_file_without_its_top_can_get_a_new_one(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    path = keras_file("ResNet50", tmp_path / "file.h5")
+    with h5py.File(path, "a") as file:
+        del file["predictions"]
+    model = resnet50(num_classes=3, bottleneck_stride="v1")
+    with pytest.raises(ValueError, match=r"missing: fc\.kernel|missing: fc\.bias, fc\.weight|missing: fc"):
+        load_weights(model, path)
+    assert load_weights(model, path, new_head=True)["params"]["fc"]["kernel"].shape == (2048, 3)
+
+
+@pytest.mark.parametrize(("name", "constructor"), [("ResNet18", resnet18), ("ResNet50", resnet50)])
+def test_flaxs_imagenet_example(x64, tmp_path, name, constructor):
+    """Blocks counted through all stages, and padding by SAME."""
+    manifest = json.loads((references.GOLDEN / "flax_example.json").read_text())[name]
+    flat = {tuple(path.split("/")): references.flax_tensor(path, tuple(shape)) for path, shape in manifest}
+    state = {"step": 7, "opt_state": {"0": {"trace": {}}}, **unflatten_dict(flat)}
+    path = tmp_path / "checkpoint_7"
+    path.write_bytes(serialization.msgpack_serialize(state))
+    model, variables, _ = load_model(path, param_dtype=jnp.float64)
+    assert model == constructor(num_classes=20, padding="same", param_dtype=jnp.float64)
+    images = np.random.default_rng(0).standard_normal((2, 64, 64, 3))
+    with np.load(references.GOLDEN / "flax_example.npz") as stored:
+        assert error(jax.jit(model.apply)(variables, images), stored[name]) < 1e-10
+    with pytest.raises(ValueError, match="Flax's ImageNet example, and need a model built with padding='same'"):
+        load_weights(constructor(num_classes=20), path)
