@@ -1,6 +1,7 @@
 """Weights and models, in and out of files, and what one does with a trained network."""
 
 from weights_flax.archs import ARCHS, FAMILIES, build_model, from_torch, to_torch
+from weights_flax.export import export
 from weights_flax.load import LoadedModel, load_model, load_weights
 from weights_flax.save import save_weights
 
@@ -9,6 +10,7 @@ __all__ = [
     "FAMILIES",
     "LoadedModel",
     "build_model",
+    "export",
     "from_torch",
     "load_model",
     "load_weights",

@@ -1,0 +1,119 @@
+"""A network handed on: one file that runs, or is read, without this project."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax.traverse_util import flatten_dict
+
+from layers_flax import check_positive, one_of
+from weights_flax.archs import to_torch
+from weights_flax.errors import one_line
+from weights_flax.onnx_file import to_onnx
+from weights_flax.stablehlo import to_stablehlo
+
+FORMATS = ("stablehlo", "onnx", "torch")
+LARGEST = 2**31 - 2**26  # bytes of weights: files of both kinds that hold a program are under 2 GiB
+
+
+def export(
+    model: nn.Module,
+    variables: Mapping[str, Any],
+    path: str | Path,
+    *,
+    format: str = "stablehlo",
+    image_shape: Sequence[int] = (224, 224, 3),
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Writes a network in evaluation, with its weights, to a file that needs nothing of this project.
+
+    The file takes a batch of any size, of images normalised as in training, and gives logits (batch, num_classes),
+    both float32.
+
+    - "stablehlo" is run by JAX alone, on CPU, GPU or TPU; images are (batch, height, width, channels):
+
+          logits = jax.jit(jax.export.deserialize(Path(path).read_bytes()).call)(images)
+
+      JAX reads it for at least six months of later versions, as it says of all that `jax.export` writes.
+    - "onnx" is run by whatever knows opset 17; images are (batch, channels, height, width):
+
+          (logits,) = onnxruntime.InferenceSession(path).run(["logits"], {"images": images})
+
+    - "torch" has the weights alone, under PyTorch's names, for the network that torchvision has by the same name:
+
+          network.load_state_dict(torch.load(path, weights_only=True))
+
+    Args:
+        model: a network of either family, at any options. "stablehlo" computes in its `dtype`, though in no wider type
+            than float32, "onnx" in float32; "torch" keeps the types of the variables.
+        variables: {"params", "batch_stats"} of it.
+        path: the file, which appears when it is whole.
+        format: "stablehlo", "onnx" (needs the package onnx) or "torch".
+        image_shape: (height, width, channels) of the images that the network will see.
+        metadata: strings that an ONNX file shall tell beside `image_shape`, `layout` and `architecture`; say how
+            images are normalised.
+
+    Raises:
+        ValueError: an argument is not allowed, the variables do not fit the model, onnx is missing, or the file cannot
+            be written. Nothing is written then.
+    """
+    one_of("format", format, FORMATS)
+    if metadata and format != "onnx":
+        raise ValueError(f"metadata is for format 'onnx'; a file of format {format!r} has no place for it")
+    path = Path(path).expanduser()
+    if path.is_dir() or not path.parent.is_dir():
+        raise ValueError(f"cannot write {str(path)!r}: " + ("it is a folder" if path.is_dir() else "no such folder"))
+    _check_fit(model, variables, image_shape)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
+    if format != "torch" and size > LARGEST:
+        raise ValueError(f"weights of {size:,} bytes are too many for format {format!r}: at most {LARGEST:,}")
+    try:
+        if format == "torch":
+            from weights_flax.torch_file import write_torch
+
+            write_torch(path, to_torch(model, variables))
+        elif format == "onnx":
+            _write(path, to_onnx(model, variables, image_shape, metadata))
+        else:
+            _write(path, to_stablehlo(model, variables, image_shape))
+    except OSError as error:
+        raise ValueError(f"cannot write {str(path)!r}: {one_line(error)}") from None
+
+
+def _check_fit(model: nn.Module, variables: Mapping[str, Any], image_shape: Sequence[int]) -> None:
+    """Raises ValueError unless the network takes images of this shape, with variables of these shapes."""
+    if not isinstance(image_shape, Sequence) or len(image_shape) != 3:
+        raise ValueError(f"image_shape must be (height, width, channels); given {image_shape!r}")
+    for what, size in zip(("height", "width", "channels"), image_shape, strict=True):
+        check_positive(f"{what} in image_shape", size)
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    template = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
+    wanted, given = (
+        {"/".join(path): np.shape(leaf) for path, leaf in flatten_dict(dict(tree)).items()}
+        for tree in (template, variables)
+    )
+    problems = [f"{name} is missing" for name in wanted if name not in given]
+    problems += [f"{name} is not the model's" for name in given if name not in wanted]
+    problems += [
+        f"{name} has shape {given[name]}, not {shape}"
+        for name, shape in wanted.items()
+        if given.get(name, shape) != shape
+    ]
+    if problems:
+        more = f"; … ({len(problems)} such)" if len(problems) > 3 else ""
+        network = f"{type(model).__name__} for images {tuple(image_shape)}"
+        raise ValueError(f"the variables do not fit the {network}: {'; '.join(problems[:3])}{more}")
+
+
+def _write(path: Path, data: bytes) -> None:
+    unfinished = path.with_name(path.name + ".unfinished")
+    try:
+        unfinished.write_bytes(data)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,0 +1,84 @@
+"""A network as an ONNX file: its graph, and what the file tells of it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from importlib.metadata import version
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from weights_flax.layer_trace import trace_layers
+from weights_flax.onnx_graph import CHANNELS_FIRST, OnnxGraph, Tensor
+
+OPSET, IR_VERSION = 17, 8  # of 2022: what runs them is easy to find
+
+
+def to_onnx(
+    model: nn.Module,
+    variables: Mapping[str, Any],
+    image_shape: Sequence[int],
+    metadata: Mapping[str, str] | None = None,
+) -> bytes:
+    """The network in evaluation as an ONNX model of float32, from `images` to `logits`.
+
+    Args:
+        model: any network of these packages, or one made of `layers_flax`; its compute type is left aside.
+        variables: {"params", "batch_stats"}.
+        image_shape: (height, width, channels); `images` are (batch, channels, height, width).
+        metadata: what the file tells beside the image's shape and layout.
+
+    Raises:
+        ValueError: the package onnx is not installed, or the network does what is not known here.
+    """
+    try:
+        import onnx
+        from onnx import TensorProto, helper, numpy_helper
+    except ImportError:
+        raise ValueError("format 'onnx' needs onnx: pip install '.[onnx]'") from None
+    types = dict(dtype=None, param_dtype=jnp.float32, remat=False)
+    model = model.clone(**{name: value for name, value in types.items() if hasattr(model, name)})
+    jaxpr, layers = trace_layers(model, jax.tree.map(_float32, dict(variables)), image_shape)
+    graph = OnnxGraph(layers)
+    (logits,) = graph.write(jaxpr, [Tensor("images", CHANNELS_FIRST)])
+    height, width, channels = image_shape
+    nodes = [helper.make_node(op, inputs, [out], name, **options) for op, inputs, out, name, options in graph.nodes]
+    whole = helper.make_graph(
+        [*nodes, helper.make_node("Identity", [logits.name], ["logits"], "logits")],
+        type(model).__name__,
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", channels, height, width])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", jaxpr.out_avals[0].shape[1]])],
+        [numpy_helper.from_array(value, name) for name, value in graph.constants.items()],
+    )
+    proto = helper.make_model(
+        whole,
+        producer_name="resnet-densenet-flax",
+        producer_version=version("resnet-densenet-flax"),
+        ir_version=IR_VERSION,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+    )
+    told = {
+        "architecture": _described(model),
+        "image_shape": f"{height} {width} {channels}",
+        "layout": "NCHW",
+        **(metadata or {}),
+    }
+    helper.set_model_props(proto, told)
+    onnx.checker.check_model(proto)
+    return proto.SerializeToString()
+
+
+def _described(model: nn.Module) -> str:
+    """The class and the options that are not its defaults: "ResNet(stage_sizes=(3, 4, 6, 3), block=BasicBlock)"."""
+    options = [
+        f"{field.name}={getattr(value, '__name__', value)}"
+        for field in fields(model)
+        if field.name not in ("parent", "name") and (value := getattr(model, field.name)) != field.default
+    ]
+    return f"{type(model).__name__}({', '.join(options)})"
+
+
+def _float32(leaf: Any) -> np.ndarray:
+    return np.asarray(leaf, np.float32)

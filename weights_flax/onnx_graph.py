@@ -1,0 +1,199 @@
+"""The graph of an ONNX model, written from the program of a network's layers: there is no second copy of a network."""
+
+import re
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax.extend import core
+
+from layers_flax import BatchNorm, Conv
+from weights_flax.layer_trace import Layer
+
+CHANNELS_FIRST = (0, 2, 3, 1)  # where the axes of (batch, height, width, channels) are in ONNX's images
+POOL = re.compile(r"global_avg_pool|adaptive_avg_pool|(max|avg)_pool_\d+x\d+_\d+")
+SUMS = {"add": "Add", "mul": "Mul"}
+
+
+class Tensor(NamedTuple):
+    """An array of the network: it is ONNX's tensor `name`, transposed by `axes`."""
+
+    name: str
+    axes: tuple[int, ...]
+
+
+class Node(NamedTuple):
+    """An operation of ONNX with one output."""
+
+    op: str
+    inputs: list[str]
+    output: str
+    name: str
+    attributes: dict[str, Any]
+
+
+class OnnxGraph:
+    """Operations of a jaxpr as nodes of ONNX, whose images have the channels first.
+
+    What a transposition does to a tensor is only kept in mind, until a node needs it done.
+
+    Attributes:
+        layers: what the jaxpr's operations `layer` stand for.
+        nodes: in the order in which they run.
+        constants: the arrays that they read, by name.
+    """
+
+    def __init__(self, layers: list[Layer]):
+        self.layers = layers
+        self.nodes: list[Node] = []
+        self.constants: dict[str, np.ndarray] = {}
+
+    def write(self, closed: core.ClosedJaxpr, inputs: Sequence[Tensor | np.ndarray]) -> list[Any]:
+        """Writes all of a jaxpr; its outputs for these inputs."""
+        jaxpr = closed.jaxpr
+        values: dict[Any, Any] = dict(zip(jaxpr.constvars, map(np.asarray, closed.consts), strict=True))
+        values |= zip(jaxpr.invars, inputs, strict=True)
+
+        def read(atom: Any) -> Any:
+            return np.asarray(atom.val, _aval(atom).dtype) if isinstance(atom, core.Literal) else values.get(atom)
+
+        for pool, group in groupby(jaxpr.eqns, _pool_of):
+            equations = list(group)
+            if pool:
+                values[equations[-1].outvars[0]] = self.pool(pool, equations, read)
+                continue
+            for equation in equations:
+                outputs = self.operation(equation, [read(atom) for atom in equation.invars])
+                values |= zip(equation.outvars, outputs, strict=True)
+        return [read(atom) for atom in jaxpr.outvars]
+
+    def add(
+        self, op: str, inputs: Sequence[str], axes: tuple[int, ...], name: str | None = None, **attributes: Any
+    ) -> Tensor:
+        """Adds a node; its output."""
+        output = f"{op}_{len(self.nodes)}"
+        self.nodes.append(Node(op, list(inputs), output, name or output, attributes))
+        return Tensor(output, axes)
+
+    def constant(self, value: np.ndarray, name: str | None = None) -> str:
+        """Keeps an array with the file; its name."""
+        name = name or f"constant_{len(self.constants)}"
+        self.constants[name] = np.ascontiguousarray(value).reshape(value.shape)
+        return name
+
+    def name_of(self, value: Tensor | np.ndarray, axes: tuple[int, ...]) -> str:
+        """The name of a tensor that is the value when transposed by `axes`; a scalar stays one."""
+        order = np.argsort(axes)
+        if isinstance(value, np.ndarray):
+            return self.constant(value.transpose(order) if value.ndim else value)
+        if value.axes == axes:
+            return value.name
+        return self.add("Transpose", [value.name], axes, perm=[value.axes[axis] for axis in order]).name
+
+    def operation(self, equation: core.JaxprEqn, operands: list[Any]) -> Sequence[Any]:
+        """Writes one operation, or computes it where it knows all operands; its outputs."""
+        kind, params = equation.primitive.name, equation.params
+        inner = params.get("jaxpr", params.get("call_jaxpr"))
+        if isinstance(inner, core.ClosedJaxpr):
+            return self.write(inner, operands)
+        if all(isinstance(operand, np.ndarray) for operand in operands):
+            found = equation.primitive.bind(*operands, **params)
+            return [np.asarray(value) for value in (found if equation.primitive.multiple_results else [found])]
+        x = next(operand for operand in operands if isinstance(operand, Tensor))
+        axes, with_zero = x.axes, any(isinstance(value, np.ndarray) and not value.any() for value in operands)
+        before, shape = _aval(equation.invars[0]).shape, _aval(equation.outvars[0]).shape
+        if kind == "layer":
+            return [self.layer(self.layers[params["index"]], x)]
+        if kind == "add" and with_zero:
+            return [x]  # a plain network's shortcut is zero
+        if kind in SUMS:
+            return [self.add(SUMS[kind], [self.name_of(operand, axes) for operand in operands], axes)]
+        if kind == "max" and with_zero:
+            return [self.add("Relu", [x.name], axes)]
+        if kind == "concatenate":
+            names = [self.name_of(operand, axes) for operand in operands]
+            return [self.add("Concat", names, axes, axis=axes[params["dimension"]])]
+        if kind == "transpose":
+            return [Tensor(x.name, tuple(axes[axis] for axis in params["permutation"]))]
+        if kind == "slice":
+            return [self.slice(x, before, **params)]
+        if kind == "pad" and not any(interior for *_, interior in params["padding_config"]):
+            return [self.pad(x, operands[1], params["padding_config"])]
+        if kind == "reshape" and len(shape) == 2 and shape[0] == before[0]:
+            return [self.add("Flatten", [self.name_of(x, tuple(range(len(axes))))], (0, 1), axis=1)]
+        raise ValueError(f"the network does {kind!r} of {before} to {shape}, which the ONNX export does not know")
+
+    def layer(self, layer: Layer, x: Tensor) -> Tensor:
+        """Convolution, BatchNorm in evaluation, or dense layer."""
+        module, values = layer.module, {name: np.asarray(value) for name, value in layer.values.items()}
+        if isinstance(module, Conv):
+            values["kernel"] = values["kernel"].transpose(3, 2, 0, 1)
+        names = {name: self.constant(value, f"{layer.path}/{name}") for name, value in values.items()}
+        if isinstance(module, BatchNorm):
+            inputs = [self.name_of(x, CHANNELS_FIRST), *(names[name] for name in ("scale", "bias", "mean", "var"))]
+            return self.add("BatchNormalization", inputs, CHANNELS_FIRST, layer.path, epsilon=module.epsilon)
+        weights = [names[name] for name in ("kernel", "bias") if name in names]
+        if not isinstance(module, Conv):
+            return self.add("Gemm", [self.name_of(x, (0, 1)), *weights], (0, 1), layer.path)
+        padding = (module.kernel_size - 1) // 2 if module.padding is None else module.padding
+        return self.add(
+            "Conv",
+            [self.name_of(x, CHANNELS_FIRST), *weights],
+            CHANNELS_FIRST,
+            layer.path,
+            strides=[module.stride] * 2,
+            pads=[padding] * 4,
+            group=module.groups,
+        )
+
+    def slice(self, x: Tensor, shape: tuple, start_indices: tuple, limit_indices: tuple, strides: Any) -> Tensor:
+        """Part of an array, every so manieth of it; axes of which all is taken are left out."""
+        parts = list(zip(start_indices, limit_indices, strides or (1,) * len(shape), x.axes, strict=True))
+        cut = [part for part, size in zip(parts, shape, strict=True) if part[:3] != (0, size, 1)]
+        starts, ends, steps, axes = (self.constant(np.asarray(what, np.int64)) for what in zip(*cut, strict=True))
+        return self.add("Slice", [x.name, starts, ends, axes, steps], x.axes)
+
+    def pad(self, x: Tensor, value: np.ndarray, config: Sequence[tuple[int, int, int]]) -> Tensor:
+        """A border of one value."""
+        low, high, _ = np.asarray(config, np.int64)[np.argsort(x.axes)].T
+        return self.add("Pad", [x.name, self.constant(np.concatenate([low, high])), self.constant(value)], x.axes)
+
+    def pool(self, pool: str, equations: list[core.JaxprEqn], read: Any) -> Tensor:
+        """What `layers_flax.pooling` does in many operations, as ONNX's one."""
+        made = {var for equation in equations for var in equation.outvars}
+        atoms = [atom for equation in equations for atom in equation.invars]
+        source = next(atom for atom in atoms if atom not in made and isinstance(read(atom), Tensor))
+        x = self.name_of(read(source), CHANNELS_FIRST)
+        if pool == "global_avg_pool":
+            return self.add("Flatten", [self.add("GlobalAveragePool", [x], CHANNELS_FIRST).name], (0, 1), axis=1)
+        if pool == "adaptive_avg_pool":
+            return self.adaptive_pool(x, [equation for equation in equations if "dot" in equation.primitive.name], read)
+        kind, window, stride = pool.split("_")[0], *map(int, re.findall(r"\d+", pool)[1:])
+        pads = [max(low for low, *_ in e.params["padding_config"]) for e in equations if e.primitive.name == "pad"]
+        padding = max(pads, default=0)
+        before, after = (_aval(var).shape[1] for var in (source, equations[-1].outvars[0]))
+        if after != (before + 2 * padding - window) // stride + 1:
+            raise ValueError(f"the network has two {pool} in a row, which the ONNX export does not know")
+        options: dict[str, Any] = dict(count_include_pad=0) if kind == "avg" else {}
+        options |= dict(kernel_shape=[window] * 2, strides=[stride] * 2, pads=[padding] * 4)
+        return self.add({"max": "MaxPool", "avg": "AveragePool"}[kind], [x], CHANNELS_FIRST, **options)
+
+    def adaptive_pool(self, x: str, dots: list[core.JaxprEqn], read: Any) -> Tensor:
+        """Products with the weights of each output's inputs, along the height or the width or both."""
+        for dot in dots:
+            weights = read(dot.invars[0])  # (outputs, inputs)
+            ((_, (axis,)), _) = dot.params["dimension_numbers"]
+            factors = [self.constant(weights), x] if axis == 1 else [x, self.constant(weights.T)]
+            x = self.add("MatMul", factors, CHANNELS_FIRST).name
+        return Tensor(x, CHANNELS_FIRST)
+
+
+def _pool_of(equation: core.JaxprEqn) -> str | None:
+    """The name of the pool that an operation is a part of, from the scope that it runs under."""
+    found = POOL.search(str(equation.source_info.name_stack))
+    return found and found[0]
+
+
+def _aval(atom: Any) -> Any:
+    return atom.aval
