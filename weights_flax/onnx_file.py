@@ -1,8 +1,9 @@
 """A network as an ONNX file: its graph, and what the file tells of it."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import jax
@@ -55,10 +56,11 @@ def to_onnx(
     proto = helper.make_model(
         whole,
         producer_name="resnet-densenet-flax",
-        producer_version=version("resnet-densenet-flax"),
         ir_version=IR_VERSION,
         opset_imports=[helper.make_opsetid("", OPSET)],
     )
+    with suppress(PackageNotFoundError):  # run from its source without being installed
+        proto.producer_version = version("resnet-densenet-flax")
     told = {
         "architecture": _described(model),
         "image_shape": f"{height} {width} {channels}",
