@@ -39,7 +39,7 @@ def export(
 
           logits = jax.jit(jax.export.deserialize(Path(path).read_bytes()).call)(images)
 
-      JAX reads it for at least six months of later versions, as it says of all that `jax.export` writes.
+      As all that `jax.export` writes, later versions of JAX read it for half a year at least.
     - "onnx" is run by whatever knows opset 17; images are (batch, channels, height, width):
 
           (logits,) = onnxruntime.InferenceSession(path).run(["logits"], {"images": images})

@@ -44,10 +44,11 @@ def to_onnx(
     jaxpr, layers = trace_layers(model, jax.tree.map(_float32, dict(variables)), image_shape)
     graph = OnnxGraph(layers)
     (logits,) = graph.write(jaxpr, [Tensor("images", CHANNELS_FIRST)])
+    last = graph.name_of(logits, (0, 1))
     height, width, channels = image_shape
     nodes = [helper.make_node(op, inputs, [out], name, **options) for op, inputs, out, name, options in graph.nodes]
     whole = helper.make_graph(
-        [*nodes, helper.make_node("Identity", [logits.name], ["logits"], "logits")],
+        [*nodes, helper.make_node("Identity", [last], ["logits"], "logits")],
         type(model).__name__,
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", channels, height, width])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", jaxpr.out_avals[0].shape[1]])],

@@ -13,7 +13,7 @@ from weights_flax.layer_trace import Layer
 
 CHANNELS_FIRST = (0, 2, 3, 1)  # where the axes of (batch, height, width, channels) are in ONNX's images
 POOL = re.compile(r"global_avg_pool|adaptive_avg_pool|(max|avg)_pool_\d+x\d+_\d+")
-SUMS = {"add": "Add", "mul": "Mul"}
+ELEMENTWISE = {"add": "Add", "mul": "Mul"}
 
 
 class Tensor(NamedTuple):
@@ -104,11 +104,14 @@ class OnnxGraph:
         axes, with_zero = x.axes, any(isinstance(value, np.ndarray) and not value.any() for value in operands)
         before, shape = _aval(equation.invars[0]).shape, _aval(equation.outvars[0]).shape
         if kind == "layer":
-            return [self.layer(self.layers[params["index"]], x)]
+            layer = self.layers[params["index"]]
+            if len(shape) == (4 if isinstance(layer.module, Conv | BatchNorm) else 2):
+                return [self.layer(layer, x)]
+            kind = type(layer.module).__name__
         if kind == "add" and with_zero:
             return [x]  # a plain network's shortcut is zero
-        if kind in SUMS:
-            return [self.add(SUMS[kind], [self.name_of(operand, axes) for operand in operands], axes)]
+        if kind in ELEMENTWISE:
+            return [self.add(ELEMENTWISE[kind], [self.name_of(operand, axes) for operand in operands], axes)]
         if kind == "max" and with_zero:
             return [self.add("Relu", [x.name], axes)]
         if kind == "concatenate":
@@ -148,9 +151,11 @@ class OnnxGraph:
         )
 
     def slice(self, x: Tensor, shape: tuple, start_indices: tuple, limit_indices: tuple, strides: Any) -> Tensor:
-        """Part of an array, every so manieth of it; axes of which all is taken are left out."""
+        """Part of an array, in steps; of axes that are taken whole nothing is said."""
         parts = list(zip(start_indices, limit_indices, strides or (1,) * len(shape), x.axes, strict=True))
         cut = [part for part, size in zip(parts, shape, strict=True) if part[:3] != (0, size, 1)]
+        if not cut:
+            return x
         starts, ends, steps, axes = (self.constant(np.asarray(what, np.int64)) for what in zip(*cut, strict=True))
         return self.add("Slice", [x.name, starts, ends, axes, steps], x.axes)
 
@@ -171,12 +176,10 @@ class OnnxGraph:
             return self.adaptive_pool(x, [equation for equation in equations if "dot" in equation.primitive.name], read)
         kind, window, stride = pool.split("_")[0], *map(int, re.findall(r"\d+", pool)[1:])
         pads = [max(low for low, *_ in e.params["padding_config"]) for e in equations if e.primitive.name == "pad"]
-        padding = max(pads, default=0)
-        before, after = (_aval(var).shape[1] for var in (source, equations[-1].outvars[0]))
-        if after != (before + 2 * padding - window) // stride + 1:
-            raise ValueError(f"the network has two {pool} in a row, which the ONNX export does not know")
+        if sum(equation.primitive.name == "slice" for equation in equations) != 2 * window:
+            raise ValueError(f"the network does {pool!r} several times in a row, which the ONNX export does not know")
         options: dict[str, Any] = dict(count_include_pad=0) if kind == "avg" else {}
-        options |= dict(kernel_shape=[window] * 2, strides=[stride] * 2, pads=[padding] * 4)
+        options |= dict(kernel_shape=[window] * 2, strides=[stride] * 2, pads=[max(pads, default=0)] * 4)
         return self.add({"max": "MaxPool", "avg": "AveragePool"}[kind], [x], CHANNELS_FIRST, **options)
 
     def adaptive_pool(self, x: str, dots: list[core.JaxprEqn], read: Any) -> Tensor:

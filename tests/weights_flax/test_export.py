@@ -17,7 +17,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import lax
 
 from densenet_flax import DenseNet
-from layers_flax import Conv, avg_pool, max_pool
+from layers_flax import Conv, adaptive_avg_pool, avg_pool, max_pool
 from resnet_flax import (
     VGG,
     BasicBlock,
@@ -345,7 +345,11 @@ class OneConvolution(nn.Module):
         (lambda x: x + x.transpose(0, 2, 1, 3), True),
         (lambda x: jnp.concatenate([x, lax.slice_in_dim(x.transpose(0, 1, 3, 2), 1, 5, axis=3)], 2), True),
         (lambda x: avg_pool(x, 3, 1, padding=1), True),
+        (lambda x: lax.slice(x, (0, 0, 0, 0), x.shape) + 1, True),
+        (lambda x: adaptive_avg_pool(adaptive_avg_pool(x, 3), 5), True),
         (lambda x: max_pool(max_pool(x, 2), 2), False),
+        (lambda x: max_pool(max_pool(x, 3, 1, 1), 3, 1, 1), False),
+        (lambda x: nn.Dense(3)(x), False),
         (jnp.sin, False),
     ],
 )
