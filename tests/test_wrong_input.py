@@ -199,7 +199,7 @@ OPTIONS = {
     ),
     "no run to evaluate": (
         "--eval-only --out absent",
-        "weights 'absent': there is no file 'absent'",
+        "weights 'absent': there is no such file",
     ),
     "no TensorBoard": ("--tensorboard", "tensorboard needs tensorboardX: pip install '.[tensorboard]'"),
     "no Weights & Biases": ("--wandb project", "wandb needs wandb: pip install '.[wandb]'"),
@@ -236,12 +236,21 @@ OPTIONS = {
         "--out taken",
         "out 'taken' is not empty, and holds no run to go on with; name a new folder",
     ),
-    "no weights": ("--weights absent", "weights 'absent': there is no file 'absent'"),
+    "fewer classes than the data": ("--num-classes 7", "num_classes must be the 10 of digits; given 7"),
+    "no classes": ("--num-classes 0", "num_classes must be a positive integer; given 0"),
+    "a mean without a deviation": ("--mean 0.5 0.5 0.5", "give mean and std, or neither; given mean=(0.5, 0.5, 0.5)"),
+    "a mean of too few channels": (
+        "--mean 0.5 --std 0.5",
+        "mean and std must have a number for each of 3 channels; given (0.5,) and (0.5,)",
+    ),
+    "a deviation of zero": ("--mean 0 0 0 --std 1 0 1", "std must be positive and finite; given 0.0"),
+    "an address that is none": ("--weights hf://owner", "an address of the hub is hf://OWNER/NAME"),
+    "no weights": ("--weights absent", "weights 'absent': there is no such file"),
     "weights that are none": (
         "--weights file",
-        "weights 'file' cannot be read: Error while deserializing header: header too small",
+        "weights 'file' cannot be read: it begins as none of the known formats does: ",
     ),
-    "no weights to evaluate": ("--eval-only --weights empty", "weights 'empty': there is no file"),
+    "no weights to evaluate": ("--eval-only --weights empty", "weights 'empty': the folder has no weights"),
 }
 
 
@@ -499,8 +508,7 @@ WORLDS = {
     "weights of other classes": (
         lambda run: None,
         ["--weights", "run", "--data", "fake:32x32x3:7"],
-        "weights 'run/model.safetensors' are not those of resnet20: state dict does not fit the model; misshapen: "
-        "fc.bias (10,), not (7,), fc.weight (10, 16), not (7, 16)",
+        "weights 'run/model.safetensors' have 10 classes, the model has 7; --num-classes N draws the classifier anew",
     ),
     "half the weights": (
         lambda run: halve(run / "model.safetensors"),

@@ -42,8 +42,15 @@ class TrainConfig:
     """Pixels of a side in evaluation; left out, as in training."""
     test_crop: float | None = None
     """Share of a test image's shorter side that is cut out of its centre, where images have to be resized."""
-    weights: Path | None = None
-    """Weights to start from: a safetensors file of the same architecture, or a run's folder (averaged ones first)."""
+    mean: tuple[float, ...] | None = None
+    """Mean of each channel of the images, of pixels from 0 to 1. Left out, that of the weights, else of the data."""
+    std: tuple[float, ...] | None = None
+    """Deviation of each channel, that images are divided by."""
+    weights: str | None = None
+    """Weights to start from: a run's folder (averaged ones first), hf://OWNER/NAME, or a file of safetensors, PyTorch,
+    .npz, Keras or Flax, under our names or those of torchvision, timm and others."""
+    num_classes: int | None = None
+    """Classes of the data. Where the weights have another number, the classifier is drawn anew if this is given."""
 
     epochs: int | None = None
     """Passes over the train part."""
@@ -162,6 +169,8 @@ def build_network(config: TrainConfig, num_classes: int) -> nn.Module:
 
 def check(config: TrainConfig) -> None:
     """Raises ValueError, which names the value and what is allowed, where a given option cannot be."""
+    if (config.mean is None) != (config.std is None):
+        raise ValueError(f"give mean and std, or neither; given mean={config.mean} and std={config.std}")
     if config.epochs is not None and config.steps is not None:
         raise ValueError(f"give epochs or steps, not both; given epochs={config.epochs} and steps={config.steps}")
     for name, check_value in CHECKS.items():
@@ -182,6 +191,16 @@ def _positive(name: str, value: float) -> None:
 def _not_negative(name: str, value: float) -> None:
     if not 0 <= value < float("inf"):
         raise ValueError(f"{name} must be at least 0 and finite; given {value!r}")
+
+
+def _finite(name: str, value: tuple[float, ...]) -> None:
+    if not all(-float("inf") < number < float("inf") for number in value):
+        raise ValueError(f"{name} must be finite; given {value!r}")
+
+
+def _all_positive(name: str, value: tuple[float, ...]) -> None:
+    for number in value:
+        _positive(name, number)
 
 
 def _seed(name: str, value: int) -> None:
@@ -210,12 +229,15 @@ def _share(name: str, value: float) -> None:
 CHECKS: dict[str, Callable[[str, Any], None]] = {
     "arch": _among(ARCHS),
     "data": _data,
-    **dict.fromkeys(("image_size", "test_image_size", "epochs", "steps", "batch_size", "accumulate"), check_positive),
+    **dict.fromkeys(("image_size", "test_image_size", "epochs", "steps", "batch_size"), check_positive),
+    **dict.fromkeys(("accumulate", "num_classes"), check_positive),
     **dict.fromkeys(("max_skipped", "workers"), check_positive),
     **dict.fromkeys(("lr", "checkpoint_minutes"), _positive),
     **dict.fromkeys(("mixup", "cutmix", "weight_decay", "warmup_lr", "clip_norm"), _not_negative),
     **dict.fromkeys(("momentum", "label_smoothing", "warmup", "ema"), check_rate),
     "test_crop": _share,
+    "mean": _finite,
+    "std": _all_positive,
     "augment": _augment,
     "decay_at": _rising_shares,
     "loss": _among(("softmax", "binary")),

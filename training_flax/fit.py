@@ -27,8 +27,8 @@ from training_flax.start import from_weights
 from training_flax.steps import TrainState
 from training_flax.stopping import StopRequest
 from training_flax.terminal import Terminal
-from training_flax.weights import read_weights, weights_file
-from weights_flax.archs import to_torch
+from training_flax.weights import starting_weights
+from weights_flax import save_weights
 
 
 @dataclass(frozen=True)
@@ -183,8 +183,15 @@ def _leave(job: Job, trained: Trained, terminal: Terminal, compile_seconds: floa
     if jax.process_index() == 0:
         for name, weights in (("model", variables), ("model_ema", average)):
             if weights is not None:
-                tensors = to_torch(job.eval_model, jax.device_get(weights))
-                run_folder.write_weights(job.run / f"{name}.safetensors", tensors, job.config, job.dataset)
+                save_weights(
+                    job.eval_model,
+                    jax.device_get(weights),
+                    job.run / f"{name}.safetensors",
+                    class_names=names,
+                    mean=job.dataset.mean,
+                    std=job.dataset.std,
+                    image_shape=job.dataset.image_shape,
+                )
         score = f"{job.config.arch} on {job.config.data}: {accuracy} of {len(labels)} test images"
         draw_confusion(job.run / "confusion.png", labels, evaluation.predictions, names, score)
         run_folder.write_json(job.run / "summary.json", summary)
@@ -218,10 +225,8 @@ def evaluate_run(config: TrainConfig, *, quiet: bool = False) -> Evaluation:
     if config.weights is None and config.out is None:
         raise ValueError("evaluation needs weights, or the folder of a run as out; neither is given")
     source = config.weights or config.out
-    assert source is not None
-    path = weights_file(source)
-    job = plan(replace(config, weights=path, out=None))
-    crop, variables = job.config.test_crop or 1.0, read_weights(path, job.eval_model, job.config.arch)
+    job = plan(replace(config, weights=str(source), out=None))
+    crop, variables = job.config.test_crop or 1.0, starting_weights(job.config, job.eval_model)
     evaluation = evaluate(job.eval_model, variables, job.dataset, job.batch_size, crop=crop)
     right, total = int((evaluation.predictions == job.dataset.test.labels).sum()), len(evaluation.predictions)
     Terminal(quiet or jax.process_index() > 0).say(

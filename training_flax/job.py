@@ -17,10 +17,10 @@ from training_flax.data import Dataset, Part, StreamedPart, open_dataset
 from training_flax.devices import Devices
 from training_flax.libraries import check_libraries
 from training_flax.optimisers import check_patterns
-from training_flax.recipes import made_for_small_images, with_recipe
+from training_flax.recipes import with_recipe
 from training_flax.run_folder import checkpoint_steps, run_path
-from training_flax.weights import read_weights
-from weights_flax.archs import constructor_options
+from training_flax.weights import normalisation, starting_weights
+from weights_flax.archs import constructor_options, made_for_small_images
 
 SHOWN = 36  # images in batch.png
 MOST_STEPS = 10**8  # years of them; the rate of each is kept in memory, and 32 bits count them
@@ -123,8 +123,13 @@ def plan(config: TrainConfig, *, extend: bool = False) -> Job:
     if named.test_image_size and isinstance(dataset.test, StreamedPart):
         side = named.test_image_size
         dataset = replace(dataset, test=replace(dataset.test, image_shape=(side, side, dataset.image_shape[2])))
+    classes = len(dataset.class_names)
+    if config.num_classes not in (None, classes):
+        raise ValueError(f"num_classes must be the {classes} of {config.data}; given {config.num_classes}")
+    if moments := normalisation(config, dataset.image_shape[2]):
+        dataset = replace(dataset, mean=moments[0], std=moments[1])
     _check_options(config)
-    eval_model = build_network(named, len(dataset.class_names))
+    eval_model = build_network(named, classes)
     image = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32)
     shapes = jax.eval_shape(partial(eval_model.init, train=False), jax.random.key(0), image)
     check_patterns(shapes["params"], config.freeze)
@@ -132,7 +137,7 @@ def plan(config: TrainConfig, *, extend: bool = False) -> Job:
     batch_size, total_steps = _lengths(config, dataset, devices)
     run = run_path(config, dataset, extend=extend)
     if config.weights is not None and not checkpoint_steps(run):  # what goes on has no more need of them
-        read_weights(config.weights, eval_model, config.arch)
+        starting_weights(config, eval_model)
     return Job(
         config=config,
         dataset=dataset,

@@ -5,7 +5,7 @@ from typing import Any
 
 from layers_flax import one_of
 from training_flax.config import MODEL, TrainConfig, check, reaching
-from weights_flax.archs import ARCHS, constructor_options
+from weights_flax.archs import constructor_options, made_for_small_images
 
 
 @dataclass(frozen=True)
@@ -164,11 +164,6 @@ def suitable_recipe(config: TrainConfig) -> str:
     if not made_for_small_images(config.arch):
         return "he2015-imagenet"
     return "huang2017-cifar" if config.arch.startswith("densenet") else "he2015-cifar"
-
-
-def made_for_small_images(arch: str) -> bool:
-    """Whether `arch` was published for images of 32 pixels."""
-    return getattr(ARCHS[arch](), "stem_kind", "imagenet") == "cifar"
 
 
 def with_recipe(config: TrainConfig, *, batch_norm: bool = True) -> TrainConfig:

@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import save_file
 
 from training_flax.config import MODEL, RUN, TrainConfig, reaching
 from training_flax.data import Dataset
@@ -182,22 +180,3 @@ def rewind_metrics(run: Path, step: int, evaluated: int) -> None:
     unfinished = run / "metrics.jsonl.unfinished"
     unfinished.write_text("".join(json.dumps(line) + "\n" for line in lines))
     unfinished.replace(run / "metrics.jsonl")
-
-
-def write_weights(path: Path, tensors: Mapping[str, np.ndarray], config: TrainConfig, dataset: Dataset) -> None:
-    """A file of parameters and statistics under PyTorch's names and layouts, so that either side reads them.
-
-    Its metadata say what they belong to: architecture, classes, normalisation. They are one entry, in JSON:
-    safetensors writes several in no fixed order, and the same weights would not give the same file.
-    """
-    options = {name: value for name in reaching(MODEL) if (value := getattr(config, name)) is not None}
-    model = {
-        "arch": config.arch,
-        "options": options,
-        "num_classes": len(dataset.class_names),
-        "class_names": dataset.class_names,
-        "normalisation": {"mean": dataset.mean, "std": dataset.std},
-    }
-    unfinished = path.with_name(path.name + ".unfinished")
-    save_file(dict(tensors), unfinished, {"model": json.dumps(model)})
-    unfinished.replace(path)

@@ -5,13 +5,12 @@ import jax.numpy as jnp
 
 from training_flax.job import Job
 from training_flax.steps import TrainState
-from training_flax.weights import read_weights
+from training_flax.weights import starting_weights
 
 
 def from_weights(job: Job, state: TrainState) -> TrainState:
     """`state` with the parameters and statistics of `config.weights`, in the averaged weights too."""
-    assert job.config.weights is not None
-    given = read_weights(job.config.weights, job.eval_model, job.config.arch)
+    given = starting_weights(job.config, job.eval_model)
     variables, ema = job.devices.replicate(given), None
     if state.ema is not None:
         where = jax.tree.map(lambda leaf: leaf.sharding, state.ema)

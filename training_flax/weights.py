@@ -1,42 +1,52 @@
-"""Files of weights, read for a network and checked against it."""
+"""What a run takes from the weights that it starts from: their values, and how their images were normalised."""
 
-from pathlib import Path
+import json
 from typing import Any
 
 from flax import linen as nn
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
-from weights_flax.archs import from_torch
+from training_flax.config import TrainConfig
+from weights_flax import load_weights, read_card
 
-
-def weights_file(source: Path) -> Path:
-    """The file of weights that `source`, a file or the folder of a run, names: of a run the averaged ones, if any.
-
-    Raises:
-        ValueError: there is none.
-    """
-    path = source
-    if source.is_dir():
-        averaged = source / "model_ema.safetensors"
-        path = averaged if averaged.is_file() else source / "model.safetensors"
-    if not path.is_file():
-        raise ValueError(f"weights {str(source)!r}: there is no file {str(path)!r}")
-    return path
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
 
-def read_weights(source: Path, model: nn.Module, arch: str) -> dict[str, Any]:
-    """The variables of `model` out of a file of weights, or out of the folder of a run.
+def starting_weights(config: TrainConfig, model: nn.Module) -> dict[str, Any]:
+    """The variables of `model` out of `config.weights`; with `config.num_classes`, a head of another size is new.
 
     Raises:
-        ValueError: the file cannot be read, or is of another network; the first names that do not fit are told.
+        ValueError: as `load_weights`.
     """
-    path = weights_file(source)
+    assert config.weights is not None
     try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"weights {str(path)!r} cannot be read: {error}") from None
-    try:
-        return dict(from_torch(model, tensors))
+        return load_weights(model, config.weights, new_head=config.num_classes is not None, seed=config.seed)
     except ValueError as error:
-        raise ValueError(f"weights {str(path)!r} are not those of {arch}: {error}") from None
+        hint = "--num-classes N draws the classifier anew"
+        raise ValueError(str(error).replace("new_head=True draws the classifier anew", hint)) from None
+
+
+def normalisation(config: TrainConfig, channels: int) -> Normalisation | None:
+    """Mean and std that images shall be normalised with: as given, else as those of the weights; None is the data's.
+
+    A run that goes on keeps its own, since the weights it started from may be gone.
+
+    Raises:
+        ValueError: they do not fit the channels, or the weights cannot be read.
+    """
+    if config.mean is not None and config.std is not None:
+        found = {"mean": config.mean, "std": config.std}
+    elif config.weights is None:
+        return None
+    elif config.out is not None and (config.out / "config.json").is_file():
+        try:
+            found = json.loads((config.out / "config.json").read_text())["normalisation"]
+        except (ValueError, TypeError, KeyError):
+            return None  # a damaged one is told of later
+    else:
+        found = read_card(config.weights).get("normalisation") or {}
+    mean, std = tuple(found.get("mean", ())), tuple(found.get("std", ()))
+    if not mean and not std:
+        return None
+    if len(mean) != channels or len(std) != channels:
+        raise ValueError(f"mean and std must have a number for each of {channels} channels; given {mean} and {std}")
+    return mean, std

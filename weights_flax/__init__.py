@@ -2,7 +2,7 @@
 
 from weights_flax.archs import ARCHS, FAMILIES, build_model, from_torch, to_torch
 from weights_flax.export import export
-from weights_flax.load import LoadedModel, load_model, load_weights
+from weights_flax.load import LoadedModel, load_model, load_weights, read_card
 from weights_flax.save import save_weights
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "from_torch",
     "load_model",
     "load_weights",
+    "read_card",
     "save_weights",
     "to_torch",
 ]

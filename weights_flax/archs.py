@@ -30,6 +30,11 @@ def build_model(arch: str, **options: Any) -> nn.Module:
     return ARCHS[arch](**options)
 
 
+def made_for_small_images(arch: str) -> bool:
+    """Whether `arch` was published for images of 32 pixels, and not of 224."""
+    return getattr(ARCHS[arch](), "stem_kind", "imagenet") == "cifar"
+
+
 def describe(model: nn.Module) -> tuple[str | None, dict[str, Any]]:
     """The architecture that a network is, and the options in which it differs from the constructor's defaults.
 

@@ -16,6 +16,7 @@ from weights_flax.archs import to_torch
 from weights_flax.errors import one_line
 from weights_flax.onnx_file import to_onnx
 from weights_flax.stablehlo import to_stablehlo
+from weights_flax.torch_file import write_torch
 
 FORMATS = ("stablehlo", "onnx", "torch")
 LARGEST = 2**31 - 2**26  # bytes of weights: files of both kinds that hold a program are under 2 GiB
@@ -74,8 +75,6 @@ def export(
         raise ValueError(f"weights of {size:,} bytes are too many for format {format!r}: at most {LARGEST:,}")
     try:
         if format == "torch":
-            from weights_flax.torch_file import write_torch
-
             write_torch(path, to_torch(model, variables))
         elif format == "onnx":
             _write(path, to_onnx(model, variables, image_shape, metadata))

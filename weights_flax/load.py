@@ -65,6 +65,15 @@ def load_weights(
     return _fit(model, str(file.path), naming, tensors, new_head=new_head, seed=seed)
 
 
+def read_card(source: str | Path) -> dict[str, Any]:
+    """What a file of weights says of its network, see `save_weights`; empty where it says nothing.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
+    return open_weights(source).card
+
+
 def load_model(source: str | Path, arch: str | None = None, **options: Any) -> LoadedModel:
     """The network that a file of weights belongs to, built, and its variables.
 

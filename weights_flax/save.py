@@ -23,6 +23,7 @@ def make_card(
     class_names: Sequence[str] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    image_shape: Sequence[int] | None = None,
     licence: str | None = None,
     source: str | None = None,
 ) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def make_card(
     card: dict[str, Any] = {"arch": arch, "options": options, "num_classes": num_classes}
     card |= {"class_names": None if class_names is None else list(class_names)}
     card |= {"normalisation": None if mean is None or std is None else {"mean": list(mean), "std": list(std)}}
-    card |= {"licence": licence, "source": source}
+    card |= {"image_shape": None if image_shape is None else list(image_shape), "licence": licence, "source": source}
     return {name: value for name, value in card.items() if value is not None}
 
 
@@ -51,6 +52,7 @@ def save_weights(
     class_names: Sequence[str] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    image_shape: Sequence[int] | None = None,
     licence: str | None = None,
     source: str | None = None,
 ) -> Path:
@@ -66,6 +68,7 @@ def save_weights(
         path: the file, which appears when it is whole.
         class_names: one for each class.
         mean, std: what images, of pixels from 0 to 1, are normalised with, channel by channel.
+        image_shape: (height, width, channels) of the images that it was trained on.
         licence: of the weights.
         source: where they are from.
 
@@ -78,7 +81,9 @@ def save_weights(
     """
     path = Path(path)
     one_of("ending of a file of weights", path.suffix, FORMATS)
-    card = make_card(model, class_names=class_names, mean=mean, std=std, licence=licence, source=source)
+    card = make_card(
+        model, class_names=class_names, mean=mean, std=std, image_shape=image_shape, licence=licence, source=source
+    )
     tensors = to_torch(model, variables)
     variables = from_torch(model, tensors)  # which finds what is missing
     write_tensors(path, tensors, variables, card)

@@ -1,0 +1,121 @@
+"""The command line over files of weights."""
+
+import re
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import references
+from drawn import check_same, drawn
+
+from resnet_flax import resnet20
+from weights_flax import load_model, load_weights, save_weights
+from weights_flax.__main__ import main
+
+AKAMASTER = str(references.GOLDEN / "cifar10_resnet20_akamaster.th")
+
+
+def said(capsys, *arguments):
+    assert main(list(map(str, arguments))) == 0
+    return capsys.readouterr().out
+
+
+def test_inspect_says_what_a_file_is(capsys):
+    out = said(capsys, "inspect", AKAMASTER)
+    assert "PyTorch, legacy format, 97 tensors, 271,098 values, float32" in out
+    assert "names     akamaster's CIFAR ResNets" in out
+    assert re.search(r"fits +resnet20\(num_classes=10\)\n +plain20\(num_classes=10\)\n", out)
+    assert "module.linear.weight" in out
+    assert "module.layer2.0.conv1.weight" not in out
+    out = said(capsys, "inspect", AKAMASTER, "--tensors")
+    assert re.search(r"module\.layer2\.0\.conv1\.weight +float32  \(32, 16, 3, 3\)", out)
+
+
+def test_inspect_shows_the_card(capsys, tmp_path):
+    model = resnet20(width=4, num_classes=2)
+    save_weights(model, drawn(model), tmp_path / "w.npz", class_names=["cat", "dog"], mean=[0.5] * 3, std=[1] * 3)
+    out = said(capsys, "inspect", tmp_path / "w.npz")
+    assert "fits      resnet20(num_classes=2, width=4)" in out
+    assert "class names cat, dog" in out
+    assert "normalisation mean=[0.5, 0.5, 0.5], std=[1, 1, 1]" in out
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "npz", "pt", "msgpack"])
+def test_convert_keeps_values_and_card(capsys, tmp_path, ending):
+    assert "resnet20(num_classes=10), 271,098 values" in said(
+        capsys, "convert", AKAMASTER, "--arch", "resnet20", "--out", tmp_path / f"w.{ending}"
+    )
+    check_same(load_weights(resnet20(), tmp_path / f"w.{ending}"), load_weights(resnet20(), AKAMASTER))
+
+
+def test_convert_keeps_what_the_file_says_of_itself(capsys, tmp_path):
+    model = resnet20(width=4, num_classes=2)
+    about = dict(class_names=["a", "b"], mean=[0.5] * 3, std=[1.0] * 3, licence="MIT", image_shape=[32, 32, 3])
+    save_weights(model, drawn(model), tmp_path / "first.safetensors", **about)
+    said(capsys, "convert", tmp_path / "first.safetensors", "--out", tmp_path / "second.npz")
+    first, second = (load_model(tmp_path / name) for name in ("first.safetensors", "second.npz"))
+    assert first.card == second.card
+    assert first.model == second.model == model
+
+
+@pytest.mark.parametrize("format", ["stablehlo", "onnx"])
+def test_export(capsys, tmp_path, format):
+    if format == "onnx":
+        pytest.importorskip("onnx")
+    out = said(capsys, "export", "--weights", AKAMASTER, "--format", format, "--out", tmp_path / "net")
+    assert "resnet20(num_classes=10), images 32×32×3" in out
+    if format == "stablehlo":
+        logits = jax.export.deserialize((tmp_path / "net").read_bytes()).call(
+            references.small_images().astype(np.float32)
+        )
+        with np.load(references.GOLDEN / "akamaster.npz") as stored:
+            np.testing.assert_allclose(logits, stored["logits"], atol=1e-4, rtol=0)
+
+
+def test_export_of_an_untrained_network(capsys, tmp_path):
+    said(capsys, "export", "--arch", "resnet20", "--format", "torch", "--out", tmp_path / "net.pt")
+    assert load_model(tmp_path / "net.pt").model == resnet20()
+
+
+WRONG = {
+    "no such file": (["inspect", "absent"], "weights 'absent': there is no such file"),
+    "no command": (["inspct", "absent"], "Unrecognized options: inspct"),
+    "another architecture": (
+        ["convert", AKAMASTER, "--arch", "resnet32", "--out", "w.npz"],
+        "are not those of resnet32",
+    ),
+    "an unknown architecture": (["convert", AKAMASTER, "--arch", "resnet21", "--out", "w.npz"], "did you mean"),
+    "an unknown ending": (["convert", AKAMASTER, "--out", "w.onnx"], "unknown ending of a file of weights '.onnx'"),
+    "an unknown format": (["export", "--arch", "resnet20", "--format", "onx", "--out", "w"], "did you mean 'onnx'?"),
+    "nothing to export": (["export", "--format", "onnx", "--out", "w"], "name an architecture with --arch, or weights"),
+    "two sources": (
+        ["export", "--weights", AKAMASTER, "--run", "run", "--format", "torch", "--out", "w"],
+        "give weights or run, not both",
+    ),
+    "no run": (["export", "--run", "run", "--format", "torch", "--out", "w"], "weights 'run': there is no such file"),
+    "a folder that is not there": (["convert", AKAMASTER, "--out", "absent/w.npz"], "absent/w.npz"),
+    "no image size": (
+        ["export", "--arch", "resnet20", "--format", "torch", "--image-size", "-1", "--out", "w"],
+        "height in image_shape must be a positive integer; given -1",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_input_is_one_line_and_leaves_nothing(capsys, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    arguments, message = WRONG[name]
+    assert main(arguments) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("weights_flax: error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_of_the_whole_and_as_a_program(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "weights_flax", "--help"], capture_output=True, text=True, check=True)
+    for command in ("inspect", "convert", "export"):
+        assert command in done.stdout

@@ -1,0 +1,169 @@
+"""Files of weights from the command line: python -m weights_flax inspect, convert or export."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tyro.conf import Positional, arg
+
+from weights_flax.archs import build_model, describe, made_for_small_images
+from weights_flax.command_line import parse_options
+from weights_flax.export import export
+from weights_flax.files import open_weights, reading
+from weights_flax.inspect import fitting
+from weights_flax.load import LoadedModel, load_model
+from weights_flax.names import recognise
+from weights_flax.save import save_weights
+
+DESCRIPTION = "Reads, rewrites and hands on the weights of networks, whoever trained them. No code in a file is run."
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """Say what a file of weights holds, whose names it has, and which architectures it fits."""
+
+    file: Annotated[Positional[str], arg(metavar="FILE")]
+    """A file of weights, a run's folder, or hf://OWNER/NAME."""
+    tensors: bool = False
+    """List all tensors, and not only the first and the last."""
+
+
+@dataclass(frozen=True)
+class Convert:
+    """Rewrite a file of weights under our names, in the format that the new file's ending says."""
+
+    file: Annotated[Positional[str], arg(metavar="FILE")]
+    """A file of weights, a run's folder, or hf://OWNER/NAME."""
+    out: Path
+    """The new file: .safetensors, .npz, .pt, .pth, .th or .msgpack."""
+    arch: str | None = None
+    """The architecture; left out, what the file says or what its names and shapes fit."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a network to a file that runs without this project."""
+
+    out: Path
+    """The file."""
+    format: str
+    """stablehlo (run by JAX alone), onnx, or torch (a state dict for torch.load)."""
+    arch: str | None = None
+    """The architecture; left out, what the weights say."""
+    weights: str | None = None
+    """A file of weights; without one, and without a run, the network is as it is initialised."""
+    run: Path | None = None
+    """The folder of a run."""
+    image_size: int | None = None
+    """Pixels of a side; left out, those of the training, else what the network was published for."""
+
+
+def inspect(options: Inspect) -> None:
+    """Prints what is in a file; no more than names, shapes and types are read."""
+    file = open_weights(options.file)
+    values = sum(prod(tensor.shape) for tensor in file.tensors.values())
+    kinds = sorted({str(tensor.dtype) for tensor in file.tensors.values()})
+    print(f"file      {file.path}: {file.format}, {len(file.tensors):,} tensors, {values:,} values, {', '.join(kinds)}")
+    with reading(file.path):
+        naming, tensors = recognise(file.tensors)
+    print(f"names     {naming.title}")
+    found = fitting(naming, tensors)
+    for number, (arch, named) in enumerate(found):
+        print(f"{'' if number else 'fits':9} {arch}({', '.join(f'{key}={value!r}' for key, value in named.items())})")
+    if not found:
+        print("fits      no architecture")
+    for name, value in file.card.items():
+        print(f"{name.replace('_', ' ').removeprefix('num '):9} {_short(value)}")
+    width = max(map(len, file.tensors))
+    lines = [f"  {name:{width}}  {tensor.dtype}  {tensor.shape}" for name, tensor in file.tensors.items()]
+    print(*(lines if options.tensors or len(lines) <= 8 else [*lines[:4], "  …", *lines[-4:]]), sep="\n")
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        value = [f"{name}={part}" for name, part in value.items()] or ["none"]
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= 100 else f"{text[:99]}…"
+
+
+def convert(options: Convert) -> None:
+    """Rewrites a file, and says what it was."""
+    model, variables, card = load_model(options.file, options.arch)
+    normalised = card.get("normalisation") or {}
+    about = {name: card.get(name) for name in ("class_names", "image_shape", "licence", "source")}
+    save_weights(model, variables, options.out, mean=normalised.get("mean"), std=normalised.get("std"), **about)
+    values = sum(np.size(leaf) for leaf in jax.tree.leaves(variables))
+    print(f"{_named(model)}, {values:,} values: {options.out}")
+
+
+def _named(model: Any) -> str:
+    arch, options = describe(model)
+    named = {"num_classes": model.num_classes, **options}
+    return f"{arch or type(model).__name__}({', '.join(f'{name}={value!r}' for name, value in named.items())})"
+
+
+def export_network(options: Export) -> None:
+    """Writes a network to a file that runs without this project."""
+    model, variables, card = _network(options)
+    arch = describe(model)[0]
+    size = options.image_size or (32 if arch and made_for_small_images(arch) else 224)
+    shape = card.get("image_shape") if options.image_size is None else None
+    channels = _first_kernel(variables).shape[-2]
+    image_shape = tuple(shape or (size, size, channels))
+    normalised = card.get("normalisation") or {}
+    metadata = (
+        {name: " ".join(map(str, value)) for name, value in normalised.items()} if options.format == "onnx" else {}
+    )
+    export(model, variables, options.out, format=options.format, image_shape=image_shape, metadata=metadata)
+    print(f"{_named(model)}, images {'×'.join(map(str, image_shape))}: {options.out}")
+
+
+def _network(options: Export) -> LoadedModel:
+    if options.weights is not None and options.run is not None:
+        raise ValueError(f"give weights or run, not both; given {options.weights!r} and {str(options.run)!r}")
+    source = options.weights or options.run
+    if source is not None:
+        return load_model(source, options.arch)
+    if options.arch is None:
+        raise ValueError("name an architecture with --arch, or weights, or a run; none is given")
+    model = build_model(options.arch)
+    images = jnp.zeros((1, 32, 32, 3))
+    variables = jax.jit(lambda key: model.init(key, images, train=False))(jax.random.key(0))
+    return LoadedModel(model, dict(variables), {})
+
+
+def _first_kernel(variables: Any) -> Any:
+    """The kernel that sees the images."""
+    params = variables["params"]
+    return next(params[name]["kernel"] for name in ("conv1", "conv0", "features_0") if name in params)
+
+
+CARRIED_OUT: dict[type, Any] = {Inspect: inspect, Convert: convert, Export: export_network}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command line; gives the exit code: 2 for what cannot be done."""
+    try:
+        options: Any = parse_options(
+            Inspect | Convert | Export,  # type: ignore[arg-type]
+            arguments,
+            prog="python -m weights_flax",
+            description=DESCRIPTION,
+        )
+        CARRIED_OUT[type(options)](options)
+    except (ValueError, OSError) as error:
+        print(f"weights_flax: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
