@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 
 from layers_flax import (
     BatchNorm,
@@ -18,10 +19,14 @@ from layers_flax import (
     Dropout,
     Linear,
     Moments,
+    ScaleShift,
     avg_pool,
     check_images,
+    check_inference,
     check_positive,
     check_rate,
+    conv_norm,
+    forward_conv2d,
     global_avg_pool,
     he_normal_fan_in,
     max_pool,
@@ -42,6 +47,7 @@ class DenseLayer(nn.Module):
         bottleneck_width: the 1×1 convolution has bottleneck_width · k channels; None is no bottleneck.
         conv, norm, drop: the layers, with types, rate and `axis_name` bound by `functools.partial`; `drop` is behind
             each convolution, in training.
+        folded: a BatchNorm behind a convolution is part of it (`weights_flax.fold_batch_norm`).
     """
 
     growth_rate: int
@@ -49,14 +55,15 @@ class DenseLayer(nn.Module):
     conv: Callable[..., Any] = Conv
     norm: Callable[..., Any] = BatchNorm
     drop: Callable[..., Any] = partial(Dropout, 0.0)
+    folded: bool = False
 
     def setup(self):
         self.norm1 = self.norm()
         if self.bottleneck_width is None:
             self.conv1 = self.conv(self.growth_rate, 3)
         else:
-            self.conv1 = self.conv(self.bottleneck_width * self.growth_rate, 1)
-            self.norm2 = self.norm()
+            inner = self.bottleneck_width * self.growth_rate
+            self.conv1, self.norm2 = conv_norm(self.conv, self.norm, self.folded, inner, 1)
             self.conv2 = self.conv(self.growth_rate, 3)
         self.dropout = self.drop()
 
@@ -80,7 +87,7 @@ class DenseBlock(nn.Module):
 
     Attributes:
         size: number of layers.
-        growth_rate, bottleneck_width, conv, norm, drop: as in `DenseLayer`.
+        growth_rate, bottleneck_width, conv, norm, drop, folded: as in `DenseLayer`.
         remat: as in `DenseNet`.
     """
 
@@ -90,12 +97,13 @@ class DenseBlock(nn.Module):
     conv: Callable[..., Any] = Conv
     norm: Callable[..., Any] = BatchNorm
     drop: Callable[..., Any] = partial(Dropout, 0.0)
+    folded: bool = False
     remat: bool = False
 
     def setup(self):
         kind = nn.remat(DenseLayer, static_argnums=(2,)) if self.remat else DenseLayer
         for i in range(self.size):
-            layer = kind(self.growth_rate, self.bottleneck_width, self.conv, self.norm, self.drop)
+            layer = kind(self.growth_rate, self.bottleneck_width, self.conv, self.norm, self.drop, self.folded)
             setattr(self, f"denselayer{i + 1}", layer)
 
     @property
@@ -107,6 +115,8 @@ class DenseBlock(nn.Module):
         self, x: jax.Array, train: bool = False, moments: Moments | None = None
     ) -> tuple[jax.Array, Moments | None]:
         """The block's output and, in training, its batch statistics; `moments` are those of `x`, where known."""
+        if self.folded:
+            return self._fill(x), None
         parts = [x]
         for layer in self.layers:
             if train and moments is None:
@@ -120,6 +130,19 @@ class DenseBlock(nn.Module):
                     lambda old, added: jnp.concatenate([old, added]), moments, layer.norm1.moments(new)
                 )
         return jnp.concatenate(parts, -1) if self.remat else x, moments
+
+    def _fill(self, x: jax.Array) -> jax.Array:
+        """The block's output, for inference: made once, and each layer writes its features into their place.
+
+        Were they concatenated by each layer anew, copies would grow with the square of the number of layers.
+        """
+        channels = x.shape[-1]
+        features = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, self.size * self.growth_rate)))
+        for layer in self.layers:
+            new = layer(features[..., :channels], False)
+            features = lax.dynamic_update_slice_in_dim(features, new, channels, -1)
+            channels += self.growth_rate
+        return features
 
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """(batch, height, width, channels) to (batch, height, width, channels + size · growth_rate)."""
@@ -172,6 +195,8 @@ class DenseNet(nn.Module):
         dtype: the compute type; None is the promotion of images and parameters. Logits are at least float32.
         param_dtype: type of the parameters; BatchNorm's statistics are float32 or wider.
         axis_name: a mapped axis over which batch statistics are taken.
+        folded: for inference alone, as `weights_flax.fold_batch_norm` makes it: a BatchNorm behind a convolution is
+            part of it, any other is a scale and a shift.
 
     Raises:
         ValueError: an option's value is not allowed, or images are not of rank 4 or too small for the transitions.
@@ -191,6 +216,7 @@ class DenseNet(nn.Module):
     dtype: Any = None
     param_dtype: Any = jnp.float32
     axis_name: str | None = None
+    folded: bool = False
 
     def __post_init__(self):
         one_of("stem", self.stem_kind, STEMS)
@@ -205,26 +231,29 @@ class DenseNet(nn.Module):
 
     def setup(self):
         types: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        conv: Callable[..., Conv] = partial(Conv, kernel_init=he_normal_fan_in, **types)
-        norm: Callable[..., BatchNorm] = partial(
-            BatchNorm,
-            running_variance=self.running_variance,
-            frozen=self.frozen_batch_norm,
-            axis_name=self.axis_name,
-            **types,
-        )
+        convolve = forward_conv2d if self.folded else None
+        conv: Callable[..., Conv] = partial(Conv, kernel_init=he_normal_fan_in, convolve=convolve, **types)
+        norm: Callable[..., nn.Module] = partial(ScaleShift, **types)
+        if not self.folded:
+            norm = partial(
+                BatchNorm,
+                running_variance=self.running_variance,
+                frozen=self.frozen_batch_norm,
+                axis_name=self.axis_name,
+                **types,
+            )
         layers: dict[str, Any] = dict(conv=conv, norm=norm, drop=partial(Dropout, self.dropout, self.axis_name))
         features = self.stem_width or 2 * self.growth_rate
         if self.stem_kind == "imagenet":
-            self.conv0 = conv(features, 7, 2)
-            self.norm0 = norm()
+            self.conv0, self.norm0 = conv_norm(conv, norm, self.folded, features, 7, 2)
         else:
             self.conv0 = conv(features, 3)
         for i, size in enumerate(self.block_sizes):
             if i > 0:
                 features = int(features * self.compression)
                 setattr(self, f"transition{i}", Transition(features, **layers))
-            block = DenseBlock(size, self.growth_rate, self.bottleneck_width, remat=self.remat, **layers)
+            options: dict[str, Any] = dict(folded=self.folded, remat=self.remat)
+            block = DenseBlock(size, self.growth_rate, self.bottleneck_width, **options, **layers)
             setattr(self, f"denseblock{i + 1}", block)
             features += size * self.growth_rate
         self.norm5 = norm()
@@ -240,9 +269,15 @@ class DenseNet(nn.Module):
         """The transitions between the blocks; of a bound model."""
         return [getattr(self, f"transition{i}") for i in range(1, len(self.block_sizes))]
 
+    @nn.nowrap
+    def init(self, *args: Any, **kwargs: Any) -> Any:
+        """As Flax's `init`; a folded network gets an empty `batch_stats`, so that all serve alike."""
+        return {"batch_stats": {}, **super().init(*args, **kwargs)}
+
     def stem(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Images (batch, height, width, channels) to what the first block takes."""
         check_images(images.shape)
+        check_inference(self.folded, train)
         x = self.conv0(images)
         return max_pool(nn.relu(self.norm0(x, train)), 3, 2, padding=1) if self.stem_kind == "imagenet" else x
 
@@ -252,6 +287,7 @@ class DenseNet(nn.Module):
 
     def head(self, x: jax.Array, train: bool = False, moments: Moments | None = None) -> jax.Array:
         """The last stage's output to logits (batch, num_classes), float32 or wider."""
+        check_inference(self.folded, train)
         return self.classifier(global_avg_pool(nn.relu(self.norm5(x, train, moments))))
 
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
@@ -267,6 +303,7 @@ class DenseNet(nn.Module):
     def _grow(
         self, x: jax.Array, index: int, train: bool, moments: Moments | None = None
     ) -> tuple[jax.Array, Moments | None]:
+        check_inference(self.folded, train)
         if index > 0:
             x, moments = self.transitions[index - 1](x, train, moments), None
         return self.blocks[index].grow(x, train, moments)

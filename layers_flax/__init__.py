@@ -6,6 +6,8 @@ from layers_flax.conv import Conv, conv2d, subsample
 from layers_flax.counts import count_multiply_adds, count_parameters, multiply_adds_of
 from layers_flax.deepening import carry_over, check_deeper
 from layers_flax.dropout import Dropout, DropPath
+from layers_flax.folded import ScaleShift, check_inference, conv_norm
+from layers_flax.forward_conv import forward_conv2d
 from layers_flax.initializers import he_normal_fan_in, he_normal_fan_out, torch_linear
 from layers_flax.linear import Linear
 from layers_flax.pooling import adaptive_avg_pool, avg_pool, global_avg_pool, max_pool
@@ -18,17 +20,21 @@ __all__ = [
     "Dropout",
     "Linear",
     "Moments",
+    "ScaleShift",
     "adaptive_avg_pool",
     "avg_pool",
     "batch_moments",
     "carry_over",
     "check_deeper",
     "check_images",
+    "check_inference",
     "check_positive",
     "check_rate",
     "conv2d",
+    "conv_norm",
     "count_multiply_adds",
     "count_parameters",
+    "forward_conv2d",
     "global_avg_pool",
     "he_normal_fan_in",
     "he_normal_fan_out",

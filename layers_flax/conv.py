@@ -1,5 +1,6 @@
 """Two-dimensional convolution with PyTorch's padding, by the formulas that are fast for its shape on the CPU."""
 
+from collections.abc import Callable
 from functools import reduce
 from typing import Any
 
@@ -156,6 +157,7 @@ class Conv(nn.Module):
         dtype: the compute type; None is the promotion of input and parameters.
         param_dtype: the type of kernel and bias.
         kernel_init: initialiser of the kernel; the bias starts at zero.
+        convolve: `conv2d`, or another function that computes the same; None is `conv2d`.
     """
 
     features: int
@@ -167,6 +169,7 @@ class Conv(nn.Module):
     dtype: Any = None
     param_dtype: Any = jnp.float32
     kernel_init: Initializer = he_normal_fan_out
+    convolve: Callable[..., jax.Array] | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -178,5 +181,5 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype) if self.use_bias else None
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        y = conv2d(x, kernel, stride=self.stride, padding=self.padding, groups=self.groups)
+        y = (self.convolve or conv2d)(x, kernel, stride=self.stride, padding=self.padding, groups=self.groups)
         return y if bias is None else y + bias

@@ -16,6 +16,8 @@ def check_deeper(model: nn.Module, deeper: nn.Module, sizes: str, may_differ: Co
         sizes: the option that holds the number of blocks, stage by stage.
         may_differ: other options that change neither the variables nor what is computed of them.
     """
+    if getattr(model, "folded", False) or getattr(deeper, "folded", False):
+        raise ValueError("a folded network cannot be deepened; deepen the one it was folded from, and fold it again")
     if type(model) is not type(deeper):
         raise ValueError(f"a {type(model).__name__} goes into a deeper one; given a {type(deeper).__name__}")
     for name in (field.name for field in fields(model)):

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import jax
 from flax import linen as nn
 
-from layers_flax import BatchNorm, Conv, DropPath, one_of
+from layers_flax import BatchNorm, Conv, DropPath, conv_norm, one_of
 from resnet_flax.shortcut import shortcut
 
 STRIDES = ("v1.5", "v1")
@@ -23,6 +23,7 @@ class BasicBlock(nn.Module):
         zero_init: start the last scale of F at zero, so that the block starts as its shortcut (Goyal 2017).
         conv, norm: the layers, with types and `axis_name` bound by `functools.partial`.
         drop: the layer that drops F in training, with its rate bound (`layers_flax.DropPath`).
+        folded: each BatchNorm is part of the convolution before it (`weights_flax.fold_batch_norm`).
     """
 
     features: int
@@ -32,17 +33,17 @@ class BasicBlock(nn.Module):
     conv: Callable[..., Any] = Conv
     norm: Callable[..., Any] = BatchNorm
     drop: Callable[..., Any] = partial(DropPath, 0.0)
+    folded: bool = False
 
     expansion: ClassVar[int] = 1
     pre_activation: ClassVar[bool] = False
 
     def setup(self):
-        self.conv1 = self.conv(self.features, 3, self.stride)
-        self.bn1 = self.norm()
-        self.conv2 = self.conv(self.features, 3)
-        self.bn2 = self.norm(scale_init=last_scale(self.zero_init))
+        normed = partial(conv_norm, self.conv, self.norm, self.folded)
+        self.conv1, self.bn1 = normed(self.features, 3, self.stride)
+        self.conv2, self.bn2 = normed(self.features, 3, scale_init=last_scale(self.zero_init))
         self.drop_path = self.drop()
-        self.downsample = [self.conv(self.features, 1, self.stride), self.norm()]
+        self.downsample = normed(self.features, 1, self.stride)
 
     def branches(self, x: jax.Array, train: bool = False) -> tuple[jax.Array | float, jax.Array]:
         """The shortcut of x and the residual F(x), before they are added."""
@@ -65,7 +66,7 @@ class BottleneckBlock(nn.Module):
         groups, width_per_group: the 3×3 convolution has features · width_per_group / 64 · groups channels in
             `groups` groups (Xie 2017, figure 3c; Zagoruyko 2016 has one wide group).
         bottleneck_stride: "v1.5" or "v1".
-        shortcut, zero_init, conv, norm, drop: as in `BasicBlock`.
+        shortcut, zero_init, conv, norm, drop, folded: as in `BasicBlock`.
     """
 
     features: int
@@ -78,6 +79,7 @@ class BottleneckBlock(nn.Module):
     conv: Callable[..., Any] = Conv
     norm: Callable[..., Any] = BatchNorm
     drop: Callable[..., Any] = partial(DropPath, 0.0)
+    folded: bool = False
 
     expansion: ClassVar[int] = 4
     pre_activation: ClassVar[bool] = False
@@ -85,14 +87,12 @@ class BottleneckBlock(nn.Module):
     def setup(self):
         inner = self.features * self.width_per_group // 64 * self.groups
         first, second = bottleneck_strides(self.bottleneck_stride, self.stride)
-        self.conv1 = self.conv(inner, 1, first)
-        self.bn1 = self.norm()
-        self.conv2 = self.conv(inner, 3, second, groups=self.groups)
-        self.bn2 = self.norm()
-        self.conv3 = self.conv(4 * self.features, 1)
-        self.bn3 = self.norm(scale_init=last_scale(self.zero_init))
+        normed = partial(conv_norm, self.conv, self.norm, self.folded)
+        self.conv1, self.bn1 = normed(inner, 1, first)
+        self.conv2, self.bn2 = normed(inner, 3, second, groups=self.groups)
+        self.conv3, self.bn3 = normed(4 * self.features, 1, scale_init=last_scale(self.zero_init))
         self.drop_path = self.drop()
-        self.downsample = [self.conv(4 * self.features, 1, self.stride), self.norm()]
+        self.downsample = normed(4 * self.features, 1, self.stride)
 
     def branches(self, x: jax.Array, train: bool = False) -> tuple[jax.Array | float, jax.Array]:
         """The shortcut of x and the residual F(x), before they are added."""

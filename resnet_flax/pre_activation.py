@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import jax
 from flax import linen as nn
 
-from layers_flax import BatchNorm, Conv, DropPath
+from layers_flax import BatchNorm, Conv, DropPath, conv_norm
 from resnet_flax.blocks import bottleneck_strides
 from resnet_flax.shortcut import keeps_shape, shortcut
 
@@ -29,6 +29,7 @@ class PreActBasicBlock(nn.Module):
             follows has no gradient there.)
         conv, norm: the layers, with types and `axis_name` bound by `functools.partial`.
         drop: the layer that drops F in training, with its rate bound (`layers_flax.DropPath`).
+        folded: a BatchNorm behind a convolution is part of it (`weights_flax.fold_batch_norm`).
     """
 
     features: int
@@ -39,14 +40,14 @@ class PreActBasicBlock(nn.Module):
     conv: Callable[..., Any] = Conv
     norm: Callable[..., Any] = BatchNorm
     drop: Callable[..., Any] = partial(DropPath, 0.0)
+    folded: bool = False
 
     expansion: ClassVar[int] = 1
     pre_activation: ClassVar[bool] = True
 
     def setup(self):
         self.bn1 = self.norm()
-        self.conv1 = self.conv(self.features, 3, self.stride)
-        self.bn2 = self.norm()
+        self.conv1, self.bn2 = conv_norm(self.conv, self.norm, self.folded, self.features, 3, self.stride)
         self.conv2 = last_conv(self.conv, self.zero_init)(self.features, 3)
         self.drop_path = self.drop()
         self.downsample = [self.conv(self.features, 1, self.stride)]
@@ -69,7 +70,7 @@ class PreActBottleneckBlock(nn.Module):
     Attributes:
         features: a quarter of the channels out.
         groups, width_per_group, bottleneck_stride: as in `BottleneckBlock`.
-        stride, activated, shortcut, zero_init, conv, norm, drop: as in `PreActBasicBlock`.
+        stride, activated, shortcut, zero_init, conv, norm, drop, folded: as in `PreActBasicBlock`.
     """
 
     features: int
@@ -83,6 +84,7 @@ class PreActBottleneckBlock(nn.Module):
     conv: Callable[..., Any] = Conv
     norm: Callable[..., Any] = BatchNorm
     drop: Callable[..., Any] = partial(DropPath, 0.0)
+    folded: bool = False
 
     expansion: ClassVar[int] = 4
     pre_activation: ClassVar[bool] = True
@@ -90,11 +92,10 @@ class PreActBottleneckBlock(nn.Module):
     def setup(self):
         inner = self.features * self.width_per_group // 64 * self.groups
         first, second = bottleneck_strides(self.bottleneck_stride, self.stride)
+        normed = partial(conv_norm, self.conv, self.norm, self.folded)
         self.bn1 = self.norm()
-        self.conv1 = self.conv(inner, 1, first)
-        self.bn2 = self.norm()
-        self.conv2 = self.conv(inner, 3, second, groups=self.groups)
-        self.bn3 = self.norm()
+        self.conv1, self.bn2 = normed(inner, 1, first)
+        self.conv2, self.bn3 = normed(inner, 3, second, groups=self.groups)
         self.conv3 = last_conv(self.conv, self.zero_init)(4 * self.features, 1)
         self.drop_path = self.drop()
         self.downsample = [self.conv(4 * self.features, 1, self.stride)]

@@ -14,9 +14,13 @@ from layers_flax import (
     Conv,
     DropPath,
     Linear,
+    ScaleShift,
     check_images,
+    check_inference,
     check_positive,
     check_rate,
+    conv_norm,
+    forward_conv2d,
     global_avg_pool,
     max_pool,
     one_of,
@@ -62,6 +66,8 @@ class ResNet(nn.Module):
         dtype: the compute type; None is the promotion of images and parameters. Logits are at least float32.
         param_dtype: type of the parameters; BatchNorm's statistics are float32 or wider.
         axis_name: a mapped axis over which batch statistics are taken.
+        folded: for inference alone, as `weights_flax.fold_batch_norm` makes it: a BatchNorm behind a convolution is
+            part of it, any other is a scale and a shift.
 
     Raises:
         ValueError: an option's value is not allowed, or images are not of rank 4.
@@ -86,6 +92,7 @@ class ResNet(nn.Module):
     dtype: Any = None
     param_dtype: Any = jnp.float32
     axis_name: str | None = None
+    folded: bool = False
 
     def __post_init__(self):
         one_of("stem", self.stem_kind, STEMS)
@@ -105,19 +112,22 @@ class ResNet(nn.Module):
 
     def setup(self):
         types: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        conv: Callable[..., Conv] = partial(Conv, **types)
-        norm: Callable[..., BatchNorm] = partial(
-            BatchNorm,
-            running_variance=self.running_variance,
-            frozen=self.frozen_batch_norm,
-            axis_name=self.axis_name,
-            **types,
-        )
+        conv: Callable[..., Conv] = partial(Conv, convolve=forward_conv2d if self.folded else None, **types)
+        norm: Callable[..., nn.Module] = partial(ScaleShift, **types)
+        if not self.folded:
+            norm = partial(
+                BatchNorm,
+                running_variance=self.running_variance,
+                frozen=self.frozen_batch_norm,
+                axis_name=self.axis_name,
+                **types,
+            )
         stem_width = self.stem_width or self.width
-        self.conv1 = conv(stem_width, 7, 2) if self.stem_kind == "imagenet" else conv(stem_width, 3)
-        self.bn1 = norm()
+        window = (7, 2) if self.stem_kind == "imagenet" else (3, 1)
+        self.conv1, self.bn1 = conv_norm(conv, norm, self.folded, stem_width, *window)
         conv = partial(conv, padding=PADDINGS[self.padding][0])
-        options: dict[str, Any] = dict(shortcut=self.shortcut, zero_init=self.zero_init, conv=conv, norm=norm)
+        options: dict[str, Any] = dict(shortcut=self.shortcut, zero_init=self.zero_init)
+        options |= dict(conv=conv, norm=norm, folded=self.folded)
         if self.block.expansion > 1:
             options |= dict(groups=self.groups, width_per_group=self.width_per_group)
             options |= dict(bottleneck_stride=self.bottleneck_stride)
@@ -140,20 +150,28 @@ class ResNet(nn.Module):
         """The blocks of each stage; of a bound model."""
         return [getattr(self, f"layer{i + 1}") for i in range(len(self.stage_sizes))]
 
+    @nn.nowrap
+    def init(self, *args: Any, **kwargs: Any) -> Any:
+        """As Flax's `init`; a folded network gets an empty `batch_stats`, so that all serve alike."""
+        return {"batch_stats": {}, **super().init(*args, **kwargs)}
+
     def stem(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Images (batch, height, width, channels) to what the first stage takes."""
         check_images(images.shape)
+        check_inference(self.folded, train)
         x = nn.relu(self.bn1(self.conv1(images), train))
         return max_pool(x, 3, 2, PADDINGS[self.padding][1]) if self.stem_kind == "imagenet" else x
 
     def stage(self, x: jax.Array, index: int, train: bool = False) -> jax.Array:
         """The output of stage `index`, counted from 0, for its input."""
+        check_inference(self.folded, train)
         for block in self.stages[index]:
             x = block(x, train)
         return x
 
     def head(self, x: jax.Array, train: bool = False) -> jax.Array:
         """The last stage's output to logits (batch, num_classes), float32 or wider."""
+        check_inference(self.folded, train)
         if self.block.pre_activation:
             x = nn.relu(self.norm(x, train))
         return self.fc(global_avg_pool(x))

@@ -1,6 +1,6 @@
 """VGG (Simonyan 2015, table 1): stacks of 3×3 convolutions, with and without BatchNorm."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,8 +15,11 @@ from layers_flax import (
     Linear,
     adaptive_avg_pool,
     check_images,
+    check_inference,
     check_positive,
     check_rate,
+    conv_norm,
+    forward_conv2d,
     max_pool,
 )
 
@@ -34,7 +37,7 @@ class VGG(nn.Module):
         num_classes: width of the logits.
         width: channels of the first stage; each stage doubles them, up to 8 · width.
         dropout: rate behind the first two dense layers, in training.
-        frozen_batch_norm, running_variance, dtype, param_dtype, axis_name: as in `ResNet`.
+        frozen_batch_norm, running_variance, dtype, param_dtype, axis_name, folded: as in `ResNet`.
 
     Raises:
         ValueError: an option's value is not allowed, or images are not of rank 4 or under 32 pixels.
@@ -50,6 +53,7 @@ class VGG(nn.Module):
     dtype: Any = None
     param_dtype: Any = jnp.float32
     axis_name: str | None = None
+    folded: bool = False
 
     def __post_init__(self):
         for name in ("num_classes", "width"):
@@ -59,6 +63,8 @@ class VGG(nn.Module):
 
     def setup(self):
         types: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        convolve = forward_conv2d if self.folded else None
+        conv: Callable[..., Conv] = partial(Conv, use_bias=True, convolve=convolve, **types)
         norm = partial(
             BatchNorm,
             running_variance=self.running_variance,
@@ -71,8 +77,8 @@ class VGG(nn.Module):
         for i, size in enumerate(self.stage_sizes):
             channels = min(self.width * 2**i, 8 * self.width)
             for _ in range(size):
-                features.append(Conv(channels, 3, use_bias=True, **types))
-                features += [norm(), nn.relu] if self.batch_norm else [nn.relu]
+                layers = conv_norm(conv, norm, self.folded, channels, 3) if self.batch_norm else [conv(channels, 3)]
+                features += [*layers, nn.relu]
             features.append(partial(max_pool, window=2))
             ends.append(len(features))
         self.features, self.ends = features, ends
@@ -89,16 +95,19 @@ class VGG(nn.Module):
     def stem(self, images: jax.Array, train: bool = False) -> jax.Array:
         """The images themselves: VGG begins with its first stage."""
         check_images(images.shape)
+        check_inference(self.folded, train)
         return images
 
     def stage(self, x: jax.Array, index: int, train: bool = False) -> jax.Array:
         """The output of stage `index`, counted from 0, behind its max pool."""
+        check_inference(self.folded, train)
         for layer in self.features[self.ends[index] : self.ends[index + 1]]:
             x = layer(x, train) if isinstance(layer, BatchNorm) else layer(x)
         return x
 
     def head(self, x: jax.Array, train: bool = False) -> jax.Array:
         """The last stage's output to logits (batch, num_classes), float32 or wider."""
+        check_inference(self.folded, train)
         x = adaptive_avg_pool(x, 7)
         # PyTorch flattens channels first; the first dense layer's rows are in that order.
         x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)

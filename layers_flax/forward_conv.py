@@ -1,0 +1,52 @@
+"""The convolutions of a network for inference: the formulas that are fast forward, for its shape, on the CPU."""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from layers_flax.conv import conv2d
+
+
+def forward_conv2d(
+    x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: int | str | None = None, groups: int = 1
+) -> jax.Array:
+    """What `conv2d` computes, of the same arguments, where no gradient of the kernel is to be taken.
+
+    XLA gives convolutions on the CPU to a library that runs those to 64 channels or fewer on a single core; what it
+    makes itself of a convolution whose output is larger than its input runs on all cores.
+    """
+    size, inputs, outputs = kernel.shape[0], x.shape[-1], kernel.shape[-1]
+    usual = size % 2 == 1 and size == kernel.shape[1] and padding in (None, size // 2) and min(x.shape[1:3]) > 2
+    if jax.default_backend() == "cpu" and usual and groups == 1 and size > 1:
+        if stride == 1 and outputs <= 64:
+            return _with_a_row_too_many(x, kernel)
+        if stride == 2 and inputs < 8 and x.shape[2] % 2 == 0:
+            return _of_pairs_of_pixels(x, kernel)
+    return conv2d(x, kernel, stride=stride, padding=padding, groups=groups)
+
+
+def _with_a_row_too_many(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The convolution of stride 1 that keeps the size, computed one row further down; that row is dropped."""
+    pad = kernel.shape[0] // 2
+    return _convolve(x, kernel, (1, 1), [(pad, pad + 1), (pad, pad)])[:, :-1]
+
+
+def _of_pairs_of_pixels(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The convolution of stride 2 of few channels, as a stem's: one of stride 1 along the width, of pairs of pixels.
+
+    Of the output's columns the last, one too many, is dropped.
+    """
+    batch, height, width, inputs = x.shape
+    size, _, _, outputs = kernel.shape
+    # The taps from -(size // 2) to size // 2 begin with the second pixel of a pair, or end with the first of one.
+    odd = size // 2 % 2
+    kernel = jnp.pad(kernel, ((0, 0), (odd, 1 - odd), (0, 0), (0, 0)))
+    pairs = x.reshape(batch, height, width // 2, 2 * inputs)
+    kernel = kernel.reshape(size, (size + 1) // 2, 2 * inputs, outputs)
+    before = (size // 2 + 1) // 2
+    pads = [(size // 2, size // 2), (before, kernel.shape[1] - before)]
+    return _convolve(pairs, kernel, (2, 1), pads)[:, :, :-1]
+
+
+def _convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], pads: list[tuple[int, int]]) -> jax.Array:
+    return lax.conv_general_dilated(x, kernel, strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
