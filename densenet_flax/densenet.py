@@ -288,7 +288,19 @@ class DenseNet(nn.Module):
     def head(self, x: jax.Array, train: bool = False, moments: Moments | None = None) -> jax.Array:
         """The last stage's output to logits (batch, num_classes), float32 or wider."""
         check_inference(self.folded, train)
-        return self.classifier(global_avg_pool(nn.relu(self.norm5(x, train, moments))))
+        return self.classify(self.pool(self.last_map(x, train, moments)))
+
+    def last_map(self, x: jax.Array, train: bool = False, moments: Moments | None = None) -> jax.Array:
+        """The last stage's output as it is pooled: normalised and activated."""
+        return nn.relu(self.norm5(x, train, moments))
+
+    def pool(self, x: jax.Array) -> jax.Array:
+        """The last map to what is classified, its mean over all pixels: (batch, channels), float32 or wider."""
+        return global_avg_pool(x)
+
+    def classify(self, x: jax.Array) -> jax.Array:
+        """(batch, channels) to logits."""
+        return self.classifier(x)
 
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Images (batch, height, width, channels) to logits (batch, num_classes), float32 or wider.

@@ -172,9 +172,19 @@ class ResNet(nn.Module):
     def head(self, x: jax.Array, train: bool = False) -> jax.Array:
         """The last stage's output to logits (batch, num_classes), float32 or wider."""
         check_inference(self.folded, train)
-        if self.block.pre_activation:
-            x = nn.relu(self.norm(x, train))
-        return self.fc(global_avg_pool(x))
+        return self.classify(self.pool(self.last_map(x, train)))
+
+    def last_map(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """The last stage's output as it is pooled: of a pre-activation network normalised and activated."""
+        return nn.relu(self.norm(x, train)) if self.block.pre_activation else x
+
+    def pool(self, x: jax.Array) -> jax.Array:
+        """The last map to what is classified, its mean over all pixels: (batch, channels), float32 or wider."""
+        return global_avg_pool(x)
+
+    def classify(self, x: jax.Array) -> jax.Array:
+        """(batch, channels) to logits."""
+        return self.fc(x)
 
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Images (batch, height, width, channels) to logits (batch, num_classes), float32 or wider.

@@ -108,9 +108,20 @@ class VGG(nn.Module):
     def head(self, x: jax.Array, train: bool = False) -> jax.Array:
         """The last stage's output to logits (batch, num_classes), float32 or wider."""
         check_inference(self.folded, train)
+        return self.classify(self.pool(self.last_map(x)), train)
+
+    def last_map(self, x: jax.Array) -> jax.Array:
+        """The last stage's output as it is pooled: it is activated already."""
+        return x
+
+    def pool(self, x: jax.Array) -> jax.Array:
+        """The last map to what is classified, 7×7 means side by side: (batch, 49 · channels)."""
         x = adaptive_avg_pool(x, 7)
         # PyTorch flattens channels first; the first dense layer's rows are in that order.
-        x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
+        return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
+
+    def classify(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """(batch, 49 · channels) to logits, by the dense layers."""
         for layer in self.classifier:
             x = layer(x, train) if isinstance(layer, Dropout) else layer(x)
         return x

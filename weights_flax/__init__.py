@@ -1,22 +1,34 @@
 """Weights and models, in and out of files, and what one does with a trained network."""
 
+from weights_flax.activation_maps import class_activation_map, grad_cam
 from weights_flax.archs import ARCHS, FAMILIES, build_model, from_torch, to_torch
 from weights_flax.export import export
+from weights_flax.features import FeatureInfo, feature_info, features
 from weights_flax.fold import fold_batch_norm
 from weights_flax.load import LoadedModel, load_model, load_weights, read_card
+from weights_flax.pictures import draw_activation_maps, draw_filters
 from weights_flax.save import save_weights
+from weights_flax.summary import summary
 
 __all__ = [
     "ARCHS",
     "FAMILIES",
+    "FeatureInfo",
     "LoadedModel",
     "build_model",
+    "class_activation_map",
+    "draw_activation_maps",
+    "draw_filters",
     "export",
+    "feature_info",
+    "features",
     "fold_batch_norm",
     "from_torch",
+    "grad_cam",
     "load_model",
     "load_weights",
     "read_card",
     "save_weights",
+    "summary",
     "to_torch",
 ]

@@ -2,7 +2,8 @@
 
 `tests/golden/ARCH.json` lists a state dict's names and shapes in torchvision's order; `ARCH.npz` holds, in float64:
 logits in eval and train mode, the loss, the norm and one random projection of each gradient, and the sums of the
-running statistics after one forward pass in train mode.
+running statistics after one forward pass in train mode. What is in `ARCH_features.npz` is said where it is made, in
+`make_features.py`.
 """
 
 import json
@@ -15,10 +16,10 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 LABELS = np.array([3, 141, 592, 653])
 
 
-def load(arch):
-    """The manifest [(name, shape)] and the arrays of one architecture."""
+def load(arch, kind=""):
+    """The manifest [(name, shape)] and the arrays of one architecture; of `kind` "_features" those of its features."""
     manifest = json.loads((GOLDEN / f"{arch}.json").read_text())["manifest"]
-    with np.load(GOLDEN / f"{arch}.npz") as arrays:
+    with np.load(GOLDEN / f"{arch}{kind}.npz") as arrays:
         return [(name, tuple(shape)) for name, shape in manifest], dict(arrays)
 
 
@@ -69,3 +70,12 @@ def flax_tensor(path, shape):
 def small_images():
     """(16, 32, 32, 3) float64."""
     return np.random.default_rng(20151210).standard_normal((16, 32, 32, 3))
+
+
+def projections(name, x):
+    """Two projections of a map (batch, height, width, channels), which together see every value and its place."""
+    by_pixel, by_channel = probe(f"{name} pixels", x.shape[1:3]), probe(f"{name} channels", x.shape[3:])
+    return {
+        f"{name}_channels": np.einsum("bhwc,hw->bc", x, by_pixel),
+        f"{name}_pixels": np.einsum("bhwc,c->bhw", x, by_channel),
+    }

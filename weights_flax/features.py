@@ -1,0 +1,139 @@
+"""What a network sees of images, part by part, and the sizes of the maps it makes."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from densenet_flax import DenseNet
+from layers_flax import one_of
+from resnet_flax import VGG, ResNet
+
+
+@dataclass(frozen=True)
+class FeatureInfo:
+    """A map that a network makes.
+
+    Attributes:
+        name: "stem", "stage0", …: its name in `features`.
+        channels: of the map.
+        stride: pixels of the image from one pixel of the map to the next, along both axes.
+        height, width: of the map.
+    """
+
+    name: str
+    channels: int
+    stride: int
+    height: int
+    width: int
+
+
+def features(
+    model: nn.Module, variables: Mapping[str, Any], images: jax.Array, *, stop_at: str | None = None
+) -> dict[str, jax.Array]:
+    """The output of each part of a network in evaluation.
+
+    Under `jax.jit` the model and `stop_at` are static: `jax.jit(partial(features, model, stop_at="stage2"))`.
+
+    Args:
+        model: a `ResNet`, `PlainNet`, `VGG` or `DenseNet` with any options.
+        variables: {"params", "batch_stats"} of it.
+        images: (batch, height, width, channels) of any size that the network takes.
+        stop_at: the name of the last output that is wanted; what comes behind it is not computed.
+
+    Returns:
+        In the order in which they are computed, of the model's compute type:
+        "stem": (batch, height, width, channels), what the first stage takes; of a VGG the images themselves.
+        "stage0", "stage1", …: (batch, height, width, channels), what each stage makes. A DenseNet's stage i > 0 is
+            transition i and dense block i + 1; a VGG's ends with its max pool.
+        "pooled": what the classifier takes: (batch, channels), float32 or wider, the mean over the pixels of the last
+            map, normalised and activated first in a DenseNet or a pre-activation network; of a VGG (batch,
+            49 · channels), 7×7 means, channel by channel.
+        "logits": (batch, num_classes), float32 or wider.
+
+    Raises:
+        ValueError: the model is of another kind, `stop_at` is none of the names, or the images do not fit.
+    """
+    one_of("feature", stop_at, (None, *feature_names(model)))
+
+    def forward(bound: Any, images: jax.Array) -> dict[str, jax.Array]:
+        found = {}
+        for name, value in _outputs(bound, images):
+            found[name] = value
+            if name == stop_at:
+                break
+        return found
+
+    return apply_part(model, variables, forward, images)
+
+
+def feature_info(model: nn.Module, image_shape: Sequence[int] = (224, 224, 3)) -> tuple[FeatureInfo, ...]:
+    """The maps of a network, from the stem to the last stage, as detection and segmentation need to know them.
+
+    By shape alone: nothing is computed, no memory is taken.
+
+    Args:
+        model: as in `features`.
+        image_shape: (height, width, channels); strides and channels do not depend on height and width.
+
+    Raises:
+        ValueError: the model is of another kind, or the images are too small for it.
+    """
+    last = f"stage{stage_count(model) - 1}"
+    # Sizes are rounded up or down at each stride. Of images whose size all strides divide they are not.
+    even = 64 * 2 ** stage_count(model)
+    variables = variables_by_shape(model, image_shape)
+    maps, even_maps = (
+        jax.eval_shape(partial(features, model, stop_at=last), variables, image_by_shape(shape))
+        for shape in (image_shape, (even, even, *image_shape[2:]))
+    )
+    found = []
+    for name, x in maps.items():
+        _, height, width, channels = x.shape
+        found.append(FeatureInfo(name, channels, even // even_maps[name].shape[1], height, width))
+    return tuple(found)
+
+
+def apply_part(
+    model: nn.Module, variables: Mapping[str, Any], method: str | Callable[..., Any], *arguments: Any
+) -> Any:
+    """What a method of the model, or a function of the bound model, makes of `arguments` in evaluation."""
+    return model.apply(variables, *arguments, method=method)
+
+
+def feature_names(model: nn.Module) -> tuple[str, ...]:
+    """The names of `features`, in their order."""
+    return ("stem", *(f"stage{index}" for index in range(stage_count(model))), "pooled", "logits")
+
+
+def stage_count(model: nn.Module) -> int:
+    """How many stages a network has. Raises ValueError if it is of neither family."""
+    if not isinstance(model, ResNet | VGG | DenseNet):
+        raise ValueError(f"a model must be a ResNet, PlainNet, VGG or DenseNet; given {type(model).__name__}")
+    return len(model.block_sizes if isinstance(model, DenseNet) else model.stage_sizes)
+
+
+def image_by_shape(image_shape: Sequence[int]) -> jax.ShapeDtypeStruct:
+    """A batch of one image of `image_shape`, (height, width, channels), of which only shape and type are there."""
+    return jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+
+
+def variables_by_shape(model: nn.Module, image_shape: Sequence[int]) -> Mapping[str, Any]:
+    """The shapes and types of a model's variables."""
+    return jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image_by_shape(image_shape))
+
+
+def _outputs(bound: Any, images: jax.Array) -> Iterator[tuple[str, jax.Array]]:
+    """The parts of a bound model, each run when it is asked for."""
+    x = bound.stem(images)
+    yield "stem", x
+    for index in range(stage_count(bound)):
+        x = bound.stage(x, index)
+        yield f"stage{index}", x
+    x = bound.pool(bound.last_map(x))
+    yield "pooled", x
+    yield "logits", bound.classify(x)

@@ -1,0 +1,145 @@
+"""A network as a table of its parts: output shapes, parameters, multiply-adds, memory."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from typing import Any
+
+import jax
+from flax import linen as nn
+from flax.traverse_util import flatten_dict
+from jax.extend import core
+
+from layers_flax import check_positive, multiply_adds_of
+from weights_flax.features import image_by_shape, stage_count, variables_by_shape
+
+COLUMNS = ("part", "output", "parameters", "multiply-adds")
+
+
+@dataclass
+class Row:
+    """A part of a network: a stage, a block, a layer.
+
+    Attributes:
+        shape: of its output for one image: (height, width, channels) or (channels,).
+        bytes: of its output for one image.
+        parameters, multiply_adds: of all that is in it.
+        is_layer: it has parameters of its own.
+    """
+
+    shape: tuple[int, ...] = ()
+    bytes: int = 0
+    parameters: int = 0
+    multiply_adds: int = 0
+    is_layer: bool = False
+
+
+def summary(model: nn.Module, image_shape: Sequence[int] = (224, 224, 3), *, depth: int = 2) -> str:
+    """A table of a network's parts in evaluation, and what it takes of memory.
+
+    By shape alone: nothing is computed, no memory is taken. Parameters are the trainable ones; multiply-adds are those
+    of convolutions and dense layers, for one image. Activations are the outputs of all layers that have parameters,
+    for one image: what the forward pass makes, whether or not a compiler keeps all of it. 1 MB is 10⁶ bytes.
+
+    Args:
+        model: a `ResNet`, `PlainNet`, `VGG` or `DenseNet` with any options.
+        image_shape: (height, width, channels).
+        depth: how far parts are taken apart: 1, stem, stages and head; 2, their blocks; 3, what is in the blocks: the
+            layers of a ResNet, the dense layers of a DenseNet, whose convolutions are 4.
+
+    Returns:
+        Lines of at most 100 characters.
+
+    Raises:
+        ValueError: the model is of another kind, the depth is not positive, or the images are too small for it.
+    """
+    check_positive("depth", depth)
+    rows = table(model, image_shape)
+    whole, leaves = rows[()], jax.tree.leaves(variables_by_shape(model, image_shape)["params"])
+    cells = [COLUMNS]
+    cells += [_cells("  " * (len(path) - 1) + path[-1], row) for path, row in rows.items() if 0 < len(path) <= depth]
+    cells.append(_cells("total", whole))
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in cells]
+    rule = "─" * len(lines[0])
+    memory = {
+        "parameters": sum(leaf.size * leaf.dtype.itemsize for leaf in leaves),
+        "activations": sum(row.bytes for row in rows.values() if row.is_layer),
+    }
+    notes = [f"{name:<11}  {size / 1e6:>10,.2f} MB" for name, size in memory.items()]
+    title = f"{type(model).__name__} for images of {_sizes(image_shape)}"
+    return "\n".join([title, rule, lines[0], rule, *lines[1:-1], rule, lines[-1], rule, *notes])
+
+
+def table(model: nn.Module, image_shape: Sequence[int] = (224, 224, 3)) -> dict[tuple[str, ...], Row]:
+    """The parts of a network by their place, in the order in which they are run; () is the whole.
+
+    A place begins with "stem", "stage0", … or "head"; modules follow by name, and pools, which have none, by what they
+    are: ("stage1", "transition1", "avg_pool_2x2_2"). Arguments and errors as in `summary`.
+    """
+    stage_count(model)
+    options = {"remat": False} if hasattr(model, "remat") else {}  # it hides a block's layers in one operation
+    model = model.clone(**options, axis_name=None, parent=None, name=None)
+    variables = variables_by_shape(model, image_shape)
+    parameters = {path[:-1]: 0 for path in flatten_dict(variables["params"])}
+    for path, leaf in flatten_dict(variables["params"]).items():
+        parameters[path[:-1]] += prod(leaf.shape)
+    modules = {path[:end] for path in parameters for end in range(1, len(path) + 1)}
+
+    forward = partial(model.apply, method=_by_part)
+    rows: dict[tuple[str, ...], Row] = {(): Row()}
+    for equation in jax.make_jaxpr(forward)(variables, image_by_shape(image_shape)).eqns:
+        place = _place(equation, modules)
+        out: Any = equation.outvars[0].aval
+        for part in _from_the_whole(place):
+            if part not in rows:
+                own = parameters.get(part[1:], 0) if len(part) > 1 else 0
+                rows[part] = Row(is_layer=own > 0)
+                for above in _from_the_whole(part):
+                    rows[above].parameters += own
+            rows[part].multiply_adds += multiply_adds_of(equation)
+            # The last operation of a part makes its output.
+            rows[part].shape, rows[part].bytes = out.shape[1:], prod(out.shape) * out.dtype.itemsize
+    return rows
+
+
+def _by_part(bound: Any, x: jax.Array) -> jax.Array:
+    """The whole network, each of its parts under its name."""
+    with jax.named_scope("stem"):
+        x = bound.stem(x)
+    for index in range(stage_count(bound)):
+        with jax.named_scope(f"stage{index}"):
+            x = bound.stage(x, index)
+    with jax.named_scope("head"):
+        return bound.head(x)
+
+
+def _place(equation: core.JaxprEqn, modules: set[tuple[str, ...]]) -> tuple[str, ...]:
+    """The part, the modules and the pool that an operation belongs to.
+
+    They are in the scopes of its name, "ResNet/stem/ResNet.stem/bn1", between methods of the network and of modules,
+    "layer1_0/layer1_0.branches/conv1", and whatever else a function calls its scope.
+    """
+    scopes = str(equation.source_info.name_stack).split("/")
+    part = next(scope for scope in scopes if scope in ("stem", "head") or scope.startswith("stage"))
+    path: tuple[str, ...] = ()
+    for scope in scopes:
+        if (module := (*path, scope.split(".")[0])) in modules:
+            path = module
+        elif "_pool" in scope:
+            path = (*path, scope)
+            break
+    return (part, *path)
+
+
+def _from_the_whole(place: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    return (place[:end] for end in range(len(place) + 1))
+
+
+def _cells(name: str, row: Row) -> tuple[str, str, str, str]:
+    return name, _sizes(row.shape), f"{row.parameters:,}", f"{row.multiply_adds:,}"
+
+
+def _sizes(shape: Sequence[int]) -> str:
+    return " × ".join(map(str, shape))
