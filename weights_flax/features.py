@@ -1,5 +1,6 @@
 """What a network sees of images, part by part, and the sizes of the maps it makes."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -61,7 +62,7 @@ def features(
     one_of("feature", stop_at, (None, *feature_names(model)))
 
     def forward(bound: Any, images: jax.Array) -> dict[str, jax.Array]:
-        found = {}
+        found: dict[str, jax.Array] = OrderedDict()  # what jit makes of a plain dict is sorted by name
         for name, value in _outputs(bound, images):
             found[name] = value
             if name == stop_at:
