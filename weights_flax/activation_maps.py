@@ -37,14 +37,14 @@ def class_activation_map(
     """
     count = stage_count(model)
     if isinstance(model, VGG):
-        raise ValueError("class activation maps need a network that classifies the mean of a map; VGG: use grad_cam")
+        raise ValueError(
+            "a class activation map is of a network that classifies the mean of a map; VGG does not: use grad_cam"
+        )
     stage = f"stage{count - 1}"
+    given = None if classes is None else _one_each(classes, len(images), model)
     x = features(model, variables, images, stop_at=stage)[stage]
     x = apply_part(model, variables, "last_map", x)
-    if classes is None:
-        chosen = apply_part(model, variables, _classify, x).argmax(-1)
-    else:
-        chosen = _one_each(classes, len(images), model)
+    chosen = apply_part(model, variables, _classify, x).argmax(-1) if given is None else given
     kernel = variables["params"]["classifier" if isinstance(model, DenseNet) else "fc"]["kernel"]
     dtype = jnp.promote_types(jnp.result_type(x, kernel), jnp.float32)
     return jnp.einsum("bhwk,kb->bhw", x.astype(dtype), kernel.astype(dtype)[:, chosen])
@@ -73,16 +73,16 @@ def grad_cam(
     if not -count <= stage < count:
         raise ValueError(f"stage must be from {-count} to {count - 1}; given {stage!r}")
     index = stage % count
-    chosen = None if classes is None else _one_each(classes, len(images), model)
+    given = None if classes is None else _one_each(classes, len(images), model)
     x = features(model, variables, images, stop_at=f"stage{index}")[f"stage{index}"]
     if index == count - 1:
         x = apply_part(model, variables, "last_map", x)
 
     def logit_of(x: jax.Array) -> jax.Array:
         logits = apply_part(model, variables, _go_on, x, index)
-        which = logits.argmax(-1) if chosen is None else chosen
+        chosen = logits.argmax(-1) if given is None else given
         # An image's logits depend on its own map alone, so that the gradient of the sum is that of each.
-        return jnp.take_along_axis(logits, which[:, None], -1).sum()
+        return jnp.take_along_axis(logits, chosen[:, None], -1).sum()
 
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     weights = jax.grad(logit_of)(x).astype(dtype).mean((1, 2))
