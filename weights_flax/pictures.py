@@ -1,6 +1,7 @@
 """Pictures of a trained network: the filters of its stem, and activation maps over images."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -118,4 +119,5 @@ def _save(figure: Any, path: Path) -> None:
     except OSError as error:
         raise ValueError(f"picture {str(path)!r} cannot be written: {error.strerror or error}") from None
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):
+            unfinished.unlink()

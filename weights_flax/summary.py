@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from jax.extend import core
@@ -55,16 +56,15 @@ def summary(model: nn.Module, image_shape: Sequence[int] = (224, 224, 3), *, dep
         ValueError: the model is of another kind, the depth is not positive, or the images are too small for it.
     """
     check_positive("depth", depth)
-    rows = table(model, image_shape)
-    whole, leaves = rows[()], jax.tree.leaves(variables_by_shape(model, image_shape)["params"])
+    rows, network = table(model, image_shape), cast(Any, model)
     cells = [COLUMNS]
     cells += [_cells("  " * (len(path) - 1) + path[-1], row) for path, row in rows.items() if 0 < len(path) <= depth]
-    cells.append(_cells("total", whole))
+    cells.append(_cells("total", rows[()]))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in cells]
     rule = "─" * len(lines[0])
     memory = {
-        "parameters": sum(leaf.size * leaf.dtype.itemsize for leaf in leaves),
+        "parameters": rows[()].parameters * jnp.dtype(network.param_dtype).itemsize,
         "activations": sum(row.bytes for row in rows.values() if row.is_layer),
     }
     notes = [f"{name:<11}  {size / 1e6:>10,.2f} MB" for name, size in memory.items()]

@@ -95,6 +95,12 @@ def test_half_the_width_of_the_compute_type_is_half_the_memory_of_activations():
         assert narrow[place].bytes == row.bytes // (1 if stays_wide else 2), place
 
 
+@pytest.mark.parametrize(("param_dtype", "megabytes"), [(jnp.float32, "1.08"), (jnp.bfloat16, "0.54")])
+def test_memory_of_parameters_is_of_their_type(param_dtype, megabytes):
+    text = summary(build_model("resnet20", param_dtype=param_dtype), (32, 32, 3))
+    assert re.findall(r"^parameters +([\d.]+) MB$", text, re.MULTILINE) == [megabytes]  # 269,722 of 4 or 2 bytes
+
+
 @pytest.mark.parametrize("arch", SMALL)
 @pytest.mark.parametrize("shape", [(32, 32, 3), (50, 71, 1)])
 def test_shapes_of_rows_are_the_modules_outputs(arch, shape):

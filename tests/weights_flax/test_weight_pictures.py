@@ -126,6 +126,8 @@ def test_what_cannot_be_drawn_is_named_and_leaves_nothing(tmp_path, monkeypatch)
     assert not list(tmp_path.iterdir())
 
     path.write_bytes(b"the one before")
+    with pytest.raises(ValueError, match="cannot be written: Not a directory"):
+        draw_activation_maps(path / "maps.png", images, maps, ["one", "two"])
 
     def full(self, target, **options):
         Path(target).write_bytes(b"half")
