@@ -245,6 +245,7 @@ OPTIONS = {
     ),
     "a deviation of zero": ("--mean 0 0 0 --std 1 0 1", "std must be positive and finite; given 0.0"),
     "an address that is none": ("--weights hf://owner", "an address of the hub is hf://OWNER/NAME"),
+    "a new head on nothing": ("--new-head", "new_head is for weights to start from; none are given"),
     "no weights": ("--weights absent", "weights 'absent': there is no such file"),
     "weights that are none": (
         "--weights file",
@@ -508,7 +509,7 @@ WORLDS = {
     "weights of other classes": (
         lambda run: None,
         ["--weights", "run", "--data", "fake:32x32x3:7"],
-        "weights 'run/model.safetensors' have 10 classes, the model has 7; --num-classes N draws the classifier anew",
+        "weights 'run/model.safetensors' have 10 classes, the model has 7; --num-classes 7 draws the classifier anew",
     ),
     "half the weights": (
         lambda run: halve(run / "model.safetensors"),

@@ -50,7 +50,9 @@ class TrainConfig:
     """Weights to start from: a run's folder (averaged ones first), hf://OWNER/NAME, or a file of safetensors, PyTorch,
     .npz, Keras or Flax, under our names or those of torchvision, timm and others."""
     num_classes: int | None = None
-    """Classes of the data. Where the weights have another number, the classifier is drawn anew if this is given."""
+    """Classes of the data. If this is given and the weights have another number, the classifier is drawn anew."""
+    new_head: bool = False
+    """Draw the classifier anew whatever classes the weights have."""
 
     epochs: int | None = None
     """Passes over the train part."""
@@ -171,6 +173,8 @@ def check(config: TrainConfig) -> None:
     """Raises ValueError, which names the value and what is allowed, where a given option cannot be."""
     if (config.mean is None) != (config.std is None):
         raise ValueError(f"give mean and std, or neither; given mean={config.mean} and std={config.std}")
+    if config.new_head and config.weights is None:
+        raise ValueError("new_head is for weights to start from; none are given")
     if config.epochs is not None and config.steps is not None:
         raise ValueError(f"give epochs or steps, not both; given epochs={config.epochs} and steps={config.steps}")
     for name, check_value in CHECKS.items():

@@ -8,21 +8,26 @@ from flax import linen as nn
 from training_flax.config import TrainConfig
 from weights_flax import load_weights, read_card
 
+HINT = "new_head=True draws the classifier anew"  # how the library says it
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 def starting_weights(config: TrainConfig, model: nn.Module) -> dict[str, Any]:
-    """The variables of `model` out of `config.weights`; with `config.num_classes`, a head of another size is new.
+    """The variables of `model` out of `config.weights`, with a new head where the config asks for one.
 
     Raises:
         ValueError: as `load_weights`.
     """
     assert config.weights is not None
     try:
-        return load_weights(model, config.weights, new_head=config.num_classes is not None, seed=config.seed)
+        return load_weights(model, config.weights, new_head=config.new_head, seed=config.seed)
     except ValueError as error:
-        hint = "--num-classes N draws the classifier anew"
-        raise ValueError(str(error).replace("new_head=True draws the classifier anew", hint)) from None
+        if HINT not in str(error):
+            raise
+        if config.num_classes is None:
+            ours = f"--num-classes {getattr(model, 'num_classes')} draws the classifier anew"  # noqa: B009
+            raise ValueError(str(error).replace(HINT, ours)) from None
+    return load_weights(model, config.weights, new_head=True, seed=config.seed)
 
 
 def normalisation(config: TrainConfig, channels: int) -> Normalisation | None:

@@ -45,8 +45,7 @@ def load_weights(
             msgpack of Flax, a run's folder, a folder of Orbax, "hf://OWNER/NAME[/FILE]"; or a mapping, PyTorch's names
             to arrays or the nested variables of Flax. Names may be torchvision's, timm's, those of akamaster's CIFAR
             ResNets, of Keras applications, of Flax's ImageNet example, or our own.
-        new_head: where the file has another number of classes than the model, or no classifier at all, draw the
-            classifier anew, as `model.init` would.
+        new_head: draw the classifier anew, as `model.init` would, whatever classes the file has, or if it has none.
         seed: of the new classifier.
 
     Returns:
@@ -130,18 +129,18 @@ def _fit(
 def _with_head(
     model: nn.Module, where: str, tensors: dict[str, Tensor], *, new_head: bool, seed: int
 ) -> dict[str, Tensor]:
-    """The tensors, with a classifier of the model's number of classes if a new one may be drawn."""
+    """The tensors, with the new classifier that is asked for; one that stays must have the model's classes."""
     head = head_name(model)
+    if new_head:
+        return {**tensors, **_new_head(model, head, seed)}
     weight = tensors.get(f"{head}.weight")
     needed: int = getattr(model, "num_classes")  # noqa: B009
     given = None if weight is None else weight.shape[0] if weight.shape else 0
-    if given == needed or (given is None and not new_head):
-        return tensors
-    if not new_head:
+    if given not in (needed, None):
         raise ValueError(
             f"weights {where!r} have {given} classes, the model has {needed}; new_head=True draws the classifier anew"
         )
-    return {**tensors, **_new_head(model, head, seed)}
+    return tensors
 
 
 def _checked(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
