@@ -109,6 +109,10 @@ class TrainConfig:
     """Stem of the network: imagenet or cifar."""
     shortcut: str | None = field(default=None, metadata=MODEL)
     """Shortcuts of a ResNet: A, B or C."""
+    bottleneck_stride: str | None = field(default=None, metadata=MODEL)
+    """Where bottleneck blocks take their stride: v1.5 (torchvision) or v1 (He 2015, Keras)."""
+    padding: str | None = field(default=None, metadata=MODEL)
+    """Padding of strided convolutions of a ResNet: torch, or same (Flax's ImageNet example)."""
     width: int | None = field(default=None, metadata=MODEL)
     """Channels of the first stage of a ResNet or VGG."""
     growth_rate: int | None = field(default=None, metadata=MODEL)

@@ -68,10 +68,11 @@ def _check_same_run(out: Path, wanted: dict[str, Any], extend: bool) -> None:
     if not isinstance(found, dict):
         raise ValueError(f"out {str(out)!r} has a damaged config.json; name a new folder")
     ignored = {"versions", *(LENGTH if extend else ())}
+    there, now = _options_in_line(found), _options_in_line(_plain(wanted))
     differing = [
-        f"{name} ({found.get(name)!r} there, {value!r} now)"
-        for name, value in _plain(wanted).items()
-        if name not in ignored and found.get(name) != value
+        f"{name} ({there.get(name)!r} there, {now.get(name)!r} now)"
+        for name in now
+        if name not in ignored and there.get(name) != now.get(name)
     ]
     if differing:
         hint = ""
@@ -83,6 +84,16 @@ def _check_same_run(out: Path, wanted: dict[str, Any], extend: bool) -> None:
             before, now = found.get(name), wanted[name]
             if before and now and now < before:
                 raise ValueError(f"extend makes a run longer; {name} was {before}; given {now}")
+
+
+def _options_in_line(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes up a run, its model's options among the others; an option that is not there is as one that is None."""
+    model = values.get("model")
+    options = model.items() if isinstance(model, Mapping) else ()
+    return {
+        **{name: value for name, value in values.items() if name != "model"},
+        **{f"model {k}": v for k, v in options},
+    }
 
 
 def describe(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 KERAS_BACKEND=jax JAX_ENABLE_X64=1 python tests/golden/make_keras.py    (needs: pip install keras jax)
 
 Keras' BatchNorm rounds to float32 on the way.
-Weights and images are not stored: `references.tensor` draws them from names and shapes alone.
+Weights and images are not stored: `references.flax_tensor` draws them from names and shapes alone.
 """
 
 import json
@@ -16,7 +16,7 @@ import numpy as np
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "helpers"))
 
-from references import keras_tensor  # noqa: E402
+from references import flax_tensor  # noqa: E402
 
 
 def main():
@@ -33,7 +33,7 @@ def main():
             for weight in layer.weights:
                 full = f"{layer.name}/{layer.name}/{weight.name}"
                 manifest.append([full, list(weight.shape)])
-                values.append(keras_tensor(full, tuple(weight.shape)))
+                values.append(flax_tensor(full, tuple(weight.shape)))
             if values:
                 layer.set_weights(values)
         images = np.random.default_rng(0).standard_normal((2, size, size, 3))

@@ -45,25 +45,14 @@ def probe(name, shape):
     return np.random.default_rng(zlib.crc32(f"probe:{name}".encode())).standard_normal(shape)
 
 
-def keras_tensor(name, shape):
-    """One array of a Keras network, from its name, such as "conv1_bn/conv1_bn/gamma", and shape alone."""
-    rng = np.random.default_rng(zlib.crc32(name.encode()))
-    leaf = name.rpartition("/")[2]
-    if leaf == "moving_variance":
-        return rng.uniform(0.5, 1.5, shape)
-    if len(shape) == 1:
-        return float(leaf == "gamma") + 0.1 * rng.standard_normal(shape)
-    return rng.standard_normal(shape) * np.sqrt(1.0 / np.prod(shape[:-1]))
-
-
 def flax_tensor(path, shape):
-    """One variable of a Flax network, from its path, such as "params/bn_init/scale", and shape alone."""
+    """One variable of a Flax or Keras network, from its path, such as "params/bn_init/scale", and shape alone."""
     rng = np.random.default_rng(zlib.crc32(path.encode()))
     leaf = path.rpartition("/")[2]
-    if leaf == "var":
+    if leaf in ("var", "moving_variance"):
         return rng.uniform(0.5, 1.5, shape)
     if len(shape) == 1:
-        return float(leaf == "scale") + 0.1 * rng.standard_normal(shape)
+        return float(leaf in ("scale", "gamma")) + 0.1 * rng.standard_normal(shape)
     return rng.standard_normal(shape) * np.sqrt(1.0 / np.prod(shape[:-1]))
 
 

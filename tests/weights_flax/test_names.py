@@ -98,7 +98,7 @@ def keras_file(name, path):
     manifest = json.loads((references.GOLDEN / f"keras_{name}.json").read_text())["manifest"]
     with h5py.File(path, "w") as file:
         for full, shape in manifest:
-            file[f"{full}:0"] = references.keras_tensor(full, tuple(shape))
+            file[f"{full}:0"] = references.flax_tensor(full, tuple(shape))
     return path
 
 
@@ -126,7 +126,7 @@ def test_keras_applications(x64, tmp_path, name, size, arch, bound):
 def test_keras_has_an_epsilon_of_its_own(x64, tmp_path):
     path = keras_file("DenseNet121", tmp_path / "file.h5")
     variables = load_weights(densenet121(num_classes=20, param_dtype=jnp.float64), path)
-    theirs = references.keras_tensor("bn/bn/moving_variance", (1024,))
+    theirs = references.flax_tensor("bn/bn/moving_variance", (1024,))
     np.testing.assert_allclose(variables["batch_stats"]["norm5"]["var"] + 1e-5, theirs + 1.001e-5, rtol=1e-15)
 
 

@@ -1,0 +1,106 @@
+"""Training that starts from weights of others."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import references
+from drawn import check_same, drawn
+
+from resnet_flax import resnet20
+from training_flax import TrainConfig, evaluate_run, fit, plan
+from training_flax.weights import normalisation, starting_weights
+from weights_flax import load_model, load_weights, save_weights
+
+AKAMASTER = str(references.GOLDEN / "cifar10_resnet20_akamaster.th")
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SMALL = dict(arch="resnet20", steps=1, width=4, augment=(), batch_size=16)
+
+
+def weights(path, **options):
+    model = resnet20(width=4, **options)
+    save_weights(model, drawn(model), path, mean=[0.1, 0.2, 0.3], std=[1.0, 2.0, 3.0])
+    return str(path)
+
+
+def test_a_file_of_pytorch_is_a_start(tmp_path):
+    """The first state has its values, under our names, and as many classes stay."""
+    job = plan(TrainConfig("resnet20", weights=AKAMASTER, out=tmp_path / "run"))
+    check_same(starting_weights(job.config, job.eval_model), load_weights(resnet20(), AKAMASTER))
+
+
+@pytest.mark.parametrize("asked", [dict(num_classes=7), dict(new_head=True), dict(num_classes=7, new_head=True)])
+def test_a_new_head_when_asked(tmp_path, asked):
+    config = TrainConfig(**SMALL, data="fake:32x32x3:7", weights=weights(tmp_path / "w.npz"), seed=5, **asked)
+    model = resnet20(width=4, num_classes=7)
+    check_same(
+        starting_weights(plan(config).config, model), load_weights(model, tmp_path / "w.npz", new_head=True, seed=5)
+    )
+
+
+def test_as_many_classes_stay_and_are_drawn_anew_when_asked(tmp_path):
+    config = TrainConfig(**SMALL, num_classes=10, weights=weights(tmp_path / "w.npz"))
+    model = resnet20(width=4)
+    check_same(starting_weights(config, model), drawn(model))
+    anew = starting_weights(TrainConfig(**SMALL, new_head=True, weights=config.weights), model)
+    assert not np.array_equal(anew["params"]["fc"]["kernel"], drawn(model)["params"]["fc"]["kernel"])
+
+
+def test_images_are_normalised_as_the_weights_have_seen_them(tmp_path):
+    """As given, else as the file says, else by the data; and a run keeps its own when the file is gone."""
+    path = weights(tmp_path / "w.safetensors")
+    assert normalisation(TrainConfig(**SMALL), 3) is None
+    assert normalisation(TrainConfig(**SMALL, weights=AKAMASTER), 3) is None
+    assert normalisation(TrainConfig(**SMALL, weights=path), 3) == ((0.1, 0.2, 0.3), (1.0, 2.0, 3.0))
+    assert normalisation(TrainConfig(**SMALL, weights=path, mean=MEAN, std=STD), 3) == (MEAN, STD)
+    config = TrainConfig(**SMALL, weights=path, out=tmp_path / "run")
+    result = fit(config, quiet=True)
+    Path(path).unlink()
+    assert plan(config).dataset.mean == (0.1, 0.2, 0.3)
+    assert load_model(result.run).card["normalisation"] == {"mean": [0.1, 0.2, 0.3], "std": [1.0, 2.0, 3.0]}
+
+
+def test_options_of_other_networks_can_be_given(tmp_path):
+    """What Keras' weights, and those of Flax's example, need a network to be built with."""
+    config = TrainConfig("resnet50", bottleneck_stride="v1", padding="same", data="fake:32x32x3:7", steps=1)
+    model = plan(config).eval_model
+    assert (model.bottleneck_stride, model.padding) == ("v1", "same")
+
+
+CIFAR = os.environ.get("CIFAR10_JPEG", "")
+needs_cifar = pytest.mark.skipif(not CIFAR, reason="$CIFAR10_JPEG, the folder of CIFAR-10 as JPEG files, is not set")
+
+
+@needs_cifar
+@pytest.mark.slow
+def test_akamasters_resnet20_scores_as_in_pytorch():
+    config = TrainConfig("resnet20", data=f"folder:{CIFAR}", weights=AKAMASTER, mean=MEAN, std=STD, batch_size=500)
+    assert evaluate_run(config, quiet=True).accuracy == pytest.approx(0.8103, abs=2e-4)
+
+
+@needs_cifar
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_fine_tuning_beats_training_from_scratch(tmp_path, seed):
+    """On 50 images of each class under other names, in as many steps of the same network: 15 points and more."""
+    few_images(tmp_path / "data", seed)
+    common = dict(arch="resnet20", data=f"folder:{tmp_path / 'data'}", recipe="fine-tune", seed=seed)
+    common |= dict(mean=MEAN, std=STD)
+    tuned = fit(TrainConfig(**common, weights=AKAMASTER, new_head=True, out=tmp_path / "tuned"), quiet=True)
+    scratch = fit(TrainConfig(**common, lr=0.1, out=tmp_path / "scratch"), quiet=True)
+    assert tuned.summary["test_accuracy"] > 0.8
+    assert tuned.summary["test_accuracy"] > scratch.summary["test_accuracy"] + 0.15
+
+
+def few_images(folder, seed):
+    """50 images of each class of CIFAR-10 to train on and 200 to test on, under names in another order."""
+    rng = np.random.default_rng(seed)
+    classes = sorted(path.name for path in (Path(CIFAR) / "train").iterdir())
+    for number, name in enumerate(rng.permutation(classes)):
+        for part, count in (("train", 50), ("test", 200)):
+            inside = folder / part / f"class{number}"
+            inside.mkdir(parents=True)
+            files = sorted((Path(CIFAR) / part / name).iterdir())
+            for index in rng.choice(len(files), count, replace=False):
+                (inside / files[index].name).symlink_to(files[index])
