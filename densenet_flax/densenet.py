@@ -139,7 +139,8 @@ class DenseBlock(nn.Module):
         channels = x.shape[-1]
         features = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, self.size * self.growth_rate)))
         for layer in self.layers:
-            new = layer(features[..., :channels], False)
+            # By `lax.slice`: indexing is a gather where the size of the batch is a symbol.
+            new = layer(lax.slice_in_dim(features, 0, channels, axis=-1), False)
             features = lax.dynamic_update_slice_in_dim(features, new, channels, -1)
             channels += self.growth_rate
         return features

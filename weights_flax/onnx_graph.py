@@ -121,6 +121,8 @@ class OnnxGraph:
             return [Tensor(x.name, tuple(axes[axis] for axis in params["permutation"]))]
         if kind == "slice":
             return [self.slice(x, before, **params)]
+        if kind == "dynamic_update_slice" and isinstance(operands[1], Tensor):
+            return [self.put(*operands, before, _aval(equation.invars[1]).shape)]
         if kind == "pad" and not any(interior for *_, interior in params["padding_config"]):
             return [self.pad(x, operands[1], params["padding_config"])]
         if kind == "reshape" and len(shape) == 2 and shape[0] == before[0]:
@@ -140,14 +142,16 @@ class OnnxGraph:
         if not isinstance(module, Conv):
             return self.add("Gemm", [self.name_of(x, (0, 1)), *weights], (0, 1), layer.path)
         padding = (module.kernel_size - 1) // 2 if module.padding is None else module.padding
+        # "same" is what ONNX calls so, with the odd pixel at the upper end of the axis.
+        pads: dict[str, Any] = dict(auto_pad="SAME_UPPER") if padding == "same" else dict(pads=[padding] * 4)
         return self.add(
             "Conv",
             [self.name_of(x, CHANNELS_FIRST), *weights],
             CHANNELS_FIRST,
             layer.path,
             strides=[module.stride] * 2,
-            pads=[padding] * 4,
             group=module.groups,
+            **pads,
         )
 
     def slice(self, x: Tensor, shape: tuple, start_indices: tuple, limit_indices: tuple, strides: Any) -> Tensor:
@@ -158,6 +162,20 @@ class OnnxGraph:
             return x
         starts, ends, steps, axes = (self.constant(np.asarray(what, np.int64)) for what in zip(*cut, strict=True))
         return self.add("Slice", [x.name, starts, ends, axes, steps], x.axes)
+
+    def put(self, x: Tensor, new: Tensor, *rest: Any) -> Tensor:
+        """`x` with `new` in place of a part of it, along one axis: what is before it, itself, and what is behind."""
+        *starts, shape, part = rest
+        (axis,) = (axis for axis, (whole, own) in enumerate(zip(shape, part, strict=True)) if whole != own)
+        first, last = int(starts[axis]), int(starts[axis]) + part[axis]
+        pieces = [self.name_of(new, x.axes)]
+        for start, end in ((0, first), (last, shape[axis])):
+            limits = [[0] * len(shape), list(shape)]
+            limits[0][axis], limits[1][axis] = start, end
+            if start < end:
+                piece = self.slice(x, shape, tuple(limits[0]), tuple(limits[1]), None).name
+                pieces = [piece, *pieces] if start == 0 else [*pieces, piece]
+        return self.add("Concat", pieces, x.axes, axis=x.axes[axis])
 
     def pad(self, x: Tensor, value: np.ndarray, config: Sequence[tuple[int, int, int]]) -> Tensor:
         """A border of one value."""
@@ -175,11 +193,12 @@ class OnnxGraph:
         if pool == "adaptive_avg_pool":
             return self.adaptive_pool(x, [equation for equation in equations if "dot" in equation.primitive.name], read)
         kind, window, stride = pool.split("_")[0], *map(int, re.findall(r"\d+", pool)[1:])
-        pads = [max(low for low, *_ in e.params["padding_config"]) for e in equations if e.primitive.name == "pad"]
+        configs = [e.params["padding_config"] for e in equations if e.primitive.name == "pad"]
+        pads = [max((config[axis][side] for config in configs), default=0) for side in (0, 1) for axis in (1, 2)]
         if sum(equation.primitive.name == "slice" for equation in equations) != 2 * window:
             raise ValueError(f"the network does {pool!r} several times in a row, which the ONNX export does not know")
         options: dict[str, Any] = dict(count_include_pad=0) if kind == "avg" else {}
-        options |= dict(kernel_shape=[window] * 2, strides=[stride] * 2, pads=[max(pads, default=0)] * 4)
+        options |= dict(kernel_shape=[window] * 2, strides=[stride] * 2, pads=pads)
         return self.add({"max": "MaxPool", "avg": "AveragePool"}[kind], [x], CHANNELS_FIRST, **options)
 
     def adaptive_pool(self, x: str, dots: list[core.JaxprEqn], read: Any) -> Tensor:

@@ -27,7 +27,7 @@ from resnet_flax import (
     PreActBottleneckBlock,
     ResNet,
 )
-from weights_flax import ARCHS, build_model, export, to_torch
+from weights_flax import ARCHS, build_model, export, fold_batch_norm, to_torch
 from weights_flax.files import open_weights
 
 CIFAR = dict(stem_kind="cifar", num_classes=5)
@@ -39,6 +39,7 @@ NETWORKS = {
         (9, 8, 3),
     ),
     "groups": (ResNet((1, 1), BottleneckBlock, width=16, groups=4, width_per_group=16, **CIFAR), (8, 8, 3)),
+    "padded same": (ResNet((1, 1, 2), BottleneckBlock, width=8, padding="same", num_classes=5), (37, 32, 3)),
     "v2, A, drop path": (ResNet((1, 2), PreActBasicBlock, width=4, shortcut="A", drop_path=0.5, **CIFAR), (8, 8, 3)),
     "v2 bottlenecks": (ResNet((1, 2), PreActBottleneckBlock, width=4, num_classes=5), (32, 48, 3)),
     "plain": (PlainNet((1, 2), BasicBlock, width=4, **CIFAR), (8, 8, 3)),
@@ -263,6 +264,23 @@ def test_onnx_computes_in_float32_whatever_the_network_does(networks, tmp_path):
     half = network.model.clone(dtype=jnp.bfloat16)
     export(half, network.variables, tmp_path / "net", format="onnx", image_shape=network.image_shape)
     assert_close(run_onnx(tmp_path / "net", network.images), network.logits)
+
+
+FOLDED = ("bottlenecks, B, grey", "v2 bottlenecks", "VGG with BatchNorm, other sizes", "DenseNet")
+
+
+@pytest.mark.parametrize("format", ["stablehlo", "onnx"])
+@pytest.mark.parametrize("name", FOLDED)
+def test_folded_networks(networks, tmp_path, name, format):
+    """They compute the same, by other layers."""
+    network = networks(name)
+    model, variables = fold_batch_norm(network.model, network.variables)
+    export(model, variables, tmp_path / "net", format=format, image_shape=network.image_shape)
+    if format == "onnx":
+        found = run_onnx(tmp_path / "net", network.images)
+    else:
+        found = np.asarray(jax.export.deserialize((tmp_path / "net").read_bytes()).call(network.images))
+    assert_close(found, network.logits, 4 * ROUNDING)
 
 
 def test_torch_gets_the_tensors_by_pytorchs_names(networks, tmp_path):
