@@ -141,7 +141,7 @@ class DenseBlock(nn.Module):
         for layer in self.layers:
             # By `lax.slice`: indexing is a gather where the size of the batch is a symbol.
             new = layer(lax.slice_in_dim(features, 0, channels, axis=-1), False)
-            features = lax.dynamic_update_slice_in_dim(features, new, channels, -1)
+            features = lax.dynamic_update_slice_in_dim(features, new, channels, -1, allow_negative_indices=False)
             channels += self.growth_rate
         return features
 

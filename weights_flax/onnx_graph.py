@@ -64,6 +64,8 @@ class OnnxGraph:
                 values[equations[-1].outvars[0]] = self.pool(pool, equations, read)
                 continue
             for equation in equations:
+                if equation.primitive.name == "dim_as_value":
+                    continue  # the size of the batch, which an operation was given and has not used
                 outputs = self.operation(equation, [read(atom) for atom in equation.invars])
                 values |= zip(equation.outvars, outputs, strict=True)
         return [read(atom) for atom in jaxpr.outvars]
