@@ -10,6 +10,7 @@ from training_flax.fit import FitResult, evaluate_run, fit
 from training_flax.job import Job, plan
 from training_flax.mix import mix, smooth_labels
 from training_flax.optimisers import learning_rate, make_optimiser
+from training_flax.prediction import Predictions, predict
 from training_flax.processes import join_processes
 from training_flax.recipes import RECIPES, Recipe, with_recipe
 from training_flax.steps import (
@@ -37,6 +38,7 @@ __all__ = [
     "Job",
     "LossScale",
     "Part",
+    "Predictions",
     "Recipe",
     "RunError",
     "StopRequest",
@@ -64,6 +66,7 @@ __all__ = [
     "parse_augmentations",
     "parse_options",
     "plan",
+    "predict",
     "restore",
     "smooth_labels",
     "stop_on_signals",

@@ -45,9 +45,7 @@ def _classes(part: Path) -> tuple[str, ...]:
 
 
 def _source(part: Path, classes: tuple[str, ...]) -> Source:
-    Image.preinit()  # the usual formats first, so that they are tried first
-    Image.init()
-    extensions = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    extensions = image_extensions()
     files: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
@@ -65,6 +63,13 @@ def _source(part: Path, classes: tuple[str, ...]) -> Source:
         lambda index: read_size(files[index], files[index]),
         lambda index: read_image(files[index], files[index]),
     )
+
+
+def image_extensions() -> set[str]:
+    """What the names of images end in, ".png" and the like: of all formats that Pillow reads."""
+    Image.preinit()  # the usual formats first, so that they are tried first
+    Image.init()
+    return {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
 
 
 def _entries(path: Path) -> list[os.DirEntry[str]]:

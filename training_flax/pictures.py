@@ -1,4 +1,4 @@
-"""Pictures of a run: curves.png and confusion.png."""
+"""Pictures of a run, and of what a network takes images for."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,7 +8,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from training_flax.classifier import Predictions
+
 TRAIN, TEST = "#0072b2", "#d55e00"  # Okabe and Ito: told apart by colour-blind readers too
+SHOWN_CLASSES = 3  # under an image
 
 
 def draw_curves(path: Path, metrics: Sequence[Mapping[str, Any]], title: str) -> None:
@@ -45,6 +48,30 @@ def draw_batch(path: Path, images: np.ndarray, targets: np.ndarray, names: Seque
         title = " + ".join(name if share > 0.995 else f"{100 * share:.0f} % {name}" for share, name in shares)
         axes.set_title(title, fontsize=8)
     figure.savefig(path, dpi=120)
+
+
+def draw_predictions(
+    path: Path, images: np.ndarray, titles: Sequence[str], predictions: Predictions, names: Sequence[str]
+) -> None:
+    """The images (images, height, width, channels) uint8 that a network has seen, each with its likeliest classes."""
+    columns = min(6, len(images))
+    rows = -(-len(images) // columns)
+    shown = min(SHOWN_CLASSES, predictions.classes.shape[1])
+    figure = Figure(figsize=(1.9 * columns, (1.95 + 0.17 * shown) * rows), layout="constrained")
+    squares = np.ravel(figure.subplots(rows, columns, squeeze=False))
+    for axes in squares:
+        axes.set_axis_off()
+    for axes, image, title, shares, classes in zip(squares, images, titles, *predictions, strict=False):
+        axes.imshow(image[..., 0] if image.shape[-1] != 3 else image, cmap="gray", vmin=0, vmax=255)
+        axes.set_title(_cut(title), fontsize=7, color="0.45")
+        lines = [f"{100 * share:.0f} % {_cut(names[index])}" for share, index in zip(shares, classes, strict=True)]
+        axes.text(0, -0.03, "\n".join(lines[:shown]), transform=axes.transAxes, va="top", fontsize=8, parse_math=False)
+    figure.savefig(path, dpi=120)
+
+
+def _cut(text: str) -> str:
+    """As much of a text as fits on a small image."""
+    return text if len(text) <= 22 else text[:21] + "…"
 
 
 def draw_confusion(path: Path, labels: np.ndarray, predictions: np.ndarray, names: Sequence[str], title: str) -> None:

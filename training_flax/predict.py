@@ -1,0 +1,17 @@
+"""What a trained network takes images for: a table, JSON lines or a picture.
+
+python -m training_flax.predict --run runs/first photo.jpg folder
+"""
+
+import sys
+
+from training_flax.predict_command import main
+from training_flax.prediction import predict
+
+if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks × shows ?, and the run goes on
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    sys.exit(main(sys.argv[1:]))
+else:
+    # Importing a module makes it an attribute of its package, where the function of this name has to stay.
+    sys.modules[__name__] = predict  # type: ignore[assignment]
