@@ -57,15 +57,17 @@ def draw_predictions(
     columns = min(6, len(images))
     rows = -(-len(images) // columns)
     shown = min(SHOWN_CLASSES, predictions.classes.shape[1])
-    figure = Figure(figsize=(1.9 * columns, (1.95 + 0.17 * shown) * rows), layout="constrained")
+    figure = Figure(figsize=(1.9 * columns, (2.15 + 0.16 * shown) * rows), layout="constrained")
     squares = np.ravel(figure.subplots(rows, columns, squeeze=False))
-    for axes in squares:
+    for axes in squares[len(images) :]:
         axes.set_axis_off()
     for axes, image, title, shares, classes in zip(squares, images, titles, *predictions, strict=False):
         axes.imshow(image[..., 0] if image.shape[-1] != 3 else image, cmap="gray", vmin=0, vmax=255)
-        axes.set_title(_cut(title), fontsize=7, color="0.45")
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+        axes.set_title(_cut(title), loc="left", fontsize=8, color="0.45", pad=3, parse_math=False)
         lines = [f"{100 * share:.0f} % {_cut(names[index])}" for share, index in zip(shares, classes, strict=True)]
-        axes.text(0, -0.03, "\n".join(lines[:shown]), transform=axes.transAxes, va="top", fontsize=8, parse_math=False)
+        axes.set_xlabel("\n".join(lines[:shown]), loc="left", fontsize=8, parse_math=False)
     figure.savefig(path, dpi=120)
 
 

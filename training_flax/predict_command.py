@@ -27,7 +27,6 @@ from training_flax.trained import Trained, read_config, read_run, read_weights
 from training_flax.view import View
 from weights_flax.archs import describe
 from weights_flax.command_line import parse_options
-from weights_flax.errors import one_line
 
 PROG = "python -m training_flax.predict"
 DESCRIPTION = "What a trained network takes images for: a table, JSON lines or a picture."
@@ -146,7 +145,7 @@ def _sum_up(stream: FileStream, broken: int, seconds: float) -> None:
     limit = "the network" if waits[0] >= waits[1] else "decoding"
     skipped = f", {broken:,} skipped" if broken else ""
     _say(
-        f"{images:,} images in {seconds:.1f} s, {images / seconds:,.1f} images/s{skipped}; limited by {limit} "
+        f"{images:,} image{'s' * (images != 1)} in {seconds:.1f} s, {images / seconds:,.1f} images/s{skipped}; limited by {limit} "
         f"(waited {waits[0]:.1f} s for the network, {waits[1]:.1f} s for images)"
     )
 
@@ -239,8 +238,10 @@ def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:
 def _names(path: Path, num_classes: int) -> tuple[str, ...]:
     try:
         names = tuple(path.read_text().splitlines())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"classes {str(path)!r} cannot be read: {one_line(error)}") from None
+    except OSError as error:
+        raise ValueError(f"classes {str(path)!r} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"classes {str(path)!r} are no text") from None
     if len(names) != num_classes:
         raise ValueError(f"classes {str(path)!r} must be {num_classes} lines, one for each; given {len(names)}")
     return names
