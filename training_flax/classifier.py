@@ -14,6 +14,7 @@ from layers_flax import check_positive
 from training_flax.devices import Devices
 from training_flax.evaluation import whole_batch
 from training_flax.steps import normalise
+from training_flax.view import with_channels
 
 TOP = 5
 FIRST_CONVOLUTIONS = ("conv1", "conv0", "features_0")  # of ResNets, DenseNets and VGG
@@ -67,26 +68,23 @@ class Classifier:
         self.top = min(TOP, num_classes) if top is None else top
         if not 1 <= self.top <= num_classes:
             raise ValueError(f"top must be from 1 to the number of classes, {num_classes}; given {top!r}")
-        channels = image_channels(variables)
+        self._channels = channels = image_channels(variables)
         for name, values in (("mean", mean), ("std", std)):
             if len(values) not in (1, channels) or not np.isfinite(values).all() or (name == "std" and 0 in values):
                 what = "numbers, and none is 0" if name == "std" else "numbers"
                 raise ValueError(f"{name} must be {channels} {what}, one for each channel; given {tuple(values)}")
         self._devices = Devices()
         self.batch_size = whole_batch(min(batch_size, max(images, 1)), self._devices)
+        self._model = model
         self._step: Callable[..., Predictions] = partial(_likeliest, model, self.top)
         self._variables = self._devices.replicate(jax.device_get(dict(variables)))
-        moments = [
-            np.asarray(values, np.float64 if jax.config.values["jax_enable_x64"] else np.float32)
-            for values in (mean, std)
-        ]
-        self._moments = self._devices.replicate(moments)
+        widest = jax.dtypes.canonicalize_dtype(np.float64)
+        self._moments = self._devices.replicate([np.asarray(values, widest) for values in (mean, std)])
 
     def compile(self, image_shape: tuple[int, int, int]) -> None:
         """Compiles for images of one shape, so that the first batch does not have to wait."""
         images = jax.ShapeDtypeStruct((self.batch_size, *image_shape), np.uint8, sharding=self._devices.spread)
-        model, top = self._step.args  # type: ignore[attr-defined]
-        self._step = _likeliest.lower(model, top, self._variables, images, *self._moments).compile()
+        self._step = _likeliest.lower(self._model, self.top, self._variables, images, *self._moments).compile()
 
     def start(self, images: np.ndarray) -> Predictions:
         """Begins on a batch, (up to batch_size, height, width, channels) uint8; the last image fills it up.
@@ -97,11 +95,11 @@ class Classifier:
         full = np.concatenate([images, images[-1:].repeat(missing, 0)]) if missing else images
         return self._step(self._variables, self._devices.put_rows(full), *self._moments)
 
-    def in_batches(self, images: np.ndarray) -> Iterator[Predictions]:
+    def in_batches(self, images: Any) -> Iterator[Predictions]:
         """The predictions of images of one shape, batch by batch; the devices begin on one before the last is told."""
         begun: deque[tuple[int, Predictions]] = deque()
         for start in range(0, len(images), self.batch_size):
-            batch = images[start : start + self.batch_size]
+            batch = with_channels(np.asarray(images[start : start + self.batch_size]), self._channels)
             begun.append((len(batch), self.start(batch)))
             if len(begun) > 1:
                 yield told(*begun.popleft())

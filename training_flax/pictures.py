@@ -65,7 +65,7 @@ def draw_predictions(
         axes.imshow(image[..., 0] if image.shape[-1] != 3 else image, cmap="gray", vmin=0, vmax=255)
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
-        axes.set_title(_cut(title), loc="left", fontsize=8, color="0.45", pad=3, parse_math=False)
+        axes.set_title(_cut(title[::-1])[::-1], loc="left", fontsize=8, color="0.45", pad=3, parse_math=False)
         lines = [f"{100 * share:.0f} % {_cut(names[index])}" for share, index in zip(shares, classes, strict=True)]
         axes.set_xlabel("\n".join(lines[:shown]), loc="left", fontsize=8, parse_math=False)
     figure.savefig(path, dpi=120)

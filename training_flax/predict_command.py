@@ -141,13 +141,11 @@ def _write(stream: FileStream, names: Sequence[str], as_json: bool, out: IO[str]
 
 
 def _sum_up(stream: FileStream, broken: int, seconds: float) -> None:
-    images, waits = len(stream.paths) - broken, (stream.waited_for_network, stream.waited_for_images)
-    limit = "the network" if waits[0] >= waits[1] else "decoding"
-    skipped = f", {broken:,} skipped" if broken else ""
-    _say(
-        f"{images:,} image{'s' * (images != 1)} in {seconds:.1f} s, {images / seconds:,.1f} images/s{skipped}; limited by {limit} "
-        f"(waited {waits[0]:.1f} s for the network, {waits[1]:.1f} s for images)"
-    )
+    images, network, decoding = len(stream.paths) - broken, stream.waited_for_network, stream.waited_for_images
+    what = f"{images:,} image{'s' * (images != 1)}" + (f", {broken:,} skipped" if broken else "")
+    limit = "the network" if network >= decoding else "decoding"
+    waits = f"waited {network:.1f} s for the network, {decoding:.1f} s for images"
+    _say(f"{what}; {seconds:.1f} s, {images / seconds:,.1f} images/s; limited by {limit} ({waits})")
 
 
 def _draw(path: Path, batches: Sequence[FileBatch], names: Sequence[str]) -> None:
@@ -157,7 +155,9 @@ def _draw(path: Path, batches: Sequence[FileBatch], names: Sequence[str]) -> Non
     if not len(images):
         raise ValueError(f"picture {str(path)!r} is not drawn: no image could be read")
     unfinished = path.with_name(f".{path.name}.unfinished{path.suffix}")
-    draw_predictions(unfinished, images, [Path(name).name for name in paths], Predictions(*predictions), names)
+    draw_predictions(
+        unfinished, images, ["/".join(Path(name).parts[-2:]) for name in paths], Predictions(*predictions), names
+    )
     unfinished.replace(path)
     _say(f"the first {len(images)} are in {path}" if len(images) > 1 else f"it is in {path}")
 

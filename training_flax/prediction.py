@@ -16,7 +16,7 @@ from training_flax.classifier import Classifier, Predictions, image_channels, to
 from training_flax.data import StreamedPart
 from training_flax.feed import AHEAD, Reader
 from training_flax.images import read_image
-from training_flax.view import CROP, View, with_channels
+from training_flax.view import CROP, View
 
 
 def predict(
@@ -55,7 +55,7 @@ def predict(
         `Predictions`: probabilities (images, top), softmax in float32 or wider, and classes (images, top) int32.
 
     Raises:
-        ValueError: an argument cannot be, or a file cannot be read: one line that names it.
+        ValueError: one line: an argument cannot be, a file cannot be read, or the network's numbers are not finite.
     """
     if isinstance(images, np.ndarray | jax.Array):
         check_images(images.shape)
@@ -63,9 +63,8 @@ def predict(
             raise ValueError(f"images must be uint8, pixels from 0 to 255; given {images.dtype}")
         if image_size is not None or crop is not None:
             raise ValueError("image_size and crop are for files; arrays are seen as they are")
-        pixels = with_channels(np.asarray(images), image_channels(variables))
-        classifier = Classifier(model, variables, mean, std, top, batch_size, len(pixels))
-        return _joined(classifier, classifier.in_batches(pixels))
+        classifier = Classifier(model, variables, mean, std, top, batch_size, len(images))
+        return _joined(classifier, classifier.in_batches(images))
     paths = [str(path) for path in ([images] if isinstance(images, str | Path) else images)]
     size = published_size(model) if image_size is None else image_size
     view = View((size, size), image_channels(variables), CROP if crop is None else crop, keep=crop is None)
@@ -187,4 +186,8 @@ def _joined(classifier: Classifier, batches: Iterator[Predictions]) -> Predictio
     found = list(batches)
     if not found:
         return Predictions(np.zeros((0, classifier.top), np.float32), np.zeros((0, classifier.top), np.int32))
-    return Predictions(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+    predictions = Predictions(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+    lost = np.flatnonzero(~np.isfinite(predictions.probabilities).all(1))
+    if len(lost):
+        raise ValueError(f"the network's numbers for image {lost[0]} are not finite")
+    return predictions
