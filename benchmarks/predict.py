@@ -36,6 +36,8 @@ class Options:
     arch: str = "resnet20"
     """Architecture, where no weights are given."""
     batch_size: int = 64
+    workers: int | None = None
+    """Threads that decode."""
     rounds: int = 10
     """In each round either side has its share of the images."""
 
@@ -67,7 +69,7 @@ def main(options: Options) -> None:
     for number in range(options.rounds):
         share = paths[number :: options.rounds]
         start = (time.perf_counter(), time.process_time())
-        stream = FileStream(classifier, share, view)
+        stream = FileStream(classifier, share, view, options.workers)
         seen = sum(len(found.paths) for found in stream)
         note(rates, cpu, "predict", seen, start)
         waits += (stream.waited_for_network, stream.waited_for_images)
@@ -84,6 +86,7 @@ def main(options: Options) -> None:
                 "images": len(paths),
                 "pixels": size,
                 "batch_size": classifier.batch_size,
+                "workers": options.workers,
                 **{f"{side}, images/s": round(float(np.median(rate)), 1) for side, rate in rates.items()},
                 "ratio": round(float(np.median(ratios)), 4),
                 "spread of the ratio": [round(float(ratios.min()), 4), round(float(ratios.max()), 4)],
