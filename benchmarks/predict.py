@@ -39,7 +39,7 @@ class Options:
     workers: int | None = None
     """Threads that decode."""
     rounds: int = 10
-    """In each round either side has its share of the images."""
+    """In each round either side has its share of the images, in whole batches."""
 
 
 def note(rates: dict, cpu: dict, side: str, images: int, start: tuple[float, float]) -> None:
@@ -57,7 +57,7 @@ def main(options: Options) -> None:
         variables = jax.jit(lambda key: model.init(key, example, train=False))(jax.random.key(0))
     size = published_size(model)
     view = View((size, size))
-    classifier = Classifier(model, variables, MEAN, STD, None, options.batch_size, len(paths))
+    classifier = Classifier(model, variables, MEAN, STD, None, options.batch_size, len(paths) // options.rounds)
     classifier.compile(view.shape)
     bare = jax.jit(lambda variables, images: model.apply(variables, normalise(images, MEAN, STD), train=False))
     batch = next(iter(FileStream(classifier, paths[: classifier.batch_size], view))).images
@@ -68,16 +68,16 @@ def main(options: Options) -> None:
     waits = np.zeros(2)
     for number in range(options.rounds):
         share = paths[number :: options.rounds]
+        share = share[: len(share) // classifier.batch_size * classifier.batch_size]
         start = (time.perf_counter(), time.process_time())
         stream = FileStream(classifier, share, view, options.workers)
         seen = sum(len(found.paths) for found in stream)
         note(rates, cpu, "predict", seen, start)
         waits += (stream.waited_for_network, stream.waited_for_images)
         start = (time.perf_counter(), time.process_time())
-        batches = -(-len(share) // classifier.batch_size)
-        for _ in range(batches):
+        for _ in range(seen // classifier.batch_size):
             jax.block_until_ready(bare(*on_device))
-        note(rates, cpu, "bare forward pass", batches * len(batch), start)
+        note(rates, cpu, "bare forward pass", seen, start)
     ratios = np.divide(rates["predict"], rates["bare forward pass"])
     print(
         json.dumps(

@@ -43,7 +43,7 @@ def _in_folder(root: str) -> list[str]:
     found: list[str] = []
     for folder, inner, files in os.walk(root, onerror=complain, followlinks=True):
         place = Path(folder).resolve()
-        inner[:] = [] if place in seen else [name for name in inner if not name.startswith(".")]
+        inner[:] = [] if place in seen else sorted(name for name in inner if not name.startswith("."))
         if place not in seen:
             names = [name for name in files if not name.startswith(".")]
             found += [str(Path(folder, name)) for name in names if Path(name).suffix.lower() in extensions]

@@ -10,10 +10,11 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
+from training_flax.checkpoints import restore
 from training_flax.config import DTYPES
 from training_flax.sources import MEMORY_LIMIT
 from training_flax.view import CROP
-from weights_flax import load_model
+from weights_flax import build_model, load_model
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,13 @@ def read_run(run: Path, dtype: str | None = None) -> Trained:
         said["keep"] = not test_size and pixels <= MEMORY_LIMIT
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         raise ValueError(f"{str(run / 'config.json')!r} is damaged") from None
-    loaded = load_model(run, **options, **_types(dtype or config["dtype"]))
-    return Trained(loaded.model, loaded.variables, **said)
+    options |= _types(dtype or config["dtype"])
+    if (run / "model.safetensors").is_file():
+        model, variables, _ = load_model(run, **options)
+    else:
+        model = build_model(**options)
+        variables = restore(run, averaged=bool(config.get("ema")))[1]
+    return Trained(model, variables, **said)
 
 
 def read_weights(source: str, arch: str | None = None, dtype: str | None = None) -> Trained:

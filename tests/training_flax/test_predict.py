@@ -91,9 +91,9 @@ def test_the_table_has_a_line_for_each_class_and_names_each_image_once(weights, 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run of four steps on digits, and its test images as files."""
+    """A short run on digits, and its test images as files."""
     folder = tmp_path_factory.mktemp("run")
-    config = TrainConfig("resnet20", steps=4, width=4, augment=(), ema=0.5, out=folder / "run")
+    config = TrainConfig("resnet20", steps=40, width=4, augment=(), ema=0.5, out=folder / "run")
     fit(plan(config), quiet=True)
     images = open_dataset("digits").test.images[:40]
     for i, image in enumerate(images):
@@ -251,7 +251,8 @@ def test_a_reader_that_leaves_ends_the_command_quietly(weights, folder):
     process = start("--weights", str(weights), "--image-size", "32", "--batch-size", "8", *paths)
     assert process.stdout.readline().split() == ["image", "class", "probability"]
     process.stdout.close()
-    err = process.stderr.read()
+    with process.stderr:
+        err = process.stderr.read()
     assert process.wait(60) == 0
     assert [line for line in err.splitlines() if "sees 32×32" not in line] == []
 
