@@ -1,0 +1,53 @@
+"""Steps too small to matter to us take a trained network from right to wrong: python examples/adversarial_example.py
+
+The fast gradient sign method (Goodfellow et al., arXiv:1412.6572, section 4): each pixel moves by ε in the direction
+that raises the loss. Noise of the same size in random directions is there to compare.
+"""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from resnet_flax import resnet20
+from training_flax import batch_indices, init_state, make_train_step, normalise, open_dataset
+
+EPSILON = 0.1  # of pixels from 0 to 1
+data = open_dataset("digits")
+images, labels = data.train
+model = resnet20(num_classes=10, width=8)
+optimiser = optax.sgd(optax.cosine_decay_schedule(0.1, 80), momentum=0.9, nesterov=True)
+state = init_state(model, optimiser, jax.random.key(0), normalise(images[:1], data.mean, data.std))
+train_step = jax.jit(make_train_step(model, optimiser), donate_argnums=0)
+for number in range(80):
+    batch = batch_indices(number, 64, len(labels), seed=0)
+    state, _ = train_step(state, normalise(images[batch], data.mean, data.std), labels[batch])
+variables = {"params": state.params, "batch_stats": state.batch_stats}
+
+
+def loss(pixels, labels, variables):
+    """Its gradient with respect to pixels from 0 to 1 is the attack."""
+    logits = model.apply(variables, normalise(255 * pixels, data.mean, data.std), train=False)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), logits
+
+
+attack = jax.jit(jax.grad(loss, has_aux=True))
+
+
+def accuracy(pixels):
+    """In per cent of the test images."""
+    _, logits = attack(pixels, labels, variables)
+    return 100 * (logits.argmax(-1) == labels).mean()
+
+
+def move(pixels, direction):
+    """Pixels moved by ε, and still pixels."""
+    return jnp.clip(pixels + EPSILON * jnp.sign(direction), 0, 1)
+
+
+pixels, labels = jnp.asarray(data.test.images) / 255, data.test.labels
+gradient, _ = attack(pixels, labels, variables)
+noise = jax.random.normal(jax.random.key(1), pixels.shape)
+
+print(f"accuracy on test images: {accuracy(pixels):.1f} %")
+print(f"each pixel moved by {EPSILON} at random: {accuracy(move(pixels, noise)):.1f} %")
+print(f"each pixel moved by {EPSILON} along the gradient's sign: {accuracy(move(pixels, gradient)):.1f} %")

@@ -1,0 +1,59 @@
+"""A network that knows the digits 0 to 4 learns 5 to 9 from five images of each better than one that knows nothing.
+
+First a new classifier is trained, then all of the network at a small rate, both with BatchNorm frozen: statistics of
+so few images would be poor ones. Run it with: python examples/fine_tune.py
+"""
+
+import tempfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from resnet_flax import resnet20
+from training_flax import batch_indices, init_state, make_eval_step, make_train_step, normalise, open_dataset
+from weights_flax import load_weights, save_weights
+
+STEPS = 10
+data = open_dataset("digits")
+
+
+def digits(part, first, of_each=None):
+    """Normalised images of five of the ten digits, every second pixel of them, and labels that count from 0."""
+    chosen = np.concatenate([np.flatnonzero(part.labels == first + digit)[:of_each] for digit in range(5)])
+    return normalise(part.images[chosen, ::2, ::2], data.mean, data.std), part.labels[chosen] - first
+
+
+def train(model, images, labels, steps, rate, variables=None, freeze=()):
+    """The variables after some steps of SGD, from those given or from random ones."""
+    optimiser = optax.sgd(optax.cosine_decay_schedule(rate, steps), momentum=0.9, nesterov=True)
+    state = init_state(model, optimiser, jax.random.key(0), images[:1])
+    state = state._replace(**variables or {})
+    step = jax.jit(make_train_step(model, optimiser, freeze=freeze))
+    for number in range(steps):
+        batch = batch_indices(number, min(64, len(labels)), len(labels), seed=0)
+        state, _ = step(state, images[batch], labels[batch])
+    return {"params": state.params, "batch_stats": state.batch_stats}
+
+
+# Twenty classes, which digit and how it is turned: features that tell five classes apart tell little else.
+images, labels = digits(data.train, first=0)
+turned = jnp.concatenate([jnp.rot90(images, turns, axes=(1, 2)) for turns in range(4)])
+turned_labels = np.concatenate([4 * labels + turns for turns in range(4)])
+model, images, labels = resnet20(num_classes=5, width=8), *digits(data.train, first=5, of_each=5)
+with tempfile.TemporaryDirectory() as folder:
+    file, broad = Path(folder) / "zero_to_four.safetensors", model.clone(num_classes=20)
+    save_weights(broad, train(broad, turned, turned_labels, steps=300, rate=0.1), file)
+    variables = load_weights(model, file, new_head=True)
+
+frozen, features = model.clone(frozen_batch_norm=True), ("conv1/*", "bn1/*", "layer*")
+head = train(frozen, images, labels, STEPS, 0.1, variables, freeze=features)
+tuned = train(frozen, images, labels, STEPS, 0.01, head)
+scratch = train(model, images, labels, 2 * STEPS, 0.03)
+
+evaluate, (test_images, test_labels) = jax.jit(make_eval_step(model)), digits(data.test, first=5)
+for name, variables in {"a new classifier": head, "then all of it": tuned, "from scratch": scratch}.items():
+    right = evaluate(variables, test_images, test_labels).prediction == test_labels
+    print(f"{name}: {100 * right.mean():.1f} % of test images")
