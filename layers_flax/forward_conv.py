@@ -1,5 +1,7 @@
 """The convolutions of a network for inference: the formulas that are fast forward, for its shape, on the CPU."""
 
+from math import inf, prod
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -12,13 +14,18 @@ def forward_conv2d(
 ) -> jax.Array:
     """What `conv2d` computes, of the same arguments, where no gradient of the kernel is to be taken.
 
-    XLA gives convolutions on the CPU to a library that runs those to 64 channels or fewer on a single core; what it
-    makes itself of a convolution whose output is larger than its input runs on all cores.
+    XLA gives convolutions on the CPU to a library that arranges the kernel anew on one core each time, and convolves
+    to 64 channels or fewer on one core as well. Of few pixels a dot of patches is faster. A convolution whose output
+    is larger than its input the library does not take; what XLA makes of it runs on all cores.
     """
     size, inputs, outputs = kernel.shape[0], x.shape[-1], kernel.shape[-1]
-    usual = size % 2 == 1 and size == kernel.shape[1] and padding in (None, size // 2) and min(x.shape[1:3]) > 2
-    if jax.default_backend() == "cpu" and usual and groups == 1 and size > 1:
-        if stride == 1 and outputs <= 64:
+    usual = groups == 1 and size % 2 == 1 and size == kernel.shape[1] and padding in (None, size // 2)
+    if jax.default_backend() == "cpu" and usual and size > 1 and min(x.shape[1:3]) > 2 * stride:
+        # A batch whose size is a symbol (`jax.export`) is taken for a large one.
+        pixels = prod(x.shape[:3]) // stride**2 if isinstance(x.shape[0], int) else inf
+        if outputs >= 128 and pixels <= 512:
+            return _dot_of_patches(x, kernel, stride)
+        if stride == 1 and outputs <= 64 and pixels > 256:
             return _with_a_row_too_many(x, kernel)
         if stride == 2 and inputs < 8 and x.shape[2] % 2 == 0:
             return _of_pairs_of_pixels(x, kernel)
@@ -46,6 +53,17 @@ def _of_pairs_of_pixels(x: jax.Array, kernel: jax.Array) -> jax.Array:
     before = (size // 2 + 1) // 2
     pads = [(size // 2, size // 2), (before, kernel.shape[1] - before)]
     return _convolve(pairs, kernel, (2, 1), pads)[:, :, :-1]
+
+
+def _dot_of_patches(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """The convolution as one dot: the pixels under all taps side by side, with the kernel as it lies in memory."""
+    size, outputs = kernel.shape[0], kernel.shape[-1]
+    rows, columns = (-(-pixels // stride) for pixels in x.shape[1:3])
+    x = jnp.pad(x, ((0, 0), (size // 2, size // 2), (size // 2, size // 2), (0, 0)))
+    ends = (rows - 1) * stride + 1, (columns - 1) * stride + 1
+    shifts = [x[:, i : i + ends[0] : stride, j : j + ends[1] : stride] for i in range(size) for j in range(size)]
+    patches = jnp.concatenate(shifts, -1)
+    return (patches.reshape(-1, patches.shape[-1]) @ kernel.reshape(-1, outputs)).reshape(*patches.shape[:3], outputs)
 
 
 def _convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], pads: list[tuple[int, int]]) -> jax.Array:

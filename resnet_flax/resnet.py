@@ -180,7 +180,7 @@ class ResNet(nn.Module):
 
     def pool(self, x: jax.Array) -> jax.Array:
         """The last map to what is classified, its mean over all pixels: (batch, channels), float32 or wider."""
-        return global_avg_pool(x)
+        return global_avg_pool(x, fused=self.folded)
 
     def classify(self, x: jax.Array) -> jax.Array:
         """(batch, channels) to logits."""

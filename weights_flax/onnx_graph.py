@@ -99,6 +99,12 @@ class OnnxGraph:
         inner = params.get("jaxpr", params.get("call_jaxpr"))
         if isinstance(inner, core.ClosedJaxpr):
             return self.write(inner, operands)
+        if (
+            kind == "broadcast_in_dim"
+            and not operands[0].ndim
+            and not all(isinstance(size, int) for size in params["shape"])
+        ):
+            return operands  # a number for a whole array, whose size is not known
         if all(isinstance(operand, np.ndarray) for operand in operands):
             found = equation.primitive.bind(*operands, **params)
             return [np.asarray(value) for value in (found if equation.primitive.multiple_results else [found])]
@@ -124,7 +130,11 @@ class OnnxGraph:
         if kind == "slice":
             return [self.slice(x, before, **params)]
         if kind == "dynamic_update_slice" and isinstance(operands[1], Tensor):
-            return [self.put(*operands, before, _aval(equation.invars[1]).shape)]
+            part = _aval(equation.invars[1]).shape
+            if isinstance(operands[0], np.ndarray) and not any(operands[2:]):
+                behind = [(0, 0 if whole == own else whole - own, 0) for whole, own in zip(shape, part, strict=True)]
+                return [self.pad(x, operands[0], behind)]
+            return [self.put(*operands, before, part)]
         if kind == "pad" and not any(interior for *_, interior in params["padding_config"]):
             return [self.pad(x, operands[1], params["padding_config"])]
         if kind == "reshape" and len(shape) == 2 and shape[0] == before[0]:
