@@ -1,4 +1,4 @@
-"""Training: data in, steps, recipes, checkpoints, metrics, pictures; and a run's weights out."""
+"""Training: data in, steps, recipes, checkpoints, metrics, pictures; a run's weights out, and what they predict."""
 
 from training_flax.augment import augment_images, example_keys, parse_augmentations
 from training_flax.checkpoints import restore

@@ -71,7 +71,7 @@ class Classifier:
         self._channels = channels = image_channels(variables)
         for name, values in (("mean", mean), ("std", std)):
             if len(values) not in (1, channels) or not np.isfinite(values).all() or (name == "std" and 0 in values):
-                what = "numbers, and none is 0" if name == "std" else "numbers"
+                what = "number" + "s" * (channels > 1) + ", none of them 0" * (name == "std")
                 raise ValueError(f"{name} must be {channels} {what}, one for each channel; given {tuple(values)}")
         self._devices = Devices()
         self.batch_size = whole_batch(min(batch_size, max(images, 1)), self._devices)

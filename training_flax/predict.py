@@ -11,6 +11,7 @@ from training_flax.prediction import predict
 if __name__ == "__main__":
     for stream in (sys.stdout, sys.stderr):  # a terminal that lacks × shows ?, and the run goes on
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # names of files are any bytes
     sys.exit(main(sys.argv[1:]))
 else:
     # Importing a module makes it an attribute of its package, where the function of this name has to stay.

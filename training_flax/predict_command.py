@@ -151,14 +151,15 @@ def _sum_up(stream: FileStream, broken: int, seconds: float) -> None:
 def _draw(path: Path, batches: Sequence[FileBatch], names: Sequence[str]) -> None:
     images = np.concatenate([batch.images for batch in batches])[:PICTURED]
     predictions = [np.concatenate(parts) for parts in zip(*(batch.predictions for batch in batches), strict=True)]
-    paths = [path for batch in batches for path in batch.paths]
+    titles = ["/".join(Path(path).parts[-2:]) for batch in batches for path in batch.paths]
     if not len(images):
         raise ValueError(f"picture {str(path)!r} is not drawn: no image could be read")
     unfinished = path.with_name(f".{path.name}.unfinished{path.suffix}")
-    draw_predictions(
-        unfinished, images, ["/".join(Path(name).parts[-2:]) for name in paths], Predictions(*predictions), names
-    )
-    unfinished.replace(path)
+    try:
+        draw_predictions(unfinished, images, titles, Predictions(*predictions), names)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
     _say(f"the first {len(images)} are in {path}" if len(images) > 1 else f"it is in {path}")
 
 
@@ -170,7 +171,7 @@ def _writing(path: Path | None) -> Iterator[IO[str]]:
         return
     unfinished = path.with_name(path.name + ".unfinished")
     try:
-        with unfinished.open("w") as file:
+        with unfinished.open("w", encoding="utf-8", errors="replace") as file:
             yield file
         unfinished.replace(path)
     finally:

@@ -2,6 +2,7 @@
 
 import importlib
 import time
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,8 @@ from PIL import Image
 
 import training_flax
 from resnet_flax import resnet20
-from training_flax import Predictions, evaluate, open_dataset, predict
-from training_flax.classifier import Classifier
+from training_flax import Predictions, build_model, evaluate, open_dataset, predict
+from training_flax.classifier import Classifier, image_channels
 from training_flax.data import Dataset, Part
 from training_flax.images import centre_crop
 from training_flax.prediction import FileStream
@@ -219,6 +220,14 @@ def test_a_network_of_one_channel_sees_grey(network, tmp_path):
         np.testing.assert_allclose(found.probabilities, by_class, rtol=300 * EPS, atol=EPS)
 
 
+@pytest.mark.parametrize("arch", ["resnet18", "resnet18_v2", "plain20", "densenet121", "densenet_40_12", "vgg19_bn"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_family_tells_how_many_channels_it_sees(arch, channels):
+    images = jax.ShapeDtypeStruct((1, 32, 32, channels), jnp.float32)
+    variables = jax.eval_shape(partial(build_model(arch).init, train=False), jax.random.key(0), images)
+    assert image_channels(variables) == channels
+
+
 def test_an_image_is_left_whole_only_where_nothing_has_to_be_resized():
     image = RNG.integers(0, 256, (20, 28, 3), dtype=np.uint8)
     np.testing.assert_array_equal(View((20, 28)).fit(image), image)
@@ -241,7 +250,7 @@ def test_an_image_is_left_whole_only_where_nothing_has_to_be_resized():
         ({"top": 8}, "top must be from 1 to the number of classes, 7; given 8"),
         ({"batch_size": 0}, "batch_size must be a positive integer; given 0"),
         ({"mean": (0.5, 0.5)}, "mean must be 3 numbers, one for each channel; given (0.5, 0.5)"),
-        ({"std": (0.5, 0, 1)}, "std must be 3 numbers, and none is 0, one for each channel; given (0.5, 0, 1)"),
+        ({"std": (0.5, 0, 1)}, "std must be 3 numbers, none of them 0, one for each channel; given (0.5, 0, 1)"),
         ({"mean": (0.5, float("nan"), 1)}, "mean must be 3 numbers, one for each channel; given (0.5, nan, 1)"),
     ],
 )
