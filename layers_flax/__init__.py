@@ -11,6 +11,7 @@ from layers_flax.forward_conv import forward_conv2d
 from layers_flax.initializers import he_normal_fan_in, he_normal_fan_out, torch_linear
 from layers_flax.linear import Linear
 from layers_flax.pooling import adaptive_avg_pool, avg_pool, global_avg_pool, max_pool
+from layers_flax.shapes import image_by_shape, variables_by_shape
 from layers_flax.torch_names import variables_from_torch, variables_to_torch
 
 __all__ = [
@@ -38,11 +39,13 @@ __all__ = [
     "global_avg_pool",
     "he_normal_fan_in",
     "he_normal_fan_out",
+    "image_by_shape",
     "max_pool",
     "multiply_adds_of",
     "one_of",
     "subsample",
     "torch_linear",
+    "variables_by_shape",
     "variables_from_torch",
     "variables_to_torch",
 ]

@@ -6,23 +6,22 @@ from math import prod
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from jax.extend import core
+
+from layers_flax.shapes import image_by_shape, variables_by_shape
 
 
 def count_parameters(model: nn.Module, image_shape: Sequence[int] = (224, 224, 3)) -> int:
     """The number of trainable parameters of `model` for images of `image_shape`, (height, width, channels)."""
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
+    variables = variables_by_shape(model, image_shape)
     return sum(prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
 
 
 def count_multiply_adds(model: nn.Module, image_shape: Sequence[int] = (224, 224, 3)) -> int:
     """Multiply-adds of convolutions and dense layers in one forward pass of one image of `image_shape`."""
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
-    return _count(jax.make_jaxpr(partial(model.apply, train=False))(variables, images).jaxpr)
+    variables = variables_by_shape(model, image_shape)
+    return _count(jax.make_jaxpr(partial(model.apply, train=False))(variables, image_by_shape(image_shape)).jaxpr)
 
 
 def multiply_adds_of(equation: core.JaxprEqn) -> int:

@@ -4,7 +4,6 @@ Layouts: convolution kernels HWIO here, OIHW there; dense kernels (in, out) here
 """
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -12,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
+
+from layers_flax.shapes import variables_by_shape
 
 Path = tuple[str, ...]  # of modules, without the collection and the leaf
 
@@ -37,7 +38,7 @@ def variables_from_torch(
     Raises:
         ValueError: entries that are missing, unused or misshapen, all named.
     """
-    template = variable_shapes(model, _channels(state_dict, first_conv))
+    template = variables_by_shape(model, (32, 32, _channels(state_dict, first_conv)))
     state = {name.removeprefix("module."): value for name, value in state_dict.items()}
     state = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
     wanted = {torch_name(path, module_name): (path, leaf) for path, leaf in flatten_dict(template).items()}
@@ -62,20 +63,6 @@ def variables_from_torch(
     values = {path: _from_torch_layout(to_numpy(value)) for path, value in fitting.items()}
     # A network without BatchNorm keeps its empty batch_stats.
     return {collection: {} for collection in template} | unflatten_dict(values)
-
-
-def variable_shapes(model: nn.Module, channels: int = 3) -> Mapping[str, Any]:
-    """Shapes and types of a network's variables, by tracing `init` once for each network; nothing is computed."""
-    try:
-        return _variable_shapes(model, channels)
-    except TypeError:  # a field, such as a list of stage sizes, cannot be hashed
-        return _variable_shapes.__wrapped__(model, channels)
-
-
-@lru_cache(maxsize=8)
-def _variable_shapes(model: nn.Module, channels: int) -> Mapping[str, Any]:
-    images = jax.ShapeDtypeStruct((1, 32, 32, channels), jnp.float32)
-    return jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
 
 
 def variables_to_torch(tree: Mapping[str, Any], module_name: Callable[[Path], str]) -> dict[str, np.ndarray]:

@@ -1,14 +1,13 @@
 """A residual network inside a deeper one: new blocks are the identity (He 2015, section 1, "by construction")."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from layers_flax import carry_over, check_deeper
+from layers_flax import carry_over, check_deeper, variables_by_shape
 from resnet_flax.resnet import PlainNet, ResNet
 
 # These change neither the variables nor what is computed of them in evaluation.
@@ -47,8 +46,7 @@ def deepen(model: ResNet, variables: Any, deeper: ResNet, *, key: jax.Array | No
         for block, new in zip(blocks[old:], made, strict=True):
             for collection, tree in new.items():
                 fresh[collection][str(block.name)] = tree
-    images = jax.ShapeDtypeStruct((1, 32, 32, variables["params"]["conv1"]["kernel"].shape[2]), jnp.float32)
-    shapes = jax.eval_shape(partial(deeper.init, train=False), jax.random.key(0), images)
+    shapes = variables_by_shape(deeper, (32, 32, variables["params"]["conv1"]["kernel"].shape[2]))
     # Every leaf must be there, and fit; what is new does by the way it was made.
     return carry_over(fresh, shapes, lambda names: False, lambda names, old, new: old)
 

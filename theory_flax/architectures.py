@@ -13,12 +13,11 @@ from math import prod
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from jax.extend import core
 
 from densenet_flax import DenseNet
-from layers_flax import BatchNorm, Conv, Linear, multiply_adds_of
+from layers_flax import BatchNorm, Conv, Linear, image_by_shape, multiply_adds_of, variables_by_shape
 from resnet_flax import VGG, ResNet
 
 IMAGES = -1
@@ -161,14 +160,14 @@ def architecture(model: nn.Module, image_shape: Sequence[int] = (224, 224, 3), n
         raise ValueError(f"a network of stem, stages and head can be shown; {type(model).__name__} is none")
     options = {"remat": False} if hasattr(model, "remat") else {}  # it hides a block's layers in one operation
     model = model.clone(**options, axis_name=None, parent=None, name=None)
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    images = image_by_shape(image_shape)
     modules: dict[str, nn.Module] = {}
 
     def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         modules["/".join(context.module.path)] = context.module
         return call(*args, **kwargs)
 
-    variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
+    variables = variables_by_shape(model, image_shape)
     with nn.intercept_methods(record):
         jaxpr = jax.make_jaxpr(partial(_by_stage, model))(variables, images).jaxpr
     parameters: dict[str, int] = {}

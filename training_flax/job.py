@@ -1,7 +1,6 @@
 """A training run that has been checked, before anything is compiled or written."""
 
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import count
 from math import ceil, gcd, prod
 from pathlib import Path
@@ -11,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from layers_flax import variables_by_shape
 from training_flax.augment import Augmentation, parse_augmentations
 from training_flax.config import MODEL, TrainConfig, build_network, reaching
 from training_flax.data import Dataset, Part, StreamedPart, open_dataset
@@ -130,8 +130,7 @@ def plan(config: TrainConfig, *, extend: bool = False) -> Job:
         dataset = replace(dataset, mean=moments[0], std=moments[1])
     _check_options(config)
     eval_model = build_network(named, classes)
-    image = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32)
-    shapes = jax.eval_shape(partial(eval_model.init, train=False), jax.random.key(0), image)
+    shapes = variables_by_shape(eval_model, dataset.image_shape)
     check_patterns(shapes["params"], config.freeze)
     config = with_recipe(config, batch_norm=bool(shapes["batch_stats"]))
     batch_size, total_steps = _lengths(config, dataset, devices)

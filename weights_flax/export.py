@@ -1,17 +1,15 @@
 """A network handed on: one file that runs, or is read, without this project."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
-from layers_flax import check_positive, one_of
+from layers_flax import check_positive, one_of, variables_by_shape
 from weights_flax.archs import to_torch
 from weights_flax.errors import one_line
 from weights_flax.onnx_file import to_onnx
@@ -90,8 +88,7 @@ def _check_fit(model: nn.Module, variables: Mapping[str, Any], image_shape: Sequ
         raise ValueError(f"image_shape must be (height, width, channels); given {image_shape!r}")
     for what, size in zip(("height", "width", "channels"), image_shape, strict=True):
         check_positive(f"{what} in image_shape", size)
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    template = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
+    template = variables_by_shape(model, image_shape)
     wanted, given = (
         {"/".join(path): np.shape(leaf) for path, leaf in flatten_dict(dict(tree)).items()}
         for tree in (template, variables)

@@ -7,11 +7,10 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from densenet_flax import DenseNet
-from layers_flax import one_of
+from layers_flax import image_by_shape, one_of, variables_by_shape
 from resnet_flax import VGG, ResNet
 
 
@@ -116,16 +115,6 @@ def stage_count(model: nn.Module) -> int:
     if not isinstance(model, ResNet | VGG | DenseNet):
         raise ValueError(f"a model must be a ResNet, PlainNet, VGG or DenseNet; given {type(model).__name__}")
     return len(model.block_sizes if isinstance(model, DenseNet) else model.stage_sizes)
-
-
-def image_by_shape(image_shape: Sequence[int]) -> jax.ShapeDtypeStruct:
-    """A batch of one image of `image_shape`, (height, width, channels), of which only shape and type are there."""
-    return jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-
-
-def variables_by_shape(model: nn.Module, image_shape: Sequence[int]) -> Mapping[str, Any]:
-    """The shapes and types of a model's variables."""
-    return jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image_by_shape(image_shape))
 
 
 def _outputs(bound: Any, images: jax.Array) -> Iterator[tuple[str, jax.Array]]:

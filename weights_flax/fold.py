@@ -1,6 +1,6 @@
 """Networks for inference: each BatchNorm folded into the convolution before it, where there is one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from densenet_flax import DenseNet
-from layers_flax import BatchNorm, Conv
+from layers_flax import BatchNorm, Conv, image_by_shape, variables_by_shape
 from resnet_flax import VGG, ResNet
 
 Path = tuple[str, ...]
@@ -41,14 +41,14 @@ def fold_batch_norm(model: nn.Module, variables: Mapping[str, Any]) -> tuple[nn.
         raise ValueError(f"a ResNet, PlainNet, VGG or DenseNet can be folded; given a {type(model).__name__}")
     if model.folded:
         raise ValueError(f"the {type(model).__name__} is folded already")
-    images = jax.ShapeDtypeStruct((1, 224, 224, _channels(variables)), jnp.float32)
-    _check(variables, _shapes(model, images))
+    image_shape = (224, 224, _channels(variables))
+    _check(variables, variables_by_shape(model, image_shape))
     params, stats = (flatten_dict(variables[name]) for name in ("params", "batch_stats"))
     folded_model = model.clone(folded=True)
     # What the folded network has no place for is gone with the BatchNorms that convolutions have taken in.
-    left = flatten_dict(_shapes(folded_model, images)["params"])
+    left = flatten_dict(variables_by_shape(folded_model, image_shape)["params"])
     folded = {path: leaf for path, leaf in params.items() if path in left}
-    for norm, (epsilon, conv) in _batch_norms(model, images).items():
+    for norm, (epsilon, conv) in _batch_norms(model, image_shape).items():
         scale, shift = _scale_and_shift(norm, epsilon, params, stats)
         if (*norm, "scale") in left:
             new = {(*norm, "scale"): scale, (*norm, "bias"): shift}
@@ -60,7 +60,7 @@ def fold_batch_norm(model: nn.Module, variables: Mapping[str, Any]) -> tuple[nn.
     return folded_model, {"params": unflatten_dict(folded), "batch_stats": {}}
 
 
-def _batch_norms(model: nn.Module, images: jax.ShapeDtypeStruct) -> dict[Path, tuple[float, Path]]:
+def _batch_norms(model: nn.Module, image_shape: Sequence[int]) -> dict[Path, tuple[float, Path]]:
     """Of each BatchNorm: its epsilon, and the convolution whose output it takes, () where it takes another's.
 
     Found by running the network on shapes alone.
@@ -78,7 +78,7 @@ def _batch_norms(model: nn.Module, images: jax.ShapeDtypeStruct) -> dict[Path, t
         return out
 
     with nn.intercept_methods(note):
-        _shapes(model, images)
+        jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image_by_shape(image_shape))
     return found
 
 
@@ -93,10 +93,6 @@ def _scale_and_shift(norm: Path, epsilon: float, params: Any, stats: Any) -> tup
         )
     scale = scale / np.sqrt(variance + epsilon)
     return scale, bias - mean * scale
-
-
-def _shapes(model: nn.Module, images: jax.ShapeDtypeStruct) -> Any:
-    return jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
 
 
 def _channels(variables: Mapping[str, Any]) -> int:

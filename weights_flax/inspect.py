@@ -8,7 +8,8 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
 from densenet_flax import DenseNet
-from layers_flax.torch_names import torch_axes, torch_name, variable_shapes
+from layers_flax import variables_by_shape
+from layers_flax.torch_names import torch_axes, torch_name
 from resnet_flax import VGG, ResNet
 from weights_flax.archs import ARCHS, module_name
 from weights_flax.names import Naming
@@ -43,7 +44,7 @@ def torch_shapes(model: nn.Module, channels: int = 3) -> Shapes:
     """Names and shapes of a network's tensors in PyTorch; nothing is computed."""
     return {
         torch_name(path, module_name(model)): tuple(leaf.shape[axis] for axis in torch_axes(len(leaf.shape)))
-        for path, leaf in flatten_dict(variable_shapes(model, channels)).items()
+        for path, leaf in flatten_dict(variables_by_shape(model, (32, 32, channels))).items()
     }
 
 

@@ -3,12 +3,12 @@
 import jax
 import numpy as np
 
-from layers_flax.torch_names import variable_shapes
+from layers_flax import variables_by_shape
 
 
 def drawn(model, channels=3):
     """Variables of the model's names, shapes and types, with values from 0 to 1."""
-    shapes = dict(variable_shapes(model, channels))
+    shapes = dict(variables_by_shape(model, (32, 32, channels)))
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: rng.random(leaf.shape, np.float32).astype(leaf.dtype), shapes)
 

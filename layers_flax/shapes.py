@@ -1,0 +1,28 @@
+"""Networks by shape alone: nothing is computed, and no memory is taken."""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+
+def image_by_shape(image_shape: Sequence[int]) -> jax.ShapeDtypeStruct:
+    """A batch of one image of `image_shape`, (height, width, channels), of which only shape and type are there."""
+    return jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+
+
+def variables_by_shape(model: nn.Module, image_shape: Sequence[int] = (32, 32, 3)) -> Mapping[str, Any]:
+    """Shapes and types of a network's variables, by tracing its `init` once for each network and shape of images."""
+    try:
+        return _traced(model, tuple(image_shape), jax.config.values["jax_enable_x64"])
+    except TypeError:  # a field, such as a list of stage sizes, cannot be hashed
+        return _traced.__wrapped__(model, tuple(image_shape), True)
+
+
+@lru_cache(maxsize=8)
+def _traced(model: nn.Module, image_shape: tuple[int, ...], x64: bool) -> Mapping[str, Any]:
+    del x64  # what types come out depends on it
+    return jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image_by_shape(image_shape))
