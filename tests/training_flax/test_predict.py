@@ -337,16 +337,21 @@ sys.exit(code)
 """
 
 
+def peak(weights, out, images):
+    """Megabytes that the command has held at most, and how many images it wrote of."""
+    # Small batches: whether the devices hold one at the peak, or two, is chance.
+    options = ["--weights", str(weights), "--image-size", "128", "--batch-size", "16", "--json", "--out", str(out)]
+    process = start(*options, *images, code=PEAK)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return int(err.splitlines()[-1]) / 1024, len(out.read_text().splitlines())
+
+
 def test_memory_does_not_grow_with_the_images(weights, tmp_path):
-    write_images(tmp_path / "images", 1000, (16, 16))
-    peaks = {}
-    for count in (1000, 2000):
-        folders = [str(tmp_path / "images")] * (count // 1000)
-        options = ["--weights", str(weights), "--image-size", "128", "--out", str(tmp_path / "out.jsonl"), "--json"]
-        process = start(*options, *folders, code=PEAK)
-        _, err = process.communicate(timeout=300)
-        assert process.returncode == 0, err
-        assert len((tmp_path / "out.jsonl").read_text().splitlines()) == count
-        peaks[count] = int(err.splitlines()[-1]) / 1024
+    images, out = write_images(tmp_path / "images", 1000, (16, 16)), tmp_path / "out.jsonl"
+    peak(weights, out, images[:16])  # compiles, which takes memory too; the others find it in the cache
+    once, count = peak(weights, out, [str(tmp_path / "images")])
+    twice, double = peak(weights, out, [str(tmp_path / "images")] * 2)
+    assert (count, double) == (1000, 2000)
     # The pixels of 1,000 more are 47 MB as the network sees them.
-    assert peaks[2000] - peaks[1000] < 20, peaks
+    assert twice - once < 20
