@@ -18,9 +18,10 @@ from tyro.conf import Positional
 from training_flax import build_model, normalise
 from training_flax.classifier import Classifier
 from training_flax.image_files import find_images
-from training_flax.prediction import FileStream, published_size
+from training_flax.prediction import FileStream
 from training_flax.view import View
 from weights_flax import load_model
+from weights_flax.archs import published_size
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -20,7 +20,7 @@ from training_flax.optimisers import check_patterns
 from training_flax.recipes import with_recipe
 from training_flax.run_folder import checkpoint_steps, run_path
 from training_flax.weights import normalisation, starting_weights
-from weights_flax.archs import constructor_options, made_for_small_images
+from weights_flax.archs import ARCHS, constructor_options, published_size
 
 SHOWN = 36  # images in batch.png
 MOST_STEPS = 10**8  # years of them; the rate of each is kept in memory, and 32 bits count them
@@ -112,7 +112,7 @@ def plan(config: TrainConfig, *, extend: bool = False) -> Job:
         named.data,
         data_dir=named.data_dir,
         image_size=named.image_size,
-        default_image_size=32 if made_for_small_images(named.arch) else 224,
+        default_image_size=published_size(ARCHS[named.arch]()),
     )
     if config.test_image_size not in (None, dataset.image_shape[0]) and isinstance(dataset.test, Part):
         shown = "×".join(map(str, dataset.image_shape[:2]))

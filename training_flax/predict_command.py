@@ -20,12 +20,12 @@ from training_flax.compilation import keep_compiled_programs
 from training_flax.config import DTYPES
 from training_flax.image_files import find_images
 from training_flax.pictures import draw_predictions
-from training_flax.prediction import FileBatch, FileStream, published_size
+from training_flax.prediction import FileBatch, FileStream
 from training_flax.prediction_lines import Table, json_lines
 from training_flax.terminal import Bar
 from training_flax.trained import Trained, read_config, read_run, read_weights
 from training_flax.view import View
-from weights_flax.archs import describe
+from weights_flax.archs import describe, published_size
 from weights_flax.command_line import parse_options
 
 PROG = "python -m training_flax.predict"

@@ -17,6 +17,7 @@ from training_flax.data import StreamedPart
 from training_flax.feed import AHEAD, Reader
 from training_flax.images import read_image
 from training_flax.view import CROP, View
+from weights_flax.archs import published_size
 
 
 def predict(
@@ -70,11 +71,6 @@ def predict(
     view = View((size, size), image_channels(variables), CROP if crop is None else crop, keep=crop is None)
     classifier = Classifier(model, variables, mean, std, top, batch_size, len(paths))
     return _joined(classifier, (_unbroken(batch) for batch in FileStream(classifier, paths, view, workers)))
-
-
-def published_size(model: nn.Module) -> int:
-    """Pixels of a side of the images that a network was published for."""
-    return 32 if getattr(model, "stem_kind", "imagenet") == "cifar" else 224
 
 
 class FileBatch(NamedTuple):

@@ -5,7 +5,7 @@ from typing import Any
 
 from layers_flax import one_of
 from training_flax.config import MODEL, TrainConfig, check, reaching
-from weights_flax.archs import constructor_options, made_for_small_images
+from weights_flax.archs import ARCHS, constructor_options, published_size
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def suitable_recipe(config: TrainConfig) -> str:
     """The recipe of a config that names none: by its data, else by what the network was published for."""
     if config.data == "digits":
         return "quick-digits"
-    if not made_for_small_images(config.arch):
+    if published_size(ARCHS[config.arch]()) > 32:
         return "he2015-imagenet"
     return "huang2017-cifar" if config.arch.startswith("densenet") else "he2015-cifar"
 

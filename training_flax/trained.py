@@ -75,7 +75,7 @@ def read_run(run: Path, dtype: str | None = None) -> Trained:
         options |= {"arch": config["arch"], "num_classes": config["num_classes"]}
         said = {**_said(config), "crop": float(config["test_crop"])}
         test_size, shape = config["test_image_size"], config["image_shape"]
-        said["size"] = (test_size, test_size) if test_size else (shape[0], shape[1])
+        said |= {"size": (test_size, test_size)} if test_size else {}
         # More pixels than stay in memory were streamed, and the run resized each image.
         pixels = max(config["train_examples"], config["test_examples"]) * prod(shape)
         said["keep"] = not test_size and pixels <= MEMORY_LIMIT
@@ -103,7 +103,7 @@ def read_weights(source: str, arch: str | None = None, dtype: str | None = None)
     loaded = load_model(source, arch, **_types(dtype or "float32"))
     try:
         return Trained(loaded.model, loaded.variables, **_said(loaded.card))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         raise ValueError(f"weights {source!r} have a damaged card") from None
 
 
@@ -112,11 +112,14 @@ def _types(dtype: str) -> dict[str, Any]:
 
 
 def _said(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Class names and normalisation, as a run's config and a file's card both tell them."""
+    """Class names, normalisation and size of images, as a run's config and a file's card both tell them."""
     names, moments = values.get("class_names"), values.get("normalisation") or {"mean": None, "std": None}
     mean, std = (
         None if numbers is None else tuple(map(float, numbers)) for numbers in (moments["mean"], moments["std"])
     )
     if names is not None and len(names) != values["num_classes"]:
         raise ValueError
-    return {"class_names": None if names is None else tuple(map(str, names)), "mean": mean, "std": std}
+    said: dict[str, Any] = {"class_names": None if names is None else tuple(map(str, names)), "mean": mean, "std": std}
+    if shape := values.get("image_shape"):
+        said["size"] = (int(shape[0]), int(shape[1]))
+    return said

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from tyro.conf import Positional, arg
 
-from weights_flax.archs import build_model, describe, made_for_small_images
+from weights_flax.archs import build_model, describe, published_size
 from weights_flax.command_line import parse_options
 from weights_flax.export import export
 from weights_flax.files import open_weights, reading
@@ -111,8 +111,7 @@ def _named(model: Any) -> str:
 def export_network(options: Export) -> None:
     """Writes a network to a file that runs without this project."""
     model, variables, card = _network(options)
-    arch = describe(model)[0]
-    size = options.image_size or (32 if arch and made_for_small_images(arch) else 224)
+    size = options.image_size or published_size(model)
     shape = card.get("image_shape") if options.image_size is None else None
     channels = _first_kernel(variables).shape[-2]
     image_shape = tuple(shape or (size, size, channels))

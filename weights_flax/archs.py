@@ -30,9 +30,9 @@ def build_model(arch: str, **options: Any) -> nn.Module:
     return ARCHS[arch](**options)
 
 
-def made_for_small_images(arch: str) -> bool:
-    """Whether `arch` was published for images of 32 pixels, and not of 224."""
-    return getattr(ARCHS[arch](), "stem_kind", "imagenet") == "cifar"
+def published_size(model: nn.Module) -> int:
+    """Pixels of a side of the images that a network was published for: 32 with a stem for small ones, else 224."""
+    return 32 if getattr(model, "stem_kind", "imagenet") == "cifar" else 224
 
 
 def describe(model: nn.Module) -> tuple[str | None, dict[str, Any]]:

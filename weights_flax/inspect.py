@@ -73,9 +73,8 @@ def _counts(shapes: Shapes, pattern: str, first: int) -> tuple[int, ...]:
 def _options(model: nn.Module, shapes: Shapes) -> dict[str, Any]:
     """Options of the constructor in which a file differs from its defaults, as far as shapes tell them."""
     guesses: dict[str, Any] = {}
-    head = next((name for name in ("fc", "classifier.6", "classifier") if f"{name}.bias" in shapes), None)
-    if head is not None:
-        guesses["num_classes"] = shapes[f"{head}.bias"][0] if shapes[f"{head}.bias"] else 0
+    if any(name in shapes for name in HEADS):
+        guesses["num_classes"] = _classes(shapes)
     first = next((shapes[name] for name in FIRST if name in shapes), ())
     if isinstance(model, ResNet | DenseNet) and len(first) == 4:
         guesses["stem"] = "imagenet" if first[-1] == 7 else "cifar"
@@ -95,9 +94,20 @@ def _options(model: nn.Module, shapes: Shapes) -> dict[str, Any]:
     }
 
 
+def classes_of(tensors: Mapping[str, Tensor]) -> int:
+    """The classes that a classifier among `tensors` has; those of ImageNet where there is none."""
+    return _classes({name: value.shape for name, value in tensors.items()}) or 1000
+
+
+def _classes(shapes: Shapes) -> int:
+    shape = next((shapes[name] for name in HEADS if name in shapes), ())
+    return shape[0] if shape else 0
+
+
 def _image_channels(shapes: Shapes) -> int:
     first = next((s for n, s in shapes.items() if n in FIRST and len(s) == 4), (0, 3))
     return first[1]
 
 
+HEADS = ("fc.bias", "classifier.6.bias", "classifier.bias")
 FIRST = ("conv1.weight", "features.conv0.weight", "features.0.weight")

@@ -13,7 +13,7 @@ from flax import linen as nn
 from layers_flax.torch_names import variables_to_torch
 from weights_flax.archs import build_model, describe, from_torch, head_name
 from weights_flax.files import WeightsFile, open_weights, reading
-from weights_flax.inspect import fitting
+from weights_flax.inspect import classes_of, fitting
 from weights_flax.names import Naming, recognise
 from weights_flax.tensors import Tensor, from_memory
 
@@ -97,6 +97,7 @@ def load_model(source: str | Path, arch: str | None = None, **options: Any) -> L
     elif arch is None:
         raise ValueError(f"weights {str(file.path)!r} fit no architecture by themselves; name it")
     else:
+        named = named or {"num_classes": classes_of(tensors)}
         known = next((options for name, options in found if name == arch), {**naming.options, **named})
     model = build_model(arch, **{**known, **options})
     return LoadedModel(model, _fit(model, str(file.path), naming, tensors, new_head=False, seed=0), file.card)

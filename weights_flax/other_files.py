@@ -181,7 +181,8 @@ def read_orbax(path: Path) -> dict[str, Any]:
     def read(path_in_tree: Any) -> np.ndarray:
         if not values:
             with ocp.PyTreeCheckpointer() as reader:
-                found = reader.restore(path.absolute())
+                as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+                found = reader.restore(path.absolute(), restore_args=as_numpy)
             values.update({jax.tree_util.keystr(p): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(found)})
         return np.asarray(values[jax.tree_util.keystr(path_in_tree)])
 

@@ -128,3 +128,7 @@ def test_an_architecture_can_be_named(tmp_path):
         load_model(path, "resnet32")
     with pytest.raises(ValueError, match="unknown arch 'resnet21'; did you mean"):
         load_model(path, "resnet21")
+    model = resnet20(num_classes=7)
+    path = save_weights(model, drawn(model), tmp_path / "seven.pt")
+    with pytest.raises(ValueError, match="are not those of resnet32: state dict does not fit the model; missing: "):
+        load_model(path, "resnet32")
