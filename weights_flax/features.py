@@ -47,13 +47,14 @@ def features(
 
     Returns:
         In the order in which they are computed, of the model's compute type:
-        "stem": (batch, height, width, channels), what the first stage takes; of a VGG the images themselves.
-        "stage0", "stage1", …: (batch, height, width, channels), what each stage makes. A DenseNet's stage i > 0 is
-            transition i and dense block i + 1; a VGG's ends with its max pool.
-        "pooled": what the classifier takes: (batch, channels), float32 or wider, the mean over the pixels of the last
-            map, normalised and activated first in a DenseNet or a pre-activation network; of a VGG (batch,
-            49 · channels), 7×7 means, channel by channel.
-        "logits": (batch, num_classes), float32 or wider.
+
+        - "stem": (batch, height, width, channels), what the first stage takes; of a VGG the images themselves.
+        - "stage0", "stage1", …: (batch, height, width, channels), what each stage makes. A DenseNet's stage i > 0 is
+          transition i and dense block i + 1; a VGG's ends with its max pool.
+        - "pooled": what the classifier takes: (batch, channels), float32 or wider, the mean over the pixels of the last
+          map, normalised and activated first in a DenseNet or a pre-activation network; of a VGG (batch,
+          49 · channels), 7×7 means, channel by channel.
+        - "logits": (batch, num_classes), float32 or wider.
 
     Raises:
         ValueError: the model is of another kind, `stop_at` is none of the names, or the images do not fit.
