@@ -1,23 +1,147 @@
-"""What README and docs say: code that runs, links that lead somewhere."""
+"""What README and docs say: code that runs, commands that are understood, links that lead somewhere, a whole site."""
 
 import importlib
+import os
 import re
 import shlex
+import subprocess
 import sys
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from training_flax import RECIPES, with_recipe
+from training_flax import RECIPES, parse_options, with_recipe
 from training_flax.config import check
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PACKAGES = ("layers_flax", "resnet_flax", "densenet_flax", "weights_flax", "training_flax", "theory_flax")
+
+# What pages show is run with networks of the same classes that compile in seconds, and trained for one step.
+SMALLER = {
+    "densenet121(num_classes=10)": "densenet121(num_classes=10, block_sizes=(1, 1), growth_rate=4)",
+    'resnet50(num_classes=10, stem="cifar"': 'resnet50(num_classes=10, stem="cifar", width=4',
+    "resnet18()": "resnet18(width=4)",
+    "resnet20(), resnet56()": "resnet20(width=4), resnet56(width=4)",
+    'TrainConfig("resnet20", ': 'TrainConfig("resnet20", steps=1, width=4, augment=(), ',
+}
+# What must hold of a page's values when it has been run.
+LAWS = {
+    "README.md": lambda v: v["logits"].shape == (8, 10) and set(v["variables"]) == {"params", "batch_stats"},
+    "docs/densenet.md": lambda v: v["logits"].shape == (8, 10) and set(v["updates"]) == {"batch_stats"},
+    "docs/training.md": lambda v: v["evaluation"].accuracy == v["result"].summary["test_accuracy"],
+    "docs/export.md": lambda v: (abs(v["theirs"] - v["same"]) < 1e-4).all() and (v["same"] - v["logits"] < 1e-4).all(),
+    "docs/examples.md": lambda v: set(v["variables"]) == {"params", "batch_stats"},
+}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def name_of(page):
+    return str(page.relative_to(ROOT))
+
+
+def code_of(page):
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def said_on(page):
+    """What a page says is printed: comments behind a print and on the lines after it, and blocks of text after code."""
+    for code, text in re.findall(
+        r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```)?", page.read_text(), re.DOTALL | re.MULTILINE
+    ):
+        expected = ""
+        for line in [*code.splitlines(), ""]:
+            if expected and line.startswith("# "):
+                expected += line[1:]
+                continue
+            if expected.strip():
+                yield expected
+            printed = re.match(r"\s*print\(.*\)(?:  # (.*))?$", line)
+            expected = (printed[1] or " ") if printed else ""
+        if text:
+            yield text
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if code_of(page)], ids=name_of)
+def test_code_runs_and_prints_what_the_page_says(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    values = {}
+    for code in code_of(page):
+        for shown, run in SMALLER.items():
+            code = code.replace(shown, run)
+        exec(compile(code, name_of(page), "exec"), values)
+    printed, place = " ".join(capsys.readouterr().out.split()), 0
+    for expected in said_on(page):
+        pattern = ".*".join(re.escape(" ".join(part.split())) for part in expected.split("…"))
+        found = re.compile(pattern).search(printed, place)
+        assert found, expected
+        place = found.end()
+    assert LAWS.get(name_of(page), lambda values: True)(values)
+
+
+def test_what_is_made_smaller_is_on_a_page():
+    shown = "".join(code for page in PAGES for code in code_of(page))
+    assert [text for text in SMALLER if text not in shown] == []
+
+
+def commands_on(page):
+    """The commands of a page that run this project, (module, options); what the shell fills in is a number."""
+    text = page.read_text().replace("\\\n", " ")
+    for module, line in re.findall(r"python3? (train\.py|-m [\w.]+)([^`\n|]*)", text):
+        module = module.removeprefix("-m ")
+        if module == "train.py" or (ROOT / module.replace(".", "/").split("/")[0]).is_dir():
+            yield module, shlex.split(re.sub(r"\$\w+", "0", line.split("&&")[0]), comments=True)
+
+
+def understand(module, options, monkeypatch):
+    """Has the real parser of a command read its options, and checks them as far as can be without files."""
+    if module == "train.py":
+        monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
+        if options != ["--help"]:
+            check(with_recipe(importlib.import_module("train").parse(options).training))
+    elif module == "theory_flax":
+        command = importlib.import_module("theory_flax.__main__")
+        parsed = parse_options(command.Options, options, prog=module, description="")
+        for name in command.CLAIMS if parsed.claim == "all" else [parsed.claim]:
+            command.meant_for(name, command.find(name), parsed)
+    elif module == "weights_flax":
+        command = importlib.import_module("weights_flax.__main__")
+        kinds = command.Inspect | command.Convert | command.Export
+        parse_options(kinds, options, prog=module, description="")
+    elif module == "training_flax.predict":
+        command = importlib.import_module("training_flax.predict_command")
+        parse_options(command.CommandLine, options, prog=module, description="")
+    elif module == "training_flax.compare":
+        command = importlib.import_module(module)
+        monkeypatch.setattr(command, "read_runs", list)
+        monkeypatch.setattr(command, "draw_comparison", lambda path, runs: None)
+        monkeypatch.setattr(command, "tabulate", str)
+        assert command.main(options) == 0
+    elif module == "training_flax.prepare":
+        command = importlib.import_module(module)
+        monkeypatch.setattr(command, "prepare_dataset", lambda name, data_dir, source: Path())
+        assert command.main(options) == 0
+    elif module == "benchmarks.sizes":
+        assert set(options) < {"densenet", "resnet"} and len(options) == 1
+    else:
+        parse_options(importlib.import_module(module).Options, options, prog=module, description="")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(commands_on(page))], ids=name_of)
+def test_commands_are_understood(page, monkeypatch):
+    for module, options in commands_on(page):
+        understand(module, options, monkeypatch)
+
+
+def test_an_option_that_is_not_there_is_not_understood(monkeypatch):
+    for module in ("train.py", "weights_flax", "theory_flax", "benchmarks.fold"):
+        with pytest.raises(ValueError, match="--colour-of-the-sky"):
+            understand(module, ["--colour-of-the-sky", "blue"], monkeypatch)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_lead_somewhere(page):
-    text = page.read_text()
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
     for target in re.findall(r"\]\(([^)]+)\)", text):
         if not target.startswith("https://"):
             path, _, anchor = target.partition("#")
@@ -27,51 +151,70 @@ def test_links_lead_somewhere(page):
                 assert anchor in [re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings], target
 
 
-@pytest.mark.parametrize(("page", "function"), [("README.md", "densenet121"), ("docs/densenet.md", "densenet121")])
-def test_the_first_example_runs(page, function):
-    code = re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)[0]
-    # The same lines with a network of the same class that compiles in seconds.
-    assert f"model = {function}(num_classes=10)" in code
-    code = code.replace(f"{function}(num_classes=10)", f"{function}(num_classes=10, block_sizes=(1, 1), growth_rate=4)")
-    values = {}
-    exec(compile(code, page, "exec"), values)
-    assert values["logits"].shape == (8, 10)
-    assert set(values["variables"]) == {"params", "batch_stats"}
-    assert set(values["updates"]) == {"batch_stats"}
+class Html(HTMLParser):
+    """What a page of the site can be linked at, what it links to, and what it loads."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.ids, self.links, self.loaded = set(), [], []
+        self.feed(path.read_text())
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.ids.add(found.get("id"))
+        if tag == "a" and "href" in found:
+            self.links.append(found["href"])
+        if tag in ("link", "script", "img"):
+            self.loaded.append(found.get("href") or found.get("src") or "")
 
 
-def commands(page):
-    """The options of every `python train.py` on a page; what the shell fills in is a number."""
-    text = page.read_text().replace("\\\n", " ")
-    for line in re.findall(r"python train\.py ([^`\n]*)", text):
-        yield shlex.split(re.sub(r"\$\w+", "0", line), comments=True)
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """Every page of the site, built with warnings as errors, by its path."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-d", str(folder / "doctrees")]
+    built = subprocess.run(
+        [*command, "docs", str(folder / "html")],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert built.returncode == 0, built.stderr
+    return {path.resolve(): Html(path) for path in (folder / "html").rglob("*.html")}
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(commands(page))], ids=lambda page: page.name)
-def test_commands_are_ones_that_train_py_understands(page, monkeypatch):
-    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
-    train = importlib.import_module("train")
-    for options in commands(page):
-        if options != ["--help"]:
-            check(with_recipe(train.parse(options).training))
+def test_every_page_is_on_the_site(site):
+    built = {path.name for path in site}
+    assert {f"{page.stem}.html" for page in PAGES[2:]} <= built
+
+
+def test_links_of_the_site_lead_somewhere(site):
+    for path, page in site.items():
+        for link in page.links:
+            target, _, anchor = link.partition("#")
+            if "://" in target or target.startswith("mailto:"):
+                continue
+            there = (path.parent / target).resolve() if target else path
+            assert there.exists(), (path.name, link)
+            if anchor and there in site:
+                assert anchor in site[there].ids, (path.name, link)
+
+
+def test_the_site_loads_nothing_from_elsewhere(site):
+    assert [file for page in site.values() for file in page.loaded if "//" in file] == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_every_public_name_is_in_the_reference(site, package):
+    (page,) = [page for path, page in site.items() if path.name == f"{package}.html"]
+    assert [n for n in importlib.import_module(package).__all__ if f"{package}.{n}" not in page.ids] == []
 
 
 def test_all_recipes_are_described_as_they_are():
     page = (ROOT / "docs" / "recipes.md").read_text()
     for name, recipe in RECIPES.items():
         assert f"| `{name}` | {recipe.source} | {recipe.target} |" in page
-
-
-def test_the_lines_on_training_as_a_library_run(tmp_path, monkeypatch, capsys):
-    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "training.md").read_text(), re.DOTALL)
-    monkeypatch.chdir(tmp_path)
-    # The same lines with a network that compiles and trains faster.
-    assert 'TrainConfig("resnet20", steps=4, ' in code
-    values = {}
-    exec(compile(code.replace("steps=4, ", "steps=1, width=4, augment=(), "), "training.md", "exec"), values)
-    assert values["evaluation"].accuracy == values["result"].summary["test_accuracy"]
-    assert (tmp_path / "runs" / "library" / "summary.json").exists()
-    assert "test accuracy" in capsys.readouterr().out
 
 
 def test_every_module_of_training_is_in_the_reading_order():

@@ -34,16 +34,16 @@ def export(
     The file takes a batch of any size, of images normalised as in training, and gives logits (batch, num_classes),
     both float32.
 
-    - "stablehlo" is run by JAX alone, on CPU, GPU or TPU; images are (batch, height, width, channels):
+    - "stablehlo" is run by JAX alone, on CPU, GPU or TPU; images are (batch, height, width, channels)::
 
           logits = jax.jit(jax.export.deserialize(Path(path).read_bytes()).call)(images)
 
       As all that `jax.export` writes, later versions of JAX read it for half a year at least.
-    - "onnx" is run by whatever knows opset 17; images are (batch, channels, height, width):
+    - "onnx" is run by whatever knows opset 17; images are (batch, channels, height, width)::
 
           (logits,) = onnxruntime.InferenceSession(path).run(["logits"], {"images": images})
 
-    - "torch" has the weights alone, under PyTorch's names, for the network that torchvision has by the same name:
+    - "torch" has the weights alone, under PyTorch's names, for the network that torchvision has by the same name::
 
           network.load_state_dict(torch.load(path, weights_only=True))
 

@@ -48,7 +48,7 @@ class NNXNetwork(nnx.Module):
 
 
 def to_nnx(model: nn.Module, variables: Mapping[str, Any], rngs: nnx.Rngs | None = None) -> NNXNetwork:
-    """An `nnx.Module` that computes what `model` does with these variables, to the last bit.
+    """An `nnx.Module` that computes what `model` does with these variables, to the last bit::
 
         module = to_nnx(model, variables)
         optimiser = nnx.Optimizer(module, optax.sgd(0.1), wrt=nnx.Param)
