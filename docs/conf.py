@@ -57,7 +57,7 @@ def skip(app: Sphinx, what: str, name: str, member: Any, skipped: bool, options:
 
 
 def plain_text(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Outside of code *, | and a last _ are themselves. An attribute's docstring is no list of types, whatever colons it has."""
+    """Outside of code *, | and a last _ are themselves. An attribute's docstring is text, whatever colons it has."""
     parts = "\n".join(lines).split("`")
     parts[::2] = [re.sub(r"[*|]|_(?!\w)", r"\\\g<0>", part) for part in parts[::2]]
     lines[:] = "`".join(parts).split("\n")
