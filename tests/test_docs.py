@@ -99,8 +99,8 @@ def commands_on(page):
 
 def understand(module, options, monkeypatch):
     """Has the real parser of a command read its options, and checks them as far as can be without files."""
+    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
     if module == "train.py":
-        monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
         if options != ["--help"]:
             check(with_recipe(importlib.import_module("train").parse(options).training))
     elif module == "theory_flax":

@@ -4,7 +4,6 @@ import io
 import json
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -22,9 +21,8 @@ from PIL import Image
 from resnet_flax import resnet18
 from training_flax import TrainConfig, evaluate_run, fit, open_dataset, plan, predict
 from training_flax.image_files import find_images
-from training_flax.predict_command import PROG, CommandLine, main
+from training_flax.predict_command import main
 from weights_flax import load_model, save_weights
-from weights_flax.command_line import parse_options
 
 ROOT = Path(__file__).parent.parent.parent
 NAMES = ("cat", "dog", "ship", "tench, Tinca tinca")
@@ -250,31 +248,6 @@ def test_wrong_input_gets_one_line(arguments, message, weights, folder, capsys):
     assert message in last
     assert err.count("predict: error") == 1
     assert sorted(Path().rglob("*")) == before
-
-
-PAGE = (ROOT / "docs" / "predict.md").read_text()
-
-
-def test_the_commands_of_the_docs_are_understood():
-    commands = re.findall(r"python -m training_flax\.predict ([^|>\n]*)", PAGE)
-    assert len(commands) >= 5
-    for command in commands:
-        options = parse_options(CommandLine, shlex.split(command), prog=PROG, description="")
-        assert options.images
-        assert (options.run is None) != (options.weights is None)
-
-
-def test_the_lines_of_the_docs_run(weights, folder):
-    [code] = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    Path("runs/first").mkdir(parents=True)
-    shutil.copy(weights, "runs/first/model.safetensors")
-    Path("folder").mkdir()
-    Image.open(FOUND[0]).save("photo.jpg")
-    shutil.copy(FOUND[1], "folder/other.png")
-    values = {}
-    exec(compile(code, "predict.md", "exec"), values)
-    assert values["probabilities"].shape == (2, 3)
-    assert set(values["names"]) < set(NAMES)
 
 
 def test_names_that_are_no_text_are_predicted_too(weights, folder):
