@@ -31,7 +31,9 @@ LAWS = {
     "README.md": lambda v: v["logits"].shape == (8, 10) and set(v["variables"]) == {"params", "batch_stats"},
     "docs/densenet.md": lambda v: v["logits"].shape == (8, 10) and set(v["updates"]) == {"batch_stats"},
     "docs/training.md": lambda v: v["evaluation"].accuracy == v["result"].summary["test_accuracy"],
-    "docs/export.md": lambda v: (abs(v["theirs"] - v["same"]) < 1e-4).all() and (v["same"] - v["logits"] < 1e-4).all(),
+    "docs/export.md": lambda v: (
+        max(abs(v[name] - v["logits"]).max() for name in ("theirs", "same")) < 1e-5 * abs(v["logits"]).max()
+    ),
     "docs/examples.md": lambda v: set(v["variables"]) == {"params", "batch_stats"},
 }
 
