@@ -2,6 +2,7 @@
 
 import importlib
 import zipfile
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -40,26 +41,20 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], str]:
     if header > HEADER_LIMIT:
         raise ValueError(f"its header of {header:,} bytes is over {HEADER_LIMIT:,}")
     try:
-        with safe_open(path, "numpy") as file:
-            tensors = {name: _safetensor(path, name, file.get_slice(name)) for name in file.keys()}  # noqa: SIM118
-            return tensors, (file.metadata() or {}).get("model", "")
+        # Open for as long as its tensors are there: to open it anew for each would read the header each time.
+        opened: Any = safe_open(path, "numpy")
+        tensors = {name: _safetensor(opened, name) for name in opened.keys()}  # noqa: SIM118
+        return tensors, (opened.metadata() or {}).get("model", "")
     except SafetensorError as error:
         raise ValueError(str(error)) from None
 
 
-def _safetensor(path: Path, name: str, part: Any) -> Tensor:
-    from safetensors import safe_open
-
+def _safetensor(file: Any, name: str) -> Tensor:
+    part = file.get_slice(name)
     kind = part.get_dtype()
     if kind not in SAFETENSORS:
         raise ValueError(f"{name[:100]!r} is {kind}, which NumPy does not have")
-    shape = tuple(part.get_shape())
-
-    def read() -> np.ndarray:
-        with safe_open(path, "numpy") as file:
-            return file.get_tensor(name)
-
-    return Tensor(shape, np.dtype(SAFETENSORS[kind]), read)
+    return Tensor(tuple(part.get_shape()), np.dtype(SAFETENSORS[kind]), partial(file.get_tensor, name))
 
 
 def read_npz(path: Path) -> dict[str, Tensor]:
@@ -69,33 +64,27 @@ def read_npz(path: Path) -> dict[str, Tensor]:
         ValueError: the file is damaged, or has an array of objects.
     """
     tensors = {}
-    with zipfile.ZipFile(path) as archive:
-        for entry in archive.infolist():
-            with archive.open(entry) as file:
-                version = np.lib.format.read_magic(file)
-                read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else _header_2_0
-                shape, _, dtype = read_header(file)
-                size = file.tell() + prod(shape) * dtype.itemsize
-            if dtype.hasobject:
-                raise ValueError(f"{entry.filename[:100]!r} holds objects, not numbers")
-            if size != entry.file_size:
-                raise ValueError(f"{entry.filename[:100]!r} has {entry.file_size:,} bytes, not {size:,}")
-            # NumPy does not know JAX's bfloat16, and names it two bytes without a meaning.
-            kind = np.dtype(jnp.bfloat16) if dtype == np.dtype("V2") else dtype
-            tensors[entry.filename.removesuffix(".npy")] = Tensor(shape, kind, _npz_reader(path, entry, kind))
+    archive = zipfile.ZipFile(path)  # open for as long as its tensors are there
+    for entry in archive.infolist():
+        with archive.open(entry) as file:
+            version = np.lib.format.read_magic(file)
+            first = version == (1, 0)
+            read_header = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+            shape, _, dtype = read_header(file)
+            size = file.tell() + prod(shape) * dtype.itemsize
+        if dtype.hasobject:
+            raise ValueError(f"{entry.filename[:100]!r} holds objects, not numbers")
+        if size != entry.file_size:
+            raise ValueError(f"{entry.filename[:100]!r} has {entry.file_size:,} bytes, not {size:,}")
+        # NumPy does not know JAX's bfloat16, and names it two bytes without a meaning.
+        kind = np.dtype(jnp.bfloat16) if dtype == np.dtype("V2") else dtype
+        tensors[entry.filename.removesuffix(".npy")] = Tensor(shape, kind, partial(_read_npy, archive, entry, kind))
     return tensors
 
 
-def _header_2_0(file: Any) -> Any:
-    return np.lib.format.read_array_header_2_0(file)
-
-
-def _npz_reader(path: Path, entry: zipfile.ZipInfo, dtype: np.dtype) -> Any:
-    def read() -> np.ndarray:
-        with zipfile.ZipFile(path) as archive, archive.open(entry) as file:
-            return np.lib.format.read_array(file, allow_pickle=False).view(dtype)
-
-    return read
+def _read_npy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, dtype: np.dtype) -> np.ndarray:
+    with archive.open(entry) as file:
+        return np.lib.format.read_array(file, allow_pickle=False).view(dtype)
 
 
 def read_hdf5(path: Path) -> dict[str, Tensor]:
