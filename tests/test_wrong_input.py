@@ -168,8 +168,8 @@ OPTIONS = {
     "freeze all": ("--freeze *", "freeze leaves nothing to train; given '*'"),
     "option of another family": (
         "--growth-rate 3",
-        "resnet20 has no option growth_rate; it has stem, shortcut, width, zero_init, drop_path, remat, "
-        "frozen_batch_norm; given 3",
+        "resnet20 has no option growth_rate; it has stem, shortcut, bottleneck_stride, padding, width, zero_init, "
+        "drop_path, remat, frozen_batch_norm; given 3",
     ),
     "stochastic depth of a DenseNet": (
         "--arch densenet121 --drop-path 0.1",
