@@ -1,5 +1,6 @@
 """The formulas of inference compute what `conv2d` computes, and stand where they are meant to."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,20 +9,28 @@ from laws import assert_close
 from layers_flax import conv2d, forward_conv2d
 
 SHAPES = [  # height, width, in, out, kernel, stride, groups
-    (6, 9, 4, 6, 3, 1, 1),
-    (5, 5, 4, 6, 5, 1, 1),
-    (3, 3, 1, 2, 3, 1, 1),
-    (6, 9, 4, 65, 3, 1, 1),
-    (6, 9, 4, 6, 1, 1, 1),
-    (6, 9, 4, 6, 1, 2, 1),
-    (6, 9, 4, 6, 3, 1, 2),
-    (2, 2, 4, 6, 3, 1, 1),
-    # Of stride 2 and few channels, as in a stem: of even width, of odd width, of more channels.
+    # Of stride 1 to few channels: one row too many.
+    (12, 13, 4, 6, 3, 1, 1),
+    (13, 12, 4, 64, 5, 1, 1),
+    # Of stride 2 and few channels in, as in a stem: pairs of pixels, where the width is even.
     (8, 8, 3, 4, 3, 2, 1),
     (9, 12, 3, 4, 5, 2, 1),
     (11, 10, 3, 4, 7, 2, 1),
     (11, 11, 3, 4, 7, 2, 1),
+    # Of few pixels to many channels: a dot of patches.
+    (5, 6, 4, 128, 3, 1, 1),
+    (7, 6, 4, 128, 3, 2, 1),
+    (8, 11, 4, 130, 5, 2, 1),
+    # What is left to training's formulas.
+    (6, 9, 4, 6, 3, 1, 1),
+    (12, 13, 4, 65, 3, 1, 1),
     (11, 10, 8, 4, 7, 2, 1),
+    (17, 16, 4, 128, 3, 1, 1),
+    (7, 6, 4, 6, 1, 1, 1),
+    (7, 6, 4, 6, 1, 2, 1),
+    (12, 13, 4, 6, 3, 1, 2),
+    (2, 2, 4, 128, 3, 1, 1),
+    (1, 3, 4, 128, 3, 2, 1),
 ]
 
 
@@ -45,3 +54,29 @@ def test_padding_by_name(x64, padding, stride):
     x, kernel = draw(7, 8, 2, 3, 3, 1)
     expected = conv2d(x, kernel, stride=stride, padding=padding)
     assert_close(forward_conv2d(x, kernel, stride=stride, padding=padding), expected, 1e-14)
+
+
+def program(shape):
+    *sizes, stride, groups = shape
+    return str(
+        jax.make_jaxpr(lambda x, kernel: forward_conv2d(x, kernel, stride=stride, groups=groups))(*draw(*sizes, groups))
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "made_of"),
+    [
+        ((12, 13, 4, 6, 3, 1, 1), "2,13,13,6"),  # a row more than the image has
+        ((11, 10, 3, 4, 7, 2, 1), "2,6,6,4"),  # a column more than half the image has
+        ((5, 6, 4, 128, 3, 1, 1), "60,36"),  # 9 · 4 values under each of 2 · 5 · 6 pixels
+    ],
+)
+def test_the_formula_is_chosen_by_shape(shape, made_of):
+    assert f"[{made_of}]" in program(shape)
+    assert ("conv_general_dilated" in program(shape)) == (shape[3] < 128)
+
+
+def test_elsewhere_the_formulas_are_those_of_training(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert "[2,12,13,6]" in program((12, 13, 4, 6, 3, 1, 1))
+    assert "[2,13,13,6]" not in program((12, 13, 4, 6, 3, 1, 1))
