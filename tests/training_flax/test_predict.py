@@ -101,7 +101,7 @@ def test_the_table_has_a_line_for_each_class_and_names_each_image_once(weights, 
     shown = [(row[1], row[2]) for row in cells]
     assert shown == [(c["class"], f"{100 * c['probability']:.2f} %") for line in lines for c in line["classes"]]
     assert "resnet18, 4 classes, sees 32×32 pixels, mean 0.5 0.4 0.3, std 0.2 0.25 0.3" in err
-    assert re.search(r"5 images; [\d.]+ s, [\d.]+ images/s; limited by (the network|decoding) \(waited", err)
+    assert re.search(r"5 images; [\d.]+ s, [\d.,]+ images/s; limited by (the network|decoding) \(waited", err)
 
 
 @pytest.fixture(scope="module")
