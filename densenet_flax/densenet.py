@@ -29,6 +29,7 @@ from layers_flax import (
     forward_conv2d,
     global_avg_pool,
     he_normal_fan_in,
+    in_pieces,
     max_pool,
     one_of,
     torch_linear,
@@ -313,6 +314,15 @@ class DenseNet(nn.Module):
 
         With `train`, BatchNorm takes the batch's statistics, and updates the running ones if they are mutable.
         """
+        check_images(images.shape)
+        logits = None
+        watched = self.is_initializing() or self.is_mutable_collection("intermediates")
+        if self.folded and not train and not watched:
+            logits = in_pieces(partial(self.clone(parent=None).apply, method="at_once"), self.variables, images)
+        return self.at_once(images, train) if logits is None else logits
+
+    def at_once(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """As a call, but never in pieces, as folded networks run (`layers_flax.in_pieces`)."""
         x, moments = self.stem(images, train), None
         for index in range(len(self.block_sizes)):
             x, moments = self._grow(x, index, train, moments)

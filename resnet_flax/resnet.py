@@ -22,6 +22,7 @@ from layers_flax import (
     conv_norm,
     forward_conv2d,
     global_avg_pool,
+    in_pieces,
     max_pool,
     one_of,
 )
@@ -191,6 +192,15 @@ class ResNet(nn.Module):
 
         With `train`, BatchNorm takes the batch's statistics, and updates the running ones if they are mutable.
         """
+        check_images(images.shape)
+        logits = None
+        watched = self.is_initializing() or self.is_mutable_collection("intermediates")
+        if self.folded and not train and not watched:
+            logits = in_pieces(partial(self.clone(parent=None).apply, method="at_once"), self.variables, images)
+        return self.at_once(images, train) if logits is None else logits
+
+    def at_once(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """As a call, but never in pieces, as folded networks run (`layers_flax.in_pieces`)."""
         x = self.stem(images, train)
         for index in range(len(self.stage_sizes)):
             x = self.stage(x, index, train)
