@@ -10,13 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from densenet_flax import DenseNet
 from layers_flax import check_positive
+from resnet_flax import VGG, ResNet
 from training_flax.devices import Devices
 from training_flax.evaluation import whole_batch
 from training_flax.steps import normalise
 from training_flax.view import with_channels
+from weights_flax import fold_batch_norm
 
 TOP = 5
+WORTH_FOLDING = 256  # images: folding takes a second or two, and saves a fifth of the time or more
 FIRST_CONVOLUTIONS = ("conv1", "conv0", "features_0")  # of ResNets, DenseNets and VGG
 
 
@@ -43,6 +47,8 @@ def _likeliest(model: nn.Module, top: int, variables: Any, images: jax.Array, me
 
 class Classifier:
     """A network on the devices, which names the likeliest classes of a batch.
+
+    For many images it is folded first (`weights_flax.fold_batch_norm`), which is faster, and the same within rounding.
 
     Args:
         images: how many there will be; a batch is not made larger than that.
@@ -75,6 +81,8 @@ class Classifier:
                 raise ValueError(f"{name} must be {channels} {what}, one for each channel; given {tuple(values)}")
         self._devices = Devices()
         self.batch_size = whole_batch(min(batch_size, max(images, 1)), self._devices)
+        if images >= WORTH_FOLDING and isinstance(model, DenseNet | ResNet | VGG) and not model.folded:
+            model, variables = fold_batch_norm(model, variables)
         self._model = model
         self._step: Callable[..., Predictions] = partial(_likeliest, model, self.top)
         self._variables = self._devices.replicate(jax.device_get(dict(variables)))

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 import training_flax
+import weights_flax
 from resnet_flax import resnet20
 from training_flax import Predictions, build_model, evaluate, open_dataset, predict
 from training_flax.classifier import Classifier, image_channels
@@ -170,6 +171,23 @@ def test_a_network_whose_numbers_are_not_finite_predicts_nothing(network, files)
         predict(model, variables, IMAGES, mean=MEAN, std=STD)
     with pytest.raises(ValueError, match=r"0.png': the network's numbers are not finite$"):
         predict(model, variables, files[0], mean=MEAN, std=STD)
+
+
+def test_for_many_images_the_network_is_folded_and_says_the_same(network, monkeypatch):
+    as_it_is = predict(*network, IMAGES, mean=MEAN, std=STD, batch_size=4)
+    seen = []
+    fold = weights_flax.fold_batch_norm
+    monkeypatch.setattr("training_flax.classifier.fold_batch_norm", lambda *args: seen.append(fold(*args)) or seen[-1])
+    monkeypatch.setattr("training_flax.classifier.WORTH_FOLDING", len(IMAGES) + 1)
+    predict(*network, IMAGES, mean=MEAN, std=STD, batch_size=4)
+    assert seen == []
+    monkeypatch.setattr("training_flax.classifier.WORTH_FOLDING", len(IMAGES))
+    folded = predict(*network, IMAGES, mean=MEAN, std=STD, batch_size=4)
+    predict(*seen[0], IMAGES, mean=MEAN, std=STD)  # a network that is folded already
+    assert len(seen) == 1
+    np.testing.assert_array_equal(folded.classes, as_it_is.classes)
+    # Each of the 8 layers rounds a few times, in sums of up to 36 products whose errors are of either sign.
+    np.testing.assert_allclose(folded.probabilities, as_it_is.probabilities, rtol=8 * 36 * EPS)
 
 
 class SlowView(View):
