@@ -1,7 +1,6 @@
 """Two-dimensional convolution with PyTorch's padding, by the formulas that are fast for its shape on the CPU."""
 
 from collections.abc import Callable
-from functools import reduce
 from typing import Any
 
 import jax
@@ -11,6 +10,7 @@ from flax.linen.dtypes import promote_dtype
 from jax import lax
 from jax.nn.initializers import Initializer
 
+from layers_flax.filter_gradients import conv_by_dots, dot_of_patches, steps_of, stock_conv
 from layers_flax.initializers import he_normal_fan_out
 
 
@@ -32,20 +32,22 @@ def conv2d(
         (batch, (height + 2 padding - kernel_h) // stride + 1, likewise for width, out).
     """
     height, width = kernel.shape[:2]
-    sides = zip(x.shape[1:3], (height, width), strict=True)
-    pads = [both_sides(padding, size, taps, stride) for size, taps in sides]
-    if height == width == groups == 1 and pads == [(0, 0), (0, 0)]:
+    pads = (both_sides(padding, x.shape[1], height, stride), both_sides(padding, x.shape[2], width, stride))
+    if height == width == groups == 1 and pads == ((0, 0), (0, 0)):
         # A dot over flattened pixels: the filter gradient is then a dot as well, which on the CPU is several times
         # faster than XLA's filter gradient of a convolution. Flattened, because a dot that contracts three axes
         # makes XLA write out a transposed copy of its operand.
         x = subsample(x, stride)
         return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
-    if groups == 1 and _steps(x.shape[1], height, stride, pads[0]) * _steps(x.shape[2], width, stride, pads[1]) <= 4:
-        return _dot_of_patches(x, kernel, stride, pads)
-    same_size = stride == 1 and all(2 * low + 1 == size for (low, _), size in zip(pads, (height, width), strict=True))
-    if same_size and groups == 1 and width * kernel.shape[3] <= kernel.shape[2] and jax.default_backend() == "cpu":
-        return _to_few_channels(x, kernel)
-    return _stock(x, kernel, stride, pads, groups)
+    if groups == 1:
+        outputs = steps_of(x.shape[1], height, stride, pads[0]) * steps_of(x.shape[2], width, stride, pads[1])
+        if outputs <= 4:
+            # As the last stages have on small images; XLA's convolution there takes ten times as long on the CPU.
+            return dot_of_patches(x, kernel, stride, pads)
+        # Half precision would be lost in sums over blocks of images.
+        if jax.default_backend() == "cpu" and x.dtype.itemsize >= 4:
+            return conv_by_dots(x, kernel, stride, pads)
+    return stock_conv(x, kernel, stride, pads, groups)
 
 
 def both_sides(padding: int | str | None, size: int, window: int, stride: int) -> tuple[int, int]:
@@ -65,83 +67,6 @@ def subsample(x: jax.Array, stride: int) -> jax.Array:
     By `lax.slice`, because indexing is a gather where the size of the batch is a symbol (`jax.export`).
     """
     return lax.slice(x, (0, 0, 0, 0), x.shape, (1, stride, stride, 1)) if stride > 1 else x
-
-
-def _stock(x: jax.Array, kernel: jax.Array, stride: int, pads: list[tuple[int, int]], groups: int = 1) -> jax.Array:
-    """XLA's own convolution."""
-    return lax.conv_general_dilated(
-        x, kernel, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups
-    )
-
-
-def _steps(size: int, kernel: int, stride: int, pad: tuple[int, int]) -> int:
-    """Output pixels along one axis."""
-    return (size + sum(pad) - kernel) // stride + 1
-
-
-def _dot_of_patches(x: jax.Array, kernel: jax.Array, stride: int, pads: list[tuple[int, int]]) -> jax.Array:
-    """The convolution as one dot of the pixels under each kernel tap, side by side, with the taps on top of each other.
-
-    For outputs of up to 2×2 pixels, as the last stages have on small images. XLA's convolution there takes ten times
-    as long or more on the CPU. Taps that nowhere meet the image, but only its padding, are left out.
-    """
-    rows, columns = (
-        (steps := _steps(size, taps, stride, pad), [i for i in range(taps) if _meets(size, i - pad[0], stride, steps)])
-        for size, taps, pad in zip(x.shape[1:3], kernel.shape[:2], pads, strict=True)
-    )
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    ends = [(steps - 1) * stride + 1 for steps, _ in (rows, columns)]
-    places = [(i, j) for i in rows[1] for j in columns[1]]
-
-    def under(i: int, j: int) -> jax.Array:
-        return lax.slice(x, (0, i, j, 0), (x.shape[0], i + ends[0], j + ends[1], x.shape[3]), (1, stride, stride, 1))
-
-    pixels = jnp.concatenate([under(*place) for place in places], -1)
-    weights = jnp.concatenate([kernel[place] for place in places])
-    return (pixels.reshape(-1, pixels.shape[-1]) @ weights).reshape(*pixels.shape[:-1], kernel.shape[-1])
-
-
-def _meets(size: int, offset: int, stride: int, steps: int) -> bool:
-    """Whether a kernel tap at this offset reads any of `size` pixels in its steps."""
-    return any(0 <= step * stride + offset < size for step in range(steps))
-
-
-@jax.custom_jvp
-def _to_few_channels(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The convolution of stride 1 to few channels from many, as in a dense layer: its filter gradient is made of dots.
-
-    Reverse mode transposes the formulas in the rule below, so what stands there for the kernel is what runs.
-    """
-    return _stock(x, kernel, 1, [(size // 2,) * 2 for size in kernel.shape[:2]])
-
-
-@_to_few_channels.defjvp
-def _to_few_channels_jvp(primals, tangents):
-    (x, kernel), (dx, dkernel) = primals, tangents
-    return _to_few_channels(x, kernel), _to_few_channels(dx, kernel) + _dots_then_shifts(x, dkernel)
-
-
-def _dots_then_shifts(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """y[h, w] = Σ_i Σ_j (x K_ij)[h + i, w + j]: a dot for each row i of the kernel, whose maps are shifted and added.
-
-    Linear in the kernel, with the transpose xᵀ times shifts of y's gradient. These have no more channels than `x`,
-    where patches of `x` would have nine times as many.
-    """
-    height, width, inputs, outputs = kernel.shape
-    rows = []
-    for i in range(height):
-        maps = x.reshape(-1, inputs) @ kernel[i].swapaxes(0, 1).reshape(inputs, width * outputs)
-        columns = jnp.split(maps.reshape(*x.shape[:3], width * outputs), width, -1)
-        row = reduce(jnp.add, [_shift(column, 2, j - width // 2) for j, column in enumerate(columns)])
-        rows.append(_shift(row, 1, i - height // 2))
-    return reduce(jnp.add, rows)
-
-
-def _shift(x: jax.Array, axis: int, by: int) -> jax.Array:
-    """x[i + by] in place of x[i] along `axis`, zero outside."""
-    pads = [(0, 0, 0)] * x.ndim
-    pads[axis] = (-by, by, 0)
-    return lax.pad(x, jnp.zeros((), x.dtype), pads)
 
 
 class Conv(nn.Module):

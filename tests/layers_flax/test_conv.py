@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.export
 import jax.numpy as jnp
@@ -118,6 +120,61 @@ def test_a_batch_of_any_size_is_sliced_and_not_gathered(size, taps, stride):
     images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
     program = str(jax.make_jaxpr(lambda x: conv2d(x, jnp.ones((taps, taps, 3, 5)), stride=stride))(images))
     assert "dot_general" in program and "slice" in program and "gather" not in program
+
+
+@pytest.mark.parametrize(
+    ("shape", "batch", "blocks"),
+    [
+        # Of stride 1 and of the size, balanced: as many images at a time as there is room for, and divide the batch.
+        ((6, 5, 4, 3, 3, 1, 1), 8, 4),
+        ((6, 5, 4, 3, 3, 1, 1), 9, 9),
+        ((1, 7, 4, 3, 3, 1, 1), 8, 1),
+        ((40, 5, 4, 3, 5, 1, 1), 2, 2),
+        # Any other, of patches.
+        ((6, 5, 4, 3, 3, 2, 1), 8, 4),
+        ((11, 10, 3, 4, 7, 2, 1), 4, 4),
+        ((6, 9, 3, 5, 4, 1, 1), 2, 2),
+    ],
+)
+def test_filter_gradients_are_taken_block_by_block(x64, shape, batch, blocks, monkeypatch, stock_convolution):
+    monkeypatch.setattr("layers_flax.filter_gradients.BLOCK", 2 * 6 * 5 * 4 + 20)
+    *sizes, kernel_size, stride, groups = shape
+    x, kernel = draw(*sizes, kernel_size, groups)
+    x = jnp.concatenate([(1 + i) * x[i % 2 :][:1] for i in range(batch)])
+    layer = Conv(kernel.shape[3], kernel_size, stride)
+
+    def run(x, kernel):
+        return layer.apply({"params": {"kernel": kernel}}, x)
+
+    y, transpose = jax.vjp(lambda kernel: run(x, kernel), kernel)
+    program = str(jax.make_jaxpr(transpose)(y))
+    assert re.findall(r"length=(\d+)", program) == [str(blocks)] * (blocks > 1)
+    assert "dot_general" in program and "conv_general_dilated" not in program
+    ours = derivatives(run, (x, kernel))
+    stock_convolution()
+    assert_close(ours, derivatives(run, (x, kernel)), 1e-13)
+
+
+def test_half_precision_and_groups_keep_xlas_filter_gradient():
+    """Sums over blocks would round in half precision."""
+    x, kernel = draw(6, 5, 4, 6, 3, 1, jnp.bfloat16)
+    assert "conv_general_dilated" in str(jax.make_jaxpr(jax.grad(lambda k: conv2d(x, k).sum()))(kernel))
+    x, kernel = draw(6, 5, 4, 6, 3, 2, jnp.float32)
+    assert "dot_general" not in str(jax.make_jaxpr(jax.grad(lambda k: conv2d(x, k, groups=2).sum()))(kernel))
+
+
+def test_on_several_devices_and_for_a_batch_of_any_size_there_are_no_blocks(monkeypatch):
+    monkeypatch.setattr("layers_flax.filter_gradients.BLOCK", 1)
+    x, kernel = draw(6, 5, 4, 6, 3, 1, jnp.float32)
+    tangent = lambda x: jax.jvp(lambda kernel: conv2d(x, kernel), (kernel,), (kernel,))[1]  # noqa: E731
+    assert "scan" in str(jax.make_jaxpr(tangent)(x))
+    jax.clear_caches()  # of rules of differentiation, which do not know that there are more devices now
+    monkeypatch.setattr(jax, "device_count", lambda: 4)
+    assert "scan" not in str(jax.make_jaxpr(tangent)(x))
+    monkeypatch.undo()
+    monkeypatch.setattr("layers_flax.filter_gradients.BLOCK", 1)
+    (batch,) = jax.export.symbolic_shape("batch")
+    assert "scan" not in str(jax.make_jaxpr(tangent)(jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype)))
 
 
 def test_filter_gradient_to_few_channels_is_made_of_dots():
