@@ -58,7 +58,7 @@ def main(options: Options) -> None:
         variables = jax.jit(lambda key: model.init(key, example, train=False))(jax.random.key(0))
     size = published_size(model)
     view = View((size, size))
-    classifier = Classifier(model, variables, MEAN, STD, None, options.batch_size, len(paths) // options.rounds)
+    classifier = Classifier(model, variables, MEAN, STD, None, options.batch_size, len(paths))
     classifier.compile(view.shape)
     bare = jax.jit(lambda variables, images: model.apply(variables, normalise(images, MEAN, STD), train=False))
     batch = next(iter(FileStream(classifier, paths[: classifier.batch_size], view))).images

@@ -1,61 +1,182 @@
-"""One training step of one network, timed: `python -m benchmarks.speed --arch resnet50 --batch-size 8`.
+"""Ours beside PyTorch and Flax by hand: `python -m benchmarks.speed --torch-python VENV/bin/python`.
 
-Prints one line of JSON: seconds to compile, XLA's temporary memory, the median time of a step, images a second. A step
-is forward, backward and an SGD-with-momentum update, BatchNorm in train mode, the old state's memory given on; images
-are random, of the size the architecture was published for.
+Each work (`benchmarks.works`), or those of `--arch` and `--batch`, is run by ours and by each peer in a process of its
+own, in turn, round by round, while the others wait; a product of matrices runs beside them and gives the processor's
+peak. Prints a line of JSON for each contender's turn and one for each work: medians, and ratios to the peers, which are
+medians of the rounds' ratios with the smallest and the largest. `--write` puts the table and its plot into docs/.
 """
 
-import argparse
 import json
-import resource
-import time
-from functools import partial
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal, NoReturn
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
+import tyro
 
-from training_flax import ARCHS, build_model, init_state, make_train_step
+from benchmarks.works import WORKS, Work
 
-
-def measure(arch: str, batch_size: int, steps: int) -> dict:
-    """Times `steps` steps after a first one that is not counted."""
-    model = build_model(arch)
-    pixels = 224 if model.num_classes == 1000 else 32
-    rng = np.random.default_rng(0)
-    images = jnp.asarray(rng.standard_normal((batch_size, pixels, pixels, 3)), jnp.float32)
-    labels = jnp.asarray(rng.integers(0, model.num_classes, batch_size), jnp.int32)
-    optimiser = optax.sgd(0.1, momentum=0.9)
-    state = jax.jit(partial(init_state, model, optimiser))(jax.random.key(0), images[:1])
-    start = time.perf_counter()
-    step = jax.jit(make_train_step(model, optimiser), donate_argnums=0).lower(state, images, labels).compile()
-    compile_seconds = time.perf_counter() - start
-    times = []
-    for _ in range(steps + 1):
-        start = time.perf_counter()
-        state, metrics = step(state, images, labels)
-        jax.block_until_ready((state, metrics))
-        times.append(time.perf_counter() - start)
-    seconds = float(np.median(times[1:]))
-    return {
-        "arch": arch,
-        "batch_size": batch_size,
-        "seconds": round(seconds, 4),
-        "images_per_second": round(batch_size / seconds, 2),
-        "compile_seconds": round(compile_seconds, 1),
-        "temp_mb": round(step.memory_analysis().temp_size_in_bytes / 1e6),
-        "peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-    }
+ROOT = Path(__file__).resolve().parents[1]
+PEERS = {"torch": ("torch", "torch channels_last"), "naive": ("naive",)}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--arch", choices=ARCHS, required=True, metavar="NAME")
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--steps", type=int, default=3)
-    print(json.dumps(measure(**vars(parser.parse_args()))))
+@dataclass(frozen=True)
+class Options:
+    """What is measured."""
+
+    arch: str = ""
+    """Architectures, with commas between; left out, all."""
+    batch: int | None = None
+    """Another batch than the table's."""
+    mode: Literal["train", "infer", "both"] = "both"
+    """What the networks do."""
+    peer: str = "torch,naive"
+    """Whom ours is compared with."""
+    torch_python: str = os.environ.get("TORCH_PYTHON", sys.executable)
+    """The Python that has torch; $TORCH_PYTHON by default, or else this one."""
+    rounds: int = 5
+    """How often each contender has its turn."""
+    seconds: float = 3.0
+    """How long a turn is, at least one step."""
+    write: bool = False
+    """Put the table and the plot into docs/benchmarks.md."""
+
+
+class Contender:
+    """A process that does a work when it is told to."""
+
+    def __init__(self, name: str, work: Work, python: str):
+        self.name = name
+        command = [python, "-m", "benchmarks.worker", name, work.arch, str(work.batch)]
+        command.append("train" if work.train else "infer")
+        # What is compiled is compiled anew, whatever a cache holds.
+        environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment
+        )
+        self.facts = self._read()
+        self.seconds: list[float] = []
+
+    def turn(self, seconds: float) -> dict[str, Any]:
+        """Runs for at least so long; the median of the runs is the turn's time."""
+        assert self.process.stdin is not None
+        print(seconds, file=self.process.stdin, flush=True)
+        answer = self._read()
+        self.seconds.append(median(answer["seconds"]))
+        self.facts["peak_rss_mb"] = answer["peak_rss_mb"]
+        return answer
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def _read(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            self.end()
+            fail(f"{self.name} ended with exit code {self.process.returncode}")
+        return json.loads(line)
+
+
+def measure(work: Work, options: Options) -> dict[str, Any]:
+    """One work by all contenders."""
+    names = ["ours", *(name for peer in listed(options.peer) for name in PEERS[peer])]
+    with ExitStack() as stack:
+        contenders = {}
+        for name in [*names, "gemm"]:
+            python = options.torch_python if name.startswith("torch") else sys.executable
+            contenders[name] = Contender(name, work, python)
+            stack.callback(contenders[name].end)
+        for number in range(options.rounds):
+            for name, contender in contenders.items():
+                answer = contender.turn(options.seconds if name != "gemm" else 0.3)
+                times = [round(value, 4) for value in answer["seconds"]]
+                print(json.dumps({"work": work.name, "round": number, "by": name, "seconds": times}), flush=True)
+        return summarise(work, contenders)
+
+
+def summarise(work: Work, contenders: dict[str, Contender]) -> dict[str, Any]:
+    """Medians and ratios. PyTorch's time in a round is that of the layout which is faster in all rounds."""
+    result: dict[str, Any] = {"work": work.name, "rounds": len(contenders["ours"].seconds)}
+    for name, contender in contenders.items():
+        if name == "gemm":
+            continue
+        seconds = median(contender.seconds)
+        result[name] = {"seconds": round(seconds, 4), "images_per_second": round(work.batch / seconds, 2)}
+        result[name] |= {key: round(value, 1) for key, value in contender.facts.items() if key != "multiply_adds"}
+    ours = contenders["ours"]
+    by_torch = [contender for name, contender in contenders.items() if name.startswith("torch")]
+    peers = {"torch": min(by_torch, key=lambda c: median(c.seconds))} if by_torch else {}
+    peers |= {"naive": contenders["naive"]} if "naive" in contenders else {}
+    for name, peer in peers.items():
+        ratios = [theirs / mine for theirs, mine in zip(peer.seconds, ours.seconds, strict=True)]
+        result[f"times {name}"] = {"median": round(median(ratios), 3), "of": peer.name}
+        result[f"times {name}"] |= {"least": round(min(ratios), 3), "most": round(max(ratios), 3)}
+    # A backward pass is two forward passes: gradients of what comes in, and of the kernels.
+    operations = 2 * ours.facts["multiply_adds"] * (3 if work.train else 1)
+    peak = 2 * 2048**3 / min(contenders["gemm"].seconds)
+    result["peak, GFLOP/s"] = round(peak / 1e9, 1)
+    result["share of the peak"] = round(operations / median(ours.seconds) / peak, 3)
+    return result
+
+
+def listed(names: str) -> list[str]:
+    """What stands between commas."""
+    return [name for name in names.split(",") if name]
+
+
+def check(option: str, names: Sequence[str], known: Sequence[str]) -> None:
+    """Ends with exit code 2 where a name is not known."""
+    for name in names:
+        if name not in known:
+            fail(f"--{option} must be of {', '.join(known)}; given {name!r}")
+
+
+def fail(message: str) -> NoReturn:
+    """One line and exit code 2."""
+    print(f"benchmarks.speed: error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def chosen(options: Options) -> Sequence[Work]:
+    """The works that the options name."""
+    archs, modes = listed(options.arch), {"train": (True,), "infer": (False,), "both": (True, False)}[options.mode]
+    check("arch", archs, sorted({work.arch for work in WORKS}))
+    works = [work for work in WORKS if work.train in modes and (not archs or work.arch in archs)]
+    if archs and options.mode == "infer":  # those that the table has in training alone
+        works += [
+            replace(work, train=False) for work in WORKS if work.arch in set(archs) - {work.arch for work in works}
+        ]
+    if options.batch is None:
+        return works
+    return list(dict.fromkeys(replace(work, batch=options.batch) for work in works))
+
+
+def main(options: Options) -> None:
+    works, peers = chosen(options), listed(options.peer)
+    check("peer", peers, sorted(PEERS))
+    if options.rounds < 1 or (options.batch is not None and options.batch < 1):
+        fail(f"--rounds and --batch must be at least 1; given {options.rounds} and {options.batch}")
+    if (
+        "torch" in peers
+        and subprocess.run([options.torch_python, "-c", "import torch"], capture_output=True).returncode
+    ):
+        fail(f"{options.torch_python} has no torch: name one that has by --torch-python, or go on with --peer naive")
+    results = []
+    for work in works:
+        results.append(measure(work, options))
+        print(json.dumps(results[-1]), flush=True)
+    if options.write:
+        from benchmarks.page import write_page
+
+        write_page(results)
 
 
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Options))

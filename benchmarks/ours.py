@@ -1,0 +1,53 @@
+"""Our networks at a work: a step of `training_flax`, or the logits of a folded network."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks.works import Work
+from layers_flax import count_multiply_adds
+from training_flax import build_model, init_state, make_train_step
+from weights_flax import fold_batch_norm
+
+
+def prepare(work: Work) -> tuple[Callable[[], Any], dict[str, float]]:
+    """A function that does the work once and waits for it, and what compiling it took."""
+    model = build_model(work.arch)
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.standard_normal((work.batch, work.pixels, work.pixels, 3)), jnp.float32)
+    labels = jnp.asarray(rng.integers(0, work.classes, work.batch), jnp.int32)
+    optimiser = optax.sgd(0.1, momentum=0.9)
+    state = jax.jit(partial(init_state, model, optimiser))(jax.random.key(0), images[:1])
+    facts = {"multiply_adds": float(count_multiply_adds(model, images.shape[1:]) * work.batch)}
+    if work.train:
+        start = time.perf_counter()
+        step = jax.jit(make_train_step(model, optimiser), donate_argnums=0).lower(state, images, labels).compile()
+        facts |= compiled_facts(step, start)
+
+        def run() -> None:
+            nonlocal state
+            state, metrics = step(state, images, labels)
+            jax.block_until_ready((state, metrics))
+
+    else:
+        model, variables = fold_batch_norm(model, {"params": state.params, "batch_stats": state.batch_stats})
+        start = time.perf_counter()
+        infer = jax.jit(partial(model.apply, train=False)).lower(variables, images).compile()
+        facts |= compiled_facts(infer, start)
+
+        def run() -> None:
+            infer(variables, images).block_until_ready()
+
+    return run, facts
+
+
+def compiled_facts(compiled: Any, start: float) -> dict[str, float]:
+    """Seconds since `start`, and XLA's temporary memory in MB."""
+    seconds = time.perf_counter() - start
+    return {"compile_seconds": seconds, "temp_mb": compiled.memory_analysis().temp_size_in_bytes / 1e6}

@@ -1,0 +1,79 @@
+"""The table and the plot of docs/benchmarks.md, of what `benchmarks.speed` measured."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+BEGIN, END = "<!-- by benchmarks.speed -->\n", "<!-- end -->\n"
+HEADS = (
+    "work",
+    "images/s",
+    "× torch",
+    "× naive",
+    "compile, s",
+    "naive's",
+    "memory, MB",
+    "naive's",
+    "share of the peak",
+)
+
+
+def write_page(results: Sequence[dict[str, Any]]) -> None:
+    """Replaces the table in docs/benchmarks.md, and docs/images/speed.png."""
+    page = DOCS / "benchmarks.md"
+    before, rest = page.read_text().split(BEGIN)
+    page.write_text(before + BEGIN + table(results) + END + rest.split(END)[1])
+    draw(results, DOCS / "images" / "speed.png")
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """A line of Markdown for each work."""
+    lines = [f"| {' | '.join(HEADS)} |", f"|---{'|---:' * (len(HEADS) - 1)}|"]
+    for result in results:
+        ours, naive = result["ours"], result.get("naive", {})
+        cells = [
+            result["work"],
+            f"{ours['images_per_second']:.1f}",
+            ratio(result.get("times torch")),
+            ratio(result.get("times naive")),
+            f"{ours['compile_seconds']:.1f}",
+            f"{naive['compile_seconds']:.1f}" if naive else "–",
+            f"{ours['temp_mb']:.0f}",
+            f"{naive['temp_mb']:.0f}" if naive else "–",
+            f"{100 * result['share of the peak']:.0f} %",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def ratio(times: dict[str, Any] | None) -> str:
+    """Median and spread."""
+    return f"{times['median']:.2f} ({times['least']:.2f} to {times['most']:.2f})" if times else "–"
+
+
+def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
+    """Bars of the ratios, with their spread."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 1 + 0.5 * len(results)), layout="constrained")
+    for place, peer in enumerate(("torch", "naive")):
+        shown = [(row, result[f"times {peer}"]) for row, result in enumerate(results) if f"times {peer}" in result]
+        rows = [row + 0.4 * (place - 0.5) for row, _ in shown]
+        medians = [times["median"] for _, times in shown]
+        spread = [
+            [times["median"] - times["least"] for _, times in shown],
+            [times["most"] - times["median"] for _, times in shown],
+        ]
+        label = {"torch": "PyTorch", "naive": "Flax by hand"}[peer]
+        axes.barh(rows, medians, 0.38, xerr=spread, label=label, error_kw={"elinewidth": 1})
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(results)), [result["work"] for result in results])
+    axes.invert_yaxis()
+    axes.set_xlabel("speed, times the peer's")
+    axes.legend()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

@@ -1,0 +1,148 @@
+"""The ResNet and DenseNet that one writes by hand in Flax, of `nn.Conv`, `nn.BatchNorm` and `nn.max_pool` alone."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+
+from benchmarks.works import Work
+
+conv = partial(nn.Conv, use_bias=False)
+
+
+def norm_of(train: bool) -> Callable[..., nn.BatchNorm]:
+    return partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5)
+
+
+class Bottleneck(nn.Module):
+    width: int
+    stride: int = 1
+
+    @nn.compact
+    def __call__(self, x, train):
+        norm, strides = norm_of(train), (self.stride, self.stride)
+        y = nn.relu(norm()(conv(self.width, (1, 1))(x)))
+        y = nn.relu(norm()(conv(self.width, (3, 3), strides)(y)))
+        y = norm(scale_init=nn.initializers.zeros)(conv(self.width * 4, (1, 1))(y))
+        if x.shape != y.shape:
+            x = norm()(conv(self.width * 4, (1, 1), strides)(x))
+        return nn.relu(x + y)
+
+
+class Basic(nn.Module):
+    width: int
+    stride: int = 1
+
+    @nn.compact
+    def __call__(self, x, train):
+        norm, strides = norm_of(train), (self.stride, self.stride)
+        y = nn.relu(norm()(conv(self.width, (3, 3), strides)(x)))
+        y = norm()(conv(self.width, (3, 3))(y))
+        if x.shape != y.shape:
+            x = norm()(conv(self.width, (1, 1), strides)(x))
+        return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    sizes: tuple[int, ...]
+    block: Any
+    width: int = 64
+    classes: int = 1000
+    small: bool = False
+
+    @nn.compact
+    def __call__(self, x, train):
+        norm = norm_of(train)
+        if self.small:
+            x = nn.relu(norm()(conv(self.width, (3, 3))(x)))
+        else:
+            x = nn.relu(norm()(conv(self.width, (7, 7), (2, 2), padding=[(3, 3), (3, 3)])(x)))
+            x = nn.max_pool(x, (3, 3), (2, 2), "SAME")
+        for i, size in enumerate(self.sizes):
+            for j in range(size):
+                x = self.block(self.width * 2**i, 2 if i > 0 and j == 0 else 1)(x, train)
+        return nn.Dense(self.classes)(x.mean((1, 2)))
+
+
+class DenseNet(nn.Module):
+    sizes: tuple[int, ...]
+    growth: int = 32
+    stem: int = 64
+    classes: int = 1000
+    small: bool = False
+
+    @nn.compact
+    def __call__(self, x, train):
+        norm = norm_of(train)
+        if self.small:
+            x = conv(self.stem, (3, 3))(x)
+        else:
+            x = nn.relu(norm()(conv(self.stem, (7, 7), (2, 2), padding=[(3, 3), (3, 3)])(x)))
+            x = nn.max_pool(x, (3, 3), (2, 2), "SAME")
+        for i, size in enumerate(self.sizes):
+            for _ in range(size):
+                y = conv(4 * self.growth, (1, 1))(nn.relu(norm()(x)))
+                y = conv(self.growth, (3, 3))(nn.relu(norm()(y)))
+                x = jnp.concatenate([x, y], -1)
+            if i < len(self.sizes) - 1:
+                x = conv(x.shape[-1] // 2, (1, 1))(nn.relu(norm()(x)))
+                x = nn.avg_pool(x, (2, 2), (2, 2))
+        return nn.Dense(self.classes)(nn.relu(norm()(x)).mean((1, 2)))
+
+
+MODELS = {
+    "resnet50": ResNet((3, 4, 6, 3), Bottleneck),
+    "densenet121": DenseNet((6, 12, 24, 16)),
+    "resnet20": ResNet((3, 3, 3), Basic, 16, 10, True),
+    "resnet56": ResNet((9, 9, 9), Basic, 16, 10, True),
+    "densenet_bc_100_12": DenseNet((16, 16, 16), 12, 24, 10, True),
+}
+
+
+def prepare(work: Work) -> tuple[Callable[[], Any], dict[str, float]]:
+    """A function that does the work once and waits for it, and what compiling it took."""
+    model = MODELS[work.arch]
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.standard_normal((work.batch, work.pixels, work.pixels, 3)), jnp.float32)
+    labels = jnp.asarray(rng.integers(0, work.classes, work.batch), jnp.int32)
+    variables = jax.jit(partial(model.init, train=False))(jax.random.key(0), images[:1])
+    optimiser = optax.sgd(0.1, momentum=0.9)
+    state = variables["params"], variables["batch_stats"], optimiser.init(variables["params"])
+
+    def step(state, images, labels):
+        params, stats, opt_state = state
+
+        def loss_of(params):
+            logits, updates = model.apply({"params": params, "batch_stats": stats}, images, True, mutable="batch_stats")
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            return losses.mean(), updates["batch_stats"]
+
+        (loss, new_stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
+        updates, opt_state = optimiser.update(gradients, opt_state, params)
+        return (optax.apply_updates(params, updates), new_stats, opt_state), loss
+
+    start = time.perf_counter()
+    if work.train:
+        compiled = jax.jit(step, donate_argnums=0).lower(state, images, labels).compile()
+    else:
+        compiled = jax.jit(partial(model.apply, train=False)).lower(variables, images).compile()
+    facts = {
+        "compile_seconds": time.perf_counter() - start,
+        "temp_mb": compiled.memory_analysis().temp_size_in_bytes / 1e6,
+    }
+
+    def run() -> None:
+        nonlocal state
+        if work.train:
+            state, loss = compiled(state, images, labels)
+            jax.block_until_ready((state, loss))
+        else:
+            compiled(variables, images).block_until_ready()
+
+    return run, facts
