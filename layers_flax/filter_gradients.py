@@ -50,6 +50,8 @@ def _linear_in_kernel(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) 
 
 def _in_blocks(formula: Callable[..., jax.Array], x: jax.Array, kernel: jax.Array) -> jax.Array:
     """The formula, of as many images at a time as their patches have room in the cache."""
+    # For the transpose nothing is kept but the images; their patches are many times as large.
+    formula = jax.checkpoint(formula, prevent_cse=False)
     batch = x.shape[0]
     if not isinstance(batch, int) or jax.device_count() > 1:
         return formula(x, kernel)  # a loop over images that lie on several devices would have to fetch them
@@ -57,9 +59,7 @@ def _in_blocks(formula: Callable[..., jax.Array], x: jax.Array, kernel: jax.Arra
     block = next(n for n in range(min(most, batch), 0, -1) if batch % n == 0)
     if block == batch:
         return formula(x, kernel)
-    # Of a block nothing but the images themselves is kept for the transpose.
-    of_block = jax.checkpoint(formula, prevent_cse=False)
-    _, y = lax.scan(lambda _, images: ((), of_block(images, kernel)), (), x.reshape(-1, block, *x.shape[1:]))
+    _, y = lax.scan(lambda _, images: ((), formula(images, kernel)), (), x.reshape(-1, block, *x.shape[1:]))
     return y.reshape(batch, *y.shape[2:])
 
 

@@ -1,4 +1,5 @@
 import re
+from functools import partial
 
 import jax
 import jax.export
@@ -153,6 +154,15 @@ def test_filter_gradients_are_taken_block_by_block(x64, shape, batch, blocks, mo
     ours = derivatives(run, (x, kernel))
     stock_convolution()
     assert_close(ours, derivatives(run, (x, kernel)), 1e-13)
+
+
+@pytest.mark.parametrize("block", [1, 10**6])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_nothing_but_images_and_kernel_is_kept_for_the_backward_pass(block, stride, monkeypatch):
+    monkeypatch.setattr("layers_flax.filter_gradients.BLOCK", block)
+    x, kernel = draw(6, 5, 4, 6, 3, 1, jnp.float32)
+    backward = jax.eval_shape(lambda x, k: jax.vjp(partial(conv2d, stride=stride), x, k)[1], x, kernel)
+    assert sum(leaf.size for leaf in jax.tree.leaves(backward)) <= 2 * (x.size + kernel.size)
 
 
 def test_half_precision_and_groups_keep_xlas_filter_gradient():
