@@ -75,7 +75,15 @@ def test_derivatives_of_stems_and_heads(x64, model, method, channels, stock_conv
 
     ours = derivatives(run, (variables["params"], x))
     stock_convolution()
-    assert_close(ours, derivatives(run, (variables["params"], x)), 1e-12)
+    theirs = derivatives(run, (variables["params"], x))
+    if method == "stage":
+        # The BatchNorm behind takes away what a bias adds: its derivatives are zero, and rounding is all there is.
+        for found in (ours, theirs):
+            for kind in ("grad", "hvp", "vmap of grad"):
+                layer = found[kind][0]["features_0"]
+                assert np.abs(layer["bias"]).max() <= 1e-12 * np.abs(layer["kernel"]).max()
+                layer["bias"] = jnp.zeros_like(layer["bias"])
+    assert_close(ours, theirs, 1e-12)
 
 
 @pytest.mark.parametrize("block", BLOCKS)
