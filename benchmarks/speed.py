@@ -8,6 +8,7 @@ medians of the rounds' ratios with the smallest and the largest. `--write` puts 
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -158,15 +159,18 @@ def chosen(options: Options) -> Sequence[Work]:
     return list(dict.fromkeys(replace(work, batch=options.batch) for work in works))
 
 
+def has_torch(python: str) -> bool:
+    """Whether there is such a Python and it imports torch."""
+    command = [python, "-c", "import torch"]
+    return bool(shutil.which(python)) and subprocess.run(command, capture_output=True).returncode == 0
+
+
 def main(options: Options) -> None:
     works, peers = chosen(options), listed(options.peer)
     check("peer", peers, sorted(PEERS))
     if options.rounds < 1 or (options.batch is not None and options.batch < 1):
         fail(f"--rounds and --batch must be at least 1; given {options.rounds} and {options.batch}")
-    if (
-        "torch" in peers
-        and subprocess.run([options.torch_python, "-c", "import torch"], capture_output=True).returncode
-    ):
+    if "torch" in peers and not has_torch(options.torch_python):
         fail(f"{options.torch_python} has no torch: name one that has by --torch-python, or go on with --peer naive")
     results = []
     for work in works:

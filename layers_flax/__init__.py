@@ -10,7 +10,7 @@ from layers_flax.folded import ScaleShift, check_inference, conv_norm
 from layers_flax.forward_conv import forward_conv2d
 from layers_flax.initializers import he_normal_fan_in, he_normal_fan_out, torch_linear
 from layers_flax.linear import Linear
-from layers_flax.pieces import in_pieces
+from layers_flax.pieces import folded_logits, in_pieces
 from layers_flax.pooling import adaptive_avg_pool, avg_pool, global_avg_pool, max_pool
 from layers_flax.shapes import image_by_shape, variables_by_shape
 from layers_flax.torch_names import variables_from_torch, variables_to_torch
@@ -36,6 +36,7 @@ __all__ = [
     "conv_norm",
     "count_multiply_adds",
     "count_parameters",
+    "folded_logits",
     "forward_conv2d",
     "global_avg_pool",
     "he_normal_fan_in",

@@ -8,10 +8,13 @@ runs.
 
 from collections.abc import Callable
 from functools import partial, reduce
+from math import prod
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from layers_flax.pieces import largest_part
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
@@ -55,8 +58,7 @@ def _in_blocks(formula: Callable[..., jax.Array], x: jax.Array, kernel: jax.Arra
     batch = x.shape[0]
     if not isinstance(batch, int) or jax.device_count() > 1:
         return formula(x, kernel)  # a loop over images that lie on several devices would have to fetch them
-    most = max(1, BLOCK * batch // x.size)
-    block = next(n for n in range(min(most, batch), 0, -1) if batch % n == 0)
+    block = largest_part(batch, max(1, BLOCK // max(1, prod(x.shape[1:]))))
     if block == batch:
         return formula(x, kernel)
     _, y = lax.scan(lambda _, images: ((), formula(images, kernel)), (), x.reshape(-1, block, *x.shape[1:]))
@@ -111,7 +113,8 @@ def dot_of_patches(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> 
         return lax.slice(x, (0, i, j, 0), (x.shape[0], i + ends[0], j + ends[1], x.shape[3]), (1, stride, stride, 1))
 
     pixels = jnp.concatenate([under(*place) for place in places], -1)
-    weights = jnp.concatenate([kernel[place] for place in places])
+    every = len(places) == kernel.shape[0] * kernel.shape[1]  # as it lies in memory
+    weights = kernel.reshape(-1, kernel.shape[-1]) if every else jnp.concatenate([kernel[place] for place in places])
     return (pixels.reshape(-1, pixels.shape[-1]) @ weights).reshape(*pixels.shape[:-1], kernel.shape[-1])
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from layers_flax.conv import conv2d
+from layers_flax.filter_gradients import dot_of_patches
 
 
 def forward_conv2d(
@@ -24,7 +25,7 @@ def forward_conv2d(
         # A batch whose size is a symbol (`jax.export`) is taken for a large one.
         pixels = prod(x.shape[:3]) // stride**2 if isinstance(x.shape[0], int) else inf
         if outputs >= 128 and pixels <= 512:
-            return _dot_of_patches(x, kernel, stride)
+            return dot_of_patches(x, kernel, stride, ((size // 2,) * 2,) * 2)
         if stride == 1 and outputs <= 64 and pixels > 256:
             return _with_a_row_too_many(x, kernel)
         if stride == 2 and inputs < 8 and x.shape[2] % 2 == 0:
@@ -53,17 +54,6 @@ def _of_pairs_of_pixels(x: jax.Array, kernel: jax.Array) -> jax.Array:
     before = (size // 2 + 1) // 2
     pads = [(size // 2, size // 2), (before, kernel.shape[1] - before)]
     return _convolve(pairs, kernel, (2, 1), pads)[:, :, :-1]
-
-
-def _dot_of_patches(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """The convolution as one dot: the pixels under all taps side by side, with the kernel as it lies in memory."""
-    size, outputs = kernel.shape[0], kernel.shape[-1]
-    rows, columns = (-(-pixels // stride) for pixels in x.shape[1:3])
-    x = jnp.pad(x, ((0, 0), (size // 2, size // 2), (size // 2, size // 2), (0, 0)))
-    ends = (rows - 1) * stride + 1, (columns - 1) * stride + 1
-    shifts = [x[:, i : i + ends[0] : stride, j : j + ends[1] : stride] for i in range(size) for j in range(size)]
-    patches = jnp.concatenate(shifts, -1)
-    return (patches.reshape(-1, patches.shape[-1]) @ kernel.reshape(-1, outputs)).reshape(*patches.shape[:3], outputs)
 
 
 def _convolve(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], pads: list[tuple[int, int]]) -> jax.Array:

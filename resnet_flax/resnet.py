@@ -20,9 +20,9 @@ from layers_flax import (
     check_positive,
     check_rate,
     conv_norm,
+    folded_logits,
     forward_conv2d,
     global_avg_pool,
-    in_pieces,
     max_pool,
     one_of,
 )
@@ -192,15 +192,12 @@ class ResNet(nn.Module):
 
         With `train`, BatchNorm takes the batch's statistics, and updates the running ones if they are mutable.
         """
-        check_images(images.shape)
-        logits = None
-        watched = self.is_initializing() or self.is_mutable_collection("intermediates")
-        if self.folded and not train and not watched:
-            logits = in_pieces(partial(self.clone(parent=None).apply, method="at_once"), self.variables, images)
-        return self.at_once(images, train) if logits is None else logits
+        if self.folded and not train:
+            return folded_logits(self, images)
+        return self.at_once(images, train)
 
     def at_once(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """As a call, but never in pieces, as folded networks run (`layers_flax.in_pieces`)."""
+        """As a call, but never in pieces, as folded networks run (`layers_flax.folded_logits`)."""
         x = self.stem(images, train)
         for index in range(len(self.stage_sizes)):
             x = self.stage(x, index, train)

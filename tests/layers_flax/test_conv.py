@@ -165,6 +165,12 @@ def test_nothing_but_images_and_kernel_is_kept_for_the_backward_pass(block, stri
     assert sum(leaf.size for leaf in jax.tree.leaves(backward)) <= 2 * (x.size + kernel.size)
 
 
+def test_of_no_images_the_filter_gradient_is_zero():
+    x, kernel = draw(6, 5, 4, 6, 3, 1, jnp.float32)
+    gradient = jax.grad(lambda kernel: conv2d(x[:0], kernel).sum())(kernel)
+    np.testing.assert_array_equal(gradient, jnp.zeros_like(kernel))
+
+
 def test_half_precision_and_groups_keep_xlas_filter_gradient():
     """Sums over blocks would round in half precision."""
     x, kernel = draw(6, 5, 4, 6, 3, 1, jnp.bfloat16)
@@ -176,7 +182,10 @@ def test_half_precision_and_groups_keep_xlas_filter_gradient():
 def test_on_several_devices_and_for_a_batch_of_any_size_there_are_no_blocks(monkeypatch):
     monkeypatch.setattr("layers_flax.filter_gradients.BLOCK", 1)
     x, kernel = draw(6, 5, 4, 6, 3, 1, jnp.float32)
-    tangent = lambda x: jax.jvp(lambda kernel: conv2d(x, kernel), (kernel,), (kernel,))[1]  # noqa: E731
+
+    def tangent(x):
+        return jax.jvp(lambda kernel: conv2d(x, kernel), (kernel,), (kernel,))[1]
+
     assert "scan" in str(jax.make_jaxpr(tangent)(x))
     jax.clear_caches()  # of rules of differentiation, which do not know that there are more devices now
     monkeypatch.setattr(jax, "device_count", lambda: 4)

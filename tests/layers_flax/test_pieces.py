@@ -39,7 +39,7 @@ def test_the_batch_is_divided_and_nothing_changes(batch, count):
     assert_close(run(variables, images), mixing(variables, images), 1e-15)
 
 
-@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("batch", [0, 1, 2])
 def test_what_is_no_larger_than_a_piece_is_not_divided(batch):
     assert in_pieces(mixing, *arguments(batch)) is None
 
