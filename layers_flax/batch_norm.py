@@ -31,8 +31,7 @@ def batch_moments(x: jax.Array, axis_name: str | None = None) -> Moments:
         axis_name: a mapped axis (`pmap`, `vmap`, `shard_map`) whose members form one batch together.
     """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    axes = tuple(range(x.ndim - 1))
-    shift = x[(0,) * len(axes)]
+    shift = _first(x)
     mean, square = _mean(x - shift), _mean(jnp.square(x - shift))
     variance = jnp.maximum(square - jnp.square(mean), 0.0)
     mean = mean + shift
@@ -43,10 +42,24 @@ def batch_moments(x: jax.Array, axis_name: str | None = None) -> Moments:
     return Moments(global_mean, lax.pmean(variance + jnp.square(mean - global_mean), axis_name))
 
 
+def _first(x: jax.Array) -> jax.Array:
+    """(..., channels) to (channels,): the values at the first place of all axes.
+
+    Where the type says that an axis is spread over devices (a mesh with explicit axes), JAX cuts no single place out
+    of it; the sum in which all others count as zero is the same number.
+    """
+    spread = [name is not None for name in jax.typeof(x).sharding.spec[:-1]]
+    x = x[tuple(slice(None) if axis else 0 for axis in spread)]
+    for _ in range(sum(spread)):
+        place = lax.broadcasted_iota(jnp.int32, (x.shape[0], *[1] * (x.ndim - 1)), 0)
+        x = x.sum(0, where=place == 0)
+    return x
+
+
 def _mean(x: jax.Array) -> jax.Array:
     """Over all axes but the last. Of many values XLA's CPU backend takes a sum by itself; of few see `mean_by_dot`."""
     if x.size < 4096:
-        return mean_by_dot(x.reshape(1, -1, x.shape[-1]))[0]
+        return mean_by_dot(x.reshape(-1, x.shape[-1])[None])[0]
     return x.mean(tuple(range(x.ndim - 1)))
 
 
