@@ -138,7 +138,8 @@ class DenseBlock(nn.Module):
         Were they concatenated by each layer anew, copies would grow with the square of the number of layers.
         """
         channels = x.shape[-1]
-        features = jnp.zeros((*x.shape[:3], channels + self.size * self.growth_rate), x.dtype)
+        shape = (*x.shape[:3], channels + self.size * self.growth_rate)
+        features = jnp.zeros(shape, x.dtype, device=jax.typeof(x).sharding)  # spread as x, where a type tells that
         features = lax.dynamic_update_slice_in_dim(features, x, 0, -1, allow_negative_indices=False)
         for layer in self.layers:
             # By `lax.slice`: indexing is a gather where the size of the batch is a symbol.
