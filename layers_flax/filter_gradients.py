@@ -96,12 +96,12 @@ def _dots_then_shifts(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def dot_of_patches(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
     """y[h, w] = Σ_ij x[h + i, w + j] K_ij as one dot of the pixels under all taps, side by side.
 
-    Taps that nowhere meet the image, but only its padding, are left out.
+    Taps that nowhere meet the image, but only its padding, are left out; of a kernel where none does, one stays.
     """
     rows, columns = (
         (
             steps := steps_of(size, taps, stride, pad),
-            [i for i in range(taps) if _meets(size, i - pad[0], stride, steps)],
+            [i for i in range(taps) if _meets(size, i - pad[0], stride, steps)] or [0],
         )
         for size, taps, pad in zip(x.shape[1:3], kernel.shape[:2], pads, strict=True)
     )
