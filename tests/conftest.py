@@ -25,6 +25,14 @@ def x64():
 
 
 @pytest.fixture
+def quick_compiler():
+    """Programs that are run once: XLA's own passes stay, LLVM spends a quarter of the time on what they give."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
 def stock_convolution(monkeypatch):
     """A switch that has all layers use the plain `lax.conv_general_dilated`, whatever the shape."""
 

@@ -41,6 +41,21 @@ def derivatives(function, arguments):
     return jax.jit(everything)(*arguments)
 
 
+def mapped(function, arguments):
+    """`function` and its gradient under vmap, over each argument alone and over all of them, one after another."""
+
+    def gradient(*args):
+        return jax.grad(lambda *args: (function(*args) ** 3).sum(), tuple(range(len(args))))(*args)
+
+    def over(axes):
+        stacked = [jnp.stack([a, 2 * a], 1) if axis == 1 else a for a, axis in zip(arguments, axes, strict=True)]
+        return jax.vmap(function, axes)(*stacked), jax.vmap(gradient, axes)(*stacked)
+
+    count = len(arguments)
+    each = [tuple(1 if i == j else None for j in range(count)) for i in range(count)]
+    return jax.jit(lambda: [over(axes) for axes in [*each, (1,) * count]])()
+
+
 def assert_close(ours, theirs, tolerance):
     """Every leaf agrees, relative to the largest number in it."""
     ours, theirs = jax.tree_util.tree_leaves_with_path(ours), jax.tree.leaves(theirs)
@@ -48,5 +63,5 @@ def assert_close(ours, theirs, tolerance):
     for (path, a), b in zip(ours, theirs, strict=True):
         a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
         assert a.shape == b.shape, path
-        error = np.abs(a - b).max() / max(np.abs(b).max(), 1e-300)
+        error = np.abs(a - b).max(initial=0) / max(np.abs(b).max(initial=0), 1e-300)
         assert error <= tolerance, f"{jax.tree_util.keystr(path)}: {error:.2e} > {tolerance:.0e}"
