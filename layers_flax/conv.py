@@ -10,7 +10,8 @@ from flax.linen.dtypes import promote_dtype
 from jax import lax
 from jax.nn.initializers import Initializer
 
-from layers_flax.filter_gradients import conv_by_dots, dot_of_patches, steps_of, stock_conv
+from layers_flax.choices import CONVOLUTION, KERNEL_GRADIENT, choose, shape_of
+from layers_flax.filter_gradients import Pads, conv_by_dots, dot_of_patches, stock_conv
 from layers_flax.initializers import he_normal_fan_out
 
 
@@ -31,23 +32,26 @@ def conv2d(
     Returns:
         (batch, (height + 2 padding - kernel_h) // stride + 1, likewise for width, out).
     """
-    height, width = kernel.shape[:2]
-    pads = (both_sides(padding, x.shape[1], height, stride), both_sides(padding, x.shape[2], width, stride))
-    if height == width == groups == 1 and pads == ((0, 0), (0, 0)):
-        # A dot over flattened pixels: the filter gradient is then a dot as well, which on the CPU is several times
-        # faster than XLA's filter gradient of a convolution. Flattened, because a dot that contracts three axes
-        # makes XLA write out a transposed copy of its operand.
+    pads = pads_of(x, kernel, stride, padding)
+    shape = shape_of(x, kernel, stride, pads)
+    formula = choose(CONVOLUTION, shape)
+    if formula == "dot of pixels":
+        # Flattened, because a dot that contracts three axes makes XLA write out a transposed copy of its operand.
         x = subsample(x, stride)
         return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
-    if groups == 1:
-        outputs = steps_of(x.shape[1], height, stride, pads[0]) * steps_of(x.shape[2], width, stride, pads[1])
-        if outputs <= 4:
-            # As the last stages have on small images; XLA's convolution there takes ten times as long on the CPU.
-            return dot_of_patches(x, kernel, stride, pads)
-        # Half precision would be lost in sums over blocks of images.
-        if jax.default_backend() == "cpu" and x.dtype.itemsize >= 4:
-            return conv_by_dots(x, kernel, stride, pads)
+    if formula == "dot of patches":
+        return dot_of_patches(x, kernel, stride, pads)
+    if choose(KERNEL_GRADIENT, shape):
+        return conv_by_dots(x, kernel, stride, pads)
     return stock_conv(x, kernel, stride, pads, groups)
+
+
+def pads_of(x: jax.Array, kernel: jax.Array, stride: int, padding: int | str | None) -> Pads:
+    """Zeros before and behind the rows and the columns of images; arguments as in `conv2d`."""
+    rows, columns = (
+        both_sides(padding, size, taps, stride) for size, taps in zip(x.shape[1:3], kernel.shape[:2], strict=True)
+    )
+    return rows, columns
 
 
 def both_sides(padding: int | str | None, size: int, window: int, stride: int) -> tuple[int, int]:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from layers_flax.choices import KERNEL_GRADIENT, choose, shape_of
 from layers_flax.pieces import largest_part
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
@@ -44,11 +45,8 @@ def stock_conv(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, groups:
 
 def _linear_in_kernel(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
     """The convolution, as dots; its transpose is the gradient of the kernel."""
-    height, width, inputs, outputs = kernel.shape
-    keeps_size = stride == 1 and pads == ((height // 2,) * 2, (width // 2,) * 2) and height % 2 == width % 2 == 1
-    if keeps_size and width * outputs <= inputs:
-        return _dots_then_shifts(x, kernel)
-    return _in_blocks(_balanced if keeps_size else partial(dot_of_patches, stride=stride, pads=pads), x, kernel)
+    formula = choose(KERNEL_GRADIENT, shape_of(x, kernel, stride, pads))
+    return FORMULAS[formula or "dot of patches"](x, kernel, stride, pads)
 
 
 def _in_blocks(formula: Callable[..., jax.Array], x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -133,3 +131,13 @@ def _shift(x: jax.Array, axis: int, by: int) -> jax.Array:
     pads = [(0, 0, 0)] * x.ndim
     pads[axis] = (-by, by, 0)
     return lax.pad(x, jnp.zeros((), x.dtype), pads)
+
+
+# Of images, kernel, stride and padding; the first two for what keeps the size alone.
+FORMULAS: dict[str, Callable[[jax.Array, jax.Array, int, Pads], jax.Array]] = {
+    "dots, then shifts": lambda x, kernel, stride, pads: _dots_then_shifts(x, kernel),
+    "balanced": lambda x, kernel, stride, pads: _in_blocks(_balanced, x, kernel),
+    "dot of patches": lambda x, kernel, stride, pads: _in_blocks(
+        partial(dot_of_patches, stride=stride, pads=pads), x, kernel
+    ),
+}

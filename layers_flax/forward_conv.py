@@ -1,12 +1,11 @@
 """The convolutions of a network for inference: the formulas that are fast forward, for its shape, on the CPU."""
 
-from math import inf, prod
-
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from layers_flax.conv import conv2d
+from layers_flax.choices import INFERENCE, choose, shape_of
+from layers_flax.conv import conv2d, pads_of
 from layers_flax.filter_gradients import dot_of_patches
 
 
@@ -19,17 +18,14 @@ def forward_conv2d(
     to 64 channels or fewer on one core as well. Of few pixels a dot of patches is faster. A convolution whose output
     is larger than its input the library does not take; what XLA makes of it runs on all cores.
     """
-    size, inputs, outputs = kernel.shape[0], x.shape[-1], kernel.shape[-1]
-    usual = groups == 1 and size % 2 == 1 and size == kernel.shape[1] and padding in (None, size // 2)
-    if jax.default_backend() == "cpu" and usual and size > 1 and min(x.shape[1:3]) > 2 * stride:
-        # A batch whose size is a symbol (`jax.export`) is taken for a large one.
-        pixels = prod(x.shape[:3]) // stride**2 if isinstance(x.shape[0], int) else inf
-        if outputs >= 128 and pixels <= 512:
-            return dot_of_patches(x, kernel, stride, ((size // 2,) * 2,) * 2)
-        if stride == 1 and outputs <= 64 and pixels > 256:
-            return _with_a_row_too_many(x, kernel)
-        if stride == 2 and inputs < 8 and x.shape[2] % 2 == 0:
-            return _of_pairs_of_pixels(x, kernel)
+    pads = pads_of(x, kernel, stride, padding)
+    formula = choose(INFERENCE, shape_of(x, kernel, stride, pads))
+    if formula == "dot of patches":
+        return dot_of_patches(x, kernel, stride, pads)
+    if formula == "a row too many":
+        return _with_a_row_too_many(x, kernel)
+    if formula == "pairs of pixels":
+        return _of_pairs_of_pixels(x, kernel)
     return conv2d(x, kernel, stride=stride, padding=padding, groups=groups)
 
 

@@ -1,0 +1,150 @@
+"""Which formula computes a convolution: three tables. The first row that a layer fits is taken, or else XLA's own.
+
+`python -m benchmarks.layers` measures each formula on each layer of all architectures; docs/layers.md has the results.
+"""
+
+from collections.abc import Callable, Sequence
+from math import inf, prod
+from typing import NamedTuple
+
+import jax
+
+
+class Shape(NamedTuple):
+    """A convolution and its images.
+
+    Attributes:
+        batch: images; None where their number is a symbol (`jax.export`).
+        size: height and width of an image.
+        inputs, outputs: channels of all groups.
+        taps: height and width of the kernel.
+        stride: of both axes.
+        pads: zeros before and behind, of either axis.
+        groups: of channels that do not see each other.
+        bytes: of a number.
+    """
+
+    batch: int | None
+    size: tuple[int, int]
+    inputs: int
+    outputs: int
+    taps: tuple[int, int]
+    stride: int
+    pads: tuple[tuple[int, int], tuple[int, int]]
+    groups: int
+    bytes: int
+
+    @property
+    def pixels_out(self) -> int:
+        """Of one image."""
+        return prod(
+            (size + sum(pad) - taps) // self.stride + 1
+            for size, taps, pad in zip(self.size, self.taps, self.pads, strict=True)
+        )
+
+    @property
+    def centred(self) -> bool:
+        """A kernel of odd size that is padded by half its size, so that stride 1 keeps the image's."""
+        return all(taps % 2 == 1 and pad == (taps // 2,) * 2 for taps, pad in zip(self.taps, self.pads, strict=True))
+
+
+class Choice(NamedTuple):
+    """A row: the formula's name, the layers it is for, whether on the CPU alone, and why."""
+
+    formula: str
+    fits: Callable[[Shape], bool]
+    cpu: bool
+    why: str
+
+
+def shape_of(x: jax.Array, kernel: jax.Array, stride: int, pads: tuple[tuple[int, int], tuple[int, int]]) -> Shape:
+    """Of (batch, height, width, in) and (kernel_h, kernel_w, in / groups, out)."""
+    batch, height, width, inputs = x.shape
+    *taps, per_group, outputs = kernel.shape
+    groups = inputs // max(1, per_group)
+    number = batch if isinstance(batch, int) else None
+    return Shape(number, (height, width), inputs, outputs, (taps[0], taps[1]), stride, pads, groups, x.dtype.itemsize)
+
+
+def choose(table: Sequence[Choice], shape: Shape) -> str | None:
+    """The name of the formula; None is XLA's convolution."""
+    cpu = jax.default_backend() == "cpu"
+    return next((row.formula for row in table if (cpu or not row.cpu) and row.fits(shape)), None)
+
+
+def _one_by_one(layer: Shape) -> bool:
+    """1×1, no padding, one group"""
+    return layer.groups == 1 and layer.taps == (1, 1) and layer.pads == ((0, 0), (0, 0))
+
+
+def _tiny(layer: Shape) -> bool:
+    """at most 4 pixels out, one group"""
+    return layer.groups == 1 and layer.pixels_out <= 4
+
+
+CONVOLUTION = (
+    Choice("dot of pixels", _one_by_one, False, "the gradient of the kernel is then a dot as well"),
+    Choice("dot of patches", _tiny, False, "XLA's convolution takes ten times as long on the CPU"),
+)
+
+
+def _wide(layer: Shape) -> bool:
+    """One group, and no half precision, whose sums over blocks of images would lose digits."""
+    return layer.groups == 1 and layer.bytes >= 4
+
+
+def _to_few_channels(layer: Shape) -> bool:
+    """stride 1, keeps the size, channels out at most those in by the kernel's width"""
+    return _keeps_size(layer) and layer.taps[1] * layer.outputs <= layer.inputs
+
+
+def _keeps_size(layer: Shape) -> bool:
+    """stride 1, keeps the size"""
+    return _wide(layer) and layer.stride == 1 and layer.centred
+
+
+def _any(layer: Shape) -> bool:
+    """any other of one group"""
+    return _wide(layer)
+
+
+# Of the gradient of the kernel.
+KERNEL_GRADIENT = (
+    Choice("dots, then shifts", _to_few_channels, True, "shifts of the gradient have fewer channels than the image"),
+    Choice("balanced", _keeps_size, True, "a third of the copies that patches take"),
+    Choice("dot of patches", _any, True, "XLA's own transposes the images, and what comes before is computed anew"),
+)
+
+
+def _for_inference(layer: Shape) -> bool:
+    """An odd square kernel of one group that is padded by half its size, on an image larger than two strides."""
+    square = layer.taps[0] == layer.taps[1] > 1
+    return layer.groups == 1 and square and layer.centred and min(layer.size) > 2 * layer.stride
+
+
+def _pixels(layer: Shape) -> float:
+    """Of all images of the output; many where their number is a symbol."""
+    return inf if layer.batch is None else layer.batch * prod(layer.size) // layer.stride**2
+
+
+def _few_pixels(layer: Shape) -> bool:
+    """to 128 channels or more, at most 512 pixels in all"""
+    return _for_inference(layer) and layer.outputs >= 128 and _pixels(layer) <= 512
+
+
+def _to_one_block(layer: Shape) -> bool:
+    """stride 1, to 64 channels or fewer, more than 256 pixels in all"""
+    return _for_inference(layer) and layer.stride == 1 and layer.outputs <= 64 and _pixels(layer) > 256
+
+
+def _stem(layer: Shape) -> bool:
+    """stride 2, of fewer than 8 channels, an even width"""
+    return _for_inference(layer) and layer.stride == 2 and layer.inputs < 8 and layer.size[1] % 2 == 0
+
+
+# Where no gradient of the kernel is to be taken; what fits no row is computed as above.
+INFERENCE = (
+    Choice("dot of patches", _few_pixels, True, "XLA's library arranges the kernel anew, on one core, each time"),
+    Choice("a row too many", _to_one_block, True, "the library computes 64 channels on one core, this runs on all"),
+    Choice("pairs of pixels", _stem, True, "the library computes 64 channels on one core, this runs on all"),
+)
