@@ -82,9 +82,16 @@ def _tiny(layer: Shape) -> bool:
     return layer.groups == 1 and layer.pixels_out <= 4
 
 
+def _few_channels_a_group(layer: Shape) -> bool:
+    """several groups of at most 16 channels, at most 512 channels in all"""
+    return layer.groups > 1 and layer.inputs // layer.groups <= 16 and layer.inputs <= 512
+
+
 CONVOLUTION = (
     Choice("dot of pixels", _one_by_one, False, "the gradient of the kernel is then a dot as well"),
     Choice("dot of patches", _tiny, False, "XLA's convolution takes ten times as long on the CPU"),
+    # Of more channels there would be more than 16 convolutions to compile.
+    Choice("groups together", _few_channels_a_group, True, "XLA's convolution of groups goes pixel by pixel"),
 )
 
 
@@ -108,8 +115,14 @@ def _any(layer: Shape) -> bool:
     return _wide(layer)
 
 
+def _grouped(layer: Shape) -> bool:
+    """several groups"""
+    return layer.groups > 1 and layer.bytes >= 4
+
+
 # Of the gradient of the kernel.
 KERNEL_GRADIENT = (
+    Choice("dots of groups", _grouped, True, "XLA's own takes up to a hundred times as long"),
     Choice("dots, then shifts", _to_few_channels, True, "shifts of the gradient have fewer channels than the image"),
     Choice("balanced", _keeps_size, True, "a third of the copies that patches take"),
     Choice("dot of patches", _any, True, "XLA's own transposes the images, and what comes before is computed anew"),

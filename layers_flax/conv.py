@@ -11,8 +11,10 @@ from jax import lax
 from jax.nn.initializers import Initializer
 
 from layers_flax.choices import CONVOLUTION, KERNEL_GRADIENT, choose, shape_of
-from layers_flax.filter_gradients import Pads, conv_by_dots, dot_of_patches, stock_conv
+from layers_flax.filter_gradients import conv_by_dots
+from layers_flax.grouped import stock_or_together
 from layers_flax.initializers import he_normal_fan_out
+from layers_flax.patches import Pads, dot_of_patches
 
 
 def conv2d(
@@ -31,7 +33,14 @@ def conv2d(
 
     Returns:
         (batch, (height + 2 padding - kernel_h) // stride + 1, likewise for width, out).
+
+    Raises:
+        ValueError: the kernel and the groups are not for so many channels as the images have.
     """
+    if x.shape[-1] != groups * kernel.shape[2]:
+        raise ValueError(
+            f"{groups} groups of the kernel's {kernel.shape[2]} channels are not the images' {x.shape[-1]} channels"
+        )
     pads = pads_of(x, kernel, stride, padding)
     shape = shape_of(x, kernel, stride, pads)
     formula = choose(CONVOLUTION, shape)
@@ -43,7 +52,7 @@ def conv2d(
         return dot_of_patches(x, kernel, stride, pads)
     if choose(KERNEL_GRADIENT, shape):
         return conv_by_dots(x, kernel, stride, pads)
-    return stock_conv(x, kernel, stride, pads, groups)
+    return stock_or_together(x, kernel, stride, pads)
 
 
 def pads_of(x: jax.Array, kernel: jax.Array, stride: int, padding: int | str | None) -> Pads:

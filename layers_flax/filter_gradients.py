@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from layers_flax.choices import KERNEL_GRADIENT, choose, shape_of
+from layers_flax.grouped import dots_of_groups, stock_or_together
+from layers_flax.patches import Pads, dot_of_patches
 from layers_flax.pieces import largest_part
-
-Pads = tuple[tuple[int, int], tuple[int, int]]
 
 # Values of a block of images: their patches stay in the processor's second cache.
 BLOCK = 3 * 2**15
@@ -25,8 +25,8 @@ BLOCK = 3 * 2**15
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def conv_by_dots(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
-    """`stock_conv` of one group, with the same derivatives, of which that of the kernel is faster on the CPU."""
-    return stock_conv(x, kernel, stride, pads)
+    """`stock_or_together`, with the same derivatives, of which that of the kernel is faster on the CPU."""
+    return stock_or_together(x, kernel, stride, pads)
 
 
 @conv_by_dots.defjvp
@@ -34,13 +34,6 @@ def _conv_by_dots_jvp(stride, pads, primals, tangents):
     (x, kernel), (dx, dkernel) = primals, tangents
     y = conv_by_dots(x, kernel, stride, pads)
     return y, conv_by_dots(dx, kernel, stride, pads) + _linear_in_kernel(x, dkernel, stride, pads)
-
-
-def stock_conv(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, groups: int = 1) -> jax.Array:
-    """XLA's convolution of NHWC images and an HWIO kernel."""
-    return lax.conv_general_dilated(
-        x, kernel, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups
-    )
 
 
 def _linear_in_kernel(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
@@ -91,41 +84,6 @@ def _dots_then_shifts(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return reduce(jnp.add, rows)
 
 
-def dot_of_patches(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
-    """y[h, w] = Σ_ij x[h + i, w + j] K_ij as one dot of the pixels under all taps, side by side.
-
-    Taps that nowhere meet the image, but only its padding, are left out; of a kernel where none does, one stays.
-    """
-    rows, columns = (
-        (
-            steps := steps_of(size, taps, stride, pad),
-            [i for i in range(taps) if _meets(size, i - pad[0], stride, steps)] or [0],
-        )
-        for size, taps, pad in zip(x.shape[1:3], kernel.shape[:2], pads, strict=True)
-    )
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    ends = [(steps - 1) * stride + 1 for steps, _ in (rows, columns)]
-    places = [(i, j) for i in rows[1] for j in columns[1]]
-
-    def under(i: int, j: int) -> jax.Array:
-        return lax.slice(x, (0, i, j, 0), (x.shape[0], i + ends[0], j + ends[1], x.shape[3]), (1, stride, stride, 1))
-
-    pixels = jnp.concatenate([under(*place) for place in places], -1)
-    every = len(places) == kernel.shape[0] * kernel.shape[1]  # as it lies in memory
-    weights = kernel.reshape(-1, kernel.shape[-1]) if every else jnp.concatenate([kernel[place] for place in places])
-    return (pixels.reshape(-1, pixels.shape[-1]) @ weights).reshape(*pixels.shape[:-1], kernel.shape[-1])
-
-
-def steps_of(size: int, kernel: int, stride: int, pad: tuple[int, int]) -> int:
-    """Output pixels along one axis."""
-    return (size + sum(pad) - kernel) // stride + 1
-
-
-def _meets(size: int, offset: int, stride: int, steps: int) -> bool:
-    """Whether a kernel tap at this offset reads any of `size` pixels in its steps."""
-    return any(0 <= step * stride + offset < size for step in range(steps))
-
-
 def _shift(x: jax.Array, axis: int, by: int) -> jax.Array:
     """x[i + by] in place of x[i] along `axis`, zero outside."""
     pads = [(0, 0, 0)] * x.ndim
@@ -133,8 +91,11 @@ def _shift(x: jax.Array, axis: int, by: int) -> jax.Array:
     return lax.pad(x, jnp.zeros((), x.dtype), pads)
 
 
-# Of images, kernel, stride and padding; the first two for what keeps the size alone.
+# Of images, kernel, stride and padding; the first is of several groups, the next two are for what keeps the size.
 FORMULAS: dict[str, Callable[[jax.Array, jax.Array, int, Pads], jax.Array]] = {
+    "dots of groups": lambda x, kernel, stride, pads: _in_blocks(
+        partial(dots_of_groups, stride=stride, pads=pads), x, kernel
+    ),
     "dots, then shifts": lambda x, kernel, stride, pads: _dots_then_shifts(x, kernel),
     "balanced": lambda x, kernel, stride, pads: _in_blocks(_balanced, x, kernel),
     "dot of patches": lambda x, kernel, stride, pads: _in_blocks(

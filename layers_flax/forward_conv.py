@@ -6,7 +6,7 @@ from jax import lax
 
 from layers_flax.choices import INFERENCE, choose, shape_of
 from layers_flax.conv import conv2d, pads_of
-from layers_flax.filter_gradients import dot_of_patches
+from layers_flax.patches import dot_of_patches
 
 
 def forward_conv2d(

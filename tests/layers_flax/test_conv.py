@@ -171,12 +171,40 @@ def test_of_no_images_the_filter_gradient_is_zero():
     np.testing.assert_array_equal(gradient, jnp.zeros_like(kernel))
 
 
-def test_half_precision_and_groups_keep_xlas_filter_gradient():
+def test_half_precision_keeps_xlas_filter_gradient():
     """Sums over blocks would round in half precision."""
-    x, kernel = draw(6, 5, 4, 6, 3, 1, jnp.bfloat16)
-    assert "conv_general_dilated" in str(jax.make_jaxpr(jax.grad(lambda k: conv2d(x, k).sum()))(kernel))
+    for groups in (1, 2):
+        x, kernel = draw(6, 5, 4, 6, 3, groups, jnp.bfloat16)
+        program = str(jax.make_jaxpr(jax.grad(lambda k: conv2d(x, k, groups=groups).sum()))(kernel))  # noqa: B023
+        assert "conv_general_dilated" in program and "dot_general" not in program
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "groups", "convolutions"),
+    [(96, 48, 24, 3), (40, 20, 4, 2), (34, 68, 2, 1), (6, 12, 6, 1), (70, 10, 5, 5)],
+)
+def test_groups_are_convolved_together_and_their_filter_gradient_is_one_dot(
+    x64, inputs, outputs, groups, convolutions, stride, stock_convolution
+):
+    x, kernel = draw(6, 5, inputs, outputs, 3, groups)
+    layer = Conv(outputs, 3, stride, groups=groups)
+
+    def run(x, kernel):
+        return layer.apply({"params": {"kernel": kernel}}, x)
+
+    y, transpose = jax.vjp(lambda kernel: run(x, kernel), kernel)
+    assert str(jax.make_jaxpr(transpose)(y)).count("dot_general[") == 1
+    assert str(jax.make_jaxpr(run)(x, kernel)).count("conv_general_dilated[") == convolutions
+    ours = derivatives(run, (x, kernel))
+    stock_convolution()
+    assert_close(ours, derivatives(run, (x, kernel)), 1e-13)
+
+
+def test_a_kernel_of_other_groups_is_named():
     x, kernel = draw(6, 5, 4, 6, 3, 2, jnp.float32)
-    assert "dot_general" not in str(jax.make_jaxpr(jax.grad(lambda k: conv2d(x, k, groups=2).sum()))(kernel))
+    with pytest.raises(ValueError, match="1 groups of the kernel's 2 channels are not the images' 4 channels"):
+        conv2d(x, kernel)
 
 
 def test_on_several_devices_and_for_a_batch_of_any_size_there_are_no_blocks(monkeypatch):
