@@ -66,10 +66,16 @@ def shape_of(x: jax.Array, kernel: jax.Array, stride: int, pads: tuple[tuple[int
     return Shape(number, (height, width), inputs, outputs, (taps[0], taps[1]), stride, pads, groups, x.dtype.itemsize)
 
 
+def row_of(table: Sequence[Choice], shape: Shape) -> Choice | None:
+    """The first row that the layer fits on this backend."""
+    cpu = jax.default_backend() == "cpu"
+    return next((row for row in table if (cpu or not row.cpu) and row.fits(shape)), None)
+
+
 def choose(table: Sequence[Choice], shape: Shape) -> str | None:
     """The name of the formula; None is XLA's convolution."""
-    cpu = jax.default_backend() == "cpu"
-    return next((row.formula for row in table if (cpu or not row.cpu) and row.fits(shape)), None)
+    row = row_of(table, shape)
+    return row.formula if row else None
 
 
 def _one_by_one(layer: Shape) -> bool:
@@ -110,6 +116,13 @@ def _keeps_size(layer: Shape) -> bool:
     return _wide(layer) and layer.stride == 1 and layer.centred
 
 
+def _from_few_channels(layer: Shape) -> bool:
+    """stride 1, keeps the size, patches of the image have fewer channels than shifts of image and gradient"""
+    height, width = layer.taps
+    shifts = height * layer.inputs + width * layer.outputs
+    return _keeps_size(layer) and height * width * layer.inputs < shifts
+
+
 def _any(layer: Shape) -> bool:
     """any other of one group"""
     return _wide(layer)
@@ -124,6 +137,7 @@ def _grouped(layer: Shape) -> bool:
 KERNEL_GRADIENT = (
     Choice("dots of groups", _grouped, True, "XLA's own takes up to a hundred times as long"),
     Choice("dots, then shifts", _to_few_channels, True, "shifts of the gradient have fewer channels than the image"),
+    Choice("dot of patches", _from_few_channels, True, "as in a stem; balanced dots copy more there"),
     Choice("balanced", _keeps_size, True, "a third of the copies that patches take"),
     Choice("dot of patches", _any, True, "XLA's own transposes the images, and what comes before is computed anew"),
 )
@@ -146,8 +160,9 @@ def _few_pixels(layer: Shape) -> bool:
 
 
 def _to_one_block(layer: Shape) -> bool:
-    """stride 1, to 64 channels or fewer, more than 256 pixels in all"""
-    return _for_inference(layer) and layer.stride == 1 and layer.outputs <= 64 and _pixels(layer) > 256
+    """stride 1, of more than 16 channels to 64 or fewer, more than 256 pixels in all"""
+    channels = layer.inputs > 16 and layer.outputs <= 64
+    return _for_inference(layer) and layer.stride == 1 and channels and _pixels(layer) > 256
 
 
 def _stem(layer: Shape) -> bool:

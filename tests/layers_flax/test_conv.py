@@ -33,6 +33,8 @@ SHAPES = [  # height, width, in, out, kernel, stride, groups
     (1, 7, 12, 4, 3, 1, 1),
     (6, 7, 11, 2, 5, 1, 1),
     (6, 7, 12, 4, 3, 2, 1),
+    # From a few channels to many, where it is a dot of patches.
+    (6, 9, 2, 6, 3, 1, 1),
 ]
 
 
@@ -230,6 +232,12 @@ def test_filter_gradient_to_few_channels_is_made_of_dots():
     program = str(jax.make_jaxpr(transpose)(jnp.ones((2, 6, 5, 4))))
     assert program.count("dot_general[") == 3
     assert "conv_general_dilated" not in program
+
+
+def test_filter_gradient_from_few_channels_is_a_dot_of_patches():
+    x, kernel = draw(6, 5, 2, 6, 3, 1, jnp.float32)
+    _, transpose = jax.vjp(lambda kernel: conv2d(x, kernel), kernel)
+    assert "[60,18]" in str(jax.make_jaxpr(transpose)(jnp.ones((2, 6, 5, 6))))  # 9 · 2 values under 2 · 6 · 5 pixels
 
 
 def test_compute_type_and_parameter_type():
