@@ -10,8 +10,9 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import pytest
+import tyro
 
-from benchmarks import page, speed
+from benchmarks import layers, layers_page, page, speed
 from benchmarks.peers import naive
 from benchmarks.works import WORKS, Work
 from layers_flax import count_parameters
@@ -109,3 +110,76 @@ def test_the_peers_are_the_same_networks(name):
     shapes = jax.eval_shape(lambda: naive.MODELS[name].init(jax.random.key(0), images, train=False))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
     assert parameters == count_parameters(build_model(name), images.shape[1:])
+
+
+def test_layers_are_measured_beside_the_stock_ones_and_kept(tmp_path):
+    out = tmp_path / "layers.jsonl"
+    command = [sys.executable, "-m", "benchmarks.layers", "--arch", "resnet20", "--batch", "1", "--out", str(out)]
+    command += ["--seconds", "0.001", "--mode", "forward,train,filter", "--limit-seconds", "2"]
+    first = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout == out.read_text()
+    rows = [json.loads(line) for line in first.stdout.splitlines()]
+    assert [row["mode"] for row in rows[:3]] == ["forward", "train", "filter"]
+    assert rows[0] == {
+        "layer": "conv 3×3 3→16 at 32×32",
+        "batch": 1,
+        "mode": "forward",
+        "same": True,
+        "times stock": {"ours": 1.0},
+    }
+    assert min(rows[1]["seconds"].values()) > 0 and rows[1]["times stock"]["ours"] > 0
+    assert rows[2]["times stock"].keys() == {"dots, then shifts", "balanced", "dot of patches"}
+    second = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert out.read_text() == first.stdout + second.stdout
+    assert not {line.split('"seconds"')[0] for line in second.stdout.splitlines()} & {
+        line.split('"seconds"')[0] for line in first.stdout.splitlines()
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--arch", "resnet51"], "--arch must be of resnet18, .*; given 'resnet51'"),
+        (["--mode", "sideways"], "--mode must be of train, forward, infer, filter; given 'sideways'"),
+        (["--batch", "8,none"], "--batch must be whole numbers from 1, with commas between; given '8,none'"),
+        (["--batch", "0"], "--batch must be whole numbers from 1, with commas between; given '0'"),
+        (["--seconds", "0"], "--seconds, --limit-seconds, --kernel and --groups must be more than 0"),
+        (["--only-slow"], "--only-slow needs --out, a file of an earlier run; given None"),
+    ],
+)
+def test_wrong_options_of_layers_end_with_one_line(options, says, capsys):
+    with pytest.raises(SystemExit) as end:
+        layers.main(tyro.cli(layers.Options, args=options))
+    assert end.value.code == 2
+    assert re.fullmatch(f"benchmarks.layers: error: {says}\n", capsys.readouterr().err)
+
+
+def test_layers_that_differ_in_width_come_in_halves():
+    assert layers.halving(1) == [0] and layers.halving(2) == [0, 0]
+    assert layers.halving(5) == [0, 2, 1, 2, 0]
+    made = [layers.Layer("conv", 8, 8, width, 12, 3, 1, 1, 1) for width in (10, 20, 30, 40, 50)]
+    assert [layer.inputs for layer in layers.in_order(made)] == [10, 50, 30, 20, 40]
+
+
+def test_layers_found_by_shape_are_those_of_the_network():
+    found = layers.layers_of("densenet121")
+    assert len(found) == len(set(found))
+    assert layers.Layer("conv", 224, 224, 3, 64, 7, 2, 3, 1) in found
+    assert layers.Layer("max_pool", 112, 112, 64, 64, 3, 2, 1, 1) in found
+    assert layers.Layer("avg_pool", 56, 56, 128, 128, 2, 2, 0, 1) in found
+    assert layers.Layer("conv", 56, 56, 128, 32, 3, 1, 1, 1) in found
+
+
+def test_the_page_of_layers_has_the_choices_as_they_are(tmp_path, monkeypatch):
+    assert layers_page.choices() in layers_page.PAGE.read_text()
+    copy = tmp_path / "layers.md"
+    copy.write_text(layers_page.PAGE.read_text())
+    monkeypatch.setattr(layers_page, "PAGE", copy)
+    row = {"layer": "conv", "batch": 8, "seconds": {"stock": 0.002}}
+    train = row | {"mode": "train", "times stock": {"ours": 0.8}, "of the fastest rounds": {"ours": 0.95}}
+    layers_page.write_page([train, row | {"mode": "filter", "times stock": {"balanced": 1.5}}])
+    text = copy.read_text()
+    assert "| train | 8 | 1 | 0.8 | 0.8 | 0.8 | 1 |" in text
+    assert "| conv | train | 8 | 0.8 | 0.95 |" in text
+    assert "| conv | 8 | 2 | – | – | – | 1.5 |" in text

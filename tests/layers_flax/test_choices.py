@@ -1,0 +1,35 @@
+"""The tables of choices: every row is met by a layer of a published network."""
+
+import jax
+import pytest
+
+from benchmarks.layers import layers_of
+from layers_flax import choices
+
+TABLES = {name: getattr(choices, name) for name in ("CONVOLUTION", "KERNEL_GRADIENT", "INFERENCE")}
+
+
+@pytest.fixture(scope="module")
+def shapes():
+    """Convolutions of networks on images of their own size, and on small ones."""
+    layers = [layer for arch in ("resnet18", "densenet121", "resnext50_32x4d") for layer in layers_of(arch)]
+    layers += layers_of("resnet18", 32)
+    return [layer.shape(batch) for layer in layers if layer.kind == "conv" for batch in (1, 8, 64)]
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_row_is_met_by_a_layer(table, shapes):
+    assert {choices.row_of(TABLES[table], shape) for shape in shapes} - {None} == set(TABLES[table])
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_rows_for_the_cpu_are_not_taken_elsewhere(table, shapes, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    met = {choices.row_of(TABLES[table], shape) for shape in shapes}
+    assert met - {None} == {row for row in TABLES[table] if not row.cpu}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_row_says_what_it_is_for_and_why(table):
+    for row in TABLES[table]:
+        assert row.fits.__doc__ and "\n" not in row.fits.__doc__ and row.why
