@@ -13,7 +13,7 @@ from laws import assert_close, derivatives, mapped
 
 from layers_flax import Conv, conv2d, forward_conv2d
 from layers_flax.conv import both_sides
-from layers_flax.filter_gradients import steps_of, stock_conv
+from layers_flax.patches import steps_of, stock_conv
 
 # Each example compiles programs of its own. The fixtures hold for all examples of a test.
 LAWS = settings(derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
