@@ -30,6 +30,7 @@ class ResNetOptions(TypedDict, total=False):
     zero_init: bool
     drop_path: float
     remat: bool
+    scan: bool
     frozen_batch_norm: bool
     running_variance: str
     dtype: Any

@@ -11,7 +11,7 @@ from layers_flax import carry_over, check_deeper, variables_by_shape
 from resnet_flax.resnet import PlainNet, ResNet
 
 # These change neither the variables nor what is computed of them in evaluation.
-MAY_DIFFER = ("zero_init", "drop_path", "remat", "axis_name")
+MAY_DIFFER = ("zero_init", "drop_path", "remat", "scan", "axis_name")
 
 
 def deepen(model: ResNet, variables: Any, deeper: ResNet, *, key: jax.Array | None = None) -> dict[str, Any]:
@@ -25,8 +25,8 @@ def deepen(model: ResNet, variables: Any, deeper: ResNet, *, key: jax.Array | No
     Args:
         model: a residual network of any block.
         variables: its {"params", "batch_stats"}.
-        deeper: the same network with more blocks in any stage; `zero_init`, `drop_path`, `remat` and `axis_name` may
-            differ.
+        deeper: the same network with more blocks in any stage; `zero_init`, `drop_path`, `remat`, `scan` and
+            `axis_name` may differ.
         key: of the initialisation of new blocks; None is `jax.random.key(0)`.
 
     Returns:

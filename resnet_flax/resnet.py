@@ -28,6 +28,7 @@ from layers_flax import (
 )
 from layers_flax.initializers import torch_linear
 from resnet_flax.blocks import STRIDES, BasicBlock
+from resnet_flax.rolled import roll
 from resnet_flax.shortcut import SHORTCUTS
 
 STEMS = ("imagenet", "cifar")
@@ -62,6 +63,11 @@ class ResNet(nn.Module):
             blocks (stochastic depth; Huang et al., arXiv:1603.09382). Takes the "dropout" key, see `DropPath`.
         remat: keep each block's input alone for the backward pass, and run the block again there: less memory for
             about a third more time.
+        scan: run the blocks of a stage behind its first as a loop (`lax.scan`), which computes the same, compiles once
+            for all of them, and keeps their inputs alone for the backward pass, as `remat` does: for very deep
+            networks. On the CPU XLA's loops are slow with `groups` or 16 bits. Where feature maps are watched
+            (`capture_intermediates`), variables are made, paths are dropped, or the network is folded, blocks run one
+            by one all the same. Blocks of one's own must draw no random numbers.
         frozen_batch_norm: running statistics normalise in training too, and stay as they are.
         running_variance: "biased" or "unbiased", see `BatchNorm`.
         dtype: the compute type; None is the promotion of images and parameters. Logits are at least float32.
@@ -88,6 +94,7 @@ class ResNet(nn.Module):
     zero_init: bool = False
     drop_path: float = 0.0
     remat: bool = False
+    scan: bool = False
     frozen_batch_norm: bool = False
     running_variance: str = "biased"
     dtype: Any = None
@@ -166,9 +173,20 @@ class ResNet(nn.Module):
     def stage(self, x: jax.Array, index: int, train: bool = False) -> jax.Array:
         """The output of stage `index`, counted from 0, for its input."""
         check_inference(self.folded, train)
-        for block in self.stages[index]:
+        blocks = self.stages[index]
+        if self._is_rolled(len(blocks) - 1, train):
+            update = train and not self.frozen_batch_norm and self.is_mutable_collection("batch_stats")
+            return roll(blocks[1:], blocks[0](x, train), train, update=update, remat=self.remat)
+        for block in blocks:
             x = block(x, train)
         return x
+
+    @nn.nowrap
+    def _is_rolled(self, count: int, train: bool) -> bool:
+        """Whether `count` blocks that are alike run as a loop; see `scan`."""
+        watched = self.is_initializing() or self.is_mutable_collection("intermediates")
+        # A folded network's few images are not worth stacking its weights.
+        return self.scan and count > 1 and not (watched or self.folded or (train and self.drop_path))
 
     def head(self, x: jax.Array, train: bool = False) -> jax.Array:
         """The last stage's output to logits (batch, num_classes), float32 or wider."""

@@ -158,7 +158,8 @@ def architecture(model: nn.Module, image_shape: Sequence[int] = (224, 224, 3), n
     """
     if not isinstance(model, ResNet | VGG | DenseNet):
         raise ValueError(f"a network of stem, stages and head can be shown; {type(model).__name__} is none")
-    options = {"remat": False} if hasattr(model, "remat") else {}  # it hides a block's layers in one operation
+    # Both hide blocks' layers in one operation.
+    options = {name: False for name in ("remat", "scan") if hasattr(model, name)}
     model = model.clone(**options, axis_name=None, parent=None, name=None)
     images = image_by_shape(image_shape)
     modules: dict[str, nn.Module] = {}

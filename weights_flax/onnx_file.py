@@ -39,7 +39,7 @@ def to_onnx(
         from onnx import TensorProto, helper, numpy_helper
     except ImportError:
         raise ValueError("format 'onnx' needs onnx: pip install '.[onnx]'") from None
-    types = dict(dtype=None, param_dtype=jnp.float32, remat=False)
+    types = dict(dtype=None, param_dtype=jnp.float32, remat=False, scan=False)
     model = model.clone(**{name: value for name, value in types.items() if hasattr(model, name)})
     jaxpr, layers = trace_layers(model, jax.tree.map(_float32, dict(variables)), image_shape)
     graph = OnnxGraph(layers)

@@ -79,7 +79,8 @@ def table(model: nn.Module, image_shape: Sequence[int] = (224, 224, 3)) -> dict[
     are: ("stage1", "transition1", "avg_pool_2x2_2"). Arguments and errors as in `summary`.
     """
     stage_count(model)
-    options = {"remat": False} if hasattr(model, "remat") else {}  # it hides a block's layers in one operation
+    # Both hide blocks' layers in one operation.
+    options = {name: False for name in ("remat", "scan") if hasattr(model, name)}
     model = model.clone(**options, axis_name=None, parent=None, name=None)
     variables = variables_by_shape(model, image_shape)
     parameters = {path[:-1]: 0 for path in flatten_dict(variables["params"])}

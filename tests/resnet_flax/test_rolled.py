@@ -1,0 +1,143 @@
+"""Blocks as a loop: the same numbers as one by one, whatever is asked of the network; thousands of layers compile."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from laws import assert_close
+from options import kept_values, train_scalar
+from small_networks import as_if_trained
+from structure import draw_images
+
+from resnet_flax import (
+    BasicBlock,
+    BottleneckBlock,
+    PlainNet,
+    PreActBasicBlock,
+    PreActBottleneckBlock,
+    ResNet,
+    resnet20,
+)
+
+OPTIONS = dict(num_classes=5, stem_kind="cifar", width=4, param_dtype=jnp.float64, scan=True)
+KINDS = {
+    "basic": ResNet((3, 3), BasicBlock, shortcut="A", **OPTIONS),
+    "bottleneck": ResNet((3,), BottleneckBlock, **OPTIONS),
+    "basic_v2": ResNet((3,), PreActBasicBlock, **OPTIONS),
+    "bottleneck_v2": ResNet((3,), PreActBottleneckBlock, **OPTIONS),
+    "plain": PlainNet((3,), BasicBlock, **OPTIONS),
+    "projections": ResNet((3,), BasicBlock, shortcut="C", **OPTIONS),
+    "resnext": ResNet((3,), BottleneckBlock, groups=2, width_per_group=32, **OPTIONS),
+    "unbiased": ResNet((3,), BasicBlock, running_variance="unbiased", **OPTIONS),
+    "frozen": ResNet((3,), BasicBlock, frozen_batch_norm=True, **OPTIONS),
+    "remat": ResNet((3,), BasicBlock, remat=True, **OPTIONS),
+}
+
+
+def setting(kind):
+    """The network as a loop, block by block, its variables and images."""
+    model, images = KINDS[kind], draw_images(4, 8, 8, 3).astype(jnp.float64)
+    return model, model.clone(scan=False), as_if_trained(model, images), images
+
+
+def loops(function, *args):
+    return str(jax.make_jaxpr(function)(*args)).count(" scan[")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_loop_over_blocks_computes_the_same(x64, kind):
+    rolled, unrolled, variables, images = setting(kind)
+    ours, theirs = (train_scalar(model, variables, images) for model in (rolled, unrolled))
+    assert loops(rolled.apply, variables, images) == len(rolled.stage_sizes)
+    assert loops(unrolled.apply, variables, images) == 0
+    assert_close(jax.jit(rolled.apply)(variables, images), jax.jit(unrolled.apply)(variables, images), 1e-12)
+    found, expected = (
+        jax.jit(jax.value_and_grad(scalar, has_aux=True))(variables["params"]) for scalar in (ours, theirs)
+    )
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    (_, logits_and_statistics), gradient = found
+    assert_close(logits_and_statistics, expected[0][1], 1e-12)
+    # Before a BatchNorm, gradients are small differences of large numbers.
+    assert_close(gradient, expected[1], 1e-11)
+
+
+@pytest.mark.parametrize("kind", ["basic_v2"])
+def test_forward_mode_and_second_order(x64, kind):
+    rolled, unrolled, variables, images = setting(kind)
+
+    def derivatives(model):
+        scalar = train_scalar(model, variables, images)
+
+        def loss(params):
+            return scalar(params)[0]
+
+        def both(params):
+            along = jax.tree.map(jnp.sin, params)
+            slope = jax.jvp(loss, (params,), (along,))
+            product = jax.jvp(jax.grad(loss), (params,), (along,))[1]
+            return (
+                slope,
+                product,
+                jax.grad(lambda params: jnp.square(jax.grad(loss)(params)["fc"]["bias"]).sum())(params),
+            )
+
+        return jax.jit(both)(variables["params"])
+
+    assert_close(derivatives(rolled), derivatives(unrolled), 1e-9)
+
+
+def test_statistics_over_a_mapped_axis(x64):
+    rolled, unrolled, variables, images = setting("basic_v2")
+    found, expected = (
+        jax.jit(
+            jax.vmap(
+                lambda images, model=model: jax.value_and_grad(train_scalar(model, variables, images), has_aux=True)(
+                    variables["params"]
+                ),
+                axis_name="data",
+            )
+        )(images.reshape(2, 2, *images.shape[1:]))
+        for model in (rolled.clone(axis_name="data"), unrolled.clone(axis_name="data"))
+    )
+    assert_close(found, expected, 1e-11)
+
+
+def test_a_loop_keeps_the_blocks_inputs_alone():
+    """Of 7 maps that a block keeps, 1; the first block and the stem keep all of theirs."""
+    model, images = KINDS["basic"].clone(stage_sizes=(6,), param_dtype=jnp.float32), draw_images(8, 16, 16, 3)
+    variables = jax.jit(model.init)(jax.random.key(0), images)
+    rolled, unrolled = (
+        kept_values(train_scalar(model.clone(scan=scan), variables, images), variables["params"])
+        for scan in (True, False)
+    )
+    assert rolled < 0.4 * unrolled
+
+
+def test_what_watches_single_blocks_or_drops_them_finds_them():
+    model = resnet20(width=4, scan=True)
+    images = draw_images(2, 8, 8, 3)
+    assert loops(lambda key: model.init(key, images), jax.random.key(0)) == 0
+    variables = jax.jit(model.init)(jax.random.key(0), images)
+    _, seen = model.apply(variables, images, capture_intermediates=lambda module, _: isinstance(module, BasicBlock))
+    assert len([name for name in seen["intermediates"] if name.startswith("layer")]) == 9
+    dropping, rngs = model.clone(drop_path=0.2), {"dropout": jax.random.key(0)}
+
+    def train(variables):
+        return dropping.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
+
+    assert loops(train, variables) == 0
+    assert loops(dropping.apply, variables, images) == 3
+
+
+def test_running_statistics_can_be_left_alone():
+    model = resnet20(width=4, scan=True)
+    images = draw_images(2, 8, 8, 3)
+    variables = jax.jit(model.init)(jax.random.key(0), images)
+    logits, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
+    np.testing.assert_array_equal(model.apply(variables, images, train=True), logits)
+    assert isinstance(model.bind(variables).stages[0][1], nn.Module)
+    moved = jax.tree.map(
+        lambda new, old: not np.array_equal(new, old), updates["batch_stats"], variables["batch_stats"]
+    )
+    assert all(jax.tree.leaves(moved))
