@@ -8,7 +8,6 @@ that was ended goes on. `--write` puts the tables into docs/layers.md.
 """
 
 import json
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 from unittest import mock
 
 import jax
@@ -27,12 +26,14 @@ from flax import linen as nn
 
 import densenet_flax
 import resnet_flax
+from benchmarks.command_line import check_known, fail, listed
 from layers_flax import Conv, avg_pool, conv2d, forward_conv2d, max_pool
 from layers_flax.choices import CONVOLUTION, Shape, choose
 from layers_flax.conv import both_sides
 from layers_flax.filter_gradients import FORMULAS
 from layers_flax.patches import stock_conv
 
+PROGRAM = "benchmarks.layers"
 ARCHS = resnet_flax.ARCHS | densenet_flax.ARCHS
 MODES = ("train", "forward", "infer", "filter")
 SLOW = 0.9  # of the stock layer's speed
@@ -273,30 +274,17 @@ def works(options: Options) -> Iterator[tuple[Layer, int, str]]:
                 yield layer, batch, mode
 
 
-def listed(names: str) -> list[str]:
-    """What stands between commas."""
-    return [name for name in names.split(",") if name]
-
-
 def check(options: Options) -> None:
     """Ends with exit code 2 where an option is wrong."""
-    for name, values, known in (("arch", options.arch, ARCHS), ("mode", options.mode, MODES)):
-        for value in listed(values):
-            if value not in known:
-                fail(f"--{name} must be of {', '.join(known)}; given {value!r}")
+    check_known(PROGRAM, "arch", options.arch, ARCHS)
+    check_known(PROGRAM, "mode", options.mode, MODES)
     for batch in listed(options.batch):
         if not batch.isdecimal() or int(batch) < 1:
-            fail(f"--batch must be whole numbers from 1, with commas between; given {options.batch!r}")
+            fail(PROGRAM, f"--batch must be whole numbers from 1, with commas between; given {options.batch!r}")
     if options.seconds <= 0 or min(options.limit_seconds or 1, options.kernel or 1, options.groups or 1) <= 0:
-        fail("--seconds, --limit-seconds, --kernel and --groups must be more than 0")
+        fail(PROGRAM, "--seconds, --limit-seconds, --kernel and --groups must be more than 0")
     if options.only_slow and (options.out is None or not options.out.exists()):
-        fail(f"--only-slow needs --out, a file of an earlier run; given {options.out}")
-
-
-def fail(message: str) -> NoReturn:
-    """One line and exit code 2."""
-    print(f"benchmarks.layers: error: {message}", file=sys.stderr)
-    raise SystemExit(2)
+        fail(PROGRAM, f"--only-slow needs --out, a file of an earlier run; given {options.out}")
 
 
 def main(options: Options) -> None:

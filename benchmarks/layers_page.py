@@ -1,13 +1,13 @@
 """The tables of docs/layers.md: the choices of formulas, and what `benchmarks.layers` measured."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.page import DOCS, replace_between
 from layers_flax.choices import CONVOLUTION, INFERENCE, KERNEL_GRADIENT
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "layers.md"
+PAGE = DOCS / "layers.md"
 BEGIN, END = "<!-- {} by benchmarks.layers -->\n", "<!-- end of {} -->\n"
 TABLES = {"convolution": CONVOLUTION, "gradient of the kernel": KERNEL_GRADIENT, "inference": INFERENCE}
 SLOWEST = 12
@@ -15,12 +15,8 @@ SLOWEST = 12
 
 def write_page(rows: Sequence[dict[str, Any]]) -> None:
     """Replaces the tables between their marks."""
-    text = PAGE.read_text()
     for name, table in {"choices": choices(), "speeds": speeds(rows), "formulas": formulas(rows)}.items():
-        begin, end = BEGIN.format(name), END.format(name)
-        before, rest = text.split(begin)
-        text = before + begin + table + end + rest.split(end)[1]
-    PAGE.write_text(text)
+        replace_between(PAGE, BEGIN.format(name), END.format(name), table)
 
 
 def choices() -> str:

@@ -21,10 +21,14 @@ HEADS = (
 
 def write_page(results: Sequence[dict[str, Any]]) -> None:
     """Replaces the table in docs/benchmarks.md, and docs/images/speed.png."""
-    page = DOCS / "benchmarks.md"
-    before, rest = page.read_text().split(BEGIN)
-    page.write_text(before + BEGIN + table(results) + END + rest.split(END)[1])
+    replace_between(DOCS / "benchmarks.md", BEGIN, END, table(results))
     draw(results, DOCS / "images" / "speed.png")
+
+
+def replace_between(page: Path, begin: str, end: str, text: str) -> None:
+    """Puts the text in the place of what stands between two marks of a page."""
+    before, rest = page.read_text().split(begin)
+    page.write_text(before + begin + text + end + rest.split(end)[1])
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:

@@ -16,13 +16,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import tyro
 
+from benchmarks.command_line import check_known, fail, listed
 from benchmarks.works import WORKS, Work
 
 ROOT = Path(__file__).resolve().parents[1]
+PROGRAM = "benchmarks.speed"
 PEERS = {"torch": ("torch", "torch channels_last"), "naive": ("naive",)}
 
 
@@ -81,7 +83,7 @@ class Contender:
         line = self.process.stdout.readline()
         if not line:
             self.end()
-            fail(f"{self.name} ended with exit code {self.process.returncode}")
+            fail(PROGRAM, f"{self.name} ended with exit code {self.process.returncode}")
         return json.loads(line)
 
 
@@ -127,28 +129,10 @@ def summarise(work: Work, contenders: dict[str, Contender]) -> dict[str, Any]:
     return result
 
 
-def listed(names: str) -> list[str]:
-    """What stands between commas."""
-    return [name for name in names.split(",") if name]
-
-
-def check(option: str, names: Sequence[str], known: Sequence[str]) -> None:
-    """Ends with exit code 2 where a name is not known."""
-    for name in names:
-        if name not in known:
-            fail(f"--{option} must be of {', '.join(known)}; given {name!r}")
-
-
-def fail(message: str) -> NoReturn:
-    """One line and exit code 2."""
-    print(f"benchmarks.speed: error: {message}", file=sys.stderr)
-    raise SystemExit(2)
-
-
 def chosen(options: Options) -> Sequence[Work]:
     """The works that the options name."""
     archs, modes = listed(options.arch), {"train": (True,), "infer": (False,), "both": (True, False)}[options.mode]
-    check("arch", archs, sorted({work.arch for work in WORKS}))
+    check_known(PROGRAM, "arch", options.arch, sorted({work.arch for work in WORKS}))
     works = [work for work in WORKS if work.train in modes and (not archs or work.arch in archs)]
     if archs and options.mode == "infer":  # those that the table has in training alone
         works += [
@@ -167,11 +151,14 @@ def has_torch(python: str) -> bool:
 
 def main(options: Options) -> None:
     works, peers = chosen(options), listed(options.peer)
-    check("peer", peers, sorted(PEERS))
+    check_known(PROGRAM, "peer", options.peer, sorted(PEERS))
     if options.rounds < 1 or (options.batch is not None and options.batch < 1):
-        fail(f"--rounds and --batch must be at least 1; given {options.rounds} and {options.batch}")
+        fail(PROGRAM, f"--rounds and --batch must be at least 1; given {options.rounds} and {options.batch}")
     if "torch" in peers and not has_torch(options.torch_python):
-        fail(f"{options.torch_python} has no torch: name one that has by --torch-python, or go on with --peer naive")
+        fail(
+            PROGRAM,
+            f"{options.torch_python} has no torch: name one that has by --torch-python, or go on with --peer naive",
+        )
     results = []
     for work in works:
         results.append(measure(work, options))

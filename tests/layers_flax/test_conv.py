@@ -173,12 +173,12 @@ def test_of_no_images_the_filter_gradient_is_zero():
     np.testing.assert_array_equal(gradient, jnp.zeros_like(kernel))
 
 
-def test_half_precision_keeps_xlas_filter_gradient():
+@pytest.mark.parametrize("groups", [1, 2])
+def test_half_precision_keeps_xlas_filter_gradient(groups):
     """Sums over blocks would round in half precision."""
-    for groups in (1, 2):
-        x, kernel = draw(6, 5, 4, 6, 3, groups, jnp.bfloat16)
-        program = str(jax.make_jaxpr(jax.grad(lambda k: conv2d(x, k, groups=groups).sum()))(kernel))  # noqa: B023
-        assert "conv_general_dilated" in program and "dot_general" not in program
+    x, kernel = draw(6, 5, 4, 6, 3, groups, jnp.bfloat16)
+    program = str(jax.make_jaxpr(jax.grad(lambda k: conv2d(x, k, groups=groups).sum()))(kernel))
+    assert "conv_general_dilated" in program and "dot_general" not in program
 
 
 @pytest.mark.parametrize("stride", [1, 2])
