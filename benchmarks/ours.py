@@ -23,7 +23,7 @@ def prepare(work: Work) -> tuple[Callable[[], Any], dict[str, float]]:
     images = jnp.asarray(rng.standard_normal((work.batch, work.pixels, work.pixels, 3)), jnp.float32)
     labels = jnp.asarray(rng.integers(0, work.classes, work.batch), jnp.int32)
     optimiser = optax.sgd(0.1, momentum=0.9)
-    state = jax.jit(partial(init_state, model, optimiser))(jax.random.key(0), images[:1])
+    state = init_state(model, optimiser, jax.random.key(0), images[:1])
     facts = {"multiply_adds": float(count_multiply_adds(model, images.shape[1:]) * work.batch)}
     if work.train:
         start = time.perf_counter()

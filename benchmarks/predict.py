@@ -55,7 +55,7 @@ def main(options: Options) -> None:
     else:
         model = build_model(options.arch)
         example = np.zeros((1, 32, 32, 3), np.float32)
-        variables = jax.jit(lambda key: model.init(key, example, train=False))(jax.random.key(0))
+        variables = model.init(jax.random.key(0), example, train=False)
     size = published_size(model)
     view = View((size, size))
     classifier = Classifier(model, variables, MEAN, STD, None, options.batch_size, len(paths))

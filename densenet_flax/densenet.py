@@ -19,6 +19,7 @@ from layers_flax import (
     Dropout,
     Linear,
     Moments,
+    Network,
     ScaleShift,
     avg_pool,
     check_images,
@@ -178,7 +179,7 @@ class Transition(nn.Module):
         return avg_pool(self.drop()(conv(x), train), 2)
 
 
-class DenseNet(nn.Module):
+class DenseNet(Network):
     """A densely connected network: stem, stages, head. Stage i is transition i, where i > 0, and dense block i + 1.
 
     `init` returns exactly {"params", "batch_stats"}. The parts can be called one by one with the same variables:
@@ -276,11 +277,6 @@ class DenseNet(nn.Module):
     def transitions(self) -> list[Transition]:
         """The transitions between the blocks; of a bound model."""
         return [getattr(self, f"transition{i}") for i in range(1, len(self.block_sizes))]
-
-    @nn.nowrap
-    def init(self, *args: Any, **kwargs: Any) -> Any:
-        """As Flax's `init`; a folded network gets an empty `batch_stats`, so that all serve alike."""
-        return {"batch_stats": {}, **super().init(*args, **kwargs)}
 
     def stem(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Images (batch, height, width, channels) to what the first block takes."""

@@ -51,7 +51,7 @@ def ask(port, images):
 data = open_dataset("digits")
 images = np.asarray(normalise(data.test.images, data.mean, data.std))
 model = resnet20(num_classes=10, width=8)
-variables = jax.jit(lambda: model.init(jax.random.key(0), images[:1], train=False))()
+variables = model.init(jax.random.key(0), images[:1], train=False)
 with tempfile.TemporaryDirectory() as folder:
     file = Path(folder) / "network.stablehlo"
     export(model, variables, file, format="stablehlo", image_shape=data.image_shape)

@@ -10,6 +10,7 @@ from layers_flax.folded import ScaleShift, check_inference, conv_norm
 from layers_flax.forward_conv import forward_conv2d
 from layers_flax.initializers import he_normal_fan_in, he_normal_fan_out, torch_linear
 from layers_flax.linear import Linear
+from layers_flax.network import Network
 from layers_flax.pieces import folded_logits, in_pieces
 from layers_flax.pooling import adaptive_avg_pool, avg_pool, global_avg_pool, max_pool
 from layers_flax.shapes import image_by_shape, variables_by_shape
@@ -22,6 +23,7 @@ __all__ = [
     "Dropout",
     "Linear",
     "Moments",
+    "Network",
     "ScaleShift",
     "adaptive_avg_pool",
     "avg_pool",

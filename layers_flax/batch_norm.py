@@ -9,6 +9,7 @@ from flax import linen as nn
 from jax import lax
 
 from layers_flax.checks import one_of
+from layers_flax.initializers import filled, ones, read, zeros
 from layers_flax.means import mean_by_dot
 
 
@@ -105,7 +106,7 @@ class BatchNorm(nn.Module):
     frozen: bool = False
     dtype: Any = None
     param_dtype: Any = jnp.float32
-    scale_init: nn.initializers.Initializer = nn.initializers.ones
+    scale_init: nn.initializers.Initializer = ones
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, moments: Moments | None = None) -> jax.Array:
@@ -120,9 +121,9 @@ class BatchNorm(nn.Module):
         channels = (x.shape[-1],)
         wide = jnp.promote_types(self.param_dtype, jnp.float32)
         scale = self.param("scale", self.scale_init, channels, self.param_dtype)
-        bias = self.param("bias", nn.initializers.zeros, channels, self.param_dtype)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, wide)
-        running_var = self.variable("batch_stats", "var", jnp.ones, channels, wide)
+        bias = self.param("bias", zeros, channels, self.param_dtype)
+        running_mean = self.variable("batch_stats", "mean", filled, 0, channels, wide)
+        running_var = self.variable("batch_stats", "var", filled, 1, channels, wide)
 
         if not train or self.frozen:
             moments = Moments(running_mean.value, running_var.value)
@@ -134,8 +135,9 @@ class BatchNorm(nn.Module):
 
         out = jnp.result_type(x, scale, bias) if self.dtype is None else self.dtype
         # As x · a + b the backward pass keeps x alone, and not x - mean beside it.
-        factor = lax.rsqrt(moments.variance + self.epsilon) * scale
-        return (x * factor + (bias - moments.mean * factor)).astype(out)
+        scale, bias, mean, variance = read(self, x, scale, bias, *moments)
+        factor = lax.rsqrt(variance + self.epsilon) * scale
+        return (x * factor + (bias - mean * factor)).astype(out)
 
     @nn.nowrap
     def moments(self, x: jax.Array) -> Moments:

@@ -13,7 +13,7 @@ from jax.nn.initializers import Initializer
 from layers_flax.choices import CONVOLUTION, KERNEL_GRADIENT, choose, shape_of
 from layers_flax.filter_gradients import conv_by_dots
 from layers_flax.grouped import stock_or_together
-from layers_flax.initializers import he_normal_fan_out
+from layers_flax.initializers import he_normal_fan_out, read, zeros
 from layers_flax.patches import Pads, dot_of_patches
 
 
@@ -117,7 +117,8 @@ class Conv(nn.Module):
             raise ValueError(f"groups={self.groups} must divide the channels in ({inputs}) and out ({self.features})")
         shape = (self.kernel_size, self.kernel_size, inputs // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype) if self.use_bias else None
+        bias = self.param("bias", zeros, (self.features,), self.param_dtype) if self.use_bias else None
+        kernel, bias = read(self, x, kernel, bias)
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         y = (self.convolve or conv2d)(x, kernel, stride=self.stride, padding=self.padding, groups=self.groups)
         return y if bias is None else y + bias

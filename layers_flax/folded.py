@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from layers_flax.initializers import ones, read, zeros
+
 
 class ScaleShift(nn.Module):
     """y = x · scale + bias, channel by channel: a BatchNorm whose statistics stay as they are.
@@ -23,8 +25,9 @@ class ScaleShift(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False, moments: None = None) -> jax.Array:
         """(..., channels) to the same shape; called as a `BatchNorm` is, whose `train` and `moments` are not used."""
         channels = (x.shape[-1],)
-        scale = self.param("scale", nn.initializers.ones, channels, self.param_dtype)
-        bias = self.param("bias", nn.initializers.zeros, channels, self.param_dtype)
+        scale = self.param("scale", ones, channels, self.param_dtype)
+        bias = self.param("bias", zeros, channels, self.param_dtype)
+        scale, bias = read(self, x, scale, bias)
         out = jnp.result_type(x, scale, bias) if self.dtype is None else self.dtype
         return (x * scale + bias).astype(out)
 
@@ -34,7 +37,7 @@ def conv_norm(
     norm: Callable[..., Any],
     folded: bool,
     *args: Any,
-    scale_init: nn.initializers.Initializer = nn.initializers.ones,
+    scale_init: nn.initializers.Initializer = ones,
     **kwargs: Any,
 ) -> tuple[Any, Callable[..., jax.Array]]:
     """A convolution and the BatchNorm behind it.

@@ -1,15 +1,94 @@
 """The weight distributions of the papers and of torchvision, as JAX initialisers `(key, shape, dtype) -> array`.
 
 Kernels are HWIO or (in, out); a fan counts the receptive field, and for grouped convolutions the group's inputs.
+
+A program that draws all arrays of a network compiles for a fifth of a second for each of them. Outside of programs,
+where the key has a value, arrays are filled on the host here, and drawn by few programs that all shapes share.
 """
 
-from jax.nn.initializers import variance_scaling
+from collections.abc import Callable, Sequence
+from functools import partial
+from math import prod
+from typing import Any
 
-he_normal_fan_in = variance_scaling(2.0, "fan_in", "normal")
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import lax
+from jax.nn.initializers import Initializer, variance_scaling
+
+LARGEST = 4**11  # of the values that shapes share a program for; more are drawn in their own shape
+
+
+def filled(value: float, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    """An array of one value, for which nothing is compiled."""
+    return jax.device_put(np.full(shape, value, jax.dtypes.canonicalize_dtype(dtype)))
+
+
+def read(module: nn.Module, x: jax.Array, *arrays: Any) -> Sequence[Any]:
+    """A layer's variables, as it computes with them; where they are only being made, nothing is computed of them.
+
+    Only what depends on `x` is left out, see `Network.init`, and there these do.
+    """
+    lazy = module.is_initializing() and isinstance(x, jax.core.Tracer)
+    return lax.optimization_barrier((x, *arrays))[1:] if lazy else arrays
+
+
+def zeros(key: Any, shape: Sequence[int], dtype: Any = jnp.float32, out_sharding: Any = None) -> jax.Array:
+    """Zeros, as `jax.nn.initializers.zeros`."""
+    return _constant(0, key, shape, dtype, out_sharding)
+
+
+def ones(key: Any, shape: Sequence[int], dtype: Any = jnp.float32, out_sharding: Any = None) -> jax.Array:
+    """Ones, as `jax.nn.initializers.ones`."""
+    return _constant(1, key, shape, dtype, out_sharding)
+
+
+def _constant(value: int, key: Any, shape: Sequence[int], dtype: Any, out_sharding: Any) -> jax.Array:
+    if isinstance(key, jax.core.Tracer) or out_sharding is not None:
+        return jnp.full(shape, value, dtype, out_sharding=out_sharding)
+    return filled(value, shape, dtype)
+
+
+def _scaled(scale: float, mode: str, distribution: str) -> Initializer:
+    """As `variance_scaling`, and equal to it up to the rounding of a factor."""
+    in_shape = variance_scaling(scale, mode, distribution)  # type: ignore[arg-type]
+    samples: dict[str, Callable[..., jax.Array]] = {
+        "normal": jax.random.normal,
+        "uniform": partial(jax.random.uniform, minval=-1.0, maxval=1.0),
+    }
+    deviation = {"normal": 1.0, "uniform": 3.0**-0.5}[distribution]  # of the sample
+
+    def initializer(key: Any, shape: Sequence[int], dtype: Any = jnp.float32, out_sharding: Any = None) -> jax.Array:
+        count = prod(shape)
+        traced = isinstance(key, jax.core.Tracer) or out_sharding is not None
+        if traced or not 0 < count <= LARGEST or not _draws_by_index(key):
+            return in_shape(key, shape, dtype, out_sharding=out_sharding)
+        dtype = jax.dtypes.canonicalize_dtype(dtype)
+        more = 4 ** max(6, (count - 1).bit_length() + 1 >> 1)  # the next power of four: six shapes in all
+        values = np.asarray(_sample(samples[distribution], more, dtype, key))[:count].reshape(shape)
+        fan = prod(shape[:-2]) * shape[-2 if mode == "fan_in" else -1]
+        return jax.device_put(values * np.asarray((scale / fan) ** 0.5 / deviation, dtype))
+
+    return initializer
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _sample(sample: Callable[..., jax.Array], count: int, dtype: Any, key: jax.Array) -> jax.Array:
+    return sample(key, (count,), dtype)
+
+
+def _draws_by_index(key: jax.Array) -> bool:
+    """Whether the i-th value of any shape is the same: it is then the i-th of a longer array."""
+    return str(jax.random.key_impl(key)) == "threefry2x32" and jax.config.values["jax_threefry_partitionable"]
+
+
+he_normal_fan_in = _scaled(2.0, "fan_in", "normal")
 """Normal, variance 2 / fan_in (He et al., Delving Deep into Rectifiers, arXiv:1502.01852, equation 10)."""
 
-he_normal_fan_out = variance_scaling(2.0, "fan_out", "normal")
+he_normal_fan_out = _scaled(2.0, "fan_out", "normal")
 """Normal, variance 2 / fan_out (the same paper, equation 14): torchvision's choice for ResNet and VGG."""
 
-torch_linear = variance_scaling(1.0 / 3.0, "fan_in", "uniform")
+torch_linear = _scaled(1.0 / 3.0, "fan_in", "uniform")
 """Uniform on ±1/sqrt(fan_in): the default of PyTorch's Linear."""

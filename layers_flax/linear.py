@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from layers_flax.initializers import read, zeros
+
 
 class Linear(nn.Module):
     """y = x W + b in float32 or wider, whatever the type of `x`: what a loss is computed from must not be rounded.
@@ -24,6 +26,7 @@ class Linear(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """(batch, in) to (batch, features), the promotion of input, parameters and float32."""
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), self.param_dtype)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,), self.param_dtype)
+        bias = self.param("bias", zeros, (self.features,), self.param_dtype)
+        kernel, bias = read(self, x, kernel, bias)
         dtype = jnp.promote_types(jnp.result_type(x, kernel), jnp.float32)
         return jnp.dot(x.astype(dtype), kernel.astype(dtype)) + bias.astype(dtype)

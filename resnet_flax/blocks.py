@@ -8,6 +8,7 @@ import jax
 from flax import linen as nn
 
 from layers_flax import BatchNorm, Conv, DropPath, conv_norm, one_of
+from layers_flax.initializers import ones, zeros
 from resnet_flax.shortcut import shortcut
 
 STRIDES = ("v1.5", "v1")
@@ -115,7 +116,7 @@ def project(block: BasicBlock | BottleneckBlock, x: jax.Array, train: bool) -> j
 
 def last_scale(zero_init: bool) -> nn.initializers.Initializer:
     """The initialiser of a branch's last BatchNorm scale."""
-    return nn.initializers.zeros if zero_init else nn.initializers.ones
+    return zeros if zero_init else ones
 
 
 def bottleneck_strides(where: str, stride: int) -> tuple[int, int]:

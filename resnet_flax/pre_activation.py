@@ -13,6 +13,7 @@ import jax
 from flax import linen as nn
 
 from layers_flax import BatchNorm, Conv, DropPath, conv_norm
+from layers_flax.initializers import zeros
 from resnet_flax.blocks import bottleneck_strides
 from resnet_flax.shortcut import keeps_shape, shortcut
 
@@ -123,4 +124,4 @@ def skip_of(
 
 def last_conv(conv: Callable[..., Any], zero_init: bool) -> Callable[..., Any]:
     """The layer that makes a branch's last convolution."""
-    return partial(conv, kernel_init=nn.initializers.zeros) if zero_init else conv
+    return partial(conv, kernel_init=zeros) if zero_init else conv

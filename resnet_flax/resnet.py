@@ -14,6 +14,7 @@ from layers_flax import (
     Conv,
     DropPath,
     Linear,
+    Network,
     ScaleShift,
     check_images,
     check_inference,
@@ -38,7 +39,7 @@ PADDINGS: dict[str, tuple[Any, Any]] = {
 }  # of blocks' convolutions, and of the max pool
 
 
-class ResNet(nn.Module):
+class ResNet(Network):
     """A residual network: stem, stages of blocks, head.
 
     `init` returns exactly {"params", "batch_stats"}. The parts can be called one by one with the same variables:
@@ -157,11 +158,6 @@ class ResNet(nn.Module):
     def stages(self) -> list[list[nn.Module]]:
         """The blocks of each stage; of a bound model."""
         return [getattr(self, f"layer{i + 1}") for i in range(len(self.stage_sizes))]
-
-    @nn.nowrap
-    def init(self, *args: Any, **kwargs: Any) -> Any:
-        """As Flax's `init`; a folded network gets an empty `batch_stats`, so that all serve alike."""
-        return {"batch_stats": {}, **super().init(*args, **kwargs)}
 
     def stem(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Images (batch, height, width, channels) to what the first stage takes."""

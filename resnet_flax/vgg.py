@@ -13,6 +13,7 @@ from layers_flax import (
     Conv,
     Dropout,
     Linear,
+    Network,
     adaptive_avg_pool,
     check_images,
     check_inference,
@@ -24,7 +25,7 @@ from layers_flax import (
 )
 
 
-class VGG(nn.Module):
+class VGG(Network):
     """Five stages of 3×3 convolutions, a max pool after each, and three dense layers.
 
     `init` returns exactly {"params", "batch_stats"}, the latter empty without BatchNorm. Modules are named by
@@ -86,11 +87,6 @@ class VGG(nn.Module):
         drop = partial(Dropout, self.dropout, self.axis_name)
         last = Linear(self.num_classes, self.param_dtype, nn.initializers.normal(0.01))
         self.classifier: list[Any] = [dense(), nn.relu, drop(), dense(), nn.relu, drop(), last]
-
-    @nn.nowrap
-    def init(self, *args: Any, **kwargs: Any) -> Any:
-        """As Flax's `init`; a network without BatchNorm gets an empty `batch_stats`, so that all serve alike."""
-        return {"batch_stats": {}, **super().init(*args, **kwargs)}
 
     def stem(self, images: jax.Array, train: bool = False) -> jax.Array:
         """The images themselves: VGG begins with its first stage."""

@@ -1,5 +1,7 @@
 """Fixtures for all tests."""
 
+import os
+
 import jax
 import platformdirs
 import pytest
@@ -7,6 +9,10 @@ import pytest
 # Tests compile the same programs time and again: they are kept between runs.
 jax.config.update("jax_compilation_cache_dir", str(platformdirs.user_cache_path("resnet-densenet-flax") / "tests"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+# Most programs of tests run once. XLA's own passes stay; LLVM, which took most of the time, leaves out what costs much.
+QUICK = "JAX_DISABLE_MOST_OPTIMIZATIONS"
+os.environ[QUICK] = "1"  # of the processes that tests start
+jax.config.update(QUICK.lower(), True)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -25,11 +31,12 @@ def x64():
 
 
 @pytest.fixture
-def quick_compiler():
-    """Programs that are run once: XLA's own passes stay, LLVM spends a quarter of the time on what they give."""
-    jax.config.update("jax_disable_most_optimizations", True)
+def full_compiler(monkeypatch):
+    """LLVM with all its passes, for what says how fast or how exactly the same programs are."""
+    monkeypatch.setenv(QUICK, "0")
+    jax.config.update(QUICK.lower(), False)
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update(QUICK.lower(), True)
 
 
 @pytest.fixture

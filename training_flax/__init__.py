@@ -22,6 +22,7 @@ from training_flax.steps import (
     make_eval_step,
     make_train_step,
     normalise,
+    start_state,
 )
 from training_flax.stopping import RunError, Stopped, StopRequest, stop_on_signals
 from weights_flax.archs import ARCHS, FAMILIES, build_model
@@ -69,6 +70,7 @@ __all__ = [
     "predict",
     "restore",
     "smooth_labels",
+    "start_state",
     "stop_on_signals",
     "with_recipe",
 ]

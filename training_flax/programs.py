@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from training_flax.augment import Augmentation, augment_images, example_keys
@@ -16,7 +15,7 @@ from training_flax.feed import Batch
 from training_flax.job import Job
 from training_flax.mix import mix
 from training_flax.optimisers import make_optimiser
-from training_flax.steps import EvalResult, TrainMetrics, TrainState, init_state, make_train_step
+from training_flax.steps import EvalResult, TrainMetrics, TrainState, make_train_step, run_keys, start_state
 from training_flax.steps import normalise as normalise_images
 
 AUGMENT_STREAM = 1 << 20  # folded into the run's key: apart from the steps, which dropout folds in
@@ -46,7 +45,7 @@ def compile_programs(job: Job) -> Programs:
         freeze=config.freeze,
         axis_name=devices.axis_name,
     )
-    load, init = make_loader(job), make_init(job)
+    load = make_loader(job)
 
     def train_step(state: TrainState, part: Any, batch: Batch) -> tuple[TrainState, tuple[TrainMetrics, jax.Array]]:
         images, targets = load(state.key, part, batch)
@@ -60,7 +59,7 @@ def compile_programs(job: Job) -> Programs:
         return load(state.key, part, batch)
 
     key = jax.random.key(config.seed)
-    state = jax.eval_shape(init, key)
+    state = jax.eval_shape(make_init(job), key)
     sharding = devices.state_sharding(state)
     state = jax.tree.map(lambda s, h: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=h), state, sharding)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
@@ -69,28 +68,45 @@ def compile_programs(job: Job) -> Programs:
     test_batch_size = whole_batch(job.batch_size, devices)
     test_part, test_batch = _shapes(dataset.test, test_batch_size // jax.process_count())
     eval_step = make_indexed_eval_step(job.eval_model, dataset, job.image_dtype)
-    init_program, train_program, eval_program, show_program = compile_together(
+    start, train_program, eval_program, show_program = compile_together(
         [
-            jax.jit(init, out_shardings=sharding).lower(key),
+            jax.jit(make_start(job), out_shardings=sharding, donate_argnums=0).lower(variables, key=key),
             devices.map_step(train_step, (state, train_part, train_batch)),
             devices.map_rows(eval_step, (variables, test_part, test_batch)),
             devices.map_rows(show, (state, train_part, shown)),
         ]
     )
-    return Programs(state, partial(init_program, key), train_program, eval_program, show_program)
+
+    def init() -> TrainState:
+        params_key, run_key = run_keys(key)
+        return start(devices.replicate(job.model.init(params_key, image_of(job), train=False)), key=run_key)
+
+    return Programs(state, init, train_program, eval_program, show_program)
 
 
 def make_init(job: Job) -> Callable[[jax.Array], TrainState]:
     """The function key → state before the first step."""
-    config, optimiser = job.config, make_optimiser(job.config, job.total_steps)
 
     def init(key: jax.Array) -> TrainState:
-        image = jnp.zeros((1, *job.dataset.image_shape), job.image_dtype)
-        return init_state(
-            job.model, optimiser, key, image, ema=bool(config.ema), loss_scaling=config.dtype == "float16"
-        )
+        params_key, run_key = run_keys(key)
+        return make_start(job)(job.model.init(params_key, image_of(job), train=False), key=run_key)
 
     return init
+
+
+def make_start(job: Job) -> Callable[..., TrainState]:
+    """The function (variables, key) → state before the first step."""
+    return partial(
+        start_state,
+        optimiser=make_optimiser(job.config, job.total_steps),
+        ema=bool(job.config.ema),
+        loss_scaling=job.config.dtype == "float16",
+    )
+
+
+def image_of(job: Job) -> jax.ShapeDtypeStruct:
+    """The shape of one image, as the network sees it."""
+    return jax.ShapeDtypeStruct((1, *job.dataset.image_shape), job.image_dtype)
 
 
 def make_loader(job: Job) -> Callable[[jax.Array, Any, Batch], tuple[jax.Array, jax.Array]]:

@@ -1,7 +1,7 @@
 """One step of training and of evaluation: pure functions of explicit state."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -65,6 +65,8 @@ def init_state(
 ) -> TrainState:
     """The state before the first step; of `images` (batch, height, width, channels) only the shape matters.
 
+    Call it outside of programs: it hardly compiles anything there, see `Network.init`.
+
     Args:
         model: any network of either family.
         optimiser: any of Optax's.
@@ -73,8 +75,32 @@ def init_state(
         ema: keep an average of parameters and statistics.
         loss_scaling: keep a loss scale, as float16 needs.
     """
-    params_key, run_key = jax.random.split(key)
+    params_key, run_key = run_keys(key)
     variables = model.init(params_key, images, train=False)
+    return start_state(variables, optimiser, run_key, ema=ema, loss_scaling=loss_scaling)
+
+
+def run_keys(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Of a run's key: that of the first parameters, and that of what is drawn in training."""
+    params_key, run_key = jax.random.split(key)
+    return params_key, run_key
+
+
+def start_state(
+    variables: Mapping[str, Any],
+    optimiser: optax.GradientTransformation,
+    key: jax.Array,
+    *,
+    ema: bool = False,
+    loss_scaling: bool = False,
+) -> TrainState:
+    """The state before the first step of a network that has its variables, {"params", "batch_stats"}, already.
+
+    Args:
+        variables: drawn, or trained before; their arrays become part of the state.
+        optimiser, ema, loss_scaling: as in `init_state`.
+        key: of what is drawn in training: dropout, augmentation.
+    """
 
     def zero() -> jax.Array:  # a new one each time: an array must not be in a state twice, whose memory a step gives on
         return jnp.zeros((), jnp.int32)
@@ -83,9 +109,9 @@ def init_state(
         step=zero(),
         params=variables["params"],
         batch_stats=variables["batch_stats"],
-        opt_state=optimiser.init(variables["params"]),
-        key=run_key,
-        ema=jax.tree.map(jnp.copy, dict(variables)) if ema else None,
+        opt_state=jax.jit(optimiser.init)(variables["params"]),
+        key=key,
+        ema=jax.jit(partial(jax.tree.map, jnp.copy))(dict(variables)) if ema else None,
         loss_scale=LossScale(jnp.float32(FIRST_LOSS_SCALE), zero()) if loss_scaling else None,
         skipped=zero(),
         skipped_in_row=zero(),

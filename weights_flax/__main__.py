@@ -133,7 +133,7 @@ def _network(options: Export) -> LoadedModel:
         raise ValueError("name an architecture with --arch, or weights, or a run; none is given")
     model = build_model(options.arch)
     images = jnp.zeros((1, 32, 32, 3))
-    variables = jax.jit(lambda key: model.init(key, images, train=False))(jax.random.key(0))
+    variables = model.init(jax.random.key(0), images, train=False)
     return LoadedModel(model, dict(variables), {})
 
 

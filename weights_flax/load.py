@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from layers_flax.torch_names import variables_to_torch
+from layers_flax import image_by_shape, variables_to_torch
 from weights_flax.archs import build_model, describe, from_torch, head_name
 from weights_flax.files import WeightsFile, open_weights, reading
 from weights_flax.inspect import classes_of, fitting
@@ -168,10 +168,5 @@ def _checked(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
 def _new_head(model: nn.Module, head: str, seed: int) -> dict[str, Tensor]:
     """The classifier that `model.init` draws, under PyTorch's names."""
     module = head.replace(".", "_")
-
-    def init(key: jax.Array) -> Any:
-        # What nothing asks for is not computed.
-        return {"params": {module: model.init(key, jnp.zeros((1, 32, 32, 3)), train=False)["params"][module]}}
-
-    drawn = variables_to_torch(jax.device_get(jax.jit(init)(jax.random.key(seed))), lambda path: head)
-    return from_memory(drawn)
+    params = model.init(jax.random.key(seed), image_by_shape((32, 32, 3)), train=False)["params"]
+    return from_memory(variables_to_torch(jax.device_get({"params": {module: params[module]}}), lambda path: head))

@@ -64,7 +64,7 @@ def test_old_parameters_train_as_before_and_new_ones_begin_to(x64, kind):
     images, labels = deepening.digits()
     images, labels = jnp.asarray(np.asarray(images[:16]), float), jnp.asarray(np.asarray(labels[:16]))
     model, deeper = (m.clone(param_dtype=float) for m in pair(kind))
-    variables = jax.jit(lambda key: model.init(key, images))(jax.random.key(1))
+    variables = model.init(jax.random.key(1), images)
     deepened, after, deep_after = deepening.step_from(densenet_flax, model, deeper, variables, images, labels)
     # The old part of each parameter: what a tree of ones marks when it is deepened into zeros.
     ones = {"params": jax.tree.map(jnp.ones_like, variables["params"])}
@@ -90,7 +90,7 @@ def test_old_parameters_train_as_before_and_new_ones_begin_to(x64, kind):
 
 def test_moments_of_new_parameters_start_at_zero():
     model, deeper = pair("bottleneck")
-    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
     optimiser = optax.adam(1e-3)
     _, state = optimiser.update(jax.tree.map(jnp.ones_like, variables["params"]), optimiser.init(variables["params"]))
     found = deepen_state(model, state, deeper, optimiser.init(deepen(model, variables, deeper)["params"]))

@@ -62,7 +62,7 @@ def standard_normal(*shapes, dtype=None):
 @example(convolution((3, 1, 1, 3), (1, 1, 3, 5), stride=3, padding=2))  # nothing but padding is seen
 @example(convolution((0, 6, 5, 3), (3, 3, 3, 5), stride=2))
 @given(convolutions())
-def test_convolution_and_its_derivatives(x64, quick_compiler, small_blocks, case):
+def test_convolution_and_its_derivatives(x64, small_blocks, case):
     *shapes, options = case
     arguments = standard_normal(*shapes)
     ours, theirs = partial(conv2d, **options), partial(stock, **options)
@@ -71,7 +71,7 @@ def test_convolution_and_its_derivatives(x64, quick_compiler, small_blocks, case
 
 @settings(LAWS, max_examples=8)
 @given(convolutions())
-def test_convolution_mapped_over_images_kernels_or_both(x64, quick_compiler, small_blocks, case):
+def test_convolution_mapped_over_images_kernels_or_both(x64, small_blocks, case):
     *shapes, options = case
     arguments = standard_normal(*shapes)
     ours, theirs = partial(conv2d, **options), partial(stock, **options)
@@ -80,7 +80,7 @@ def test_convolution_mapped_over_images_kernels_or_both(x64, quick_compiler, sma
 
 @settings(LAWS, max_examples=5)
 @given(convolutions())
-def test_layer_with_a_bias(x64, quick_compiler, small_blocks, case):
+def test_layer_with_a_bias(x64, small_blocks, case):
     shape, kernel_shape, options = case
     *arguments, bias = standard_normal(shape, kernel_shape, kernel_shape[-1:])
     layer = Conv(kernel_shape[3], kernel_shape[0], use_bias=True, **options)
@@ -98,7 +98,7 @@ def test_layer_with_a_bias(x64, quick_compiler, small_blocks, case):
 @example(convolution((2, 8, 8, 3), (7, 7, 3, 5), stride=2))  # pairs of pixels
 @example(convolution((8, 7, 6, 3), (3, 3, 3, 5)))  # one row too many
 @given(convolutions(kernels=(3, 5, 7, 3, 4), widths=((3, 5), (4, 130), (8, 64)), groups=(1, 1, 1, 2)))
-def test_convolution_of_inference_and_its_derivatives(x64, quick_compiler, case):
+def test_convolution_of_inference_and_its_derivatives(x64, case):
     *shapes, options = case
     arguments = standard_normal(*shapes)
     ours, theirs = partial(forward_conv2d, **options), partial(stock, **options)

@@ -41,7 +41,7 @@ def normalised(x, scale, bias, axis_name=None):
 @settings(LAWS, max_examples=8)
 @example((8, 16, 16, 3))  # enough values for a sum in place of a dot
 @given(maps)
-def test_moments_and_their_derivatives(x64, quick_compiler, shape):
+def test_moments_and_their_derivatives(x64, shape):
     x = draw(shape)[0]
     ours, theirs = ((lambda x, f=f: jnp.stack([*f(x)])) for f in (batch_moments, textbook_moments))
     assert_close(derivatives(ours, (x,)), derivatives(theirs, (x,)), 1e-12)
@@ -49,14 +49,14 @@ def test_moments_and_their_derivatives(x64, quick_compiler, shape):
 
 @settings(LAWS, max_examples=8)
 @given(maps)
-def test_layer_and_its_derivatives(x64, quick_compiler, shape):
+def test_layer_and_its_derivatives(x64, shape):
     arguments = draw(shape)
     assert_close(derivatives(normalised, arguments), derivatives(textbook, arguments), 1e-12)
 
 
 @settings(LAWS, max_examples=6)
 @given(maps, st.sampled_from([1, 2, 4]))
-def test_layer_over_a_mapped_axis_and_its_derivatives(x64, quick_compiler, shape, members):
+def test_layer_over_a_mapped_axis_and_its_derivatives(x64, shape, members):
     """The members' batches are one: their outputs together are those of the whole, and so are all derivatives."""
     arguments = draw((members * shape[0], *shape[1:]))
 

@@ -54,7 +54,7 @@ def textbook_mean(x, window, stride, padding):
 
 @settings(LAWS, max_examples=12)
 @given(pools(paddings=(0, 1, 2, "same")), st.booleans())
-def test_max_pool_and_its_derivatives(x64, quick_compiler, case, ties):
+def test_max_pool_and_its_derivatives(x64, case, ties):
     shape, options = case
     x = standard_normal(shape)
     x = jnp.round(x) if ties else x
@@ -64,7 +64,7 @@ def test_max_pool_and_its_derivatives(x64, quick_compiler, case, ties):
 
 @settings(LAWS, max_examples=8)
 @given(pools())
-def test_avg_pool_and_its_derivatives(x64, quick_compiler, case):
+def test_avg_pool_and_its_derivatives(x64, case):
     shape, options = case
     ours, theirs = (lambda x, f=f: f(x, *options) for f in (avg_pool, textbook_mean))
     assert_close(derivatives(ours, (standard_normal(shape),)), derivatives(theirs, (standard_normal(shape),)), 1e-12)
@@ -112,7 +112,7 @@ def test_pools_in_narrow_types(x64, case, dtype):
 
 @settings(LAWS, max_examples=8)
 @given(images, st.integers(1, 5))
-def test_adaptive_avg_pool_and_its_derivatives(x64, quick_compiler, shape, size):
+def test_adaptive_avg_pool_and_its_derivatives(x64, shape, size):
     def textbook(x):
         rows, columns = ([slice(i * n // size, -(-(i + 1) * n // size)) for i in range(size)] for n in x.shape[1:3])
         return jnp.stack([jnp.stack([x[:, row, column].mean((1, 2)) for column in columns], 1) for row in rows], 1)
@@ -123,7 +123,7 @@ def test_adaptive_avg_pool_and_its_derivatives(x64, quick_compiler, shape, size)
 
 @settings(LAWS, max_examples=8)
 @given(images, st.booleans())
-def test_global_avg_pool_and_its_derivatives(x64, quick_compiler, shape, fused):
+def test_global_avg_pool_and_its_derivatives(x64, shape, fused):
     x = standard_normal(shape)
     ours = derivatives(lambda x: global_avg_pool(x, fused), (x,))
     assert_close(ours, derivatives(lambda x: x.sum((1, 2)) / (shape[1] * shape[2]), (x,)), 1e-12)
@@ -135,7 +135,7 @@ def test_global_avg_pool_and_its_derivatives(x64, quick_compiler, shape, fused):
     st.tuples(st.integers(0, 3), st.integers(1, 81), st.integers(1, 3)),
     st.sampled_from([jnp.float64, jnp.float32, jnp.bfloat16]),
 )
-def test_mean_by_dot(x64, quick_compiler, shape, dtype):
+def test_mean_by_dot(x64, shape, dtype):
     """n values: off by (n + 1) u of the mean of |x|; float32 for narrower x, whose gradient has its type."""
     x = standard_normal(shape, dtype)
     wide = x.astype(jnp.float64)
@@ -152,7 +152,7 @@ def test_mean_by_dot(x64, quick_compiler, shape, dtype):
 
 @settings(LAWS, max_examples=10)
 @given(st.sampled_from([2, 3, 4, 6, 7, 8]), st.integers(1, 9), st.integers(1, 9), st.integers(1, 200))
-def test_what_runs_in_pieces_is_the_same_function(x64, quick_compiler, batch, height, width, pixels):
+def test_what_runs_in_pieces_is_the_same_function(x64, batch, height, width, pixels):
     def network(variables, images):
         return jnp.tanh(images.mean((1, 2)) @ variables["kernel"])
 

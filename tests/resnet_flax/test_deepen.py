@@ -26,6 +26,7 @@ from resnet_flax import (
     resnet56,
 )
 
+pytestmark = pytest.mark.usefixtures("full_compiler")
 CIFAR = dict(num_classes=10, stem_kind="cifar", width=8)
 KINDS = {
     "basic": (BasicBlock, dict(shortcut="A")),
@@ -105,7 +106,7 @@ def test_old_parameters_train_as_before_and_new_ones_begin_to(x64, kind):
     images, labels = deepening.digits()
     images, labels = jnp.asarray(np.asarray(images[:16]), float), jnp.asarray(np.asarray(labels[:16]))
     model, deeper = (m.clone(param_dtype=float) for m in pair(kind))
-    variables = jax.jit(lambda key: model.init(key, images))(jax.random.key(1))
+    variables = model.init(jax.random.key(1), images)
     deepened, after, deep_after = deepening.step_from(resnet_flax, model, deeper, variables, images, labels)
     last = {BasicBlock: "bn2", PreActBasicBlock: "conv2", BottleneckBlock: "bn3", PreActBottleneckBlock: "conv3"}
     for name, leaf, old in deepening.old_and_new(deep_after, after):
@@ -123,7 +124,7 @@ def test_old_parameters_train_as_before_and_new_ones_begin_to(x64, kind):
 
 def test_a_state_of_adam_goes_on():
     model, deeper = pair("basic")
-    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
     deepened = deepen(model, variables, deeper)
     optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3, mask=lambda p: jax.tree.map(jnp.ndim, p)))
     state = optimiser.init(variables["params"])
@@ -143,7 +144,7 @@ def test_a_state_of_adam_goes_on():
 
 def test_new_blocks_are_drawn_by_the_key():
     model, deeper = pair("basic")
-    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
     kernels = [
         deepen(model, variables, deeper, key=key)["params"][block]["conv1"]["kernel"]
         for key in (None, jax.random.key(0), jax.random.key(1))
@@ -158,7 +159,7 @@ def test_new_blocks_are_drawn_by_the_key():
 def test_options_that_change_no_number_may_differ():
     model, deeper = pair("basic_v2")
     images, _ = deepening.digits()
-    variables = jax.jit(model.init)(jax.random.key(0), images[:1])
+    variables = model.init(jax.random.key(0), images[:1])
     deeper = deeper.clone(zero_init=True, drop_path=0.2, remat=True)
     deepened = deepen(model, variables, deeper)
     np.testing.assert_array_equal(

@@ -106,7 +106,7 @@ def test_statistics_over_a_mapped_axis(x64):
 def test_a_loop_keeps_the_blocks_inputs_alone():
     """Of 7 maps that a block keeps, 1; the first block and the stem keep all of theirs."""
     model, images = KINDS["basic"].clone(stage_sizes=(6,), param_dtype=jnp.float32), draw_images(8, 16, 16, 3)
-    variables = jax.jit(model.init)(jax.random.key(0), images)
+    variables = model.init(jax.random.key(0), images)
     rolled, unrolled = (
         kept_values(train_scalar(model.clone(scan=scan), variables, images), variables["params"])
         for scan in (True, False)
@@ -118,7 +118,7 @@ def test_what_watches_single_blocks_or_drops_them_finds_them():
     model = resnet20(width=4, scan=True)
     images = draw_images(2, 8, 8, 3)
     assert loops(lambda key: model.init(key, images), jax.random.key(0)) == 0
-    variables = jax.jit(model.init)(jax.random.key(0), images)
+    variables = model.init(jax.random.key(0), images)
     _, seen = model.apply(variables, images, capture_intermediates=lambda module, _: isinstance(module, BasicBlock))
     assert len([name for name in seen["intermediates"] if name.startswith("layer")]) == 9
     dropping, rngs = model.clone(drop_path=0.2), {"dropout": jax.random.key(0)}
@@ -133,7 +133,7 @@ def test_what_watches_single_blocks_or_drops_them_finds_them():
 def test_running_statistics_can_be_left_alone():
     model = resnet20(width=4, scan=True)
     images = draw_images(2, 8, 8, 3)
-    variables = jax.jit(model.init)(jax.random.key(0), images)
+    variables = model.init(jax.random.key(0), images)
     logits, updates = model.apply(variables, images, train=True, mutable=["batch_stats"])
     np.testing.assert_array_equal(model.apply(variables, images, train=True), logits)
     assert isinstance(model.bind(variables).stages[0][1], nn.Module)

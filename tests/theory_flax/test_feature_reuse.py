@@ -27,7 +27,7 @@ NETWORKS = {
 
 
 def init(model, seed=0):
-    return jax.jit(lambda key: model.init(key, jnp.zeros((1, 8, 8, 3)), train=False))(jax.random.key(seed))
+    return model.init(jax.random.key(seed), jnp.zeros((1, 8, 8, 3)), train=False)
 
 
 def batch(count=4):

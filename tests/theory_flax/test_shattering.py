@@ -278,7 +278,7 @@ def test_bad_input_is_named():
 
 
 @pytest.mark.slow
-def test_the_command_writes_numbers_and_a_figure(tmp_path, capsys):
+def test_the_command_writes_numbers_and_a_figure(tmp_path, capsys, full_compiler):
     arguments = ["shattering", "--quick", "--seeds", "2", "--arch", "plain20", "resnet20", "--out", str(tmp_path)]
     assert main(arguments) == 0
     said = json.loads((tmp_path / "shattering.json").read_text())["result"]

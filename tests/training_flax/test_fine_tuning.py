@@ -82,7 +82,7 @@ def test_akamasters_resnet20_scores_as_in_pytorch():
 @needs_cifar
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_fine_tuning_beats_training_from_scratch(tmp_path, seed):
+def test_fine_tuning_beats_training_from_scratch(tmp_path, seed, full_compiler):
     """On 50 images of each class under other names, in as many steps of the same network: 15 points and more."""
     few_images(tmp_path / "data", seed)
     common = dict(arch="resnet20", data=f"folder:{tmp_path / 'data'}", recipe="fine-tune", seed=seed)

@@ -31,7 +31,7 @@ def draw_batch(size=8, pixels=8):
 def start(model, config=CONFIG, total_steps=20):
     optimiser = make_optimiser(config, total_steps)
     images, labels = draw_batch()
-    state = jax.jit(lambda key: init_state(model, optimiser, key, images))(jax.random.key(0))
+    state = init_state(model, optimiser, jax.random.key(0), images)
     return state, make_train_step(model, optimiser), images, labels
 
 
@@ -86,7 +86,7 @@ def test_label_smoothing_is_the_cross_entropy_with_smoothed_targets(x64):
     images, labels = draw_batch()
     images = images.astype(jnp.float64)
     optimiser = optax.sgd(1.0)
-    state = jax.jit(lambda key: init_state(model, optimiser, key, images))(jax.random.key(0))
+    state = init_state(model, optimiser, jax.random.key(0), images)
     after, metrics = jax.jit(make_train_step(model, optimiser, label_smoothing=0.2))(state, images, labels)
 
     def loss(params, smoothing):
@@ -121,7 +121,7 @@ def test_dropout_changes_from_step_to_step():
     model = vgg11(width=2, num_classes=10, dropout=0.5)
     optimiser = make_optimiser(TrainConfig("vgg11", lr=1e-30, weight_decay=0.0), 20)
     images, labels = draw_batch(pixels=32)
-    state = jax.jit(lambda key: init_state(model, optimiser, key, images))(jax.random.key(0))
+    state = init_state(model, optimiser, jax.random.key(0), images)
     step = jax.jit(make_train_step(model, optimiser))
     first, metrics = step(state, images, labels)
     _, later = step(first, images, labels)
@@ -166,9 +166,7 @@ def made(model, ema=0.0, accumulate=1, scaled=False, **options):
     """A state that has taken two steps, and the step that took them."""
     optimiser = make_optimiser(CONFIG, 20)
     images, labels = draw_batch()
-    state = jax.jit(lambda key: init_state(model, optimiser, key, images, ema=bool(ema), loss_scaling=scaled))(
-        jax.random.key(0)
-    )
+    state = init_state(model, optimiser, jax.random.key(0), images, ema=bool(ema), loss_scaling=scaled)
     step = make_train_step(model, optimiser, ema=ema, accumulate=accumulate, **options)
     return state, step, images, labels
 

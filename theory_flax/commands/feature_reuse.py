@@ -194,7 +194,7 @@ def _dataset(options: Options, arch: str, size: Size) -> Dataset:
 
 def _init(model: nn.Module, dataset: Dataset) -> Callable[[jax.Array], Any]:
     image = jnp.zeros((1, *dataset.image_shape), jnp.float32)
-    return jax.jit(lambda key: model.init(key, image, train=False))
+    return lambda key: model.init(key, image, train=False)
 
 
 def _train(

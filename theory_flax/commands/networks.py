@@ -39,8 +39,7 @@ def fresh(arch: str, dataset: Dataset, seed: int = 0, **options: Any) -> Network
     """A network of `arch` as it is initialised, for the images and classes of a data set."""
     model = build_model(arch, num_classes=len(dataset.class_names), **options)
     image = jnp.zeros((1, *dataset.image_shape), jnp.float32)
-    variables = jax.jit(lambda key: model.init(key, image, train=False))(jax.random.key(seed))
-    return Network(arch, model, variables)
+    return Network(arch, model, model.init(jax.random.key(seed), image, train=False))
 
 
 def images_of(dataset: Dataset, count: int, *, test: bool = False, seed: int = 0) -> tuple[jax.Array, jax.Array]:

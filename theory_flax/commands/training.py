@@ -1,6 +1,7 @@
 """Short trainings for the claims: SGD with momentum, looked at on the way."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +10,8 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from training_flax import TrainMetrics, TrainState, batch_indices, init_state, make_train_step
+from training_flax import TrainMetrics, TrainState, batch_indices, make_train_step, start_state
+from training_flax.steps import run_keys
 
 Rate = float | Callable[[int], Any]
 """Of learning: a number, or Optax's schedule of the step."""
@@ -82,15 +84,13 @@ def make_training(
         return make_train_step(model, optimiser(rate))(state, images, labels)
 
     seen = jnp.zeros((1, *images.shape[1:]), images.dtype if show is None else jnp.float32)
-    init = jax.jit(lambda key: init_state(model, optimiser(0.0), key, seen))
-    start = jax.jit(lambda params: optimiser(0.0).init(params))
+    start = jax.jit(partial(start_state, optimiser=optimiser(0.0)))
     step = jax.jit(step, donate_argnums=0)
 
     def training(*, steps: int, every: int, rate: Rate = 0.1, seed: int = 0, variables: Any = None) -> Iterator[Moment]:
-        state = init(jax.random.key(seed))
-        if variables is not None:
-            params, batch_stats = jax.tree.map(jnp.array, (variables["params"], variables["batch_stats"]))
-            state = state._replace(params=params, batch_stats=batch_stats, opt_state=start(params))
+        params_key, run_key = run_keys(jax.random.key(seed))
+        first = model.init(params_key, seen, train=False) if variables is None else jax.tree.map(jnp.array, variables)
+        state = start(first, key=run_key)
         yield Moment(0, _copy(state), None)
         for first in range(0, steps, every):
             noted = []

@@ -1,0 +1,54 @@
+"""What the networks of both families are."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+
+class Network(nn.Module):
+    """A module whose `init` makes its variables and computes nothing else."""
+
+    @nn.nowrap
+    def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
+        """As Flax's `init`: variables from a key and images, of which only shape and type matter.
+
+        The network is not run. Called by itself, not in `jax.jit`, it compiles hardly anything; in a program each
+        array that is drawn has its price. There is always a `batch_stats`, empty where no layer has any.
+
+        Args:
+            rngs: a key, or keys by name.
+            *args: of the call: images (batch, height, width, channels), or their `jax.ShapeDtypeStruct`.
+            **kwargs: of the call, and Flax's `method`, `mutable` and `capture_intermediates`.
+        """
+        leaves, tree = jax.tree.flatten((args, kwargs))
+        arrays = [leaf for leaf in leaves if _is_array(leaf)]
+
+        def variables(rngs: Any, arrays: Sequence[jax.Array]) -> Any:
+            given = iter(arrays)
+            args, kwargs = jax.tree.unflatten(tree, [next(given) if _is_array(leaf) else leaf for leaf in leaves])
+            return {"batch_stats": {}, **super(Network, self).init(rngs, *args, **kwargs)}
+
+        if _traced(rngs, arrays) or kwargs.get("capture_intermediates"):
+            return variables(rngs, arrays)
+        made = []
+
+        def run(arrays: Sequence[jax.Array]) -> None:
+            """Traced for the images alone: what depends on the key has its values."""
+            with jax.ensure_compile_time_eval():
+                made.append(variables(rngs, arrays))
+
+        jax.eval_shape(run, arrays)
+        if _traced(made):  # made in a program of its own, as the blocks of `nn.remat` are
+            return jax.jit(lambda rngs: variables(rngs, [jnp.zeros(x.shape, x.dtype) for x in arrays]))(rngs)
+        return made[0]
+
+
+def _is_array(x: Any) -> bool:
+    return hasattr(x, "shape") and hasattr(x, "dtype")
+
+
+def _traced(*trees: Any) -> bool:
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
