@@ -27,6 +27,20 @@ def trained(model, images, labels, steps=10):
     return jax.device_get(last.variables)
 
 
+def moved(model, images):
+    """Variables of which no scale, bias or statistic is where it began, without a training."""
+    rng = np.random.default_rng(0)
+
+    def near(leaf):
+        return leaf if leaf.ndim > 1 else leaf + 0.2 * rng.standard_normal(leaf.shape).astype(np.float32)
+
+    variables = jax.device_get(model.init(jax.random.key(0), images[:1]))
+    positive = jax.tree.map(
+        lambda leaf: np.exp(near(0 * leaf)) if np.all(leaf) else near(leaf), variables["batch_stats"]
+    )
+    return {"params": jax.tree.map(near, variables["params"]), "batch_stats": positive}
+
+
 def logits_of(model, variables, images, train):
     """Logits of the whole network in one program, as they are used."""
     return np.asarray(
