@@ -26,8 +26,8 @@ class Network(nn.Module):
         leaves, tree = jax.tree.flatten((args, kwargs))
         arrays = [leaf for leaf in leaves if _is_array(leaf)]
 
-        def variables(rngs: Any, arrays: Sequence[jax.Array]) -> Any:
-            given = iter(arrays)
+        def variables(rngs: Any, arrays: Sequence[Any]) -> Any:
+            given = iter([jnp.zeros(x.shape, x.dtype) if isinstance(x, jax.ShapeDtypeStruct) else x for x in arrays])
             args, kwargs = jax.tree.unflatten(tree, [next(given) if _is_array(leaf) else leaf for leaf in leaves])
             return {"batch_stats": {}, **super(Network, self).init(rngs, *args, **kwargs)}
 
@@ -42,7 +42,8 @@ class Network(nn.Module):
 
         jax.eval_shape(run, arrays)
         if _traced(made):  # made in a program of its own, as the blocks of `nn.remat` are
-            return jax.jit(lambda rngs: variables(rngs, [jnp.zeros(x.shape, x.dtype) for x in arrays]))(rngs)
+            shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays]
+            return jax.jit(lambda rngs: variables(rngs, shapes))(rngs)
         return made[0]
 
 

@@ -79,8 +79,11 @@ NETWORKS = {
 @pytest.mark.parametrize("model", NETWORKS.values(), ids=NETWORKS)
 def test_networks_begin_with_the_same_variables_in_a_program_and_outside(model):
     key, images = jax.random.key(0), jnp.zeros((2, 8, 8, 3))
-    ours = model.init(key, jax.ShapeDtypeStruct(images.shape, images.dtype), train=False)
+    shape = jax.ShapeDtypeStruct(images.shape, images.dtype)
+    ours = model.init(key, shape, train=False)
     theirs = jax.jit(lambda key: model.init(key, images, train=False))(key)
+    of_shapes = jax.eval_shape(lambda key: model.init(key, shape, train=False), key)
+    assert jax.tree.map(jnp.shape, of_shapes) == jax.tree.map(jnp.shape, theirs)
     assert set(ours) == {"params", "batch_stats"}
     jax.tree.map(check, ours, theirs)
 
