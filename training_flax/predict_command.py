@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from training_flax.image_files import find_images
 from training_flax.pictures import draw_predictions
 from training_flax.prediction import FileBatch, FileStream
 from training_flax.prediction_lines import Table, json_lines
+from training_flax.stopping import interrupts
 from training_flax.terminal import Bar
 from training_flax.trained import Trained, read_config, read_run, read_weights
 from training_flax.view import View
@@ -111,15 +112,17 @@ def run(options: CommandLine) -> int:
     classifier = Classifier(trained.model, trained.variables, mean, std, options.top, options.batch_size, len(paths))
     stream = FileStream(classifier, paths, view, options.workers)
     keep_compiled_programs()
-    with _writing(options.out) as out:
+    with interrupts() as check, _writing(options.out) as out:
         classifier.compile(view.shape)
-        first, broken = _write(stream, names, options.json, out)
+        first, broken = _write(stream, names, options.json, out, check)
     if options.picture is not None:
         _draw(options.picture, first, names)
     return 1 if broken else 0
 
 
-def _write(stream: FileStream, names: Sequence[str], as_json: bool, out: IO[str]) -> tuple[list[FileBatch], int]:
+def _write(
+    stream: FileStream, names: Sequence[str], as_json: bool, out: IO[str], check: Callable[[], None]
+) -> tuple[list[FileBatch], int]:
     """Writes what is found as it is found; gives the first batches, for a picture, and how many images were broken."""
     table = Table(stream.paths, names)
     if not as_json:
@@ -128,6 +131,7 @@ def _write(stream: FileStream, names: Sequence[str], as_json: bool, out: IO[str]
     broken, start = 0, time.perf_counter()
     with Bar("predict", len(stream.paths), shown=not out.isatty()) as bar:
         for batch in stream:
+            check()
             for complaint in batch.broken:
                 tqdm.write(f"predict: {complaint}; skipped", file=sys.stderr)
             broken += len(batch.broken)

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from math import prod
@@ -22,6 +23,7 @@ from resnet_flax import resnet18
 from training_flax import TrainConfig, evaluate_run, fit, open_dataset, plan, predict
 from training_flax.image_files import find_images
 from training_flax.predict_command import main
+from training_flax.stopping import interrupts
 from weights_flax import load_model, save_weights
 
 ROOT = Path(__file__).parent.parent.parent
@@ -295,9 +297,20 @@ def test_an_interrupt_ends_the_command_without_a_traceback_or_a_file(weights, fo
     process.stdout.readline()
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 130, err
     assert err.splitlines()[-1] == "predict: interrupted"
     assert "Traceback" not in err
+
+
+def test_an_interrupt_that_a_callback_swallows_is_not_lost():
+    before = signal.getsignal(signal.SIGINT)
+    with interrupts() as check:
+        check()
+        with suppress(KeyboardInterrupt):  # as of a callback in the course of which the signal comes
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            check()
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 PEAK = """
