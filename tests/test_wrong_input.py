@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import train
 
 NETWORK = ["--arch", "resnet20", "--width", "4", "--batch-size", "32", "--schedule", "constant", "--warmup", "0"]
-SECONDS = 20
+CORE_SECONDS = 40  # that a refusal takes at most: 20 seconds of two free cores, which other tests may not leave it
 
 
 def contents(folder):
@@ -64,9 +64,9 @@ def door(here, monkeypatch, capsys):
         return COMPILED[key]
 
     def opened(*arguments, network=NETWORK):
-        start = time.perf_counter()
+        start = time.process_time()
         code = train.main([*network, *arguments])
-        assert time.perf_counter() - start < SECONDS or code == 0
+        assert time.process_time() - start < CORE_SECONDS or code == 0
         return code, *capsys.readouterr()
 
     monkeypatch.setattr(sys.modules["training_flax.fit"], "compile_programs", compile_once)

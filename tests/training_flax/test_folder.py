@@ -34,10 +34,10 @@ def small(tmp_path):
 
 def message(path, **options):
     """What is wrong with a folder, in one line, and at once."""
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(ValueError) as error:
         open_dataset(f"folder:{path}", **options)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     assert "\n" not in str(error.value)
     return str(error.value)
 
