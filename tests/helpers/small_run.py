@@ -1,4 +1,6 @@
-"""The front door with two layers in each block of a DenseNet, which no option of the command line makes.
+"""The front door with two layers in each block of a DenseNet, or one block in each stage of a residual network.
+
+No option of the command line makes them.
 
 python tests/helpers/small_run.py OPTIONS
 """
@@ -16,7 +18,6 @@ if options.dtype == "float64":
     jax.config.update("jax_enable_x64", True)
 join_processes(options.coordinator, options.num_processes, options.process_id)
 job = plan(options.training, extend=options.extend)
-if options.arch.startswith("densenet"):
-    small = job.eval_model.clone(block_sizes=(2, 2, 2))
-    job = replace(job, eval_model=small, model=small.clone(axis_name=job.devices.model_axis_name))
-fit(job)
+few = dict(block_sizes=(2, 2, 2)) if options.arch.startswith("densenet") else dict(stage_sizes=(1, 1, 1))
+small = job.eval_model.clone(**few)
+fit(replace(job, eval_model=small, model=small.clone(axis_name=job.devices.model_axis_name)))
