@@ -21,7 +21,7 @@ from training_flax.logs import Logs
 from training_flax.loop import Loop, Trained, train_reader
 from training_flax.optimisers import peak_rate
 from training_flax.pictures import draw_batch, draw_confusion
-from training_flax.programs import Programs, compile_programs, make_init
+from training_flax.programs import Programs, compile_programs, state_by_shape
 from training_flax.room import check_room, checkpoint_size
 from training_flax.start import from_weights
 from training_flax.steps import TrainState
@@ -76,8 +76,7 @@ def fit(config: TrainConfig | Job, *, quiet: bool = False, stop: StopRequest | N
         model, variables = restore(job.run)
         return FitResult(job.run, json.loads((job.run / "summary.json").read_text()), model, variables)
     missing = max(KEPT + 1 - len(run_folder.checkpoint_steps(job.run)), 1)
-    state = jax.eval_shape(make_init(job), jax.random.key(job.config.seed))
-    check_room(job.run, missing * checkpoint_size(state), f"{missing} checkpoint{'s' * (missing > 1)}")
+    check_room(job.run, missing * checkpoint_size(state_by_shape(job)), f"{missing} checkpoint{'s' * (missing > 1)}")
     with run_folder.locked(job.run) if first else nullcontext(), run_folder.written_to(job.run):
         return _run(job, terminal, stop or StopRequest())
 

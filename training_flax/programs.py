@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from layers_flax import variables_by_shape
 from training_flax.augment import Augmentation, augment_images, example_keys
 from training_flax.compilation import compile_together
 from training_flax.data import Part, StreamedPart
@@ -59,7 +60,7 @@ def compile_programs(job: Job) -> Programs:
         return load(state.key, part, batch)
 
     key = jax.random.key(config.seed)
-    state = jax.eval_shape(make_init(job), key)
+    state = state_by_shape(job)
     sharding = devices.state_sharding(state)
     state = jax.tree.map(lambda s, h: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=h), state, sharding)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
@@ -79,19 +80,16 @@ def compile_programs(job: Job) -> Programs:
 
     def init() -> TrainState:
         params_key, run_key = run_keys(key)
-        return start(devices.replicate(job.model.init(params_key, image_of(job), train=False)), key=run_key)
+        image = jax.ShapeDtypeStruct((1, *dataset.image_shape), job.image_dtype)
+        return start(devices.replicate(job.model.init(params_key, image, train=False)), key=run_key)
 
     return Programs(state, init, train_program, eval_program, show_program)
 
 
-def make_init(job: Job) -> Callable[[jax.Array], TrainState]:
-    """The function key → state before the first step."""
-
-    def init(key: jax.Array) -> TrainState:
-        params_key, run_key = run_keys(key)
-        return make_start(job)(job.model.init(params_key, image_of(job), train=False), key=run_key)
-
-    return init
+def state_by_shape(job: Job) -> TrainState:
+    """Shapes and types of the run's state."""
+    variables = variables_by_shape(job.model, job.dataset.image_shape)
+    return jax.eval_shape(make_start(job), variables, key=jax.random.key(0))
 
 
 def make_start(job: Job) -> Callable[..., TrainState]:
@@ -102,11 +100,6 @@ def make_start(job: Job) -> Callable[..., TrainState]:
         ema=bool(job.config.ema),
         loss_scaling=job.config.dtype == "float16",
     )
-
-
-def image_of(job: Job) -> jax.ShapeDtypeStruct:
-    """The shape of one image, as the network sees it."""
-    return jax.ShapeDtypeStruct((1, *job.dataset.image_shape), job.image_dtype)
 
 
 def make_loader(job: Job) -> Callable[[jax.Array, Any, Batch], tuple[jax.Array, jax.Array]]:
