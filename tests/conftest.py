@@ -9,10 +9,29 @@ import pytest
 # Tests compile the same programs time and again: they are kept between runs.
 jax.config.update("jax_compilation_cache_dir", str(platformdirs.user_cache_path("resnet-densenet-flax") / "tests"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-# Most programs of tests run once. XLA's own passes stay; LLVM, which took most of the time, leaves out what costs much.
-QUICK = "JAX_DISABLE_MOST_OPTIMIZATIONS"
-os.environ[QUICK] = "1"  # of the processes that tests start
-jax.config.update(QUICK.lower(), True)
+
+
+def compile_quickly(quick):
+    """Has programs, those of the processes that tests start too, compiled by XLA's own passes and few of LLVM's."""
+    name = "JAX_DISABLE_MOST_OPTIMIZATIONS"
+    os.environ[name] = str(int(quick))
+    jax.config.update(name.lower(), quick)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiler(request):
+    """Most programs of tests run once, and LLVM took most of the time; files that train for longer say so."""
+    compile_quickly(not getattr(request.module, "FULL_COMPILER", False))
+    yield
+    compile_quickly(True)
+
+
+@pytest.fixture
+def full_compiler():
+    """All of LLVM, for what trains for long, or says how fast or how exactly the same programs are."""
+    compile_quickly(False)
+    yield
+    compile_quickly(True)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -28,15 +47,6 @@ def x64():
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", False)
-
-
-@pytest.fixture
-def full_compiler(monkeypatch):
-    """LLVM with all its passes, for what says how fast or how exactly the same programs are."""
-    monkeypatch.setenv(QUICK, "0")
-    jax.config.update(QUICK.lower(), False)
-    yield
-    jax.config.update(QUICK.lower(), True)
 
 
 @pytest.fixture

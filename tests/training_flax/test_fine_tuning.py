@@ -13,6 +13,7 @@ from training_flax import TrainConfig, evaluate_run, fit, plan
 from training_flax.weights import normalisation, starting_weights
 from weights_flax import load_model, load_weights, save_weights
 
+FULL_COMPILER = True
 AKAMASTER = str(references.GOLDEN / "cifar10_resnet20_akamaster.th")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SMALL = dict(arch="resnet20", steps=1, width=4, augment=(), batch_size=16)
@@ -82,7 +83,7 @@ def test_akamasters_resnet20_scores_as_in_pytorch():
 @needs_cifar
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_fine_tuning_beats_training_from_scratch(tmp_path, seed, full_compiler):
+def test_fine_tuning_beats_training_from_scratch(tmp_path, seed):
     """On 50 images of each class under other names, in as many steps of the same network: 15 points and more."""
     few_images(tmp_path / "data", seed)
     common = dict(arch="resnet20", data=f"folder:{tmp_path / 'data'}", recipe="fine-tune", seed=seed)

@@ -19,6 +19,7 @@ from training_flax.feed import Feed
 from training_flax.run_folder import write_config
 from training_flax.steps import EvalResult
 
+FULL_COMPILER = True
 FILES = {
     *("config.json", "metrics.jsonl", "summary.json", "batch.png", "curves.png", "confusion.png"),
     *("model.safetensors", "checkpoints", ".lock"),
