@@ -198,7 +198,8 @@ class DenseNet(Network):
         compression: the share of channels that a transition keeps, θ.
         dropout: rate behind each convolution but the stem's, in training.
         remat: keep the features alone for the backward pass, and run each layer again there: memory grows linearly with
-            depth, not with its square (Pleiss 2017), for about a third more time.
+            depth, not with its square (Pleiss 2017), for about a third more time. XLA's CPU backend merges the
+            second run with the first, and saves no memory.
         frozen_batch_norm: running statistics normalise in training too, and stay as they are.
         running_variance: "biased" or "unbiased", see `BatchNorm`.
         dtype: the compute type; None is the promotion of images and parameters. Logits are at least float32.
