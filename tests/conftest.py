@@ -22,16 +22,14 @@ def compile_quickly(quick):
 def compiler(request):
     """Most programs of tests run once, and LLVM took most of the time; files that train for longer say so."""
     compile_quickly(not getattr(request.module, "FULL_COMPILER", False))
-    yield
-    compile_quickly(True)
 
 
 @pytest.fixture
-def full_compiler():
-    """All of LLVM, for what trains for long, or says how fast or how exactly the same programs are."""
+def full_compiler(compiler, request):
+    """All of LLVM for one test of a file: what trains for long, or says how exactly the same programs are."""
     compile_quickly(False)
     yield
-    compile_quickly(True)
+    compile_quickly(not getattr(request.module, "FULL_COMPILER", False))
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import train
 
 NETWORK = ["--arch", "resnet20", "--width", "4", "--batch-size", "32", "--schedule", "constant", "--warmup", "0"]
-CORE_SECONDS = 40  # that a refusal takes at most: 20 seconds of two free cores, which other tests may not leave it
+CORE_SECONDS = 20  # that a refusal takes at most
 
 
 def contents(folder):

@@ -55,8 +55,7 @@ def test_a_trained_network_is_the_same_in_a_deeper_one(kind):
 def test_published_depths_go_into_the_next(shallow, deep, options, pixels):
     images, labels = deepening.digits(pixels)
     model = shallow(**options)
-    variables = deepening.moved(model, images) if options else deepening.trained(model, images, labels, steps=5)
-    check_same(model, variables, deep(**options), images[:32])
+    check_same(model, deepening.trained_or_moved(model, images, labels), deep(**options), images[:32])
 
 
 @pytest.mark.parametrize("kind", KINDS)

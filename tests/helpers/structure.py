@@ -6,7 +6,7 @@ import numpy as np
 
 
 def init(model, images):
-    """Variables, made under jit: compiled once, and kept in the cache."""
+    """Variables as the network draws them."""
     return model.init(jax.random.key(0), images, train=False)
 
 

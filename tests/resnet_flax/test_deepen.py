@@ -86,8 +86,7 @@ def test_published_depths_go_into_the_next(chain, full_compiler):
     archs, options, pixels = CHAINS[chain]
     images, labels = deepening.digits(pixels)
     models = [ARCHS[arch](**options) for arch in archs]
-    cifar = options.get("width") == 16
-    variables = deepening.trained(models[0], images, labels) if cifar else deepening.moved(models[0], images)
+    variables = deepening.trained_or_moved(models[0], images, labels)
     for model, deeper in pairwise(models):
         variables = check_same(model, variables, deeper, images[:32])
 
