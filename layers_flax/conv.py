@@ -13,7 +13,8 @@ from jax.nn.initializers import Initializer
 from layers_flax.choices import CONVOLUTION, KERNEL_GRADIENT, choose, shape_of
 from layers_flax.filter_gradients import conv_by_dots
 from layers_flax.grouped import stock_or_together
-from layers_flax.initializers import he_normal_fan_out, read, zeros
+from layers_flax.initializers import he_normal_fan_out, zeros
+from layers_flax.network import read
 from layers_flax.patches import Pads, dot_of_patches
 
 

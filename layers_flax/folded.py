@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from layers_flax.initializers import ones, read, zeros
+from layers_flax.initializers import ones, zeros
+from layers_flax.network import read
 
 
 class ScaleShift(nn.Module):

@@ -9,13 +9,11 @@ where the key has a value, arrays are filled on the host here, and drawn by few 
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
-from jax import lax
 from jax.nn.initializers import Initializer, variance_scaling
 
 LARGEST = 4**11  # of the values that shapes share a program for; more are drawn in their own shape
@@ -24,15 +22,6 @@ LARGEST = 4**11  # of the values that shapes share a program for; more are drawn
 def filled(value: float, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
     """An array of one value, for which nothing is compiled."""
     return jax.device_put(np.full(shape, value, jax.dtypes.canonicalize_dtype(dtype)))
-
-
-def read(module: nn.Module, x: jax.Array, *arrays: Any) -> Sequence[Any]:
-    """A layer's variables, as it computes with them; where they are only being made, nothing is computed of them.
-
-    Only what depends on `x` is left out, see `Network.init`, and there these do.
-    """
-    lazy = module.is_initializing() and isinstance(x, jax.core.Tracer)
-    return lax.optimization_barrier((x, *arrays))[1:] if lazy else arrays
 
 
 def zeros(key: Any, shape: Sequence[int], dtype: Any = jnp.float32, out_sharding: Any = None) -> jax.Array:
@@ -51,9 +40,11 @@ def _constant(value: int, key: Any, shape: Sequence[int], dtype: Any, out_shardi
     return filled(value, shape, dtype)
 
 
-def _scaled(scale: float, mode: str, distribution: str) -> Initializer:
+def _scaled(
+    scale: float, mode: Literal["fan_in", "fan_out"], distribution: Literal["normal", "uniform"]
+) -> Initializer:
     """As `variance_scaling`, and equal to it up to the rounding of a factor."""
-    in_shape = variance_scaling(scale, mode, distribution)  # type: ignore[arg-type]
+    in_shape = variance_scaling(scale, mode, distribution)
     samples: dict[str, Callable[..., jax.Array]] = {
         "normal": jax.random.normal,
         "uniform": partial(jax.random.uniform, minval=-1.0, maxval=1.0),

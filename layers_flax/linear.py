@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from layers_flax.initializers import read, zeros
+from layers_flax.initializers import zeros
+from layers_flax.network import read
 
 
 class Linear(nn.Module):

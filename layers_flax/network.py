@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 
 
 class Network(nn.Module):
@@ -45,6 +46,15 @@ class Network(nn.Module):
             shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays]
             return jax.jit(lambda rngs: variables(rngs, shapes))(rngs)
         return made[0]
+
+
+def read(module: nn.Module, x: jax.Array, *arrays: Any) -> Sequence[Any]:
+    """A layer's variables, as it computes with them; where they are only being made, nothing is computed of them.
+
+    Only what depends on `x` is left out, see `Network.init`, and these do there.
+    """
+    lazy = module.is_initializing() and isinstance(x, jax.core.Tracer)
+    return lax.optimization_barrier((x, *arrays))[1:] if lazy else arrays
 
 
 def _is_array(x: Any) -> bool:
