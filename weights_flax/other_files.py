@@ -1,7 +1,10 @@
 """Files of tensors by the libraries that know them: safetensors, NumPy's npz, HDF5, Flax's msgpack, Orbax."""
 
+import asyncio
 import importlib
 import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -161,7 +164,7 @@ def read_orbax(path: Path) -> dict[str, Any]:
     import orbax.checkpoint as ocp
 
     try:
-        with ocp.PyTreeCheckpointer() as reader:
+        with _quiet_loops(), ocp.PyTreeCheckpointer() as reader:
             tree = reader.metadata(path.absolute()).item_metadata.tree
     except Exception as error:  # whatever Orbax and TensorStore raise of a damaged file
         raise ValueError(f"{type(error).__name__}: {error}") from None
@@ -169,7 +172,7 @@ def read_orbax(path: Path) -> dict[str, Any]:
 
     def read(path_in_tree: Any) -> np.ndarray:
         if not values:
-            with ocp.PyTreeCheckpointer() as reader:
+            with _quiet_loops(), ocp.PyTreeCheckpointer() as reader:
                 as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
                 found = reader.restore(path.absolute(), restore_args=as_numpy)
             values.update({jax.tree_util.keystr(p): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(found)})
@@ -181,3 +184,34 @@ def read_orbax(path: Path) -> dict[str, Any]:
         return Tensor(tuple(leaf.shape), np.dtype(leaf.dtype), lambda: read(place))
 
     return jax.tree_util.tree_map_with_path(lazy, tree)
+
+
+class _QuietLoop(asyncio.SelectorEventLoop):
+    """A loop that drops what is called for once it is closed."""
+
+    def call_soon_threadsafe(self, callback: Callable[..., Any], *args: Any, context: Any = None) -> asyncio.Handle:
+        try:
+            return super().call_soon_threadsafe(callback, *args, context=context)
+        except RuntimeError:
+            if not self.is_closed():
+                raise
+            return asyncio.Handle(callback, args, self, context)
+
+
+class _QuietPolicy(asyncio.DefaultEventLoopPolicy):
+    def new_event_loop(self) -> asyncio.AbstractEventLoop:
+        return _QuietLoop()
+
+
+@contextmanager
+def _quiet_loops() -> Iterator[None]:
+    """Orbax gives up at the first array that is damaged, and closes its loop while TensorStore reads the others.
+
+    Each of those would print a traceback when it is there.
+    """
+    before = asyncio.get_event_loop_policy()
+    asyncio.set_event_loop_policy(_QuietPolicy())
+    try:
+        yield
+    finally:
+        asyncio.set_event_loop_policy(before)
