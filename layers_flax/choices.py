@@ -89,8 +89,10 @@ def _tiny(layer: Shape) -> bool:
 
 
 def _few_channels_a_group(layer: Shape) -> bool:
-    """several groups of at most 16 channels, at most 512 channels in all"""
-    return layer.groups > 1 and layer.inputs // layer.groups <= 16 and layer.inputs <= 512
+    """several groups of at most 16 channels, at most 512 channels in all, images of a known number"""
+    # An exported program, whose number of images is a symbol, is for the other platforms too.
+    known = layer.batch is not None
+    return known and layer.groups > 1 and layer.inputs // layer.groups <= 16 and layer.inputs <= 512
 
 
 CONVOLUTION = (
