@@ -5,10 +5,11 @@ import importlib
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import Context
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVarTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ import numpy as np
 
 from weights_flax.tensors import Tensor
 
+Arguments = TypeVarTuple("Arguments")
 HEADER_LIMIT = 2**25  # bytes of a safetensors header: that of 1,202 layers has one million
 SAFETENSORS: dict[str, Any] = {
     "F64": np.float64,
@@ -189,7 +191,9 @@ def read_orbax(path: Path) -> dict[str, Any]:
 class _QuietLoop(asyncio.SelectorEventLoop):
     """A loop that drops what is called for once it is closed."""
 
-    def call_soon_threadsafe(self, callback: Callable[..., Any], *args: Any, context: Any = None) -> asyncio.Handle:
+    def call_soon_threadsafe(
+        self, callback: Callable[[*Arguments], object], *args: *Arguments, context: Context | None = None
+    ) -> asyncio.Handle:
         try:
             return super().call_soon_threadsafe(callback, *args, context=context)
         except RuntimeError:
