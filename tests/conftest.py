@@ -18,6 +18,27 @@ def compile_quickly(quick):
     jax.config.update(name.lower(), quick)
 
 
+class _TellAtOnce:
+    """Names what fails when it does, for a run that is cut off before its summary."""
+
+    def __init__(self, terminal):
+        self.terminal = terminal
+
+    def pytest_runtest_logreport(self, report):
+        if report.failed:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            self.terminal.ensure_newline()
+            why = crash.message[:400] if crash else ""
+            self.terminal.write_line(f"{report.nodeid}, {report.when}: {why}", red=True)
+
+
+def pytest_sessionstart(session):
+    """Where the results come together, which with pytest-xdist is not where the tests run."""
+    terminal = session.config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None and not hasattr(session.config, "workerinput"):
+        session.config.pluginmanager.register(_TellAtOnce(terminal))
+
+
 @pytest.fixture(autouse=True, scope="module")
 def compiler(request):
     """Most programs of tests run once, and LLVM took most of the time; files that train for longer say so."""
