@@ -1,0 +1,117 @@
+"""Linear maps whose transpose is given, and derivatives that are computed again when the backward pass needs them.
+
+`jax.checkpoint` has XLA compute a part of the forward pass again in the backward one, behind an optimisation barrier.
+XLA's CPU backend drops such barriers, finds that it has computed this before, and keeps it. Here what is computed again
+waits for the cotangent by an operation that no compiler can see through.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
+from jax.interpreters import ad, batching, mlir
+
+
+def linear_map(
+    fun: Callable[[Any, Any], Any], transpose: Callable[[Any, Any], Any], residuals: Any, linear: Any
+) -> Any:
+    """`fun(residuals, linear)`, which is linear in `linear`, with a transpose of its own.
+
+    As `jax.custom_derivatives.linear_call`, but it can be differentiated again, and has a rule for `jax.vmap`. A
+    derivative by `residuals` is that of `fun`.
+
+    Args:
+        fun: of two trees to a tree of arrays; it closes over no arrays.
+        transpose: of `residuals` and the cotangents of `fun`'s output to those of `linear`.
+        residuals: a tree of arrays.
+        linear: a tree of arrays.
+    """
+    known, known_tree = jax.tree.flatten(residuals)
+    unknown, unknown_tree = jax.tree.flatten(linear)
+
+    def flat(*args: Any) -> Any:
+        given = jax.tree.unflatten(known_tree, args[: len(known)])
+        return fun(given, jax.tree.unflatten(unknown_tree, args[len(known) :]))
+
+    jaxpr, out = jax.make_jaxpr(flat, return_shape=True)(*known, *unknown)
+    out_tree = jax.tree.structure(out)
+
+    def transposed(*args: Any) -> Sequence[jax.Array]:
+        given = jax.tree.unflatten(known_tree, args[: len(known)])
+        return jax.tree.leaves(transpose(given, jax.tree.unflatten(out_tree, args[len(known) :])))
+
+    outs = _linear_p.bind(*known, *unknown, jaxpr=jaxpr, transpose=transposed, residuals=len(known))
+    return jax.tree.unflatten(out_tree, outs)
+
+
+def after(tree: Any, awaited: jax.Array) -> Any:
+    """The arrays of `tree`, for a computation that is not to begin, nor to be found in another, before `awaited`."""
+    cpu = jax.default_backend() == "cpu"
+    if not cpu or any(axis is not None for axis in jax.typeof(awaited).sharding.spec):
+        return lax.optimization_barrier((tree, awaited))[0]
+    bits = {2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}[awaited.dtype.itemsize]
+    # True of any number. XLA does not know; LLVM, which comes last, does.
+    true = (lax.bitcast_convert_type(awaited[(0,) * awaited.ndim], bits) | 1) != 0
+    return jax.tree.map(lambda x: jnp.where(true, x, jnp.zeros((), x.dtype)), tree)
+
+
+_linear_p = Primitive("linear_map")
+_linear_p.multiple_results = True
+
+
+@_linear_p.def_impl
+def _run(*args: Any, jaxpr: ClosedJaxpr, **_: Any) -> Sequence[jax.Array]:
+    return jaxpr_as_fun(jaxpr)(*args)
+
+
+@_linear_p.def_abstract_eval
+def _shapes(*_: Any, jaxpr: ClosedJaxpr, **__: Any) -> Sequence[Any]:
+    return jaxpr.out_avals
+
+
+mlir.register_lowering(_linear_p, mlir.lower_fun(_run, multiple_results=True))
+
+
+def _jvp(primals: Any, tangents: Any, *, residuals: int, **params: Any) -> Any:
+    bind = _linear_p.bind
+    outs = bind(*primals, residuals=residuals, **params)
+    fixed = all(isinstance(tangent, ad.Zero) for tangent in tangents[:residuals])
+    tangents = [ad.instantiate_zeros(tangent) for tangent in tangents]
+    if fixed:
+        return outs, bind(*primals[:residuals], *tangents[residuals:], residuals=residuals, **params)
+    return outs, jax.jvp(jaxpr_as_fun(params["jaxpr"]), tuple(primals), tuple(tangents))[1]
+
+
+ad.primitive_jvps[_linear_p] = _jvp
+
+
+def _transpose(cotangents: Any, *args: Any, transpose: Any, residuals: int, **_: Any) -> Sequence[Any]:
+    cotangents = [ad.instantiate_zeros(cotangent) for cotangent in cotangents]
+    found = transpose(*args[:residuals], *cotangents)
+    asked = [ad.is_undefined_primal(x) for x in args[residuals:]]
+    return [None] * residuals + [x if wanted else None for x, wanted in zip(found, asked, strict=True)]
+
+
+ad.primitive_transposes[_linear_p] = _transpose
+
+
+def _batch(args: Any, axes: Any, *, jaxpr: ClosedJaxpr, transpose: Any, residuals: int) -> Any:
+    size = next(x.shape[axis] for x, axis in zip(args, axes, strict=True) if axis is not None)
+    args = [x if axis is None else jnp.moveaxis(x, axis, 0) for x, axis in zip(args, axes, strict=True)]
+    known = [None if axis is None else 0 for axis in axes[:residuals]]
+    # What is the same for all members is repeated: the transpose of that adds the members' cotangents up.
+    unknown = [
+        jnp.broadcast_to(x, (size, *x.shape)) if axis is None else x
+        for x, axis in zip(args[residuals:], axes[residuals:], strict=True)
+    ]
+    args = [*args[:residuals], *unknown]
+    batched = jax.make_jaxpr(jax.vmap(jaxpr_as_fun(jaxpr), (*known, *[0] * len(unknown)), axis_size=size))(*args)
+    outs = [0] * len(batched.out_avals)
+    transpose = jax.vmap(transpose, (*known, *outs), axis_size=size)
+    return _linear_p.bind(*args, jaxpr=batched, transpose=transpose, residuals=residuals), outs
+
+
+batching.primitive_batchers[_linear_p] = _batch
