@@ -13,6 +13,7 @@ from layers_flax.linear import Linear
 from layers_flax.network import Network
 from layers_flax.pieces import folded_logits, in_pieces
 from layers_flax.pooling import adaptive_avg_pool, avg_pool, global_avg_pool, max_pool
+from layers_flax.remat import remat
 from layers_flax.shapes import image_by_shape, variables_by_shape
 from layers_flax.torch_names import variables_from_torch, variables_to_torch
 
@@ -48,6 +49,7 @@ __all__ = [
     "max_pool",
     "multiply_adds_of",
     "one_of",
+    "remat",
     "subsample",
     "torch_linear",
     "variables_by_shape",

@@ -42,9 +42,6 @@ class Network(nn.Module):
                 made.append(variables(rngs, arrays))
 
         jax.eval_shape(run, arrays)
-        if _traced(made):  # made in a program of its own, as the blocks of `nn.remat` are
-            shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in arrays]
-            return jax.jit(lambda rngs: variables(rngs, shapes))(rngs)
         return made[0]
 
 

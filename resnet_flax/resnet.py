@@ -26,6 +26,7 @@ from layers_flax import (
     global_avg_pool,
     max_pool,
     one_of,
+    remat,
 )
 from layers_flax.initializers import torch_linear
 from resnet_flax.blocks import STRIDES, BasicBlock
@@ -140,7 +141,7 @@ class ResNet(Network):
         if self.block.expansion > 1:
             options |= dict(groups=self.groups, width_per_group=self.width_per_group)
             options |= dict(bottleneck_stride=self.bottleneck_stride)
-        block = nn.remat(self.block, static_argnums=(2,)) if self.remat else self.block
+        block = remat(self.block) if self.remat else self.block
         rates = iter(np.linspace(0, self.drop_path, sum(self.stage_sizes)).tolist())
         for i, size in enumerate(self.stage_sizes):
             blocks = []

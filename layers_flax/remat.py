@@ -1,0 +1,53 @@
+"""Running a part of a network again in the backward pass, in place of keeping what it computed (Chen et al. 2016)."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+from flax import linen as nn
+from flax.core import lift
+from flax.linen.transforms import lift_transform
+
+from layers_flax.linear_map import after, linear_map
+
+
+def remat(block: type[nn.Module]) -> type[nn.Module]:
+    """The class of a block of which the backward pass of a gradient keeps variables and input alone.
+
+    As `flax.linen.remat`, whose second run XLA's CPU backend finds to be the first, and keeps all of it.
+
+    Args:
+        block: called with maps (batch, height, width, channels) and `train`.
+    """
+    return lift_transform(_lifted, block)
+
+
+def _lifted(run: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    def inner(scope_of: Any, variables_of: Any, variables: Any, keys: Any, x: jax.Array, train: bool = False) -> Any:
+        def pure(keys: Any, variables: Any, x: jax.Array) -> Any:
+            scope = scope_of(variables, keys)
+            return run(scope, x, train), variables_of(scope)
+
+        if not jax.tree.leaves(variables):  # which are being made
+            return pure(keys, variables, x)
+
+        @jax.custom_jvp
+        def again(keys: Any, variables: Any, x: jax.Array) -> Any:
+            return pure(keys, variables, x)
+
+        @again.defjvp
+        def tangent_of_again(primals: Any, tangents: Any) -> Any:
+            return again(*primals), linear_map(_tangent, _gradient, primals, tangents[1:])
+
+        def _tangent(primals: Any, tangents: Any) -> Any:
+            keys, *points = primals
+            return jax.jvp(partial(pure, keys), tuple(points), tangents)[1]
+
+        def _gradient(primals: Any, cotangents: Any) -> Any:
+            keys, variables, x = primals
+            return jax.vjp(partial(pure, keys), variables, after(x, cotangents[0]))[1](cotangents)
+
+        return again(keys, variables, x)
+
+    return lift.pack(inner, (True,), (True,), (True,), name="remat", enable_kwargs=True)
