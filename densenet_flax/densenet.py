@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from densenet_flax.shared_memory import grow_shared
 from layers_flax import (
     BatchNorm,
     Conv,
@@ -69,19 +70,35 @@ class DenseLayer(nn.Module):
             self.conv2 = self.conv(self.growth_rate, 3)
         self.dropout = self.drop()
 
-    def __call__(
-        self, x: jax.Array | Sequence[jax.Array], train: bool = False, moments: Moments | None = None
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False, moments: Moments | None = None) -> jax.Array:
         """All earlier features (batch, height, width, channels) to the new ones (batch, height, width, k).
 
-        `x` may be several maps, whose channels follow each other. `moments` are its batch statistics where they are
-        known.
+        `moments` are the batch statistics of `x`, where they are known.
         """
-        x = x if isinstance(x, jax.Array) else jnp.concatenate(x, -1)
-        y = self.dropout(self.conv1(nn.relu(self.norm1(x, train, moments))), train)
-        if self.bottleneck_width is None:
-            return y
-        return self.dropout(self.conv2(nn.relu(self.norm2(y, train))), train)
+        y = self.first(x, train, moments)
+        return y if self.bottleneck_width is None else self.second(y, train)
+
+    def first(
+        self, x: jax.Array, train: bool = False, moments: Moments | None = None, key: jax.Array | None = None
+    ) -> jax.Array:
+        """All earlier features to what the bottleneck gives, or without it to the new ones; `key` is for dropout."""
+        return self.dropout(self.conv1(nn.relu(self.norm1(x, train, moments))), train, key)
+
+    def second(
+        self, y: jax.Array, train: bool = False, moments: Moments | None = None, key: jax.Array | None = None
+    ) -> jax.Array:
+        """What the bottleneck gives, whose batch statistics may be known, to the new features."""
+        return self.dropout(self.conv2(nn.relu(self.norm2(y, train, moments))), train, key)
+
+    def draw_keys(self) -> Sequence[jax.Array | None]:
+        """The keys that `first` and `second` would draw for their dropout."""
+        return [self.dropout.make_rng("dropout") if self.dropout.rate else None for _ in range(2)]
+
+    def track(self, moments: Moments, inner: Sequence[Moments], pixels: int) -> None:
+        """Moves the running averages: `moments` are of the features, `inner` of what a bottleneck gives."""
+        norms: Sequence[Any] = [self.norm1, *([self.norm2] if inner else [])]
+        for norm, its_moments in zip(norms, [moments, *inner], strict=True):
+            norm.track(its_moments, pixels)
 
 
 class DenseBlock(nn.Module):
@@ -103,9 +120,8 @@ class DenseBlock(nn.Module):
     remat: bool = False
 
     def setup(self):
-        kind = nn.remat(DenseLayer, static_argnums=(2,)) if self.remat else DenseLayer
         for i in range(self.size):
-            layer = kind(self.growth_rate, self.bottleneck_width, self.conv, self.norm, self.drop, self.folded)
+            layer = DenseLayer(self.growth_rate, self.bottleneck_width, self.conv, self.norm, self.drop, self.folded)
             setattr(self, f"denselayer{i + 1}", layer)
 
     @property
@@ -119,19 +135,38 @@ class DenseBlock(nn.Module):
         """The block's output and, in training, its batch statistics; `moments` are those of `x`, where known."""
         if self.folded:
             return self._fill(x), None
-        parts = [x]
+        if train and moments is None and self.size > 0:
+            moments = self.layers[0].norm1.moments(x)
+        if moments is not None and train and self.remat and not self.is_initializing():
+            return self._share(x, moments)
         for layer in self.layers:
-            if train and moments is None:
-                moments = layer.norm1.moments(x)
-            # Concatenated inside the layer, the maps are not kept for the backward pass anew for each layer.
-            new = layer(tuple(parts) if self.remat else x, train, moments)
-            parts.append(new)
-            x = x if self.remat else jnp.concatenate([x, new], -1)
+            new = layer(x, train, moments)
+            x = jnp.concatenate([x, new], -1)
             if train:
                 moments = jax.tree.map(
                     lambda old, added: jnp.concatenate([old, added]), moments, layer.norm1.moments(new)
                 )
-        return jnp.concatenate(parts, -1) if self.remat else x, moments
+        return x, moments
+
+    def _share(self, x: jax.Array, moments: Moments) -> tuple[jax.Array, Moments]:
+        """As `grow`, in training, with little memory: see `densenet_flax.shared_memory`."""
+        bound = self.layers
+        layers, variables = zip(*[layer.unbind() for layer in bound], strict=True)
+        keys = [layer.draw_keys() for layer in bound]
+
+        def half(method: str, variables: Any, keys: Any, x: jax.Array, moments: Moments) -> jax.Array:
+            key = keys[method == "second"]
+            return layers[0].apply(variables, x, True, moments, key, method=method)
+
+        halves = [partial(half, method) for method in ("first", "second")[: 1 if self.bottleneck_width is None else 2]]
+        features, moments, inner = grow_shared(
+            halves, bound[0].norm1.moments, self.growth_rate, variables, keys, x, moments
+        )
+        for i, layer in enumerate(bound):
+            end = x.shape[-1] + i * self.growth_rate
+            seen = jax.tree.map(lambda values, end=end: values[:end], moments)
+            layer.track(seen, inner[i : i + 1], x.size // x.shape[-1])
+        return features, moments
 
     def _fill(self, x: jax.Array) -> jax.Array:
         """The block's output, for inference: made once, and each layer writes its features into their place.
@@ -197,9 +232,8 @@ class DenseNet(Network):
         bottleneck_width: each layer's 1×1 convolution has bottleneck_width · k channels; None is no bottleneck.
         compression: the share of channels that a transition keeps, θ.
         dropout: rate behind each convolution but the stem's, in training.
-        remat: keep the features alone for the backward pass, and run each layer again there: memory grows linearly with
-            depth, not with its square (Pleiss 2017), for about a third more time. XLA's CPU backend merges the
-            second run with the first, and saves no memory.
+        remat: keep features and what bottlenecks give for the backward pass of training, and compute BatchNorms and
+            ReLUs again there: memory grows linearly with depth, not with its square (Pleiss 2017).
         frozen_batch_norm: running statistics normalise in training too, and stay as they are.
         running_variance: "biased" or "unbiased", see `BatchNorm`.
         dtype: the compute type; None is the promotion of images and parameters. Logits are at least float32.

@@ -130,9 +130,7 @@ class BatchNorm(nn.Module):
             moments = Moments(running_mean.value, running_var.value)
         else:
             moments = self.moments(x) if moments is None else moments
-            if self.is_mutable_collection("batch_stats") and not self.is_initializing():
-                self._update(running_mean, moments.mean)
-                self._update(running_var, moments.variance * self._bessel(x))
+            self.track(moments, x.size // x.shape[-1])
 
         out = jnp.result_type(x, scale, bias) if self.dtype is None else self.dtype
         # As x · a + b the backward pass keeps x alone, and not x - mean beside it.
@@ -146,15 +144,27 @@ class BatchNorm(nn.Module):
         # No axis is mapped where variables are only being made.
         return batch_moments(x, None if self.is_initializing() else self.axis_name)
 
-    def _update(self, running: nn.Variable, batch: jax.Array) -> None:
-        value = self.momentum * running.value + (1 - self.momentum) * lax.stop_gradient(batch)
-        running.value = value.astype(running.value.dtype)
+    def track(self, moments: Moments, values: int) -> None:
+        """Moves the running averages, where they are mutable, towards a batch's statistics.
 
-    def _bessel(self, x: jax.Array) -> float:
+        Args:
+            moments: the statistics.
+            values: how many values of a channel they are of, on this member of `axis_name`.
+        """
+        if self.frozen or self.is_initializing() or not self.is_mutable_collection("batch_stats"):
+            return
+        self._update("mean", moments.mean)
+        self._update("var", moments.variance * self._bessel(values))
+
+    def _update(self, name: str, batch: jax.Array) -> None:
+        running: Any = self.get_variable("batch_stats", name)
+        value = self.momentum * running + (1 - self.momentum) * lax.stop_gradient(batch)
+        self.put_variable("batch_stats", name, value.astype(running.dtype))
+
+    def _bessel(self, size: int) -> float:
         """n / (n - 1) over all values of a channel, or 1 for the biased running variance."""
         if self.running_variance == "biased":
             return 1.0
-        size = x.size // x.shape[-1]
         if self.axis_name is not None:
             size *= lax.axis_size(self.axis_name)
         if size < 2:

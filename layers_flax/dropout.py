@@ -22,16 +22,16 @@ class Dropout(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """(batch, …) to the same shape and type."""
-        return self._drop(x, x.shape[1:], train)
+    def __call__(self, x: jax.Array, train: bool = False, key: jax.Array | None = None) -> jax.Array:
+        """(batch, …) to the same shape and type; with `key`, none is asked for."""
+        return self._drop(x, x.shape[1:], train, key)
 
     @nn.nowrap
-    def _drop(self, x: jax.Array, shape: tuple[int, ...], train: bool) -> jax.Array:
+    def _drop(self, x: jax.Array, shape: tuple[int, ...], train: bool, key: jax.Array | None = None) -> jax.Array:
         """Drops what shares a value of a mask of (batch, *shape)."""
         if not train or self.rate == 0:
             return x
-        key, batch = self.make_rng("dropout"), x.shape[0]
+        key, batch = self.make_rng("dropout") if key is None else key, x.shape[0]
         if self.axis_name is None or self.is_initializing():
             keep = jax.random.bernoulli(key, 1 - self.rate, (batch, *shape))
         else:
@@ -47,6 +47,6 @@ class DropPath(Dropout):
     """
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """(batch, …) to the same shape and type."""
-        return self._drop(x, (1,) * (x.ndim - 1), train)
+    def __call__(self, x: jax.Array, train: bool = False, key: jax.Array | None = None) -> jax.Array:
+        """(batch, …) to the same shape and type; with `key`, none is asked for."""
+        return self._drop(x, (1,) * (x.ndim - 1), train, key)

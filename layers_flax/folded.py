@@ -54,7 +54,7 @@ def conv_norm(
     return conv(*args, **kwargs), norm(scale_init=scale_init)
 
 
-def _nothing(x: jax.Array, train: bool = False) -> jax.Array:
+def _nothing(x: jax.Array, train: bool = False, moments: Any = None) -> jax.Array:
     """A BatchNorm that has become part of the convolution before it."""
     return x
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from laws import assert_close, derivatives, random_like
-from options import check_frozen_batch_norm, check_remat
+from options import check_frozen_batch_norm, check_remat, compiled_gradient, train_scalar
 from structure import check_contract, check_narrow_compute, check_parts_compose, draw_images, init
 
 from densenet_flax import (
@@ -183,11 +183,41 @@ def test_the_class_takes_any_number_of_blocks():
     check_parts_compose(model, draw_images(2, 16, 16, 3), 5)
 
 
-@pytest.mark.parametrize("arch", ["densenet121", "densenet_40_12"])
+@pytest.mark.parametrize("bottleneck_width", [4, None])
+def test_derivatives_are_the_same_under_remat(x64, bottleneck_width):
+    block, x = DenseBlock(size=3, growth_rate=2, bottleneck_width=bottleneck_width), draw(2, 6, 5, 4)
+    variables = drawn_variables(block, x)
+
+    def all_of(block):
+        return derivatives(lambda params, x: block.apply({**variables, "params": params}, x, True), (params, x))
+
+    params = variables["params"]
+    assert_close(all_of(block.clone(remat=True)), all_of(block), 1e-12)
+
+
+@pytest.mark.parametrize("arch", ["densenet121", "densenet_40_12", "densenet_bc_40_12"])
 def test_remat_changes_memory_alone(x64, arch):
     model = SMALL[arch].clone(param_dtype=jnp.float64, block_sizes=(12, 12))
     images = draw_images(8, 32, 32, 3).astype(jnp.float64)
-    check_remat(model, init(model, images), images, less_than=0.2)
+    check_remat(model, init(model, images), images, less_than=0.6)
+
+
+@pytest.mark.parametrize("bottleneck_width", [4, None])
+def test_memory_grows_linearly_with_depth_under_remat(bottleneck_width):
+    """Of a layer stay what it adds, and what its bottleneck gives; of a layer at a time, all that it sees."""
+
+    def megabytes(size, remat):
+        model = DenseNet((size,), 12, 5, "cifar", bottleneck_width=bottleneck_width, remat=remat)
+        images = jnp.ones((8, 16, 16, 3))
+        variables = init(model, images)
+        return compiled_gradient(train_scalar(model, variables, images), variables["params"])[1]
+
+    sizes = (4, 8, 12)
+    plain, again = (np.array([megabytes(size, remat) for size in sizes]) for remat in (False, True))
+    assert np.diff(plain, 2) > 0.2 * np.diff(plain)[0]
+    # Small arrays of all layers, and how buffers fit, are not to the byte.
+    assert abs(np.diff(again, 2)) < 0.1 * np.diff(again)[0]
+    assert again[-1] < 0.5 * plain[-1]
 
 
 def test_frozen_batch_norm_is_that_of_evaluation(x64):
