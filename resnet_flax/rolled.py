@@ -20,7 +20,7 @@ def roll(blocks: Sequence[Any], x: jax.Array, train: bool, *, update: bool, rema
         x: (batch, height, width, channels).
         train: as in a call of a block.
         update: write the blocks' new running statistics.
-        remat: the blocks are `nn.remat`'s, and see to that themselves.
+        remat: the blocks are `layers_flax.remat`'s, and see to that themselves.
     """
     block: nn.Module = blocks[0].clone(parent=None, name=None)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[dict(each.variables) for each in blocks])
