@@ -15,7 +15,8 @@ from jax import lax
 from layers_flax import Moments
 from layers_flax.linear_map import after, linear_map
 
-Half = Callable[[Any, jax.Array, jax.Array, Moments], jax.Array]
+Half = Callable[[Any, Any, jax.Array, Moments], jax.Array]
+State = tuple[jax.Array, Moments]  # maps, and their batch statistics
 
 
 def grow_shared(
@@ -46,89 +47,89 @@ def grow_shared(
 
     @jax.custom_jvp
     def grow(layers: Sequence[Any], keys: Sequence[Any], x: jax.Array, moments: Moments) -> Any:
-        features, channels, inner = _with_room(x, len(layers) * growth_rate), x.shape[-1], []
+        state, channels, inner = _with_room((x, moments), len(layers) * growth_rate), x.shape[-1], []
         for layer, key in zip(layers, keys, strict=True):
-            new = halves[0](layer, key, _take(features, channels), moments)
+            new = halves[0](layer, key, *_take(state, 0, channels))
             for half in halves[1:]:
                 inner.append((new, moments_of(new)))
                 new = half(layer, key, *inner[-1])
-            features, channels = _put(features, new, channels), channels + growth_rate
-            moments = _join(moments, moments_of(new))
-        return features, moments, inner
+            state, channels = _put(state, (new, moments_of(new)), channels), channels + growth_rate
+        return *state, inner
 
     @grow.defjvp
     def tangents_of_grow(primals: Any, tangents: Any) -> Any:
-        layers, keys, x, moments = primals
-        dlayers, _, dx, dmoments = tangents
-        out = features, all_moments, inner = grow(layers, keys, x, moments)
-        dfeatures, channels, dinner = _with_room(dx, len(layers) * growth_rate), x.shape[-1], []
+        layers, keys, *given = primals
+        dlayers, _, *dgiven = tangents
+        *state, inner = out = grow(*primals)
+        dstate, channels, dinner = _with_room(tuple(dgiven), len(layers) * growth_rate), given[0].shape[-1], []
         for i, (layer, dlayer, key) in enumerate(zip(layers, dlayers, keys, strict=True)):
-            seen = jax.tree.map(lambda values, end=channels: values[:end], all_moments)
-            points, along = (layer, key, features, seen), (dlayer, dmoments)
-            dnew, dfeatures = _tangent(halves[0], points, along, dfeatures, reads=channels)
+            dnew, dstate = _tangent(halves[0], (layer, key, tuple(state)), dlayer, dstate, reads=channels)
             for half in halves[1:]:
-                y, its_moments = inner[i]
-                dinner.append((dnew, jax.jvp(moments_of, (y,), (dnew,))[1]))
-                dnew, dfeatures = _tangent(half, (layer, key, y, its_moments), (dlayer, dinner[-1][1]), dfeatures, dnew)
-            new = lax.slice_in_dim(features, channels, channels + growth_rate, axis=-1)
-            dmoments = _join(dmoments, jax.jvp(moments_of, (new,), (dnew,))[1])
-            dfeatures, channels = _put(dfeatures, dnew, channels), channels + growth_rate
-        return out, (dfeatures, dmoments, dinner)
+                dinner.append((dnew, _tangent_of_moments(inner[i][0], dnew)))
+                dnew, dstate = _tangent(half, (layer, key, inner[i]), dlayer, dstate, dinner[-1])
+            new, _ = _take(tuple(state), channels, channels + growth_rate)
+            dstate = _put(dstate, (dnew, _tangent_of_moments(new, dnew)), channels)
+            channels += growth_rate
+        return out, (*dstate, dinner)
+
+    def _tangent_of_moments(x: jax.Array, dx: jax.Array) -> Moments:
+        return jax.jvp(moments_of, (x,), (dx,))[1]
 
     features, moments, inner = grow(layers, keys, x, moments)
     return features, moments, [its_moments for _, its_moments in inner]
 
 
 def _tangent(
-    half: Half, primals: Any, tangents: Any, dfeatures: jax.Array, dx: jax.Array | None = None, reads: int | None = None
-) -> tuple[jax.Array, jax.Array]:
-    """The tangent of a half, and that of the features for what follows.
+    half: Half, primals: Any, dlayer: Any, dstate: State, dseen: State | None = None, reads: int | None = None
+) -> tuple[jax.Array, State]:
+    """The tangent of a half, and that of the block's features and statistics for what follows.
 
-    Its transpose adds to the gradient of the features in place, and computes the half again once that has come from
-    the layers behind.
+    Its transpose adds to their gradient in place, and computes the half again once that has come from the layers
+    behind. Both are arrays of their own, features and statistics, for each layer: XLA repeats a sum of what all layers
+    give in each operation that reads it, and keeps what they gave for it.
 
     Args:
         half: as in `grow_shared`.
-        primals: a layer's variables, its keys, maps, and statistics of those that the half sees.
-        tangents: of the variables and the statistics.
-        dfeatures: the tangent of the block's features.
-        dx: the tangent of the maps; None where they are the features.
-        reads: the half sees so many of the features' channels; None where it sees others.
+        primals: a layer's variables, its keys, and maps with their statistics: what the half sees, or the state.
+        dlayer: the tangent of the variables.
+        dstate: the tangent of the block's features and their statistics.
+        dseen: the tangent of what the half sees; None where it is of the state.
+        reads: the half sees so many channels of the state.
     """
 
-    def see(maps: jax.Array) -> jax.Array:
-        return maps if reads is None else _take(maps, reads)
+    def see(state: State) -> State:
+        return state if reads is None else _take(state, 0, reads)
 
     def at(key: Any) -> Callable[..., jax.Array]:
-        return lambda layer, moments, x: half(layer, key, x, moments)
+        return lambda layer, seen: half(layer, key, *seen)
 
     def forward(primals: Any, tangents: Any) -> Any:
-        (layer, key, maps, moments), (along, dfeatures, *dx) = primals, tangents
-        dx = dx[0] if dx else see(dfeatures)
-        return jax.jvp(at(key), (layer, moments, see(maps)), (*along, dx))[1], dfeatures
+        (layer, key, maps), (dlayer, dstate, *dseen) = primals, tangents
+        along = dseen[0] if dseen else see(dstate)
+        return jax.jvp(at(key), (layer, see(maps)), (dlayer, along))[1], dstate
 
     def backward(primals: Any, cotangents: Any) -> Any:
-        (layer, key, maps, moments), (cotangent, gradient) = primals, cotangents
-        # What is small is not computed again, and waits for nothing: XLA repeats it in each operation that reads it.
-        *along, dx = jax.vjp(at(key), layer, moments, after(see(maps), gradient))[1](cotangent)
+        (layer, key, maps), (cotangent, gradient) = primals, cotangents
+        x, moments = see(maps)
+        # What is small is not computed again, and waits for nothing.
+        dlayer, dseen = jax.vjp(at(key), layer, (after(x, gradient[0]), moments))[1](cotangent)
         if reads is None:
-            return tuple(along), gradient, dx
-        return tuple(along), _put(gradient, see(gradient) + dx, 0)
+            return dlayer, gradient, dseen
+        return dlayer, _put(gradient, jax.tree.map(jnp.add, see(gradient), dseen), 0)
 
-    return linear_map(forward, backward, primals, (tangents, dfeatures, *([] if dx is None else [dx])))
-
-
-def _with_room(x: jax.Array, channels: int) -> jax.Array:
-    return jnp.pad(x, ((0, 0),) * (x.ndim - 1) + ((0, channels),))
+    return linear_map(forward, backward, primals, (dlayer, dstate, *([] if dseen is None else [dseen])))
 
 
-def _take(features: jax.Array, channels: int) -> jax.Array:
-    return lax.slice_in_dim(features, 0, channels, axis=-1)
+def _with_room(state: State, channels: int) -> State:
+    return jax.tree.map(lambda x: jnp.pad(x, ((0, 0),) * (x.ndim - 1) + ((0, channels),)), state)
 
 
-def _put(features: jax.Array, new: jax.Array, channels: int) -> jax.Array:
-    return lax.dynamic_update_slice_in_dim(features, new, channels, -1, allow_negative_indices=False)
+def _take(state: State, begin: int, end: int) -> State:
+    return jax.tree.map(lambda x: lax.slice_in_dim(x, begin, end, axis=-1), state)
 
 
-def _join(*moments: Moments) -> Moments:
-    return jax.tree.map(lambda *values: jnp.concatenate(values), *moments)
+def _put(state: State, new: State, begin: int) -> State:
+    def put(x: jax.Array, new: jax.Array) -> jax.Array:
+        return lax.dynamic_update_slice_in_dim(x, new, begin, -1, allow_negative_indices=False)
+
+    return jax.tree.map(put, state, new)
