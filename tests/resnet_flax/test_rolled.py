@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from laws import assert_close
-from options import kept_values, train_scalar
+from options import train_scalar
 from small_networks import as_if_trained
 from structure import draw_images
 
@@ -101,6 +101,12 @@ def test_statistics_over_a_mapped_axis(x64):
         for model in (rolled.clone(axis_name="data"), unrolled.clone(axis_name="data"))
     )
     assert_close(found, expected, 1e-11)
+
+
+def kept_values(scalar, params):
+    """How many numbers the backward pass needs of the forward one, beside the parameters."""
+    backward = jax.eval_shape(lambda params: jax.vjp(scalar, params, has_aux=True)[1], params)
+    return sum(leaf.size for leaf in jax.tree.leaves(backward)) - sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def test_a_loop_keeps_the_blocks_inputs_alone():
