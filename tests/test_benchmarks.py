@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import pytest
 import tyro
 
-from benchmarks import layers, layers_page, page, speed
+from benchmarks import layers, layers_page, memory, memory_page, page, speed
 from benchmarks.peers import naive
 from benchmarks.works import WORKS, Work
+from densenet_flax import DenseNet
 from layers_flax import count_parameters
 from weights_flax import build_model
 
@@ -179,3 +180,44 @@ def test_the_page_of_layers_has_the_choices_as_they_are(tmp_path, monkeypatch):
     assert "| train | 8 | 1 | 0.8 | 0.8 | 0.8 | 1 |" in text
     assert "| conv | train | 8 | 0.8 | 0.95 |" in text
     assert "| conv | 8 | 2 | – | – | – | 1.5 |" in text
+
+
+def test_memory_is_measured_by_depth_with_its_price(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(memory, "build_model", lambda arch: DenseNet((4,), 4, 10, "cifar"))
+    monkeypatch.setattr(memory_page, "PAGE", tmp_path / "memory.md")
+    monkeypatch.setattr(memory_page, "DOCS", tmp_path)
+    (tmp_path / "images").mkdir()
+    marks = [mark.format(name) for name in ("depth", "price") for mark in (memory_page.BEGIN, memory_page.END)]
+    (tmp_path / "memory.md").write_text("".join(marks))
+    memory.main(memory.Options("densenet121", "densenet121", batch_size=2, rounds=1, write=True))
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["layers"] for line in lines[:4]] == [1, 2, 3, 4]
+    # As the model's `remat` has it: less of it for more layers.
+    assert lines[3]["remat"]["temp_mb"] - lines[2]["remat"]["temp_mb"] < (
+        lines[3]["default"]["temp_mb"] - lines[2]["default"]["temp_mb"]
+    )
+    assert lines[4]["times as long"] > 0
+    text = (tmp_path / "memory.md").read_text()
+    assert "| densenet121 | 4 | " in text and "MB a layer" in text and " × (" in text
+    assert (tmp_path / "images" / "memory.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_line_through_a_line_is_that_line():
+    rows = [{"arch": "a", "layers": n, "remat": {"temp_mb": 3.0 * n + 5}} for n in (1, 2, 5)]
+    fit = memory.line_of(rows, "a", "remat")
+    assert fit["mb a layer"] == pytest.approx(3) and fit["mb of none"] == pytest.approx(5)
+    assert fit["off the line"] == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (dict(depth="resnet50"), "--depth must be of densenet121, .*; given 'resnet50'"),
+        (dict(price="resnet51"), "--price must be of .*; given 'resnet51'"),
+        (dict(rounds=0), "--batch-size and --rounds must be at least 1; given 8 and 0"),
+    ],
+)
+def test_wrong_options_of_memory_end_with_one_line(options, says, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        memory.main(memory.Options(**options))
+    assert re.fullmatch(f"benchmarks.memory: error: {says}\n", capsys.readouterr().err)
