@@ -21,6 +21,7 @@ from flax import linen as nn
 from benchmarks.command_line import check_known, fail, listed
 from benchmarks.memory_page import write_page
 from benchmarks.ours import compiled_facts
+from layers_flax import count_parameters
 from training_flax import build_model, init_state, make_train_step
 from weights_flax import ARCHS
 
@@ -56,6 +57,7 @@ def main(options: Options) -> None:
             whole = build_model(arch)
             model = whole.clone(block_sizes=tuple(max(1, round(share * size)) for size in whole.block_sizes))
             row: dict[str, Any] = {"arch": arch, "layers": sum(model.block_sizes), "batch": options.batch_size}
+            row["gradient_mb"] = 4e-6 * count_parameters(model)
             for name, remat in (("default", False), ("remat", True)):
                 row[name] = compile_step(model.clone(remat=remat), options.batch_size)[1]
             print(json.dumps(row), flush=True)
@@ -104,9 +106,12 @@ def price(model: nn.Module, options: Options) -> dict[str, Any]:
 
 
 def line_of(rows: Sequence[dict[str, Any]], arch: str, name: str) -> dict[str, Any]:
-    """The straight line nearest to memory over layers, and how far the points are from it, in parts of the largest."""
+    """The straight line nearest to memory over layers, and how far the points are from it, in parts of the largest.
+
+    Without the gradient of the parameters, of which there are as many as the square of the layers.
+    """
     layers = np.array([row["layers"] for row in rows if row["arch"] == arch])
-    megabytes = np.array([row[name]["temp_mb"] for row in rows if row["arch"] == arch])
+    megabytes = np.array([row[name]["temp_mb"] - row["gradient_mb"] for row in rows if row["arch"] == arch])
     slope, start = np.polyfit(layers, megabytes, 1)
     off = np.abs(megabytes - slope * layers - start).max() / megabytes.max()
     return {"arch": arch, "of": name, "mb a layer": slope, "mb of none": start, "off the line": off}

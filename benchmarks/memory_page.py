@@ -20,17 +20,19 @@ def write_page(depths: Rows, prices: Rows, line_of: Callable[[Rows, str, str], d
 
 def by_depth(rows: Rows, line_of: Callable[[Rows, str, str], dict[str, Any]]) -> str:
     """A line for each depth, and what the straight line through them is."""
-    lines = ["| network | dense layers | default, MB | `remat`, MB | ratio |", "|---|---:|---:|---:|---:|"]
+    lines = ["| network | dense layers | default, MB | `remat`, MB | ratio | gradient of the parameters, MB |"]
+    lines.append("|---|---:|---:|---:|---:|---:|")
     for row in rows:
         plain, again = row["default"]["temp_mb"], row["remat"]["temp_mb"]
-        lines.append(f"| {row['arch']} | {row['layers']} | {plain:.0f} | {again:.0f} | {again / plain:.2f} |")
+        cells = [row["arch"], str(row["layers"]), f"{plain:.0f}", f"{again:.0f}", f"{again / plain:.2f}"]
+        lines.append(f"| {' | '.join(cells)} | {row['gradient_mb']:.0f} |")
     lines.append("")
     for arch in dict.fromkeys(row["arch"] for row in rows):
         fits = {name: line_of(rows, arch, name) for name in ("default", "remat")}
         lines.append(
-            f"- {arch}: with `remat` {fits['remat']['mb a layer']:.1f} MB a layer, no depth further from that line "
-            f"than {100 * fits['remat']['off the line']:.1f} % of the deepest; by default "
-            f"{100 * fits['default']['off the line']:.1f} %."
+            f"- {arch}: with `remat` {fits['remat']['mb a layer']:.1f} MB a layer beside the gradient of the "
+            f"parameters, no depth further from that line than {100 * fits['remat']['off the line']:.1f} % of the "
+            f"deepest; by default {100 * fits['default']['off the line']:.1f} %."
         )
     return "\n".join(lines) + "\n"
 
@@ -67,12 +69,17 @@ def draw(rows: Rows, line_of: Callable[[Rows, str, str], dict[str, Any]], path: 
         shown = [row for row in rows if row["arch"] == arch]
         layers = [row["layers"] for row in shown]
         for name, colour in (("default", "C0"), ("remat", "C1")):
-            axes.plot(layers, [row[name]["temp_mb"] / 1e3 for row in shown], "o", color=colour, label=name)
+            memory = [(row[name]["temp_mb"] - row["gradient_mb"]) / 1e3 for row in shown]
+            axes.plot(layers, memory, "o", color=colour, label=name)
             fit = line_of(rows, arch, name)
             ends = [0, max(layers)]
             line = [(fit["mb of none"] + fit["mb a layer"] * end) / 1e3 for end in ends]
             axes.plot(ends, line, color=colour, linewidth=0.8)
-        axes.set(title=f"{arch}, batch {shown[0]['batch']}", xlabel="dense layers", ylabel="memory of a step, GB")
+        axes.set(
+            title=f"{arch}, batch {shown[0]['batch']}",
+            xlabel="dense layers",
+            ylabel="beside the parameters' gradient, GB",
+        )
         axes.set_ylim(bottom=0)
         axes.legend()
     figure.savefig(path, dpi=110)

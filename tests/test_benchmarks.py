@@ -203,7 +203,9 @@ def test_memory_is_measured_by_depth_with_its_price(tmp_path, monkeypatch, capsy
 
 
 def test_the_line_through_a_line_is_that_line():
-    rows = [{"arch": "a", "layers": n, "remat": {"temp_mb": 3.0 * n + 5}} for n in (1, 2, 5)]
+    rows = [
+        {"arch": "a", "layers": n, "gradient_mb": n**2, "remat": {"temp_mb": n**2 + 3.0 * n + 5}} for n in (1, 2, 5)
+    ]
     fit = memory.line_of(rows, "a", "remat")
     assert fit["mb a layer"] == pytest.approx(3) and fit["mb of none"] == pytest.approx(5)
     assert fit["off the line"] == pytest.approx(0, abs=1e-12)
