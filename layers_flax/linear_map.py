@@ -6,6 +6,7 @@ waits for the cotangent by an operation that no compiler can see through.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -98,8 +99,10 @@ def _transpose(cotangents: Any, *args: Any, transpose: Any, residuals: int, **_:
 ad.primitive_transposes[_linear_p] = _transpose
 
 
-def _batch(args: Any, axes: Any, *, jaxpr: ClosedJaxpr, transpose: Any, residuals: int) -> Any:
-    size = next(x.shape[axis] for x, axis in zip(args, axes, strict=True) if axis is not None)
+def _batch(axis_data: Any, args: Any, axes: Any, *, jaxpr: ClosedJaxpr, transpose: Any, residuals: int) -> Any:
+    size = axis_data.size
+    # By its name, the function may take means over the axis, as BatchNorm does.
+    vmap = partial(jax.vmap, axis_size=size, axis_name=axis_data.name)
     args = [x if axis is None else jnp.moveaxis(x, axis, 0) for x, axis in zip(args, axes, strict=True)]
     known = [None if axis is None else 0 for axis in axes[:residuals]]
     # What is the same for all members is repeated: the transpose of that adds the members' cotangents up.
@@ -108,10 +111,10 @@ def _batch(args: Any, axes: Any, *, jaxpr: ClosedJaxpr, transpose: Any, residual
         for x, axis in zip(args[residuals:], axes[residuals:], strict=True)
     ]
     args = [*args[:residuals], *unknown]
-    batched = jax.make_jaxpr(jax.vmap(jaxpr_as_fun(jaxpr), (*known, *[0] * len(unknown)), axis_size=size))(*args)
+    batched = jax.make_jaxpr(vmap(jaxpr_as_fun(jaxpr), (*known, *[0] * len(unknown))))(*args)
     outs = [0] * len(batched.out_avals)
-    transpose = jax.vmap(transpose, (*known, *outs), axis_size=size)
+    transpose = vmap(transpose, (*known, *outs))
     return _linear_p.bind(*args, jaxpr=batched, transpose=transpose, residuals=residuals), outs
 
 
-batching.primitive_batchers[_linear_p] = _batch
+batching.fancy_primitive_batchers[_linear_p] = _batch

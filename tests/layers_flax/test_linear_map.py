@@ -67,6 +67,25 @@ def test_members_share_what_is_the_same_for_all(x64, axes):
     assert_close(gradient(curve_again), gradient(curve), 1e-13)
 
 
+def test_means_over_a_mapped_axis_have_derivatives_inside_and_outside_of_it(x64):
+    a, x = draw(5), draw(2, 3, 5, seed=1)
+
+    def centred(a, x):
+        return curve(a, x - jax.lax.pmean(x, "members"))
+
+    def results(function):
+        def mapped(run):
+            return jax.vmap(run, (None, 0), axis_name="members")
+
+        return {
+            "jvp inside": mapped(lambda a, x: jax.jvp(function, (a, x), (a, x))[1])(a, x),
+            "gradient inside": mapped(jax.grad(lambda a, x: function(a, x).sum(), (0, 1)))(a, x),
+            "gradient outside": jax.grad(lambda a, x: jnp.square(mapped(function)(a, x)).sum(), (0, 1))(a, x),
+        }
+
+    assert_close(results(computed_again(centred)), results(centred), 1e-13)
+
+
 def test_the_transpose_is_the_one_that_was_given(x64):
     doubled = jax.grad(lambda x: linear_map(lambda a, x: a * x, lambda a, ct: 2 * a * ct, jnp.asarray(3.0), x))
     assert doubled(jnp.asarray(1.0)) == 6
