@@ -1,11 +1,10 @@
-"""Run by a Python that has PyTorch: loads state dicts strictly into others' networks, and stores their logits.
+"""Run by a Python that has PyTorch: loads a state dict strictly into another's network, and stores its logits.
 
-python torch_reader.py FOLDER    (needs: torch, torchvision, timm)
+python torch_reader.py FOLDER LIBRARY ARCH    (needs: torch, torchvision, timm)
 
-FOLDER/jobs.json lists [file, library, architecture]; each leaves FOLDER/FILE.npy for FOLDER/images.npy (NCHW).
+FOLDER/weights.pt leaves FOLDER/logits.npy for FOLDER/images.npy (NCHW).
 """
 
-import json
 import sys
 from pathlib import Path
 
@@ -22,16 +21,13 @@ import timm  # noqa: E402
 import torchvision  # noqa: E402
 
 
-def main(folder):
-    images = torch.from_numpy(np.load(folder / "images.npy"))
-    for file, source, arch in json.loads((folder / "jobs.json").read_text()):
-        state = torch.load(folder / file, weights_only=True)
-        make = torchvision.models.get_model if source == "torchvision" else timm.create_model
-        model = make(arch).eval()
-        model.load_state_dict(state, strict=True)
-        with torch.no_grad():
-            np.save(folder / f"{file}.npy", model(images).numpy())
+def main(folder, source, arch):
+    make = torchvision.models.get_model if source == "torchvision" else timm.create_model
+    model = make(arch).eval()
+    model.load_state_dict(torch.load(folder / "weights.pt", weights_only=True), strict=True)
+    with torch.no_grad():
+        np.save(folder / "logits.npy", model(torch.from_numpy(np.load(folder / "images.npy"))).numpy())
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])
