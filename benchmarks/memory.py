@@ -22,7 +22,7 @@ from benchmarks.command_line import check_known, fail, listed
 from benchmarks.memory_page import write_page
 from benchmarks.ours import compiled_facts
 from layers_flax import count_parameters
-from training_flax import build_model, init_state, make_train_step
+from training_flax import build_model, compiler_options, init_state, make_train_step
 from weights_flax import ARCHS
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
@@ -80,7 +80,8 @@ def compile_step(model: nn.Module, batch: int) -> tuple[Callable[..., Any], dict
     state = jax.eval_shape(lambda: init_state(model, optimiser, jax.random.key(0), jnp.zeros((1, *images.shape[1:]))))
     labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
     start = time.perf_counter()
-    step = jax.jit(make_train_step(model, optimiser), donate_argnums=0).lower(state, images, labels).compile()
+    program = jax.jit(make_train_step(model, optimiser), donate_argnums=0).lower(state, images, labels)
+    step = program.compile(compiler_options=compiler_options())
     return step, compiled_facts(step, start), images
 
 

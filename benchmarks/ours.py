@@ -12,7 +12,7 @@ import optax
 
 from benchmarks.works import Work
 from layers_flax import count_multiply_adds
-from training_flax import build_model, init_state, make_train_step
+from training_flax import build_model, compiler_options, init_state, make_train_step
 from weights_flax import fold_batch_norm
 
 
@@ -27,7 +27,8 @@ def prepare(work: Work) -> tuple[Callable[[], Any], dict[str, float]]:
     facts = {"multiply_adds": float(count_multiply_adds(model, images.shape[1:]) * work.batch)}
     if work.train:
         start = time.perf_counter()
-        step = jax.jit(make_train_step(model, optimiser), donate_argnums=0).lower(state, images, labels).compile()
+        program = jax.jit(make_train_step(model, optimiser), donate_argnums=0).lower(state, images, labels)
+        step = program.compile(compiler_options=compiler_options())
         facts |= compiled_facts(step, start)
 
         def run() -> None:
@@ -38,7 +39,8 @@ def prepare(work: Work) -> tuple[Callable[[], Any], dict[str, float]]:
     else:
         model, variables = fold_batch_norm(model, {"params": state.params, "batch_stats": state.batch_stats})
         start = time.perf_counter()
-        infer = jax.jit(partial(model.apply, train=False)).lower(variables, images).compile()
+        program = jax.jit(partial(model.apply, train=False)).lower(variables, images)
+        infer = program.compile(compiler_options=compiler_options())
         facts |= compiled_facts(infer, start)
 
         def run() -> None:

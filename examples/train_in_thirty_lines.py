@@ -4,7 +4,15 @@ import jax
 import optax
 
 from resnet_flax import resnet20
-from training_flax import batch_indices, evaluate, init_state, make_train_step, normalise, open_dataset
+from training_flax import (
+    batch_indices,
+    compiler_options,
+    evaluate,
+    init_state,
+    make_train_step,
+    normalise,
+    open_dataset,
+)
 
 EPOCHS, BATCH_SIZE = 3, 64
 data = open_dataset("digits")
@@ -14,7 +22,7 @@ steps = EPOCHS * len(labels) // BATCH_SIZE
 model = resnet20(num_classes=len(data.class_names))
 optimiser = optax.sgd(optax.cosine_decay_schedule(0.1, steps), momentum=0.9, nesterov=True)
 state = init_state(model, optimiser, jax.random.key(0), normalise(images[:1], data.mean, data.std))
-train_step = jax.jit(make_train_step(model, optimiser), donate_argnums=0)
+train_step = jax.jit(make_train_step(model, optimiser), donate_argnums=0, compiler_options=compiler_options())
 
 for number in range(steps):
     batch = batch_indices(number, BATCH_SIZE, len(labels), seed=0)

@@ -2,7 +2,7 @@
 
 from training_flax.augment import augment_images, example_keys, parse_augmentations
 from training_flax.checkpoints import restore
-from training_flax.compilation import keep_compiled_programs
+from training_flax.compilation import compiler_options, keep_compiled_programs
 from training_flax.config import TrainConfig
 from training_flax.data import Dataset, Part, batch_indices, open_dataset
 from training_flax.evaluation import Evaluation, evaluate
@@ -50,6 +50,7 @@ __all__ = [
     "augment_images",
     "batch_indices",
     "build_model",
+    "compiler_options",
     "evaluate",
     "evaluate_run",
     "example_keys",

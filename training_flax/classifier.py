@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ from flax import linen as nn
 from densenet_flax import DenseNet
 from layers_flax import check_positive
 from resnet_flax import VGG, ResNet
+from training_flax.compilation import compiler_options
 from training_flax.devices import Devices
 from training_flax.evaluation import whole_batch
 from training_flax.steps import normalise
@@ -37,7 +38,12 @@ def image_channels(variables: Mapping[str, Any]) -> int:
     return next(params[name]["kernel"].shape[2] for name in FIRST_CONVOLUTIONS if name in params)
 
 
-@partial(jax.jit, static_argnames=("model", "top"))
+@cache
+def _jitted() -> Any:
+    """One for all classifiers; it asks for the backend, which must not be started before it is needed."""
+    return jax.jit(_likeliest, static_argnames=("model", "top"), compiler_options=compiler_options())
+
+
 def _likeliest(model: nn.Module, top: int, variables: Any, images: jax.Array, mean: Any, std: Any) -> Predictions:
     dtype = jnp.promote_types(getattr(model, "param_dtype"), jnp.float32)  # noqa: B009
     logits: Any = model.apply(variables, normalise(images, mean, std, dtype), train=False)
@@ -84,7 +90,7 @@ class Classifier:
         if images >= WORTH_FOLDING and isinstance(model, DenseNet | ResNet | VGG) and not model.folded:
             model, variables = fold_batch_norm(model, variables)
         self._model = model
-        self._step: Callable[..., Predictions] = partial(_likeliest, model, self.top)
+        self._step: Callable[..., Predictions] = partial(_jitted(), model, self.top)
         self._variables = self._devices.replicate(jax.device_get(dict(variables)))
         widest = jax.dtypes.canonicalize_dtype(np.float64)
         self._moments = self._devices.replicate([np.asarray(values, widest) for values in (mean, std)])
@@ -92,7 +98,7 @@ class Classifier:
     def compile(self, image_shape: tuple[int, int, int]) -> None:
         """Compiles for images of one shape, so that the first batch does not have to wait."""
         images = jax.ShapeDtypeStruct((self.batch_size, *image_shape), np.uint8, sharding=self._devices.spread)
-        self._step = _likeliest.lower(self._model, self.top, self._variables, images, *self._moments).compile()
+        self._step = _jitted().lower(self._model, self.top, self._variables, images, *self._moments).compile()
 
     def start(self, images: np.ndarray) -> Predictions:
         """Begins on a batch, (up to batch_size, height, width, channels) uint8; the last image fills it up.

@@ -10,6 +10,7 @@ import numpy as np
 from flax import linen as nn
 
 from layers_flax import check_positive
+from training_flax.compilation import compiler_options
 from training_flax.data import Dataset, Part, StreamedPart
 from training_flax.devices import Devices
 from training_flax.feed import AHEAD, Batch, Reader, central_fit
@@ -78,7 +79,11 @@ def evaluate(
     """
     check_positive("batch_size", batch_size)
     devices = Devices()
-    step = jax.jit(make_indexed_eval_step(model, dataset), out_shardings=devices.replicated)
+    step = jax.jit(
+        make_indexed_eval_step(model, dataset),
+        out_shardings=devices.replicated,
+        compiler_options=compiler_options(),
+    )
     on_all = partial(step, devices.replicate(jax.device_get(dict(variables))), on_device(dataset.test, devices))
     reader = test_reader(dataset.test, crop)
     return evaluate_part(on_all, dataset.test, whole_batch(batch_size, devices), devices, reader)

@@ -5,6 +5,7 @@ import sys
 import jax
 import jax.numpy as jnp
 
+from training_flax import compilation, compiler_options
 from training_flax.compilation import compile_together
 
 
@@ -27,3 +28,25 @@ def test_programs_are_kept_in_the_users_cache_folder_or_where_jax_was_told(tmp_p
 
     assert folder(XDG_CACHE_HOME=str(tmp_path), HOME=str(tmp_path)).startswith(str(tmp_path))
     assert folder(**told) == str(tmp_path / "told")
+
+
+def test_options_change_what_xla_compiles_a_convolution_to():
+    def convolve(x, kernel):
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((8, 16, 16, 32), (3, 3, 32, 32))]
+    lowered = jax.jit(convolve).lower(*shapes)
+    assert set(compiler_options()) == set(compilation.CPU_OPTIONS)
+    assert "ynn" in lowered.compile().as_text()
+    assert "ynn" not in lowered.compile(compiler_options=compiler_options()).as_text()
+    assert "ynn" not in compile_together([lowered])[0].as_text()
+
+
+def test_an_option_that_xla_does_not_know_is_left_out(monkeypatch):
+    monkeypatch.setattr(compilation, "CPU_OPTIONS", compilation.CPU_OPTIONS | {"xla_cpu_of_another_year": "yes"})
+    compiler_options.cache_clear()
+    try:
+        assert "xla_cpu_of_another_year" not in compiler_options()
+        assert len(compiler_options()) == len(compilation.CPU_OPTIONS) - 1
+    finally:
+        compiler_options.cache_clear()
