@@ -72,6 +72,7 @@ def _in_blocks(formula: Callable[..., jax.Array], x: jax.Array, kernel: jax.Arra
     block = largest_part(batch, max(1, BLOCK // max(1, prod(x.shape[1:]))))
     if block == batch:
         return formula(x, kernel)
+
     _, y = lax.scan(lambda _, images: ((), formula(images, kernel)), (), x.reshape(-1, block, *x.shape[1:]))
     return y.reshape(batch, *y.shape[2:])
 
@@ -82,10 +83,12 @@ def _balanced(x: jax.Array, kernel: jax.Array) -> jax.Array:
     The transpose is a dot of the image's shifts along one axis with the gradient's shifts along the other.
     """
     height, width, inputs, outputs = kernel.shape
-    rows = jnp.concatenate([_shift(x, 1, i - height // 2) for i in range(height)], -1)
+    padded = _pad(x, 1, height // 2, height // 2)
+    rows = jnp.concatenate([lax.slice_in_dim(padded, i, i + x.shape[1], axis=1) for i in range(height)], -1)
     kernel = kernel.swapaxes(1, 2).reshape(height * inputs, width * outputs)
     maps = (rows.reshape(-1, height * inputs) @ kernel).reshape(*x.shape[:3], width * outputs)
-    return reduce(jnp.add, [_shift(y, 2, j - width // 2) for j, y in enumerate(jnp.split(maps, width, -1))])
+    maps = [_pad(y, 2, width - 1 - j, j) for j, y in enumerate(jnp.split(maps, width, -1))]
+    return lax.slice_in_dim(reduce(jnp.add, maps), width // 2, width // 2 + x.shape[2], axis=2)
 
 
 def _dots_then_shifts(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -104,11 +107,15 @@ def _dots_then_shifts(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return reduce(jnp.add, rows)
 
 
+def _pad(x: jax.Array, axis: int, before: int, behind: int) -> jax.Array:
+    pads = [(0, 0, 0)] * x.ndim
+    pads[axis] = (before, behind, 0)
+    return lax.pad(x, jnp.zeros((), x.dtype), pads)
+
+
 def _shift(x: jax.Array, axis: int, by: int) -> jax.Array:
     """x[i + by] in place of x[i] along `axis`, zero outside."""
-    pads = [(0, 0, 0)] * x.ndim
-    pads[axis] = (-by, by, 0)
-    return lax.pad(x, jnp.zeros((), x.dtype), pads)
+    return _pad(x, axis, -by, by)
 
 
 # Of images, kernel, stride and padding; the first is of several groups, the next two are for what keeps the size.
