@@ -81,7 +81,7 @@ def compile_step(model: nn.Module, batch: int) -> tuple[Callable[..., Any], dict
     labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
     start = time.perf_counter()
     program = jax.jit(make_train_step(model, optimiser), donate_argnums=0).lower(state, images, labels)
-    step = program.compile(compiler_options=compiler_options())
+    step = program.compile(compiler_options=compiler_options(remat=model.remat))
     return step, compiled_facts(step, start), images
 
 

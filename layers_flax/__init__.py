@@ -11,6 +11,7 @@ from layers_flax.forward_conv import forward_conv2d
 from layers_flax.initializers import he_normal_fan_in, he_normal_fan_out, torch_linear
 from layers_flax.linear import Linear
 from layers_flax.network import Network
+from layers_flax.once import once
 from layers_flax.pieces import folded_logits, in_pieces
 from layers_flax.pooling import adaptive_avg_pool, avg_pool, global_avg_pool, max_pool
 from layers_flax.remat import remat
@@ -48,6 +49,7 @@ __all__ = [
     "in_pieces",
     "max_pool",
     "multiply_adds_of",
+    "once",
     "one_of",
     "remat",
     "subsample",

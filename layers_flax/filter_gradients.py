@@ -87,8 +87,8 @@ def _balanced(x: jax.Array, kernel: jax.Array) -> jax.Array:
     rows = jnp.concatenate([lax.slice_in_dim(padded, i, i + x.shape[1], axis=1) for i in range(height)], -1)
     kernel = kernel.swapaxes(1, 2).reshape(height * inputs, width * outputs)
     maps = (rows.reshape(-1, height * inputs) @ kernel).reshape(*x.shape[:3], width * outputs)
-    maps = [_pad(y, 2, width - 1 - j, j) for j, y in enumerate(jnp.split(maps, width, -1))]
-    return lax.slice_in_dim(reduce(jnp.add, maps), width // 2, width // 2 + x.shape[2], axis=2)
+    moved = [_pad(y, 2, width - 1 - j, j) for j, y in enumerate(jnp.split(maps, width, -1))]
+    return lax.slice_in_dim(reduce(jnp.add, moved), width // 2, width // 2 + x.shape[2], axis=2)
 
 
 def _dots_then_shifts(x: jax.Array, kernel: jax.Array) -> jax.Array:

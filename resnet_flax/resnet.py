@@ -25,6 +25,7 @@ from layers_flax import (
     forward_conv2d,
     global_avg_pool,
     max_pool,
+    once,
     one_of,
     remat,
 )
@@ -176,6 +177,8 @@ class ResNet(Network):
             return roll(blocks[1:], blocks[0](x, train), train, update=update, remat=self.remat)
         for block in blocks:
             x = block(x, train)
+            if train:
+                x = once(x)
         return x
 
     @nn.nowrap

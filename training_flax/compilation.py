@@ -10,34 +10,40 @@ import jax
 import jax.numpy as jnp
 import platformdirs
 
-# For jaxlib 0.10. By default YNNPACK computes convolutions and dots: convolutions to 64 channels or fewer on one core,
-# others at 0.8 to 0.95 of the speed of Eigen, which remains where YNNPACK is to reduce alone. And by default operations
-# are in an order that lets more of them run side by side, and more of their results lie in memory at once.
+# Of XLA in jaxlib 0.10. YNNPACK computes convolutions to 64 channels or fewer on one core, others at 0.8 to 0.95 of the
+# speed of Eigen, which is left with them where YNNPACK is to reduce alone. The pass drops optimisation barriers, which
+# `layers_flax.once` needs.
 CPU_OPTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
-    "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
+    "xla_disable_hlo_passes": "cse_barrier_expander",
 }
+# By default operations are in an order that lets more of them run side by side, and more results lie in memory at once.
+# What is computed again in the backward pass comes too early in this one.
+CPU_ORDER = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 
-@cache
-def compiler_options() -> dict[str, Any]:
+def compiler_options(*, remat: bool = False) -> dict[str, Any]:
     """What XLA should be told when it compiles a network for the CPU; nothing for other backends.
 
     `jax.jit(step, compiler_options=compiler_options())`. It changes speed and memory, and numbers within rounding.
     Options that the installed XLA does not know are left out.
+
+    Args:
+        remat: the network is one of `remat=True`.
     """
     if jax.default_backend() != "cpu":
         return {}
-    program = jax.jit(lambda: jnp.zeros(())).lower()
+    options = CPU_OPTIONS if remat else CPU_OPTIONS | CPU_ORDER
+    return {name: value for name, value in options.items() if _is_known(name, value)}
 
-    def known(option: tuple[str, str]) -> bool:
-        try:
-            program.compile(compiler_options=dict([option]))
-        except jax.errors.JaxRuntimeError:
-            return False
-        return True
 
-    return dict(filter(known, CPU_OPTIONS.items()))
+@cache
+def _is_known(option: str, value: str) -> bool:
+    try:
+        jax.jit(lambda: jnp.zeros(())).lower().compile(compiler_options={option: value})
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
 
 
 def keep_compiled_programs() -> Path:
@@ -54,10 +60,15 @@ def keep_compiled_programs() -> Path:
     return Path(folder)
 
 
-def compile_together(lowered: Sequence[jax.stages.Lowered]) -> list[jax.stages.Compiled]:
-    """Compiles several programs side by side: XLA leaves most cores idle most of the time."""
+def compile_together(
+    lowered: Sequence[jax.stages.Lowered], options: dict[str, Any] | None = None
+) -> list[jax.stages.Compiled]:
+    """Compiles several programs side by side: XLA leaves most cores idle most of the time.
 
-    options = compiler_options()
+    Args:
+        lowered: the programs.
+        options: what XLA is told of each, see `compiler_options`.
+    """
 
     def compiled(program: Any) -> jax.stages.Compiled:
         return program.compile(compiler_options=options)

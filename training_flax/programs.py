@@ -9,7 +9,7 @@ import numpy as np
 
 from layers_flax import variables_by_shape
 from training_flax.augment import Augmentation, augment_images, example_keys
-from training_flax.compilation import compile_together
+from training_flax.compilation import compile_together, compiler_options
 from training_flax.data import Part, StreamedPart
 from training_flax.evaluation import make_indexed_eval_step, pixels_of, whole_batch
 from training_flax.feed import Batch
@@ -75,7 +75,8 @@ def compile_programs(job: Job) -> Programs:
             devices.map_step(train_step, (state, train_part, train_batch)),
             devices.map_rows(eval_step, (variables, test_part, test_batch)),
             devices.map_rows(show, (state, train_part, shown)),
-        ]
+        ],
+        compiler_options(remat=getattr(job.model, "remat", False)),
     )
 
     def init() -> TrainState:
