@@ -213,7 +213,8 @@ def make_train_step(
         still = (state.params, state.batch_stats, state.opt_state, state.ema)
         # A finite gradient at too high a rate leads to infinite weights, and finite activations to infinite variances.
         finite &= _all_finite((params, stats))
-        params, stats, opt_state, average = jax.tree.map(partial(jnp.where, finite), moved, still)
+        # Not `where`, which on the CPU would be a program to compile for each leaf.
+        params, stats, opt_state, average = lax.cond(finite, lambda new, _: new, lambda _, old: old, moved, still)
         bad = 1 - finite.astype(jnp.int32)
         after = TrainState(
             step=state.step + 1,
