@@ -33,6 +33,7 @@ from layers_flax import (
     global_avg_pool,
     he_normal_fan_in,
     max_pool,
+    once,
     one_of,
     torch_linear,
 )
@@ -143,8 +144,9 @@ class DenseBlock(nn.Module):
             new = layer(x, train, moments)
             x = jnp.concatenate([x, new], -1)
             if train:
+                x = once(x)
                 moments = jax.tree.map(
-                    lambda old, added: jnp.concatenate([old, added]), moments, layer.norm1.moments(new)
+                    lambda old, added: once(jnp.concatenate([old, added])), moments, layer.norm1.moments(new)
                 )
         return x, moments
 

@@ -5,7 +5,9 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import pytest
 
+from densenet_flax import DenseNet
 from resnet_flax import BasicBlock, ResNet
 from training_flax import compilation, compiler_options
 from training_flax.compilation import compile_together
@@ -50,18 +52,29 @@ def test_an_option_that_xla_does_not_know_is_left_out(monkeypatch):
     assert compiler_options() == known
 
 
-def test_blocks_do_not_begin_with_the_sum_of_those_before():
-    """By the operations of the forward pass that read the first block's convolution: with six blocks as with three."""
+@pytest.mark.parametrize(
+    "network",
+    [
+        lambda blocks: ResNet((blocks,), block=BasicBlock, num_classes=3, stem_kind="cifar", width=4),
+        lambda layers: DenseNet((layers,), growth_rate=4, num_classes=3, stem_kind="cifar"),
+    ],
+    ids=["blocks", "dense layers"],
+)
+def test_no_operation_reads_what_all_earlier_ones_gave(network):
+    """By the arrays that the widest operation of a gradient reads: as many in a network of twice the depth."""
 
-    def readers(blocks):
-        model = ResNet((blocks,), block=BasicBlock, num_classes=3, stem_kind="cifar", width=4)
+    def widest(depth):
+        model = network(depth)
         images = jnp.zeros((8, 16, 16, 3))
         variables = model.init(jax.random.key(0), images)
-        run = jax.jit(lambda variables, images: model.apply(variables, images, train=True, mutable=["batch_stats"]))
-        text = run.lower(variables, images).compile(compiler_options=compiler_options()).as_text()
-        return max(len(re.findall(r"%[\w.-]+", line.split(" fusion(")[1].split(")")[0])) for line in fusions(text))
 
-    def fusions(text):
-        return [line for line in text.splitlines() if " fusion(" in line and "maximum" in line]
+        def loss(params):
+            logits, stats = model.apply(variables | {"params": params}, images, train=True, mutable=["batch_stats"])
+            return logits.sum(), stats
 
-    assert readers(3) == readers(6)
+        gradient = jax.jit(jax.grad(loss, has_aux=True)).lower(variables["params"])
+        text = gradient.compile(compiler_options=compiler_options()).as_text()
+        operands = re.findall(r" fusion\((.*?)\)", text)
+        return max(each.count("%") for each in operands)
+
+    assert widest(4) == widest(8)
