@@ -6,7 +6,6 @@ a JSON line for each.
 
 import json
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -14,15 +13,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import tyro
 from flax import linen as nn
 
 from benchmarks.command_line import check_known, fail, listed
-from benchmarks.memory_page import write_page
-from benchmarks.ours import compiled_facts
+from benchmarks.memory_page import line_of, write_page
+from benchmarks.ours import OPTIMISER, compile_step
 from layers_flax import count_parameters
-from training_flax import build_model, compiler_options, init_state, make_train_step
+from training_flax import build_model, init_state
 from weights_flax import ARCHS
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
@@ -59,7 +57,8 @@ def main(options: Options) -> None:
             row: dict[str, Any] = {"arch": arch, "layers": sum(model.block_sizes), "batch": options.batch_size}
             row["gradient_mb"] = 4e-6 * count_parameters(model)
             for name, remat in (("default", False), ("remat", True)):
-                row[name] = compile_step(model.clone(remat=remat), options.batch_size)[1]
+                made = model.clone(remat=remat)
+                row[name] = compile_step(made, shape_of(made, options.batch_size))[1]
             print(json.dumps(row), flush=True)
             depths.append(row)
     for arch in listed(options.price):
@@ -69,32 +68,25 @@ def main(options: Options) -> None:
     for fit in (line_of(depths, arch, name) for arch in listed(options.depth) for name in ("default", "remat")):
         print(json.dumps(fit), flush=True)
     if options.write:
-        write_page(depths, prices, line_of)
+        write_page(depths, prices)
 
 
-def compile_step(model: nn.Module, batch: int) -> tuple[Callable[..., Any], dict[str, float], Any]:
-    """The compiled step of `training_flax`, seconds and memory, and shapes of its arguments."""
+def shape_of(model: nn.Module, batch: int) -> tuple[int, int, int, int]:
+    """Of images such as the network is for."""
     pixels = 32 if model.stem_kind == "cifar" else 224
-    optimiser = optax.sgd(0.1, momentum=0.9)
-    images = jax.ShapeDtypeStruct((batch, pixels, pixels, 3), jnp.float32)
-    state = jax.eval_shape(lambda: init_state(model, optimiser, jax.random.key(0), jnp.zeros((1, *images.shape[1:]))))
-    labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
-    start = time.perf_counter()
-    program = jax.jit(make_train_step(model, optimiser), donate_argnums=0).lower(state, images, labels)
-    step = program.compile(compiler_options=compiler_options(remat=model.remat))
-    return step, compiled_facts(step, start), images
+    return batch, pixels, pixels, 3
 
 
 def price(model: nn.Module, options: Options) -> dict[str, Any]:
     """Times and memory of both, in turn; the price is the median ratio of the rounds."""
-    steps, states, facts, images = {}, {}, {}, None
-    optimiser = optax.sgd(0.1, momentum=0.9)
+    steps, states, facts = {}, {}, {}
+    shape = shape_of(model, options.batch_size)
     for name, remat in (("default", False), ("remat", True)):
         made = model.clone(remat=remat)
-        steps[name], facts[name], images = compile_step(made, options.batch_size)
-        states[name] = init_state(made, optimiser, jax.random.key(0), jnp.zeros((1, *images.shape[1:])))
+        steps[name], facts[name] = compile_step(made, shape)
+        states[name] = init_state(made, OPTIMISER, jax.random.key(0), jnp.zeros((1, *shape[1:])))
     rng = np.random.default_rng(0)
-    batch = jnp.asarray(rng.standard_normal(images.shape), jnp.float32), jnp.arange(options.batch_size) % 10
+    batch = jnp.asarray(rng.standard_normal(shape), jnp.float32), jnp.arange(options.batch_size) % 10
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(options.rounds + 1):
         for name, step in steps.items():
@@ -104,18 +96,6 @@ def price(model: nn.Module, options: Options) -> dict[str, Any]:
                 seconds[name].append(time.perf_counter() - start)
     ratios = [again / plain for again, plain in zip(seconds["remat"], seconds["default"], strict=True)]
     return facts | {"times as long": median(ratios), "least": min(ratios), "most": max(ratios)}
-
-
-def line_of(rows: Sequence[dict[str, Any]], arch: str, name: str) -> dict[str, Any]:
-    """The straight line nearest to memory over layers, and how far the points are from it, in parts of the largest.
-
-    Without the gradient of the parameters, of which there are as many as the square of the layers.
-    """
-    layers = np.array([row["layers"] for row in rows if row["arch"] == arch])
-    megabytes = np.array([row[name]["temp_mb"] - row["gradient_mb"] for row in rows if row["arch"] == arch])
-    slope, start = np.polyfit(layers, megabytes, 1)
-    off = np.abs(megabytes - slope * layers - start).max() / megabytes.max()
-    return {"arch": arch, "of": name, "mb a layer": slope, "mb of none": start, "off the line": off}
 
 
 if __name__ == "__main__":

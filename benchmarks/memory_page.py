@@ -1,8 +1,10 @@
 """The tables and the plot of docs/memory.md, of what `benchmarks.memory` measured."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from benchmarks.page import DOCS, replace_between
 
@@ -11,14 +13,26 @@ BEGIN, END = "<!-- {} by benchmarks.memory -->\n", "<!-- end of {} -->\n"
 Rows = Sequence[dict[str, Any]]
 
 
-def write_page(depths: Rows, prices: Rows, line_of: Callable[[Rows, str, str], dict[str, Any]]) -> None:
+def write_page(depths: Rows, prices: Rows) -> None:
     """Replaces the tables between their marks, and docs/images/memory.png."""
-    for name, table in {"depth": by_depth(depths, line_of), "price": by_network(prices)}.items():
+    for name, table in {"depth": by_depth(depths), "price": by_network(prices)}.items():
         replace_between(PAGE, BEGIN.format(name), END.format(name), table)
-    draw(depths, line_of, DOCS / "images" / "memory.png")
+    draw(depths, DOCS / "images" / "memory.png")
 
 
-def by_depth(rows: Rows, line_of: Callable[[Rows, str, str], dict[str, Any]]) -> str:
+def line_of(rows: Rows, arch: str, name: str) -> dict[str, Any]:
+    """The straight line nearest to memory over layers, and how far the points are from it, in parts of the largest.
+
+    Without the gradient of the parameters, of which there are as many as the square of the layers.
+    """
+    layers = np.array([row["layers"] for row in rows if row["arch"] == arch])
+    megabytes = np.array([row[name]["temp_mb"] - row["gradient_mb"] for row in rows if row["arch"] == arch])
+    slope, start = np.polyfit(layers, megabytes, 1)
+    off = np.abs(megabytes - slope * layers - start).max() / megabytes.max()
+    return {"arch": arch, "of": name, "mb a layer": slope, "mb of none": start, "off the line": off}
+
+
+def by_depth(rows: Rows) -> str:
     """A line for each depth, and what the straight line through them is."""
     lines = ["| network | dense layers | default, MB | `remat`, MB | ratio | gradient of the parameters, MB |"]
     lines.append("|---|---:|---:|---:|---:|---:|")
@@ -56,7 +70,7 @@ def by_network(rows: Rows) -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw(rows: Rows, line_of: Callable[[Rows, str, str], dict[str, Any]], path: Path) -> None:
+def draw(rows: Rows, path: Path) -> None:
     """Memory over depth, a panel a network, with the straight lines nearest to the points."""
     import matplotlib
 

@@ -15,6 +15,8 @@ from layers_flax import count_multiply_adds
 from training_flax import build_model, compiler_options, init_state, make_train_step
 from weights_flax import fold_batch_norm
 
+OPTIMISER = optax.sgd(0.1, momentum=0.9)
+
 
 def prepare(work: Work) -> tuple[Callable[[], Any], dict[str, float]]:
     """A function that does the work once and waits for it, and what compiling it took."""
@@ -22,14 +24,10 @@ def prepare(work: Work) -> tuple[Callable[[], Any], dict[str, float]]:
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.standard_normal((work.batch, work.pixels, work.pixels, 3)), jnp.float32)
     labels = jnp.asarray(rng.integers(0, work.classes, work.batch), jnp.int32)
-    optimiser = optax.sgd(0.1, momentum=0.9)
-    state = init_state(model, optimiser, jax.random.key(0), images[:1])
+    state = init_state(model, OPTIMISER, jax.random.key(0), images[:1])
     facts = {"multiply_adds": float(count_multiply_adds(model, images.shape[1:]) * work.batch)}
     if work.train:
-        start = time.perf_counter()
-        program = jax.jit(make_train_step(model, optimiser), donate_argnums=0).lower(state, images, labels)
-        step = program.compile(compiler_options=compiler_options())
-        facts |= compiled_facts(step, start)
+        step, compiling = compile_step(model, images.shape)
 
         def run() -> None:
             nonlocal state
@@ -41,12 +39,22 @@ def prepare(work: Work) -> tuple[Callable[[], Any], dict[str, float]]:
         start = time.perf_counter()
         program = jax.jit(partial(model.apply, train=False)).lower(variables, images)
         infer = program.compile(compiler_options=compiler_options())
-        facts |= compiled_facts(infer, start)
+        compiling = compiled_facts(infer, start)
 
         def run() -> None:
             infer(variables, images).block_until_ready()
 
-    return run, facts
+    return run, facts | compiling
+
+
+def compile_step(model: Any, shape: tuple[int, ...]) -> tuple[Callable[..., Any], dict[str, float]]:
+    """The step of `training_flax` for images (batch, height, width, channels), and what compiling it took."""
+    images, labels = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(shape[:1], jnp.int32)
+    state = jax.eval_shape(lambda: init_state(model, OPTIMISER, jax.random.key(0), jnp.zeros((1, *shape[1:]))))
+    start = time.perf_counter()
+    program = jax.jit(make_train_step(model, OPTIMISER), donate_argnums=0).lower(state, images, labels)
+    step = program.compile(compiler_options=compiler_options(remat=model.remat))
+    return step, compiled_facts(step, start)
 
 
 def compiled_facts(compiled: Any, start: float) -> dict[str, float]:

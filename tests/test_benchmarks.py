@@ -206,7 +206,7 @@ def test_the_line_through_a_line_is_that_line():
     rows = [
         {"arch": "a", "layers": n, "gradient_mb": n**2, "remat": {"temp_mb": n**2 + 3.0 * n + 5}} for n in (1, 2, 5)
     ]
-    fit = memory.line_of(rows, "a", "remat")
+    fit = memory_page.line_of(rows, "a", "remat")
     assert fit["mb a layer"] == pytest.approx(3) and fit["mb of none"] == pytest.approx(5)
     assert fit["off the line"] == pytest.approx(0, abs=1e-12)
 
