@@ -132,8 +132,9 @@ def make_train_step(
     """The pure function (state, images, labels) → (state, metrics) of one optimiser step.
 
     Images are normalised, (batch, height, width, channels); labels are (batch,) integers or (batch, classes) shares.
-    Compile it with `jax.jit(step, donate_argnums=0)`. A step whose loss or gradient is not finite, or leads to a
-    state that is not, changes nothing but the counters `step`, `skipped`, `skipped_in_row` and the loss scale.
+    Compile it with `jax.jit(step, donate_argnums=0, compiler_options=compiler_options())`. A step whose loss or
+    gradient is not finite, or leads to a state that is not, changes nothing but the counters `step`, `skipped`,
+    `skipped_in_row` and the loss scale.
 
     Args:
         model: any network of either family.
