@@ -53,7 +53,7 @@ def compile_step(model: Any, shape: tuple[int, ...]) -> tuple[Callable[..., Any]
     state = jax.eval_shape(lambda: init_state(model, OPTIMISER, jax.random.key(0), jnp.zeros((1, *shape[1:]))))
     start = time.perf_counter()
     program = jax.jit(make_train_step(model, OPTIMISER), donate_argnums=0).lower(state, images, labels)
-    step = program.compile(compiler_options=compiler_options(remat=model.remat))
+    step = program.compile(compiler_options=compiler_options(remat=getattr(model, "remat", False)))
     return step, compiled_facts(step, start)
 
 
