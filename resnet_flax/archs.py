@@ -179,8 +179,8 @@ def resnet110(**options: Unpack[ResNetOptions]) -> ResNet:
 
 
 def resnet1202(**options: Unpack[ResNetOptions]) -> ResNet:
-    """ResNet-1202 for 32 pixels, zero-padding shortcuts (He 2015, section 4.2)."""
-    return _resnet((200,) * 3, BasicBlock, options, **CIFAR, shortcut="A")
+    """ResNet-1202 for 32 pixels, zero-padding shortcuts (He 2015, section 4.2); by default with `scan`."""
+    return _resnet((200,) * 3, BasicBlock, options, **CIFAR, shortcut="A", scan=True)
 
 
 def resnet20_v2(**options: Unpack[ResNetOptions]) -> ResNet:
@@ -204,8 +204,8 @@ def resnet164_v2(**options: Unpack[ResNetOptions]) -> ResNet:
 
 
 def resnet1001_v2(**options: Unpack[ResNetOptions]) -> ResNet:
-    """Pre-activation ResNet-1001 of bottlenecks for 32 pixels (He 2016)."""
-    return _resnet((111,) * 3, PreActBottleneckBlock, options, **CIFAR)
+    """Pre-activation ResNet-1001 of bottlenecks for 32 pixels (He 2016); by default with `scan`."""
+    return _resnet((111,) * 3, PreActBottleneckBlock, options, **CIFAR, scan=True)
 
 
 def plain20(**options: Unpack[ResNetOptions]) -> PlainNet:

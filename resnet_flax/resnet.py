@@ -31,7 +31,7 @@ from layers_flax import (
 )
 from layers_flax.initializers import torch_linear
 from resnet_flax.blocks import STRIDES, BasicBlock
-from resnet_flax.rolled import roll
+from resnet_flax.rolled import REST, roll, stack_of, unstack
 from resnet_flax.shortcut import SHORTCUTS
 
 STEMS = ("imagenet", "cifar")
@@ -70,7 +70,7 @@ class ResNet(Network):
             for all of them, and keeps their inputs alone for the backward pass, as `remat` does: for very deep
             networks. On the CPU XLA's loops are slow with `groups` or 16 bits. Where feature maps are watched
             (`capture_intermediates`), variables are made, paths are dropped, or the network is folded, blocks run one
-            by one all the same. Blocks of one's own must draw no random numbers.
+            by one all the same. Blocks of one's own must draw no random numbers. Takes what `stack_blocks` gives, too.
         frozen_batch_norm: running statistics normalise in training too, and stay as they are.
         running_variance: "biased" or "unbiased", see `BatchNorm`.
         dtype: the compute type; None is the promotion of images and parameters. Logits are at least float32.
@@ -173,12 +173,28 @@ class ResNet(Network):
         check_inference(self.folded, train)
         blocks = self.stages[index]
         if self._is_rolled(len(blocks) - 1, train):
-            update = train and not self.frozen_batch_norm and self.is_mutable_collection("batch_stats")
-            return roll(blocks[1:], blocks[0](x, train), train, update=update, remat=self.remat)
+            return self._loop(blocks[1:], blocks[0](x, train), train, f"layer{index + 1}_{REST}")
+        if self.has_variable("params", f"layer{index + 1}_{REST}"):
+            raise ValueError(f"blocks of layer{index + 1} are stacked, and run one by one here; see unstack_blocks")
         for block in blocks:
             x = block(x, train)
             if train:
                 x = once(x)
+        return x
+
+    def _loop(self, blocks: list[nn.Module], x: jax.Array, train: bool, name: str) -> jax.Array:
+        """A stage's blocks behind its first as a loop, over variables that are stacked, as `name`, already or here."""
+        update = train and not self.frozen_batch_norm and self.is_mutable_collection("batch_stats")
+        block: nn.Module = blocks[0].clone(parent=None, name=None)
+        collections = [each for each in ("params", "batch_stats") if self.has_variable(each, name)]
+        stacked: dict[str, Any] = {each: self.get_variable(each, name) for each in collections}
+        x, stats = roll(block, stacked or stack_of(blocks), x, train, update=update, remat=self.remat)
+        if stats and stacked:
+            self.put_variable("batch_stats", name, stats)
+        elif stats:
+            for index, each in enumerate(blocks):
+                for layer, tree in unstack(stats, index).items():
+                    each.put_variable("batch_stats", layer, tree)
         return x
 
     @nn.nowrap

@@ -1,6 +1,6 @@
 """Blocks of a stage as one loop: a network of a thousand layers compiles in the time of a few blocks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -8,22 +8,56 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+# layer1_0 stays as it is; layer1_1, layer1_2, … together are layer1_rest.
+REST = "rest"
 
-def roll(blocks: Sequence[Any], x: jax.Array, train: bool, *, update: bool, remat: bool) -> jax.Array:
-    """What the blocks give for `x` one after another, as a loop over their stacked variables.
+
+def stack_blocks(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Variables whose blocks behind the first of a stage are one: each leaf is an array (blocks, …) of theirs.
+
+    A network of `scan=True` is called with them as with those that `init` gives, and gradients and new statistics are
+    of the same form. With a thousand leaves in place of a dozen most of what is compiled would be copies of single
+    leaves. An optimiser sees a stage's blocks as one array: those that go by leaves as a whole (LARS, LAMB) need
+    variables block by block, as all other functions of this project do.
+
+    Args:
+        variables: {"params", "batch_stats"} of a `ResNet`, or one of them: {"layer1_0", "layer1_1", …} in each.
+
+    Returns:
+        New dictionaries; "layer1_rest" stands for "layer1_1", "layer1_2", … of each stage with two of these or more.
+    """
+    return {name: _stacked(collection) for name, collection in variables.items()}
+
+
+def unstack_blocks(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `stack_blocks`; variables that are block by block stay so."""
+    return {name: _unstacked(collection) for name, collection in variables.items()}
+
+
+def stack_of(blocks: Sequence[nn.Module]) -> dict[str, Any]:
+    """The variables of bound blocks as one, by collection."""
+    return _stack([dict(block.variables) for block in blocks])
+
+
+def roll(
+    block: nn.Module, stacked: Any, x: jax.Array, train: bool, *, update: bool, remat: bool
+) -> tuple[jax.Array, Any]:
+    """What blocks give for `x` one after another, as a loop over their stacked variables.
 
     For the backward pass each block's input alone is kept, and the block is run again there: a loop would have to copy
     all else into arrays of all blocks.
 
     Args:
-        blocks: bound blocks that differ in their variables alone, keep the shape of `x` and draw no random numbers.
+        block: keeps the shape of `x` and draws no random numbers; unbound.
+        stacked: its variables by collection, leaves (blocks, …).
         x: (batch, height, width, channels).
         train: as in a call of a block.
-        update: write the blocks' new running statistics.
-        remat: the blocks are `layers_flax.remat`'s, and see to that themselves.
+        update: give new running statistics.
+        remat: the block is `layers_flax.remat`'s, and sees to that itself.
+
+    Returns:
+        The last block's output, and the new "batch_stats", stacked, or {}.
     """
-    block: nn.Module = blocks[0].clone(parent=None, name=None)
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[dict(each.variables) for each in blocks])
 
     def body(x: jax.Array, variables: Any) -> Any:
         return block.apply(variables, x, train, mutable=["batch_stats"] if update else [])
@@ -31,7 +65,35 @@ def roll(blocks: Sequence[Any], x: jax.Array, train: bool, *, update: bool, rema
     if not remat:
         body = jax.checkpoint(body, prevent_cse=False)
     x, updates = lax.scan(body, x, stacked)
-    for index, each in enumerate(blocks):
-        for name, layer in updates.get("batch_stats", {}).items():
-            each.put_variable("batch_stats", name, jax.tree.map(lambda leaf, index=index: leaf[index], layer))
-    return x
+    return x, updates.get("batch_stats", {})
+
+
+def unstack(stacked: Any, index: int) -> Any:
+    """Block `index` of a stacked tree, counted from 0."""
+    return jax.tree.map(lambda leaf: leaf[index], stacked)
+
+
+def _stack(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def _stacked(collection: Mapping[str, Any]) -> dict[str, Any]:
+    rest = dict(collection)
+    for first in [name for name in collection if name.startswith("layer") and name.endswith("_0")]:
+        stage = first.removesuffix("_0")
+        names = [f"{stage}_{index}" for index in range(1, len(collection)) if f"{stage}_{index}" in collection]
+        if len(names) > 1:
+            rest[f"{stage}_{REST}"] = _stack([rest.pop(name) for name in names])
+    return rest
+
+
+def _unstacked(collection: Mapping[str, Any]) -> dict[str, Any]:
+    blocks: dict[str, Any] = {}
+    for name, tree in collection.items():
+        stage, _, place = name.rpartition("_")
+        if place != REST:
+            blocks[name] = tree
+            continue
+        for index in range(len(jax.tree.leaves(tree)[0])):
+            blocks[f"{stage}_{index + 1}"] = unstack(tree, index)
+    return blocks

@@ -5,7 +5,6 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from layers_flax import one_of
@@ -68,8 +67,8 @@ def make_optimiser(config: TrainConfig, total_steps: int) -> optax.GradientTrans
 
 
 def kernels(params: Any) -> Any:
-    """True for convolution and dense kernels, False for biases and BatchNorm's parameters."""
-    return jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params)
+    """True for convolution and dense kernels, False for biases and BatchNorm's parameters; by their names."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: path[-1].key == "kernel", params)
 
 
 def frozen_leaves(tree: Any, patterns: Sequence[str]) -> Any:

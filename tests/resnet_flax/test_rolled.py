@@ -1,8 +1,11 @@
 """Blocks as a loop: the same numbers as one by one, whatever is asked of the network; thousands of layers compile."""
 
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import linen as nn
 from laws import assert_close
@@ -18,7 +21,11 @@ from resnet_flax import (
     PreActBottleneckBlock,
     ResNet,
     resnet20,
+    resnet1202,
+    stack_blocks,
+    unstack_blocks,
 )
+from training_flax import compiler_options, make_train_step, start_state
 
 OPTIONS = dict(num_classes=5, stem_kind="cifar", width=4, param_dtype=jnp.float64, scan=True)
 KINDS = {
@@ -60,6 +67,73 @@ def test_a_loop_over_blocks_computes_the_same(x64, kind):
     assert_close(logits_and_statistics, expected[0][1], 1e-12)
     # Before a BatchNorm, gradients are small differences of large numbers.
     assert_close(gradient, expected[1], 1e-11)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stacked_variables_are_those_of_single_blocks(x64, kind):
+    model, _, variables, images = setting(kind)
+    stacked = stack_blocks(variables)
+    stages = len(model.stage_sizes)
+    assert {name for name in stacked["params"] if name.endswith("rest")} == {
+        f"layer{i + 1}_rest" for i in range(stages)
+    }
+    assert len(stacked["params"]["layer1_rest"]["bn1"]["scale"]) == model.stage_sizes[0] - 1
+    back = unstack_blocks(stacked)
+    jax.tree.map(np.testing.assert_array_equal, back, variables)
+    assert unstack_blocks(variables).keys() == variables.keys()
+    single, together = (
+        jax.jit(jax.value_and_grad(train_scalar(model, each, images), has_aux=True))(each["params"])
+        for each in (variables, stacked)
+    )
+    (value, (logits, stats)), gradient = together
+    assert_close((value, logits), (single[0][0], single[0][1][0]), 1e-14)
+    found = unstack_blocks({"params": gradient, "batch_stats": stats})
+    assert_close(found, {"params": single[1], "batch_stats": single[0][1][1]}, 1e-12)
+    assert_close(jax.jit(model.apply)(stacked, images), jax.jit(model.apply)(variables, images), 1e-14)
+
+
+def test_a_step_moves_stacked_variables_as_single_blocks(x64):
+    model, _, variables, images = setting("basic")
+    optimiser, labels = optax.sgd(0.1, momentum=0.9), jnp.arange(4) % 5
+    step = jax.jit(make_train_step(model, optimiser))
+
+    def trained(variables):
+        state = start_state(variables, optimiser, jax.random.key(0))
+        for _ in range(2):
+            state, metrics = step(state, images, labels)
+        return {"params": state.params, "batch_stats": state.batch_stats}, metrics
+
+    (single, told), (stacked, told_of_stacked) = trained(variables), trained(stack_blocks(variables))
+    assert_close((unstack_blocks(stacked), told_of_stacked), (single, told), 1e-11)
+
+
+def test_stacked_variables_are_refused_where_blocks_run_one_by_one():
+    model = resnet20(width=4, scan=True)
+    images = draw_images(2, 8, 8, 3)
+    stacked = stack_blocks(model.init(jax.random.key(0), images))
+    with pytest.raises(ValueError, match=r"^blocks of layer1 are stacked, and run one by one here; see unstack_blocks"):
+        model.clone(scan=False).apply(stacked, images)
+    with pytest.raises(ValueError, match="blocks of layer1 are stacked"):
+        model.apply(stacked, images, mutable=["intermediates"])
+
+
+@pytest.mark.slow
+def test_a_thousand_layers_compile_in_a_minute_and_train(full_compiler):
+    """ResNet-1202: by default blocks are a loop; He 2015, section 4.2, starts it with a small rate."""
+    model, optimiser = resnet1202(), optax.sgd(0.001, momentum=0.9)
+    images, labels = draw_images(4, 32, 32, 3), jnp.arange(4)
+    variables = jax.jit(stack_blocks)(model.init(jax.random.key(0), images))
+    state = start_state(variables, optimiser, jax.random.key(1))
+    lowered = jax.jit(make_train_step(model, optimiser), donate_argnums=0).lower(state, images, labels)
+    start = time.perf_counter()
+    step = lowered.compile(compiler_options=compiler_options())
+    assert time.perf_counter() - start < 60
+    losses = []
+    for _ in range(8):
+        state, metrics = step(state, images, labels)
+        losses.append(float(metrics.loss))
+    assert int(state.skipped) == 0
+    assert losses[-1] < losses[0] / 2
 
 
 @pytest.mark.parametrize("kind", ["basic_v2"])
