@@ -21,7 +21,7 @@ from typing import Any, Literal
 import tyro
 
 from benchmarks.command_line import check_known, fail, listed
-from benchmarks.works import WORKS, Work
+from benchmarks.works import ALONE, WORKS, Work
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = "benchmarks.speed"
@@ -39,7 +39,7 @@ class Options:
     mode: Literal["train", "infer", "both"] = "both"
     """What the networks do."""
     peer: str = "torch,naive"
-    """Whom ours is compared with."""
+    """Whom ours is compared with; nobody at the deepest networks."""
     torch_python: str = os.environ.get("TORCH_PYTHON", sys.executable)
     """The Python that has torch; $TORCH_PYTHON by default, or else this one."""
     rounds: int = 5
@@ -89,7 +89,8 @@ class Contender:
 
 def measure(work: Work, options: Options) -> dict[str, Any]:
     """One work by all contenders."""
-    names = ["ours", *(name for peer in listed(options.peer) for name in PEERS[peer])]
+    peers = [] if work.arch in ALONE else listed(options.peer)
+    names = ["ours", *(name for peer in peers for name in PEERS[peer])]
     with ExitStack() as stack:
         contenders = {}
         for name in [*names, "gemm"]:

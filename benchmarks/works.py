@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+# Deep networks, of which the time to compile is asked: the peers are not run at them.
+ALONE = ("resnet110", "resnet1202")
+
 
 @dataclass(frozen=True)
 class Work:
@@ -24,7 +27,7 @@ class Work:
     @property
     def small(self) -> bool:
         """Images of 32×32 pixels and 10 classes, and not of 224×224 and 1000."""
-        return self.arch in ("resnet20", "resnet56", "densenet_bc_100_12")
+        return self.arch in ("resnet20", "resnet56", "densenet_bc_100_12", *ALONE)
 
     @property
     def pixels(self) -> int:
@@ -41,6 +44,8 @@ WORKS = (
     Work("resnet20", 128, True),
     Work("resnet56", 128, True),
     Work("densenet_bc_100_12", 64, True),
+    Work("resnet110", 128, True),
+    Work("resnet1202", 32, True),
     Work("resnet50", 8, False),
     Work("resnet50", 1, False),
     Work("densenet121", 8, False),

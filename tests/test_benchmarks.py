@@ -71,7 +71,7 @@ def test_the_page_in_the_docs_can_be_written():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--arch", "resnet51"], "--arch must be of densenet121, densenet_bc_100_12, resnet20, .*; given 'resnet51'"),
+        (["--arch", "resnet51"], "--arch must be of densenet121, densenet_bc_100_12, resnet110, .*; given 'resnet51'"),
         (["--peer", "naive,tensorflow"], "--peer must be of naive, torch; given 'tensorflow'"),
         (["--peer", "naive", "--rounds", "0"], "--rounds and --batch must be at least 1; given 0 and None"),
         (["--torch-python", "/bin/false"], "/bin/false has no torch: name one that has by --torch-python, or .*"),
