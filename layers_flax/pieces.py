@@ -8,7 +8,7 @@ import jax
 from flax import linen as nn
 from jax import lax
 
-PIXELS_AT_ONCE = 2 * 224**2
+PIXELS_AT_ONCE = 4 * 224**2
 
 
 def folded_logits(network: nn.Module, images: jax.Array) -> jax.Array:
@@ -26,7 +26,7 @@ def folded_logits(network: nn.Module, images: jax.Array) -> jax.Array:
 def in_pieces(network: Callable[..., Any], variables: Mapping[str, Any], images: jax.Array) -> jax.Array | None:
     """`network(variables, images)` piece by piece; None where that is not faster and it should run at once.
 
-    On one CPU device; a piece is the largest part that divides the batch and has `PIXELS_AT_ONCE` or fewer, two
+    On one CPU device; a piece is the largest part that divides the batch and has `PIXELS_AT_ONCE` or fewer, four
     images of 224×224. It is as differentiable as the network, by the network at once: XLA's CPU backend does not
     recognise the gradient of a convolution inside a loop, and takes many times as long for it.
 

@@ -177,9 +177,7 @@ class ResNet(Network):
         if self.has_variable("params", f"layer{index + 1}_{REST}"):
             raise ValueError(f"blocks of layer{index + 1} are stacked, and run one by one here; see unstack_blocks")
         for block in blocks:
-            x = block(x, train)
-            if train:
-                x = once(x)
+            x = once(block(x, train))
         return x
 
     def _loop(self, blocks: list[nn.Module], x: jax.Array, train: bool, name: str) -> jax.Array:
