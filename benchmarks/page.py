@@ -63,6 +63,7 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
+    results = [result for result in results if "times torch" in result or "times naive" in result]
     figure, axes = plt.subplots(figsize=(8, 1 + 0.5 * len(results)), layout="constrained")
     for place, peer in enumerate(("torch", "naive")):
         shown = [(row, result[f"times {peer}"]) for row, result in enumerate(results) if f"times {peer}" in result]
