@@ -104,30 +104,24 @@ CONVOLUTION = (
 
 
 def _wide(layer: Shape) -> bool:
-    """One group, and no half precision, whose sums over blocks of images would lose digits."""
+    """any other of one group"""
+    # No half precision, whose sums over blocks of images would lose digits.
     return layer.groups == 1 and layer.bytes >= 4
 
 
-def _to_few_channels(layer: Shape) -> bool:
-    """stride 1, keeps the size, channels out at most those in by the kernel's width"""
-    return _keeps_size(layer) and layer.taps[1] * layer.outputs <= layer.inputs
-
-
 def _keeps_size(layer: Shape) -> bool:
-    """stride 1, keeps the size"""
     return _wide(layer) and layer.stride == 1 and layer.centred
 
 
-def _from_few_channels(layer: Shape) -> bool:
-    """stride 1, keeps the size, patches of the image have fewer channels than shifts of image and gradient"""
-    height, width = layer.taps
-    shifts = height * layer.inputs + width * layer.outputs
-    return _keeps_size(layer) and height * width * layer.inputs < shifts
+def _to_few_channels(layer: Shape) -> bool:
+    """stride 1, keeps the size, channels out no multiple of 16 and at most those in by the kernel's width"""
+    few = layer.taps[1] * layer.outputs <= layer.inputs
+    return _keeps_size(layer) and few and layer.outputs % 16 > 0
 
 
-def _any(layer: Shape) -> bool:
-    """any other of one group"""
-    return _wide(layer)
+def _few_channels(layer: Shape) -> bool:
+    """stride 1, keeps the size, at most 32 channels in and out"""
+    return _keeps_size(layer) and max(layer.inputs, layer.outputs) <= 32
 
 
 def _grouped(layer: Shape) -> bool:
@@ -138,10 +132,9 @@ def _grouped(layer: Shape) -> bool:
 # Of the gradient of the kernel.
 KERNEL_GRADIENT = (
     Choice("dots of groups", _grouped, True, "XLA's own takes up to a hundred times as long"),
-    Choice("dots, then shifts", _to_few_channels, True, "shifts of the gradient have fewer channels than the image"),
-    Choice("dot of patches", _from_few_channels, True, "as in a stem; balanced dots copy more there"),
-    Choice("balanced", _keeps_size, True, "a third of the copies that patches take"),
-    Choice("dot of patches", _any, True, "XLA's own transposes the images, and what comes before is computed anew"),
+    Choice("dots, then shifts", _to_few_channels, True, "the gradient's shifts have fewer channels than the image"),
+    Choice("balanced", _few_channels, True, "blocks of images stay in the cache"),
+    Choice("channels as images", _wide, True, "XLA's own, but fast inside of loops as well"),
 )
 
 

@@ -11,7 +11,7 @@ from jax import lax
 from jax.nn.initializers import Initializer
 
 from layers_flax.choices import CONVOLUTION, KERNEL_GRADIENT, choose, shape_of
-from layers_flax.filter_gradients import conv_by_dots
+from layers_flax.filter_gradients import conv_by_choice
 from layers_flax.grouped import stock_or_together
 from layers_flax.initializers import he_normal_fan_out, zeros
 from layers_flax.network import read
@@ -52,7 +52,7 @@ def conv2d(
     if formula == "dot of patches":
         return dot_of_patches(x, kernel, stride, pads)
     if choose(KERNEL_GRADIENT, shape):
-        return conv_by_dots(x, kernel, stride, pads)
+        return conv_by_choice(x, kernel, stride, pads)
     return stock_or_together(x, kernel, stride, pads)
 
 

@@ -50,13 +50,17 @@ def linear_map(
 
 def after(tree: Any, awaited: jax.Array) -> Any:
     """The arrays of `tree`, for a computation that is not to begin, nor to be found in another, before `awaited`."""
-    cpu = jax.default_backend() == "cpu"
-    if not cpu or any(axis is not None for axis in jax.typeof(awaited).sharding.spec):
+    if jax.default_backend() != "cpu" or is_spread(awaited):
         return lax.optimization_barrier((tree, awaited))[0]
     bits = {2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}[awaited.dtype.itemsize]
     # True of any number. XLA does not know; LLVM, which comes last, does.
     true = (lax.bitcast_convert_type(awaited[(0,) * awaited.ndim], bits) | 1) != 0
     return jax.tree.map(lambda x: jnp.where(true, x, jnp.zeros((), x.dtype)), tree)
+
+
+def is_spread(x: jax.Array) -> bool:
+    """Whether the type says that an axis lies on several devices (a mesh with explicit axes)."""
+    return any(axis is not None for axis in jax.typeof(x).sharding.spec)
 
 
 _linear_p = Primitive("linear_map")

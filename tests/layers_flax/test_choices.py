@@ -12,7 +12,8 @@ TABLES = {name: getattr(choices, name) for name in ("CONVOLUTION", "KERNEL_GRADI
 @pytest.fixture(scope="module")
 def shapes():
     """Convolutions of networks on images of their own size, and on small ones."""
-    layers = [layer for arch in ("resnet18", "densenet121", "resnext50_32x4d") for layer in layers_of(arch)]
+    archs = ("resnet18", "resnet20", "densenet121", "densenet_bc_100_12", "resnext50_32x4d")
+    layers = [layer for arch in archs for layer in layers_of(arch)]
     layers += layers_of("resnet18", 32)
     return [layer.shape(batch) for layer in layers if layer.kind == "conv" for batch in (1, 8, 64)]
 
