@@ -2,9 +2,11 @@
 
 The distinct convolutions and pools of all architectures, found by shape alone, on images of 224×224 or 32×32. Ours
 and XLA's own, as `nn.Conv` and `nn.max_pool` run it, take turns in one process: forward ("forward"), forward and
-backward ("train"), forward by inference's formulas ("infer"); and the gradient of the kernel alone by each formula
-("filter"). Prints a line of JSON for each, which `--out` keeps: what stands there is not measured again, so that a run
-that was ended goes on. `--write` puts the tables into docs/layers.md.
+backward ("train"), forward by inference's formulas, with a bias and ReLU behind, as in a folded network ("infer"); and
+the gradient of the kernel alone by each formula ("filter"). Both are compiled as `train.py` and `predict` do, with
+`training_flax.compiler_options`, or `--plain`, as `jax.jit` alone does. Prints a line of JSON for each, which `--out`
+keeps: what stands there is not measured again, so that a run that was ended goes on. `--write` puts the tables into
+docs/layers.md.
 """
 
 import json
@@ -32,6 +34,7 @@ from layers_flax.choices import CONVOLUTION, Shape, choose
 from layers_flax.conv import both_sides
 from layers_flax.filter_gradients import FORMULAS
 from layers_flax.patches import stock_conv
+from training_flax import compiler_options
 
 PROGRAM = "benchmarks.layers"
 ARCHS = resnet_flax.ARCHS | densenet_flax.ARCHS
@@ -59,6 +62,8 @@ class Options:
     """When to end; the widest and narrowest of layers that differ in width alone come first."""
     out: Path | None = None
     """A file of JSON lines: what it holds is not measured again, and what is measured is added."""
+    plain: bool = False
+    """Compile as `jax.jit` alone does, without `training_flax.compiler_options`."""
     only_slow: bool = False
     """Measure anew what --out has below 0.9 of the stock layer's speed, and nothing else."""
     write: bool = False
@@ -163,16 +168,16 @@ def contenders(layer: Layer, mode: str) -> dict[str, Callable]:
     stock = partial(stock_conv, stride=layer.stride, pads=pads, groups=layer.groups)
     if mode == "filter":
         shape = layer.shape(1)
-        if choose(CONVOLUTION, shape) == "dot of pixels":
+        if choose(CONVOLUTION, shape) in ("dot of pixels", "dot of few pixels"):
             return {}
-        names = ["dots of groups"] if layer.groups > 1 else ["dot of patches"]
+        names = ["dots of groups"] if layer.groups > 1 else ["channels as images"]
         if layer.groups == layer.stride == 1 and shape.centred:  # keeps the size
             names += ["balanced", "dots, then shifts"]
         runs = {name: partial(FORMULAS[name], stride=layer.stride, pads=pads) for name in names}
         return {name: filter_gradient(run) for name, run in (runs | {"stock": stock}).items()}
     ours = forward_conv2d if mode == "infer" else conv2d
     ours = partial(ours, stride=layer.stride, padding=layer.padding, groups=layer.groups)
-    wrap = partial(backward, layer=layer) if mode == "train" else forward
+    wrap = {"train": partial(backward, layer=layer), "infer": activated, "forward": forward}[mode]
     return {"ours": wrap(ours), "stock": wrap(stock)}
 
 
@@ -182,6 +187,10 @@ def filter_gradient(run: Callable) -> Callable:
 
 def forward(run: Callable) -> Callable:
     return lambda x, kernel, dy: run(x, kernel)
+
+
+def activated(run: Callable) -> Callable:
+    return lambda x, kernel, dy: nn.relu(run(x, kernel) + kernel[0, 0, 0])
 
 
 def backward(run: Callable, layer: Layer) -> Callable:
@@ -199,7 +208,7 @@ def backward(run: Callable, layer: Layer) -> Callable:
     return both
 
 
-def measure(layer: Layer, batch: int, mode: str, seconds: float) -> dict[str, Any] | None:
+def measure(layer: Layer, batch: int, mode: str, options: Options) -> dict[str, Any] | None:
     """Median seconds of each contender, and the medians of the rounds' ratios of the stock one's to theirs."""
     functions = contenders(layer, mode)
     if not functions:
@@ -212,12 +221,13 @@ def measure(layer: Layer, batch: int, mode: str, seconds: float) -> dict[str, An
     x = draw(batch, layer.height, layer.width, layer.inputs)
     kernel = draw(layer.kernel, layer.kernel, layer.inputs // layer.groups, layer.outputs)
     dy = draw(*jax.eval_shape(contenders(layer, "forward")["stock"], x, kernel, x).shape)
-    programs, texts = {}, {}
+    programs, texts, seconds = {}, {}, options.seconds
+    told = {} if options.plain else compiler_options()
     for name, function in functions.items():
         lowered = jax.jit(function).lower(x, kernel, dy)
         texts[name] = lowered.as_text()
         same = next((other for other in programs if texts[other] == texts[name]), None)
-        programs[name] = programs[same] if same else lowered.compile()
+        programs[name] = programs[same] if same else lowered.compile(compiler_options=told)
     row = {"layer": layer.name, "batch": batch, "mode": mode}
     if len(set(map(id, programs.values()))) == 1:
         return row | {"same": True, "times stock": dict.fromkeys((name for name in programs if name != "stock"), 1.0)}
@@ -300,7 +310,7 @@ def main(options: Options) -> None:
                 continue
         elif key in rows:
             continue
-        row = measure(layer, batch, mode, options.seconds)
+        row = measure(layer, batch, mode, options)
         if row is None:
             continue
         rows[key] = row

@@ -78,6 +78,16 @@ def choose(table: Sequence[Choice], shape: Shape) -> str | None:
     return row.formula if row else None
 
 
+def _pixels(layer: Shape) -> float:
+    """Of all images of the output; many where their number is a symbol."""
+    return inf if layer.batch is None else layer.batch * prod(layer.size) // layer.stride**2
+
+
+def _one_by_one_of_few(layer: Shape) -> bool:
+    """1×1, no padding, one group, at most 400 pixels in all"""
+    return _one_by_one(layer) and _pixels(layer) <= 400
+
+
 def _one_by_one(layer: Shape) -> bool:
     """1×1, no padding, one group"""
     return layer.groups == 1 and layer.taps == (1, 1) and layer.pads == ((0, 0), (0, 0))
@@ -96,6 +106,9 @@ def _few_channels_a_group(layer: Shape) -> bool:
 
 
 CONVOLUTION = (
+    Choice(
+        "dot of few pixels", _one_by_one_of_few, True, "the gradient of the image turns around less than the kernel"
+    ),
     Choice("dot of pixels", _one_by_one, False, "the gradient of the kernel is then a dot as well"),
     Choice("dot of patches", _tiny, False, "XLA's convolution takes ten times as long on the CPU"),
     # Of more channels there would be more than 16 convolutions to compile.
@@ -144,30 +157,20 @@ def _for_inference(layer: Shape) -> bool:
     return layer.groups == 1 and square and layer.centred and min(layer.size) > 2 * layer.stride
 
 
-def _pixels(layer: Shape) -> float:
-    """Of all images of the output; many where their number is a symbol."""
-    return inf if layer.batch is None else layer.batch * prod(layer.size) // layer.stride**2
-
-
 def _few_pixels(layer: Shape) -> bool:
-    """to 128 channels or more, at most 512 pixels in all"""
-    return _for_inference(layer) and layer.outputs >= 128 and _pixels(layer) <= 512
+    """to 256 channels or more, at most 400 pixels in all"""
+    return _for_inference(layer) and layer.outputs >= 256 and _pixels(layer) <= 400
 
 
 def _to_one_block(layer: Shape) -> bool:
-    """stride 1, of more than 16 channels to 64 or fewer, more than 256 pixels in all"""
+    """stride 1, of more than 16 channels to 64 or fewer, of 28 rows or more"""
     channels = layer.inputs > 16 and layer.outputs <= 64
-    return _for_inference(layer) and layer.stride == 1 and channels and _pixels(layer) > 256
+    return _for_inference(layer) and layer.stride == 1 and channels and layer.size[0] >= 28
 
 
-def _stem(layer: Shape) -> bool:
-    """stride 2, of fewer than 8 channels, an even width"""
-    return _for_inference(layer) and layer.stride == 2 and layer.inputs < 8 and layer.size[1] % 2 == 0
-
-
-# Where no gradient of the kernel is to be taken; what fits no row is computed as above.
+# Where no gradient of the kernel is to be taken; what fits no row is computed as above. YNNPACK, XLA's library, takes
+# convolutions where it is not told otherwise.
 INFERENCE = (
-    Choice("dot of patches", _few_pixels, True, "XLA's library arranges the kernel anew, on one core, each time"),
-    Choice("a row too many", _to_one_block, True, "the library computes 64 channels on one core, this runs on all"),
-    Choice("pairs of pixels", _stem, True, "the library computes 64 channels on one core, this runs on all"),
+    Choice("dot of patches", _few_pixels, True, "YNNPACK arranges the kernel anew, on one core, each time"),
+    Choice("a row too many", _to_one_block, True, "YNNPACK computes 64 channels on one core, this runs on all"),
 )

@@ -11,6 +11,7 @@ from jax import lax
 from jax.nn.initializers import Initializer
 
 from layers_flax.choices import CONVOLUTION, KERNEL_GRADIENT, choose, shape_of
+from layers_flax.few_pixels import dot_of_few
 from layers_flax.filter_gradients import conv_by_choice
 from layers_flax.grouped import stock_or_together
 from layers_flax.initializers import he_normal_fan_out, zeros
@@ -45,10 +46,11 @@ def conv2d(
     pads = pads_of(x, kernel, stride, padding)
     shape = shape_of(x, kernel, stride, pads)
     formula = choose(CONVOLUTION, shape)
-    if formula == "dot of pixels":
+    if formula in ("dot of pixels", "dot of few pixels"):
         # Flattened, because a dot that contracts three axes makes XLA write out a transposed copy of its operand.
         x = subsample(x, stride)
-        return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
+        dot = dot_of_few if formula == "dot of few pixels" else jnp.dot
+        return dot(x.reshape(-1, x.shape[-1]), kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
     if formula == "dot of patches":
         return dot_of_patches(x, kernel, stride, pads)
     if choose(KERNEL_GRADIENT, shape):

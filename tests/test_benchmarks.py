@@ -128,7 +128,7 @@ def test_layers_are_measured_beside_the_stock_ones_and_kept(tmp_path, monkeypatc
     assert forward == {**work, "mode": "forward", "same": True, "times stock": {"ours": 1.0}}
     assert min(train["seconds"].values()) > 0 and train["times stock"]["ours"] > 0 and train["rounds"] >= 3
     (gradient,) = run("--mode", "forward,filter,train")  # what stands in the file is not measured again
-    assert gradient["times stock"].keys() == {"dots, then shifts", "balanced", "dot of patches"}
+    assert gradient["times stock"].keys() == {"dots, then shifts", "balanced", "channels as images"}
     assert [json.loads(line) for line in out.read_text().splitlines()] == [forward, train, gradient]
     out.write_text(json.dumps(train | {"times stock": {"ours": 0.5}}) + "\n")
     assert [row["mode"] for row in run("--mode", "forward,train", "--only-slow")] == ["train"]
@@ -179,7 +179,7 @@ def test_the_page_of_layers_has_the_choices_as_they_are(tmp_path, monkeypatch):
     text = copy.read_text()
     assert "| train | 8 | 1 | 0.8 | 0.8 | 0.8 | 1 |" in text
     assert "| conv | train | 8 | 0.8 | 0.95 |" in text
-    assert "| conv | 8 | 2 | – | – | – | 1.5 |" in text
+    assert "| conv | 8 | 2 | – | – | 1.5 | – |" in text
 
 
 def test_memory_is_measured_by_depth_with_its_price(tmp_path, monkeypatch, capsys):
