@@ -168,7 +168,7 @@ def contenders(layer: Layer, mode: str) -> dict[str, Callable]:
     stock = partial(stock_conv, stride=layer.stride, pads=pads, groups=layer.groups)
     if mode == "filter":
         shape = layer.shape(1)
-        if choose(CONVOLUTION, shape) in ("dot of pixels", "dot of few pixels"):
+        if choose(CONVOLUTION, shape) == "dot of pixels":
             return {}
         names = ["dots of groups"] if layer.groups > 1 else ["channels as images"]
         if layer.groups == layer.stride == 1 and shape.centred:  # keeps the size

@@ -78,16 +78,6 @@ def choose(table: Sequence[Choice], shape: Shape) -> str | None:
     return row.formula if row else None
 
 
-def _pixels(layer: Shape) -> float:
-    """Of all images of the output; many where their number is a symbol."""
-    return inf if layer.batch is None else layer.batch * prod(layer.size) // layer.stride**2
-
-
-def _one_by_one_of_few(layer: Shape) -> bool:
-    """1×1, no padding, one group, at most 400 pixels in all"""
-    return _one_by_one(layer) and _pixels(layer) <= 400
-
-
 def _one_by_one(layer: Shape) -> bool:
     """1×1, no padding, one group"""
     return layer.groups == 1 and layer.taps == (1, 1) and layer.pads == ((0, 0), (0, 0))
@@ -106,9 +96,6 @@ def _few_channels_a_group(layer: Shape) -> bool:
 
 
 CONVOLUTION = (
-    Choice(
-        "dot of few pixels", _one_by_one_of_few, True, "the gradient of the image turns around less than the kernel"
-    ),
     Choice("dot of pixels", _one_by_one, False, "the gradient of the kernel is then a dot as well"),
     Choice("dot of patches", _tiny, False, "XLA's convolution takes ten times as long on the CPU"),
     # Of more channels there would be more than 16 convolutions to compile.
@@ -155,6 +142,11 @@ def _for_inference(layer: Shape) -> bool:
     """An odd square kernel of one group that is padded by half its size, on an image larger than two strides."""
     square = layer.taps[0] == layer.taps[1] > 1
     return layer.groups == 1 and square and layer.centred and min(layer.size) > 2 * layer.stride
+
+
+def _pixels(layer: Shape) -> float:
+    """Of all images of the output; many where their number is a symbol."""
+    return inf if layer.batch is None else layer.batch * prod(layer.size) // layer.stride**2
 
 
 def _few_pixels(layer: Shape) -> bool:

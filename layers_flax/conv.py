@@ -11,12 +11,13 @@ from jax import lax
 from jax.nn.initializers import Initializer
 
 from layers_flax.choices import CONVOLUTION, KERNEL_GRADIENT, choose, shape_of
-from layers_flax.few_pixels import dot_of_few
 from layers_flax.filter_gradients import conv_by_choice
 from layers_flax.grouped import stock_or_together
 from layers_flax.initializers import he_normal_fan_out, zeros
+from layers_flax.linear_map import is_spread
 from layers_flax.network import read
 from layers_flax.patches import Pads, dot_of_patches
+from layers_flax.pointwise import dot_of_pixels
 
 
 def conv2d(
@@ -46,10 +47,11 @@ def conv2d(
     pads = pads_of(x, kernel, stride, padding)
     shape = shape_of(x, kernel, stride, pads)
     formula = choose(CONVOLUTION, shape)
-    if formula in ("dot of pixels", "dot of few pixels"):
+    if formula == "dot of pixels":
         # Flattened, because a dot that contracts three axes makes XLA write out a transposed copy of its operand.
         x = subsample(x, stride)
-        dot = dot_of_few if formula == "dot of few pixels" else jnp.dot
+        turned = jax.default_backend() == "cpu" and shape.batch is not None and not is_spread(x)
+        dot = dot_of_pixels if turned else jnp.dot
         return dot(x.reshape(-1, x.shape[-1]), kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
     if formula == "dot of patches":
         return dot_of_patches(x, kernel, stride, pads)

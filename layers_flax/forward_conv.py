@@ -4,6 +4,7 @@ import jax
 
 from layers_flax.choices import INFERENCE, choose, shape_of
 from layers_flax.conv import conv2d, pads_of
+from layers_flax.once import once
 from layers_flax.patches import dot_of_patches, stock_conv
 
 
@@ -23,7 +24,9 @@ def forward_conv2d(
         return dot_of_patches(x, kernel, stride, pads)
     if formula == "a row too many":
         return _with_a_row_too_many(x, kernel)
-    return conv2d(x, kernel, stride=stride, padding=padding, groups=groups)
+    y = conv2d(x, kernel, stride=stride, padding=padding, groups=groups)
+    # XLA would move the reshape of a dot's result behind bias and ReLU, and could not write them in its place.
+    return once(y) if kernel.shape[:2] == (1, 1) else y
 
 
 def _with_a_row_too_many(x: jax.Array, kernel: jax.Array) -> jax.Array:
