@@ -11,7 +11,7 @@ import optax
 from flax import linen as nn
 from jax import lax
 
-from training_flax.optimisers import frozen_leaves
+from training_flax.optimisers import check_patterns, frozen_leaves
 
 FIRST_LOSS_SCALE = 2.0**15
 STEPS_UNTIL_DOUBLED = 2000
@@ -149,6 +149,8 @@ def make_train_step(
         freeze: patterns of parameters and statistics that stay bit for bit, see `frozen_leaves`.
         axis_name: the mapped axis that the batch is spread over, if it is (`pmap`, `shard_map`). A model with the same
             `axis_name` normalises by the whole batch, one without by each member's part.
+
+    The step raises ValueError, when it is first called or traced, for a pattern that matches no parameter of the state.
     """
     # Where the members know nothing of each other's batch, they must not all drop the same places.
     members_draw_apart = axis_name is not None and getattr(model, "axis_name", None) is None
@@ -196,6 +198,7 @@ def make_train_step(
         return jax.tree.map(lambda leaf: leaf / accumulate, total), plain.mean(), right.mean(), stats
 
     def step(state: TrainState, images: jax.Array, labels: jax.Array) -> tuple[TrainState, TrainMetrics]:
+        check_patterns(state.params, freeze)
         targets = labels if labels.ndim == 2 else jax.nn.one_hot(labels, model.num_classes)
         scale = 1.0 if state.loss_scale is None else state.loss_scale.scale
         grads, plain, right, stats = gradients(state, images, targets, scale)

@@ -107,6 +107,21 @@ def test_a_step_moves_stacked_variables_as_single_blocks(x64):
     assert_close((unstack_blocks(stacked), told_of_stacked), (single, told), 1e-11)
 
 
+def test_a_single_block_of_stacked_variables_cannot_be_frozen():
+    model, optimiser = resnet20(width=4, scan=True), optax.sgd(0.1)
+    images = draw_images(2, 8, 8, 3)
+    variables = model.init(jax.random.key(0), images)
+    step = make_train_step(model, optimiser, freeze=("layer1_2/*",))
+
+    def traced(variables):
+        state = start_state(variables, optimiser, jax.random.key(0))
+        return jax.eval_shape(step, state, images, jnp.arange(2))
+
+    traced(variables)
+    with pytest.raises(ValueError, match=r"^unknown freeze pattern 'layer1_2/\*'; did you mean 'layer1_0/\*'"):
+        traced(stack_blocks(variables))
+
+
 def test_stacked_variables_are_refused_where_blocks_run_one_by_one():
     model = resnet20(width=4, scan=True)
     images = draw_images(2, 8, 8, 3)
