@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
+PEERS = {"torch": "PyTorch", "naive": "Flax by hand"}
 BEGIN, END = "<!-- by benchmarks.speed -->\n", "<!-- end -->\n"
 HEADS = (
     "work",
@@ -22,7 +23,13 @@ HEADS = (
 def write_page(results: Sequence[dict[str, Any]]) -> None:
     """Replaces the table in docs/benchmarks.md, and docs/images/speed.png."""
     replace_between(DOCS / "benchmarks.md", BEGIN, END, table(results))
-    draw(results, DOCS / "images" / "speed.png")
+    if compared := with_peers(results):
+        draw(compared, DOCS / "images" / "speed.png")
+
+
+def with_peers(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that have a ratio."""
+    return [result for result in results if "times torch" in result or "times naive" in result]
 
 
 def replace_between(page: Path, begin: str, end: str, text: str) -> None:
@@ -63,9 +70,8 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    results = [result for result in results if "times torch" in result or "times naive" in result]
     figure, axes = plt.subplots(figsize=(8, 1 + 0.5 * len(results)), layout="constrained")
-    for place, peer in enumerate(("torch", "naive")):
+    for place, (peer, label) in enumerate(PEERS.items()):
         shown = [(row, result[f"times {peer}"]) for row, result in enumerate(results) if f"times {peer}" in result]
         rows = [row + 0.4 * (place - 0.5) for row, _ in shown]
         medians = [times["median"] for _, times in shown]
@@ -73,7 +79,6 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
             [times["median"] - times["least"] for _, times in shown],
             [times["most"] - times["median"] for _, times in shown],
         ]
-        label = {"torch": "PyTorch", "naive": "Flax by hand"}[peer]
         axes.barh(rows, medians, 0.38, xerr=spread, label=label, error_kw={"elinewidth": 1})
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_yticks(range(len(results)), [result["work"] for result in results])

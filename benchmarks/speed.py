@@ -150,16 +150,22 @@ def has_torch(python: str) -> bool:
     return bool(shutil.which(python)) and subprocess.run(command, capture_output=True).returncode == 0
 
 
-def main(options: Options) -> None:
-    works, peers = chosen(options), listed(options.peer)
-    check_known(PROGRAM, "peer", options.peer, sorted(PEERS))
+def check(program: str, works: Sequence[Work], options: Options) -> None:
+    """Ends with exit code 2 where an option is wrong, or PyTorch is asked for and not there."""
+    check_known(program, "peer", options.peer, sorted(PEERS))
     if options.rounds < 1 or (options.batch is not None and options.batch < 1):
-        fail(PROGRAM, f"--rounds and --batch must be at least 1; given {options.rounds} and {options.batch}")
-    if "torch" in peers and not has_torch(options.torch_python):
+        fail(program, f"--rounds and --batch must be at least 1; given {options.rounds} and {options.batch}")
+    compared = any(work.arch not in ALONE for work in works)
+    if compared and "torch" in listed(options.peer) and not has_torch(options.torch_python):
         fail(
-            PROGRAM,
+            program,
             f"{options.torch_python} has no torch: name one that has by --torch-python, or go on with --peer naive",
         )
+
+
+def main(options: Options) -> None:
+    works = chosen(options)
+    check(PROGRAM, works, options)
     results = []
     for work in works:
         results.append(measure(work, options))

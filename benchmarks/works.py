@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 # Deep networks, of which the time to compile is asked: the peers are not run at them.
 ALONE = ("resnet110", "resnet1202")
+SMALL = ("resnet20", "resnet32", "resnet44", "resnet56", "densenet_bc_100_12", *ALONE)
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Work:
     @property
     def small(self) -> bool:
         """Images of 32×32 pixels and 10 classes, and not of 224×224 and 1000."""
-        return self.arch in ("resnet20", "resnet56", "densenet_bc_100_12", *ALONE)
+        return self.arch in SMALL
 
     @property
     def pixels(self) -> int:

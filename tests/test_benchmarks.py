@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 import tyro
 
-from benchmarks import layers, layers_page, memory, memory_page, page, speed
+from benchmarks import layers, layers_page, memory, memory_page, page, scaling, speed
 from benchmarks.peers import naive
 from benchmarks.works import WORKS, Work
 from densenet_flax import DenseNet
@@ -61,6 +61,68 @@ def test_the_page_gets_the_table_and_the_plot(tmp_path, monkeypatch):
     )
     assert heads.count("|") == rule.count("|") == row.count("|")
     assert (tmp_path / "images" / "speed.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_works_without_peers_have_a_line_and_no_bars(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "DOCS", tmp_path)
+    drawn = []
+    monkeypatch.setattr(page, "draw", lambda results, path: drawn.append(results))
+    (tmp_path / "benchmarks.md").write_text(page.BEGIN + page.END)
+    compared = made_up()
+    alone = {key: value for key, value in compared.items() if not key.startswith(("times", "naive", "torch"))}
+    page.write_page([alone | {"work": "resnet1202 train b32"}, compared])
+    assert drawn == [[compared]]
+    assert (
+        "| resnet1202 train b32 | 4.0 | – | – | 5.0 | – | 700 | – | 30 % |" in (tmp_path / "benchmarks.md").read_text()
+    )
+    page.write_page([alone])
+    assert drawn == [[compared]]
+
+
+def test_works_without_peers_need_no_torch(monkeypatch):
+    monkeypatch.setattr(speed, "measure", lambda work, options: {"work": work.name})
+    speed.main(speed.Options(arch="resnet110,resnet1202", torch_python="no/python"))
+    with pytest.raises(SystemExit):
+        speed.main(speed.Options(arch="resnet110,resnet20", torch_python="no/python"))
+
+
+def test_time_over_depth_and_batch_gets_a_table_and_a_figure(tmp_path, monkeypatch):
+    monkeypatch.setattr(scaling, "DOCS", tmp_path)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "benchmarks.md").write_text(f"before\n{scaling.BEGIN}old\n{scaling.END}behind\n")
+    monkeypatch.setattr(speed, "measure", lambda work, options: made_up(work))
+    scaling.main(scaling.Options(peer="naive", depth="resnet20,resnet56", batch="1,8", arch="resnet50", write=True))
+    text = (tmp_path / "benchmarks.md").read_text()
+    assert text.startswith("before\n") and text.endswith("behind\n") and "old" not in text
+    names = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")]
+    assert names == ["work", "resnet20 train b128", "resnet56 train b128", "resnet50 train b1", "resnet50 train b8"]
+    assert (tmp_path / "images" / "scaling.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_figure_over_depth_shows_pytorchs_faster_layout():
+    result = made_up()
+    assert scaling.value_of(result, "torch", "seconds") == 1.0 and scaling.value_of(result, "naive", "seconds") == 3.0
+    assert scaling.value_of(result, "ours", "seconds") == 2.0
+    assert scaling.value_of(result, "torch", "compile_seconds") is None
+    assert scaling.value_of({"ours": {"seconds": 2.0}}, "torch", "seconds") is None
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--depth", "resnet21"], "--depth must be of resnet20, .*, resnet110; given 'resnet21'"),
+        (["--arch", "resnet20"], "--arch must be of densenet121, resnet50; given 'resnet20'"),
+        (["--batch", "1,x"], "--batch and --depth-batch must be whole numbers from 1; given 'x'"),
+        (["--depth-batch", "0"], "--batch and --depth-batch must be whole numbers from 1; given '0'"),
+        (["--peer", "flax"], "--peer must be of naive, torch; given 'flax'"),
+        (["--peer", "naive", "--rounds", "0"], "--rounds and --batch must be at least 1; given 0 and None"),
+    ],
+)
+def test_wrong_options_of_scaling_end_with_one_line(options, says, capsys):
+    with pytest.raises(SystemExit) as end:
+        scaling.main(tyro.cli(scaling.Options, args=options))
+    assert end.value.code == 2
+    assert re.fullmatch(f"benchmarks.scaling: error: {says}\n", capsys.readouterr().err)
 
 
 def test_the_page_in_the_docs_can_be_written():

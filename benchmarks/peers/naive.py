@@ -100,6 +100,8 @@ MODELS = {
     "resnet50": ResNet((3, 4, 6, 3), Bottleneck),
     "densenet121": DenseNet((6, 12, 24, 16)),
     "resnet20": ResNet((3, 3, 3), Basic, 16, 10, True),
+    "resnet32": ResNet((5, 5, 5), Basic, 16, 10, True),
+    "resnet44": ResNet((7, 7, 7), Basic, 16, 10, True),
     "resnet56": ResNet((9, 9, 9), Basic, 16, 10, True),
     "densenet_bc_100_12": DenseNet((16, 16, 16), 12, 24, 10, True),
 }

@@ -88,6 +88,8 @@ MODELS = {
     "resnet50": lambda: resnet((3, 4, 6, 3), Bottleneck, 64, 4, 1000, False),
     "densenet121": lambda: densenet((6, 12, 24, 16), 32, 64, 1000, False),
     "resnet20": lambda: resnet((3, 3, 3), Basic, 16, 1, 10, True),
+    "resnet32": lambda: resnet((5, 5, 5), Basic, 16, 1, 10, True),
+    "resnet44": lambda: resnet((7, 7, 7), Basic, 16, 1, 10, True),
     "resnet56": lambda: resnet((9, 9, 9), Basic, 16, 1, 10, True),
     "densenet_bc_100_12": lambda: densenet((16, 16, 16), 12, 24, 10, True),
 }
