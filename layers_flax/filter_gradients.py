@@ -56,7 +56,7 @@ _linear_in_image.defjvp(_rule(_linear_in_image))
 
 
 def _linear_in_kernel(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
-    """The convolution, as dots; its transpose is the gradient of the kernel."""
+    """The convolution, by the formula for its shape; its transpose is the gradient of the kernel."""
     formula = choose(KERNEL_GRADIENT, shape_of(x, kernel, stride, pads))
     return FORMULAS[formula or "channels as images"](x, kernel, stride, pads)
 

@@ -1,0 +1,57 @@
+"""The dot of a 1×1 convolution: the derivatives of a product, and the order its factors are read in."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from laws import assert_close, derivatives
+
+from layers_flax import conv2d
+from layers_flax.pointwise import FEW, SOME, dot_of_pixels
+
+
+def draw(pixels, inputs, outputs):
+    rng = np.random.default_rng(0)
+    return jnp.asarray(rng.standard_normal((pixels, inputs))), jnp.asarray(rng.standard_normal((inputs, outputs)))
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(5, 3), (3, 5)])
+@pytest.mark.parametrize("pixels", [0, 1, FEW, FEW + 1, SOME, SOME + 1])
+def test_derivatives_are_those_of_the_product(x64, pixels, inputs, outputs):
+    arguments = draw(pixels, inputs, outputs)
+    # Sums over up to 2049 pixels, rounded in another order.
+    assert_close(derivatives(dot_of_pixels, arguments), derivatives(jnp.dot, arguments), 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "turned"),
+    [
+        (FEW, [(5, FEW), (3, 5)]),  # the image's gradient, the kernel's
+        (SOME, [(3, 5), (3, 5)]),  # the kernel, the kernel's gradient
+        (SOME + 1, [(3, 5)]),
+    ],
+)
+def test_the_smaller_factor_is_turned_around(pixels, turned):
+    """What waits behind a barrier is turned around by itself, and not within a dot."""
+    x, kernel = draw(pixels, 5, 3)
+    y, transpose = jax.vjp(dot_of_pixels, x, kernel)
+    barriers = [one for one in jax.make_jaxpr(transpose)(y).eqns if one.primitive.name == "optimization_barrier"]
+    shapes = [barrier.invars[0].aval.shape for barrier in barriers]
+    assert sorted(shapes) == sorted(turned)
+
+
+def test_a_product_to_more_channels_is_not_turned_around():
+    x, kernel = draw(SOME + 1, 3, 5)
+    y, transpose = jax.vjp(dot_of_pixels, x, kernel)
+    assert "optimization_barrier" not in str(jax.make_jaxpr(transpose)(y))
+
+
+def test_elsewhere_it_is_a_plain_dot(monkeypatch):
+    images, kernel = jnp.ones((1, 2, 2, 5)), jnp.ones((1, 1, 5, 3))
+
+    def program():
+        return str(jax.make_jaxpr(jax.grad(lambda kernel: conv2d(images, kernel).sum()))(kernel))
+
+    assert "linear_map" in program() or "optimization_barrier" in program()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert "linear_map" not in program() and "optimization_barrier" not in program()
