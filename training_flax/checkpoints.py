@@ -10,6 +10,7 @@ import orbax.checkpoint as ocp
 from flax import linen as nn
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keeping
 
+from resnet_flax import unstack_blocks
 from training_flax.check_sums import damage, write_check_sums
 from training_flax.config import TrainConfig, build_network
 from training_flax.room import checkpoint_size, reserve
@@ -163,7 +164,7 @@ def restore(run: Path | str, *, averaged: bool = False) -> tuple[nn.Module, dict
     if averaged and "ema" not in state:
         raise ValueError(f"run {str(run)!r} has no averaged weights; it was trained with ema 0")
     variables = state["ema"] if averaged else state
-    return model, {"params": variables["params"], "batch_stats": variables.get("batch_stats") or {}}
+    return model, unstack_blocks({"params": variables["params"], "batch_stats": variables.get("batch_stats") or {}})
 
 
 def _accuracy(metrics: Mapping[str, float]) -> float:

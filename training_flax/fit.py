@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
+from resnet_flax import unstack_blocks
 from training_flax import run_folder
 from training_flax.checkpoints import KEPT, Checkpoints, Progress, restore
 from training_flax.config import TrainConfig
@@ -157,8 +158,8 @@ def _draw_first_batch(job: Job, programs: Programs, state: TrainState) -> None:
 def _leave(job: Job, trained: Trained, terminal: Terminal, compile_seconds: float, seconds: float) -> FitResult:
     """Writes what a finished run leaves, and says so."""
     state, evaluation, progress, images_per_second = trained
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
-    average = None if state.ema is None else job.devices.gather(state.ema)
+    variables = unstack_blocks({"params": state.params, "batch_stats": state.batch_stats})
+    average = None if state.ema is None else unstack_blocks(job.devices.gather(state.ema))
     labels, names = job.dataset.test.labels, job.dataset.class_names
     right, accuracy = int((evaluation.predictions == labels).sum()), f"{100 * evaluation.accuracy:.2f} %"
     summary = {

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from layers_flax import variables_by_shape
+from resnet_flax import stack_blocks
 from training_flax.augment import Augmentation, parse_augmentations
 from training_flax.config import MODEL, TrainConfig, build_network, reaching
 from training_flax.data import Dataset, Part, StreamedPart, open_dataset
@@ -50,6 +51,20 @@ class Job:
     batch_size: int
     total_steps: int
     run: Path
+
+    @property
+    def stacked(self) -> bool:
+        """Whether the state has the blocks of a stage as one, see `arranged`."""
+        rolled = getattr(self.model, "scan", False) and not getattr(self.model, "drop_path", 0)
+        # These look at parameters block by block.
+        return rolled and not self.config.freeze and self.config.optimiser != "lamb"
+
+    def arranged(self, variables: dict[str, Any]) -> dict[str, Any]:
+        """A network's variables as the run's state has them: of a network whose blocks run as a loop, stacked.
+
+        A thousand arrays fewer make a step of ResNet-1202 compile in a tenth of the time.
+        """
+        return stack_blocks(variables) if self.stacked else variables
 
     @property
     def epochs(self) -> int:

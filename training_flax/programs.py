@@ -82,14 +82,15 @@ def compile_programs(job: Job) -> Programs:
     def init() -> TrainState:
         params_key, run_key = run_keys(key)
         image = jax.ShapeDtypeStruct((1, *dataset.image_shape), job.image_dtype)
-        return start(devices.replicate(job.model.init(params_key, image, train=False)), key=run_key)
+        variables = jax.jit(job.arranged)(job.model.init(params_key, image, train=False))
+        return start(devices.replicate(variables), key=run_key)
 
     return Programs(state, init, train_program, eval_program, show_program)
 
 
 def state_by_shape(job: Job) -> TrainState:
     """Shapes and types of the run's state."""
-    variables = variables_by_shape(job.model, job.dataset.image_shape)
+    variables = jax.eval_shape(job.arranged, variables_by_shape(job.model, job.dataset.image_shape))
     return jax.eval_shape(make_start(job), variables, key=jax.random.key(0))
 
 

@@ -10,7 +10,7 @@ from training_flax.weights import starting_weights
 
 def from_weights(job: Job, state: TrainState) -> TrainState:
     """`state` with the parameters and statistics of `config.weights`, in the averaged weights too."""
-    given = starting_weights(job.config, job.eval_model)
+    given = job.arranged(starting_weights(job.config, job.eval_model))
     variables, ema = job.devices.replicate(given), None
     if state.ema is not None:
         where = jax.tree.map(lambda leaf: leaf.sharding, state.ema)
