@@ -34,7 +34,7 @@ class Options:
     """Images at once of those."""
     arch: str = "resnet50,densenet121"
     """Networks at different batches, with commas between."""
-    batch: str = "1,2,4,8,16"
+    batch: str = "1,4,16"
     """Images at once of those, with commas between."""
     peer: str = speed.Options.peer
     """Whom ours is compared with; nobody at 110 layers."""
