@@ -89,7 +89,7 @@ class Layer(NamedTuple):
         more = f", stride {self.stride}" * (self.stride > 1) + f", {self.groups} groups" * (self.groups > 1)
         return f"{self.kind} {self.kernel}×{self.kernel} {of} at {self.height}×{self.width}{more}"
 
-    def shape(self, batch: int) -> Shape:
+    def shape(self, batch: int | None) -> Shape:
         """What formulas of a convolution are chosen by."""
         taps, pads = (self.kernel, self.kernel), ((self.padding,) * 2,) * 2
         size = (self.height, self.width)
@@ -168,7 +168,7 @@ def contenders(layer: Layer, mode: str) -> dict[str, Callable]:
     stock = partial(stock_conv, stride=layer.stride, pads=pads, groups=layer.groups)
     if mode == "filter":
         shape = layer.shape(1)
-        if choose(CONVOLUTION, shape) == "dot of pixels":
+        if (choose(CONVOLUTION, shape) or "").startswith("dot of pixels"):
             return {}
         names = ["dots of groups"] if layer.groups > 1 else ["channels as images"]
         if layer.groups == layer.stride == 1 and shape.centred:  # keeps the size
@@ -221,20 +221,22 @@ def measure(layer: Layer, batch: int, mode: str, options: Options) -> dict[str, 
     x = draw(batch, layer.height, layer.width, layer.inputs)
     kernel = draw(layer.kernel, layer.kernel, layer.inputs // layer.groups, layer.outputs)
     dy = draw(*jax.eval_shape(contenders(layer, "forward")["stock"], x, kernel, x).shape)
-    programs, texts, seconds = {}, {}, options.seconds
+    programs, texts = {}, {}
     told = {} if options.plain else compiler_options()
     for name, function in functions.items():
         lowered = jax.jit(function).lower(x, kernel, dy)
         texts[name] = lowered.as_text()
         same = next((other for other in programs if texts[other] == texts[name]), None)
         programs[name] = programs[same] if same else lowered.compile(compiler_options=told)
-    row = {"layer": layer.name, "batch": batch, "mode": mode}
+    row = {"layer": layer.name, "batch": batch, "mode": mode} | ({"plain": True} if options.plain else {})
     if len(set(map(id, programs.values()))) == 1:
         return row | {"same": True, "times stock": dict.fromkeys((name for name in programs if name != "stock"), 1.0)}
-    times = take_turns({name: partial(program, x, kernel, dy) for name, program in programs.items()}, seconds)
+    times = take_turns({name: partial(program, x, kernel, dy) for name, program in programs.items()}, options.seconds)
     ratios = times_stock(times)
     if min(ratios.values()) < SLOW and mode != "filter":  # once more, for longer, lest it be chance
-        more = take_turns({name: partial(program, x, kernel, dy) for name, program in programs.items()}, 3 * seconds)
+        more = take_turns(
+            {name: partial(program, x, kernel, dy) for name, program in programs.items()}, 3 * options.seconds
+        )
         times = {name: times[name] + more[name] for name in times}
         ratios = times_stock(times)
     row |= {"seconds": {name: float(f"{median(values):.3g}") for name, values in times.items()}}
@@ -300,7 +302,7 @@ def check(options: Options) -> None:
 def main(options: Options) -> None:
     check(options)
     start = time.perf_counter()
-    rows = read(options.out)
+    rows = read(options.out, options.plain)
     for layer, batch, mode in works(options):
         key = (layer.name, batch, mode)
         if options.limit_seconds is not None and time.perf_counter() - start > options.limit_seconds:
@@ -326,12 +328,12 @@ def main(options: Options) -> None:
         write_page(list(rows.values()))
 
 
-def read(path: Path | None) -> dict[tuple[str, int, str], dict[str, Any]]:
-    """Rows of an earlier run; of the same work the last one."""
+def read(path: Path | None, plain: bool) -> dict[tuple[str, int, str], dict[str, Any]]:
+    """Rows of an earlier run that was compiled likewise; of the same work the last one."""
     if path is None or not path.exists():
         return {}
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    return {(row["layer"], row["batch"], row["mode"]): row for row in rows}
+    return {(row["layer"], row["batch"], row["mode"]): row for row in rows if row.get("plain", False) == plain}
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ docs/benchmarks.md.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ LARGE = sorted({work.arch for work in WORKS if not work.small})
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(speed.Turns):
     """What is measured."""
 
     depth: str = ",".join(DEPTHS)
@@ -36,10 +36,6 @@ class Options:
     """Networks at different batches, with commas between."""
     batch: str = "1,4,16"
     """Images at once of those, with commas between."""
-    peer: str = speed.Options.peer
-    """Whom ours is compared with; nobody at 110 layers."""
-    torch_python: str = speed.Options.torch_python
-    """The Python that has torch; $TORCH_PYTHON by default, or else this one."""
     rounds: int = 3
     """How often each contender has its turn."""
     seconds: float = 0.5
@@ -61,12 +57,10 @@ def works_of(options: Options) -> list[Work]:
 
 def main(options: Options) -> None:
     works = works_of(options)
-    shared = ("peer", "torch_python", "rounds", "seconds")
-    common = replace(speed.Options(), **{name: getattr(options, name) for name in shared})
-    speed.check(PROGRAM, works, common)
+    speed.check(PROGRAM, works, options)
     results = []
     for work in works:
-        results.append(speed.measure(work, common))
+        results.append(speed.measure(work, options))
         print(json.dumps(results[-1]), flush=True)
     if options.write:
         replace_between(DOCS / "benchmarks.md", BEGIN, END, table(results))

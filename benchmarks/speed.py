@@ -29,15 +29,9 @@ PEERS = {"torch": ("torch", "torch channels_last"), "naive": ("naive",)}
 
 
 @dataclass(frozen=True)
-class Options:
-    """What is measured."""
+class Turns:
+    """Who takes turns, and how often."""
 
-    arch: str = ""
-    """Architectures, with commas between; left out, all."""
-    batch: int | None = None
-    """Another batch than the table's."""
-    mode: Literal["train", "infer", "both"] = "both"
-    """What the networks do."""
     peer: str = "torch,naive"
     """Whom ours is compared with; nobody at the deepest networks."""
     torch_python: str = os.environ.get("TORCH_PYTHON", sys.executable)
@@ -46,6 +40,18 @@ class Options:
     """How often each contender has its turn."""
     seconds: float = 3.0
     """How long a turn is, at least one step."""
+
+
+@dataclass(frozen=True)
+class Options(Turns):
+    """What is measured."""
+
+    arch: str = ""
+    """Architectures, with commas between; left out, all."""
+    batch: int | None = None
+    """Another batch than the table's."""
+    mode: Literal["train", "infer", "both"] = "both"
+    """What the networks do."""
     write: bool = False
     """Put the table and the plot into docs/benchmarks.md."""
 
@@ -87,19 +93,19 @@ class Contender:
         return json.loads(line)
 
 
-def measure(work: Work, options: Options) -> dict[str, Any]:
+def measure(work: Work, turns: Turns) -> dict[str, Any]:
     """One work by all contenders."""
-    peers = [] if work.arch in ALONE else listed(options.peer)
+    peers = [] if work.arch in ALONE else listed(turns.peer)
     names = ["ours", *(name for peer in peers for name in PEERS[peer])]
     with ExitStack() as stack:
         contenders = {}
         for name in [*names, "gemm"]:
-            python = options.torch_python if name.startswith("torch") else sys.executable
+            python = turns.torch_python if name.startswith("torch") else sys.executable
             contenders[name] = Contender(name, work, python)
             stack.callback(contenders[name].end)
-        for number in range(options.rounds):
+        for number in range(turns.rounds):
             for name, contender in contenders.items():
-                answer = contender.turn(options.seconds if name != "gemm" else 0.3)
+                answer = contender.turn(turns.seconds if name != "gemm" else 0.3)
                 times = [round(value, 4) for value in answer["seconds"]]
                 print(json.dumps({"work": work.name, "round": number, "by": name, "seconds": times}), flush=True)
         return summarise(work, contenders)
@@ -150,20 +156,22 @@ def has_torch(python: str) -> bool:
     return bool(shutil.which(python)) and subprocess.run(command, capture_output=True).returncode == 0
 
 
-def check(program: str, works: Sequence[Work], options: Options) -> None:
+def check(program: str, works: Sequence[Work], turns: Turns) -> None:
     """Ends with exit code 2 where an option is wrong, or PyTorch is asked for and not there."""
-    check_known(program, "peer", options.peer, sorted(PEERS))
-    if options.rounds < 1 or (options.batch is not None and options.batch < 1):
-        fail(program, f"--rounds and --batch must be at least 1; given {options.rounds} and {options.batch}")
+    check_known(program, "peer", turns.peer, sorted(PEERS))
+    if turns.rounds < 1:
+        fail(program, f"--rounds must be at least 1; given {turns.rounds}")
     compared = any(work.arch not in ALONE for work in works)
-    if compared and "torch" in listed(options.peer) and not has_torch(options.torch_python):
+    if compared and "torch" in listed(turns.peer) and not has_torch(turns.torch_python):
         fail(
             program,
-            f"{options.torch_python} has no torch: name one that has by --torch-python, or go on with --peer naive",
+            f"{turns.torch_python} has no torch: name one that has by --torch-python, or go on with --peer naive",
         )
 
 
 def main(options: Options) -> None:
+    if options.batch is not None and options.batch < 1:
+        fail(PROGRAM, f"--batch must be at least 1; given {options.batch}")
     works = chosen(options)
     check(PROGRAM, works, options)
     results = []

@@ -95,7 +95,13 @@ def _few_channels_a_group(layer: Shape) -> bool:
     return known and layer.groups > 1 and layer.inputs // layer.groups <= 16 and layer.inputs <= 512
 
 
+def _one_by_one_of_a_number(layer: Shape) -> bool:
+    """1×1, no padding, one group, images of a known number"""
+    return _one_by_one(layer) and layer.batch is not None
+
+
 CONVOLUTION = (
+    Choice("dot of pixels, turned", _one_by_one_of_a_number, True, "XLA reads a factor of gradients against its order"),
     Choice("dot of pixels", _one_by_one, False, "the gradient of the kernel is then a dot as well"),
     Choice("dot of patches", _tiny, False, "XLA's convolution takes ten times as long on the CPU"),
     # Of more channels there would be more than 16 convolutions to compile.

@@ -14,7 +14,6 @@ from layers_flax.choices import CONVOLUTION, KERNEL_GRADIENT, choose, shape_of
 from layers_flax.filter_gradients import conv_by_choice
 from layers_flax.grouped import stock_or_together
 from layers_flax.initializers import he_normal_fan_out, zeros
-from layers_flax.linear_map import is_spread
 from layers_flax.network import read
 from layers_flax.patches import Pads, dot_of_patches
 from layers_flax.pointwise import dot_of_pixels
@@ -47,11 +46,10 @@ def conv2d(
     pads = pads_of(x, kernel, stride, padding)
     shape = shape_of(x, kernel, stride, pads)
     formula = choose(CONVOLUTION, shape)
-    if formula == "dot of pixels":
+    if formula in ("dot of pixels", "dot of pixels, turned"):
         # Flattened, because a dot that contracts three axes makes XLA write out a transposed copy of its operand.
         x = subsample(x, stride)
-        turned = jax.default_backend() == "cpu" and shape.batch is not None and not is_spread(x)
-        dot = dot_of_pixels if turned else jnp.dot
+        dot = jnp.dot if formula == "dot of pixels" else dot_of_pixels
         return dot(x.reshape(-1, x.shape[-1]), kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
     if formula == "dot of patches":
         return dot_of_patches(x, kernel, stride, pads)

@@ -6,25 +6,30 @@ the product itself. Here the smaller of the factors is turned around beforehand,
 
 import jax
 
-from layers_flax.linear_map import linear_map
+from layers_flax.linear_map import is_spread, linear_map
 from layers_flax.once import once
 
 # Rows of which the product is turned around, and of which the kernel is; of more it takes less time than the product.
 FEW, SOME = 64, 2048
 
 
-@jax.custom_jvp
 def dot_of_pixels(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`x @ kernel`, (pixels, in) and (in, out), and the same derivatives."""
+    # Of pixels on several devices the kernel's gradient is a sum over them, which JAX's own rule knows how to spread.
+    return x @ kernel if is_spread(x) else _dot(x, kernel)
+
+
+@jax.custom_jvp
+def _dot(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return x @ kernel
 
 
-@dot_of_pixels.defjvp
+@_dot.defjvp
 def _jvp(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
     (x, kernel), (dx, dkernel) = primals, tangents
-    by_x = linear_map(lambda kernel, x: dot_of_pixels(x, kernel), _image_gradient, kernel, dx)
-    by_kernel = linear_map(dot_of_pixels, _kernel_gradient, x, dkernel)
-    return dot_of_pixels(x, kernel), by_x + by_kernel
+    by_x = linear_map(lambda kernel, x: _dot(x, kernel), _image_gradient, kernel, dx)
+    by_kernel = linear_map(_dot, _kernel_gradient, x, dkernel)
+    return _dot(x, kernel), by_x + by_kernel
 
 
 # Without `once` XLA would put what is turned around into the product again.

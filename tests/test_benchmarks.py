@@ -115,7 +115,7 @@ def test_the_figure_over_depth_shows_pytorchs_faster_layout():
         (["--batch", "1,x"], "--batch and --depth-batch must be whole numbers from 1; given 'x'"),
         (["--depth-batch", "0"], "--batch and --depth-batch must be whole numbers from 1; given '0'"),
         (["--peer", "flax"], "--peer must be of naive, torch; given 'flax'"),
-        (["--peer", "naive", "--rounds", "0"], "--rounds and --batch must be at least 1; given 0 and None"),
+        (["--peer", "naive", "--rounds", "0"], "--rounds must be at least 1; given 0"),
     ],
 )
 def test_wrong_options_of_scaling_end_with_one_line(options, says, capsys):
@@ -135,7 +135,8 @@ def test_the_page_in_the_docs_can_be_written():
     [
         (["--arch", "resnet51"], "--arch must be of densenet121, densenet_bc_100_12, resnet110, .*; given 'resnet51'"),
         (["--peer", "naive,tensorflow"], "--peer must be of naive, torch; given 'tensorflow'"),
-        (["--peer", "naive", "--rounds", "0"], "--rounds and --batch must be at least 1; given 0 and None"),
+        (["--peer", "naive", "--rounds", "0"], "--rounds must be at least 1; given 0"),
+        (["--peer", "naive", "--batch", "0"], "--batch must be at least 1; given 0"),
         (["--torch-python", "/bin/false"], "/bin/false has no torch: name one that has by --torch-python, or .*"),
         (["--torch-python", "no/python"], "no/python has no torch: name one that has by --torch-python, or .*"),
     ],
@@ -194,6 +195,8 @@ def test_layers_are_measured_beside_the_stock_ones_and_kept(tmp_path, monkeypatc
     assert [json.loads(line) for line in out.read_text().splitlines()] == [forward, train, gradient]
     out.write_text(json.dumps(train | {"times stock": {"ours": 0.5}}) + "\n")
     assert [row["mode"] for row in run("--mode", "forward,train", "--only-slow")] == ["train"]
+    (plain,) = run("--mode", "train", "--plain")  # compiled in another way, it is other work
+    assert plain["plain"] and not run("--mode", "train", "--plain") and not run("--mode", "train")
 
 
 @pytest.mark.parametrize(

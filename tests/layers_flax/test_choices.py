@@ -11,11 +11,11 @@ TABLES = {name: getattr(choices, name) for name in ("CONVOLUTION", "KERNEL_GRADI
 
 @pytest.fixture(scope="module")
 def shapes():
-    """Convolutions of networks on images of their own size, and on small ones."""
+    """Convolutions of networks on images of their own size, and on small ones; of exported ones too, of any number."""
     archs = ("resnet18", "resnet20", "densenet121", "densenet_bc_100_12", "resnext50_32x4d")
     layers = [layer for arch in archs for layer in layers_of(arch)]
     layers += layers_of("resnet18", 32)
-    return [layer.shape(batch) for layer in layers if layer.kind == "conv" for batch in (1, 8, 64)]
+    return [layer.shape(batch) for layer in layers if layer.kind == "conv" for batch in (1, 8, 64, None)]
 
 
 @pytest.mark.parametrize("table", TABLES)
