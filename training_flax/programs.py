@@ -82,7 +82,7 @@ def compile_programs(job: Job) -> Programs:
     def init() -> TrainState:
         params_key, run_key = run_keys(key)
         image = jax.ShapeDtypeStruct((1, *dataset.image_shape), job.image_dtype)
-        variables = jax.jit(job.arranged)(job.model.init(params_key, image, train=False))
+        variables = job.arranged(job.model.init(params_key, image, train=False))
         return start(devices.replicate(variables), key=run_key)
 
     return Programs(state, init, train_program, eval_program, show_program)
