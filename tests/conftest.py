@@ -3,6 +3,7 @@
 import os
 
 import jax
+import jax._src.compiler
 import platformdirs
 import pytest
 
@@ -11,11 +12,25 @@ jax.config.update("jax_compilation_cache_dir", str(platformdirs.user_cache_path(
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
-def compile_quickly(quick):
+# Of networks and layers there are the most programs. By MLIR, as is usual, fused operations take half of the time of
+# compiling; without, results are the same up to rounding. Where other files ask for the same bits, it is with MLIR.
+FOLDERS_WITHOUT_MLIR = ("layers_flax", "resnet_flax", "densenet_flax")
+WITHOUT_MLIR = {"xla_cpu_use_fusion_emitters": False}
+usual_options = jax._src.compiler.get_compile_options
+
+
+def options_without_mlir(*args, env_options_overrides=None, **kwargs):
+    return usual_options(*args, env_options_overrides=WITHOUT_MLIR | dict(env_options_overrides or {}), **kwargs)
+
+
+def compile_quickly(quick, folder):
     """Has programs, those of the processes that tests start too, compiled by XLA's own passes and few of LLVM's."""
     name = "JAX_DISABLE_MOST_OPTIMIZATIONS"
     os.environ[name] = str(int(quick))
     jax.config.update(name.lower(), quick)
+    # JAX has options for one program, and no setting for all; this is where it makes each program's.
+    without = quick and folder in FOLDERS_WITHOUT_MLIR
+    jax._src.compiler.get_compile_options = options_without_mlir if without else usual_options
 
 
 class _TellAtOnce:
@@ -42,15 +57,15 @@ def pytest_sessionstart(session):
 @pytest.fixture(autouse=True, scope="module")
 def compiler(request):
     """Most programs of tests run once, and LLVM took most of the time; files that train for longer say so."""
-    compile_quickly(not getattr(request.module, "FULL_COMPILER", False))
+    compile_quickly(not getattr(request.module, "FULL_COMPILER", False), request.path.parent.name)
 
 
 @pytest.fixture
 def full_compiler(compiler, request):
     """All of LLVM for one test of a file: what trains for long, or says how exactly the same programs are."""
-    compile_quickly(False)
+    compile_quickly(False, request.path.parent.name)
     yield
-    compile_quickly(not getattr(request.module, "FULL_COMPILER", False))
+    compile_quickly(not getattr(request.module, "FULL_COMPILER", False), request.path.parent.name)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -31,8 +31,9 @@ def draw(channels, size=(6, 5)):
 
 
 def drawn_variables(module, x, **options):
-    """Random everywhere: zeros and ones as initial values would hide mistakes."""
-    variables = random_like(jax.eval_shape(lambda: module.init(jax.random.key(0), x, **options)), 5)
+    """Random everywhere, of the type of `x`: zeros and ones as initial values would hide mistakes."""
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x, **options))
+    variables = random_like(jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, x.dtype), shapes), 5)
     return {
         "params": variables["params"],
         "batch_stats": jax.tree.map(lambda leaf: 0.5 + leaf**2, variables["batch_stats"]),
