@@ -59,7 +59,7 @@ class Options:
     seconds: float = 0.2
     """How long a layer's turns take in all, at least two each."""
     limit_seconds: float | None = None
-    """When to end; the widest and narrowest of layers that differ in width alone come first."""
+    """When to end; the widest and narrowest of layers that differ in width alone come first, and of these the small."""
     out: Path | None = None
     """A file of JSON lines: what it holds is not measured again, and what is measured is added."""
     plain: bool = False
@@ -95,6 +95,12 @@ class Layer(NamedTuple):
         size = (self.height, self.width)
         return Shape(batch, size, self.inputs, self.outputs, taps, self.stride, pads, self.groups, 4)
 
+    @property
+    def operations(self) -> int:
+        """Multiply-adds or additions for an image."""
+        inputs = self.inputs // self.groups if self.kind == "conv" else 1
+        return self.shape(1).pixels_out * self.outputs * self.kernel**2 * inputs
+
 
 def layers_of(arch: str, pixels: int | None = None) -> list[Layer]:
     """The distinct layers of an architecture, as images meet them, of 224×224 or 32×32 or else of `pixels`."""
@@ -124,8 +130,11 @@ def layers_of(arch: str, pixels: int | None = None) -> list[Layer]:
     return list(found)
 
 
-def in_order(layers: Iterable[Layer]) -> list[Layer]:
-    """Of layers that differ in their width alone first the narrowest and the widest, then those between, halving."""
+def in_order(layers: Iterable[Layer], batches: Iterable[int]) -> list[tuple[Layer, int]]:
+    """With each batch: of layers that differ in width alone the narrowest and widest, then those between, halving.
+
+    Of equal rank those come first that take the least time.
+    """
     series: dict[tuple, list[Layer]] = {}
     for layer in dict.fromkeys(layers):
         narrow = layer.inputs if layer.kind == "conv" and layer.outputs != layer.inputs else 0
@@ -133,8 +142,9 @@ def in_order(layers: Iterable[Layer]) -> list[Layer]:
     ranked = []
     for members in series.values():
         members.sort()
-        ranked += [(rank, layer) for rank, layer in zip(halving(len(members)), members, strict=True)]
-    return [layer for _, layer in sorted(ranked, key=lambda pair: pair[0])]
+        for rank, layer in zip(halving(len(members)), members, strict=True):
+            ranked += [(rank, batch * layer.operations, layer, batch) for batch in batches]
+    return [(layer, batch) for *_, layer, batch in sorted(ranked)]
 
 
 def halving(count: int) -> list[int]:
@@ -277,13 +287,11 @@ def times_stock(times: dict[str, list[float]]) -> dict[str, float]:
 def works(options: Options) -> Iterator[tuple[Layer, int, str]]:
     archs = listed(options.arch) or list(ARCHS)
     batches, modes = [int(batch) for batch in listed(options.batch)], listed(options.mode)
-    layers = in_order(layer for arch in archs for layer in layers_of(arch))
-    for layer in layers:
+    for layer, batch in in_order((layer for arch in archs for layer in layers_of(arch)), batches):
         if options.kernel not in (None, layer.kernel) or options.groups not in (None, layer.groups):
             continue
-        for batch in batches:
-            for mode in modes:
-                yield layer, batch, mode
+        for mode in modes:
+            yield layer, batch, mode
 
 
 def check(options: Options) -> None:

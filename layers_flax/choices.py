@@ -126,8 +126,8 @@ def _to_few_channels(layer: Shape) -> bool:
 
 
 def _few_channels(layer: Shape) -> bool:
-    """stride 1, keeps the size, at most 32 channels in and out"""
-    return _keeps_size(layer) and max(layer.inputs, layer.outputs) <= 32
+    """stride 1, keeps the size, more than 3 channels in, at most 32 in and out"""
+    return _keeps_size(layer) and 3 < layer.inputs <= 32 and layer.outputs <= 32
 
 
 def _grouped(layer: Shape) -> bool:

@@ -177,7 +177,7 @@ def test_the_peers_are_the_same_networks(name):
 
 
 def test_layers_are_measured_beside_the_stock_ones_and_kept(tmp_path, monkeypatch, capsys):
-    small = layers.Layer("conv", 8, 8, 3, 5, 3, 1, 1, 1)
+    small = layers.Layer("conv", 8, 8, 4, 5, 3, 1, 1, 1)
     monkeypatch.setattr(layers, "layers_of", lambda arch: [small])
     out = tmp_path / "layers.jsonl"
     options = ["--arch", "resnet20", "--batch", "1", "--seconds", "0.001", "--out", str(out)]
@@ -187,9 +187,9 @@ def test_layers_are_measured_beside_the_stock_ones_and_kept(tmp_path, monkeypatc
         return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
     forward, train = run("--mode", "forward,train")
-    work = {"layer": "conv 3×3 3→5 at 8×8", "batch": 1}
+    work = {"layer": "conv 3×3 4→5 at 8×8", "batch": 1}
     assert forward == {**work, "mode": "forward", "same": True, "times stock": {"ours": 1.0}}
-    assert min(train["seconds"].values()) > 0 and train["times stock"]["ours"] > 0 and train["rounds"] >= 3
+    assert min(train["seconds"].values()) > 0 and train["times stock"]["ours"] > 0 and train["rounds"] >= 2
     (gradient,) = run("--mode", "forward,filter,train")  # what stands in the file is not measured again
     assert gradient["times stock"].keys() == {"dots, then shifts", "balanced", "channels as images"}
     assert [json.loads(line) for line in out.read_text().splitlines()] == [forward, train, gradient]
@@ -221,7 +221,13 @@ def test_layers_that_differ_in_width_come_in_halves():
     assert layers.halving(1) == [0] and layers.halving(2) == [0, 0]
     assert layers.halving(5) == [0, 2, 1, 2, 0]
     made = [layers.Layer("conv", 8, 8, width, 12, 3, 1, 1, 1) for width in (10, 20, 30, 40, 50)]
-    assert [layer.inputs for layer in layers.in_order(made)] == [10, 50, 30, 20, 40]
+    assert [layer.inputs for layer, _ in layers.in_order(made, [1])] == [10, 50, 30, 20, 40]
+    assert [(layer.inputs, batch) for layer, batch in layers.in_order(made, [1, 8])][:4] == [
+        (10, 1),
+        (50, 1),
+        (10, 8),
+        (50, 8),
+    ]
 
 
 def test_layers_found_by_shape_are_those_of_the_network():

@@ -248,10 +248,18 @@ def test_filter_gradient_to_few_channels_is_made_of_dots():
     assert "conv_general_dilated" not in program
 
 
-def test_filter_gradient_from_few_channels_is_a_dot_of_patches():
-    x, kernel = draw(6, 5, 2, 6, 3, 1, jnp.float32)
+def test_filter_gradient_from_few_channels_is_balanced():
+    x, kernel = draw(6, 5, 4, 6, 3, 1, jnp.float32)
     _, transpose = jax.vjp(lambda kernel: conv2d(x, kernel), kernel)
-    assert "[60,18]" in str(jax.make_jaxpr(transpose)(jnp.ones((2, 6, 5, 6))))  # 9 · 2 values under 2 · 6 · 5 pixels
+    program = str(jax.make_jaxpr(transpose)(jnp.ones((2, 6, 5, 6))))
+    # Three rows of the kernel with each of 2 · 6 · 5 pixels of the image, three columns with the gradient.
+    assert "[60,12]" in program and "[60,18]" in program and "conv_general_dilated" not in program
+
+
+def test_filter_gradient_of_a_stem_is_a_convolution():
+    x, kernel = draw(6, 5, 3, 6, 3, 1, jnp.float32)
+    _, transpose = jax.vjp(lambda kernel: conv2d(x, kernel), kernel)
+    assert "dot_general" not in str(jax.make_jaxpr(transpose)(jnp.ones((2, 6, 5, 6))))
 
 
 def test_compute_type_and_parameter_type():
