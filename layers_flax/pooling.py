@@ -1,12 +1,13 @@
 """Max, average, adaptive and global pooling of NHWC images, with PyTorch's padding and rounding (down).
 
 Pooling is separable: along the width, then along the height. Each pass folds shifted strided slices, so that its
-gradient is a few pads and adds, where that of `lax.reduce_window` is a scatter. Each pool runs under its name, window
-and stride ("max_pool_3x3_2"), so that profiles and traces tell what those slices are.
+gradient is a few pads and adds, where that of `lax.reduce_window` is a scatter; where there is no gradient to be taken
+and windows overlap, `lax.reduce_window` has the fewer passes. Each pool runs under its name, window and stride
+("max_pool_3x3_2"), so that profiles and traces tell what those slices are.
 """
 
 from contextlib import AbstractContextManager
-from functools import reduce
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ import numpy as np
 from jax import lax
 
 from layers_flax.conv import both_sides
+from layers_flax.linear_map import is_spread, linear_map
 from layers_flax.means import mean_by_dot
 
 
@@ -32,11 +34,8 @@ def max_pool(x: jax.Array, window: int, stride: int | None = None, padding: int 
     Raises:
         ValueError: the window is larger than the padded image, or the padding than half the window.
     """
-    lowest = -jnp.inf if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.iinfo(x.dtype).min
     with _scope("max_pool", window, stride):
-        for axis in (2, 1):
-            x = reduce(_first_larger, _slices(x, axis, window, stride or window, padding, lowest))
-    return x
+        return _max_pool(x, window, stride or window, padding)
 
 
 def avg_pool(x: jax.Array, window: int, stride: int | None = None, padding: int = 0) -> jax.Array:
@@ -44,14 +43,14 @@ def avg_pool(x: jax.Array, window: int, stride: int | None = None, padding: int 
 
     Arguments, shapes and errors as in `max_pool`.
     """
+    stride = stride or window
     with _scope("avg_pool", window, stride):
-        for axis in (2, 1):
-            size = x.shape[axis]
-            x = reduce(jnp.add, _slices(x, axis, window, stride or window, padding, 0))
-            starts = np.arange(x.shape[axis]) * (stride or window) - padding
-            counts = np.minimum(starts + window, size) - np.maximum(starts, 0)
-            x = x * (1 / counts).reshape((-1,) + (1,) * (3 - axis)).astype(x.dtype)
-    return x
+        if stride != window or padding or is_spread(x):
+            return _mean_of_slices(x, window, stride, padding)
+        # Each pixel is of one window at most: its gradient is the window's, written once.
+        return linear_map(
+            lambda _, x: _mean_of_slices(x, window, window, 0), lambda _, y: _repeat(y, window, *x.shape[1:3]), (), x
+        )
 
 
 @jax.named_scope("global_avg_pool")
@@ -84,23 +83,72 @@ def adaptive_avg_pool(x: jax.Array, size: int) -> jax.Array:
     return x
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2, 3))
+def _max_pool(x: jax.Array, window: int, stride: int, padding: int | str) -> jax.Array:
+    if window <= stride or is_spread(x):
+        return _max_of_slices(x, window, stride, padding)
+    pads = [(0, 0), *(_pads(x, axis, window, stride, padding) for axis in (1, 2)), (0, 0)]
+    return lax.reduce_window(x, _lowest(x), lax.max, (1, window, window, 1), (1, stride, stride, 1), pads)
+
+
+@_max_pool.defjvp
+def _max_pool_jvp(window, stride, padding, primals, tangents):
+    return jax.jvp(lambda x: _max_of_slices(x, window, stride, padding), primals, tangents)
+
+
+def _max_of_slices(x: jax.Array, window: int, stride: int, padding: int | str) -> jax.Array:
+    for axis in (2, 1):
+        x = reduce(_first_larger, _slices(x, axis, window, stride, padding, _lowest(x)))
+    return x
+
+
+def _lowest(x: jax.Array) -> np.ndarray:
+    lowest = -np.inf if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.iinfo(x.dtype).min
+    return np.asarray(lowest, x.dtype)
+
+
+def _mean_of_slices(x: jax.Array, window: int, stride: int, padding: int) -> jax.Array:
+    for axis in (2, 1):
+        size = x.shape[axis]
+        x = reduce(jnp.add, _slices(x, axis, window, stride, padding, np.zeros((), x.dtype)))
+        starts = np.arange(x.shape[axis]) * stride - padding
+        counts = np.minimum(starts + window, size) - np.maximum(starts, 0)
+        x = x * (1 / counts).reshape((-1,) + (1,) * (3 - axis)).astype(x.dtype)
+    return x
+
+
+def _repeat(y: jax.Array, window: int, height: int, width: int) -> jax.Array:
+    """The transpose of the mean of windows side by side, to images of a size; behind the last window it is zero."""
+    batch, rows, columns, channels = y.shape
+    share = (y * y.dtype.type(1 / window**2))[:, :, None, :, None]
+    y = jnp.broadcast_to(share, (batch, rows, window, columns, window, channels))
+    y = y.reshape(batch, rows * window, columns * window, channels)
+    return jnp.pad(y, ((0, 0), (0, height - rows * window), (0, width - columns * window), (0, 0)))
+
+
 def _scope(name: str, window: int, stride: int | None) -> AbstractContextManager[None]:
     return jax.named_scope(f"{name}_{window}x{window}_{stride or window}")
 
 
-def _slices(x: jax.Array, axis: int, window: int, stride: int, padding: int | str, fill: float) -> list[jax.Array]:
-    """The `window` shifted, strided views of `x` along `axis`: one for each place in the window."""
+def _pads(x: jax.Array, axis: int, window: int, stride: int, padding: int | str) -> tuple[int, int]:
+    """What stands before and behind `axis`; ValueError where the window does not fit."""
     if padding != "same" and not 0 <= int(padding) <= window // 2:
         raise ValueError(f"padding must be from 0 to half the window of {window}; given {padding}")
     before, behind = both_sides(padding, x.shape[axis], window, stride)
-    out = (x.shape[axis] + before + behind - window) // stride + 1
-    if out < 1:
+    if x.shape[axis] + before + behind < window:
         size = f"{x.shape[axis]} pixels {'high' if axis == 1 else 'wide'}"
         raise ValueError(f"a window of {window} with padding {padding} does not fit in an image {size}")
+    return before, behind
+
+
+def _slices(x: jax.Array, axis: int, window: int, stride: int, padding: int | str, fill: np.ndarray) -> list[jax.Array]:
+    """The `window` shifted, strided views of `x` along `axis`: one for each place in the window."""
+    before, behind = _pads(x, axis, window, stride, padding)
     pads = [(0, 0, 0)] * x.ndim
     pads[axis] = (before, behind, 0)
-    x = lax.pad(x, jnp.asarray(fill, x.dtype), pads) if before or behind else x
-    return [lax.slice_in_dim(x, i, i + (out - 1) * stride + 1, stride, axis) for i in range(window)]
+    x = lax.pad(x, fill, pads) if before or behind else x
+    reach = (x.shape[axis] - window) // stride * stride + 1
+    return [lax.slice_in_dim(x, i, i + reach, stride, axis) for i in range(window)]
 
 
 def _first_larger(first: jax.Array, second: jax.Array) -> jax.Array:

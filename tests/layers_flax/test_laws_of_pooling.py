@@ -64,6 +64,7 @@ def test_max_pool_and_its_derivatives(x64, case, ties):
 
 @settings(LAWS, max_examples=8)
 @given(pools())
+@example(((2, 5, 7, 2), (2, 2, 0)))  # windows side by side, and pixels behind the last
 def test_avg_pool_and_its_derivatives(x64, case):
     shape, options = case
     ours, theirs = (lambda x, f=f: f(x, *options) for f in (avg_pool, textbook_mean))
@@ -72,6 +73,7 @@ def test_avg_pool_and_its_derivatives(x64, case):
 
 @settings(LAWS, max_examples=8)
 @given(pools(), st.sampled_from([jnp.float32, jnp.bfloat16]))
+@example(((2, 5, 7, 2), (2, 2, 0)), jnp.bfloat16)
 def test_pools_in_narrow_types(x64, case, dtype):
     """A maximum rounds nothing.
 
