@@ -89,10 +89,12 @@ def _tiny(layer: Shape) -> bool:
 
 
 def _few_channels_a_group(layer: Shape) -> bool:
-    """several groups of at most 16 channels, at most 512 channels in all, images of a known number"""
+    """several groups of at most 16 channels, in all 256, or 512 to more than 200 pixels, images of a known number"""
     # An exported program, whose number of images is a symbol, is for the other platforms too.
-    known = layer.batch is not None
-    return known and layer.groups > 1 and layer.inputs // layer.groups <= 16 and layer.inputs <= 512
+    if layer.batch is None:
+        return False
+    most = 512 if layer.batch * layer.pixels_out > 200 else 256
+    return layer.groups > 1 and layer.inputs // layer.groups <= 16 and layer.inputs <= most
 
 
 def _one_by_one_of_a_number(layer: Shape) -> bool:
@@ -155,6 +157,11 @@ def _pixels(layer: Shape) -> float:
     return inf if layer.batch is None else layer.batch * prod(layer.size) // layer.stride**2
 
 
+def _strided(layer: Shape) -> bool:
+    """1×1, no padding, one group, a stride of more than 1"""
+    return _one_by_one(layer) and layer.stride > 1
+
+
 def _few_pixels(layer: Shape) -> bool:
     """to 256 channels or more, at most 400 pixels in all"""
     return _for_inference(layer) and layer.outputs >= 256 and _pixels(layer) <= 400
@@ -169,6 +176,7 @@ def _to_one_block(layer: Shape) -> bool:
 # Where no gradient of the kernel is to be taken; what fits no row is computed as above. YNNPACK, XLA's library, takes
 # convolutions where it is not told otherwise.
 INFERENCE = (
+    Choice("stock", _strided, True, "a dot would have the pixels it leaves out cut away first"),
     Choice("dot of patches", _few_pixels, True, "YNNPACK arranges the kernel anew, on one core, each time"),
     Choice("a row too many", _to_one_block, True, "YNNPACK computes 64 channels on one core, this runs on all"),
 )
