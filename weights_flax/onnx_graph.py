@@ -1,7 +1,7 @@
 """The graph of an ONNX model, written from the program of a network's layers: there is no second copy of a network."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -205,9 +205,12 @@ class OnnxGraph:
         if pool == "adaptive_avg_pool":
             return self.adaptive_pool(x, [equation for equation in equations if "dot" in equation.primitive.name], read)
         kind, window, stride = pool.split("_")[0], *map(int, re.findall(r"\d+", pool)[1:])
-        configs = [e.params["padding_config"] for e in equations if e.primitive.name == "pad"]
+        parts = list(_inside(equations))
+        windows = [e.params["padding"] for e in parts if e.primitive.name == "reduce_window_max"]
+        configs = windows or [e.params["padding_config"] for e in parts if e.primitive.name == "pad"]
         pads = [max((config[axis][side] for config in configs), default=0) for side in (0, 1) for axis in (1, 2)]
-        if sum(equation.primitive.name == "slice" for equation in equations) != 2 * window:
+        slices = sum(equation.primitive.name == "slice" for equation in parts)
+        if (len(windows), slices) not in ((1, 0), (0, 2 * window)):
             raise ValueError(f"the network does {pool!r} several times in a row, which the ONNX export does not know")
         options: dict[str, Any] = dict(count_include_pad=0) if kind == "avg" else {}
         options |= dict(kernel_shape=[window] * 2, strides=[stride] * 2, pads=pads)
@@ -221,6 +224,13 @@ class OnnxGraph:
             factors = [self.constant(weights), x] if axis == 1 else [x, self.constant(weights.T)]
             x = self.add("MatMul", factors, CHANNELS_FIRST).name
         return Tensor(x, CHANNELS_FIRST)
+
+
+def _inside(equations: Iterable[core.JaxprEqn]) -> Iterator[core.JaxprEqn]:
+    """Operations, with those that a function with a derivative of its own is made of in its place."""
+    for equation in equations:
+        inner = equation.params.get("call_jaxpr", equation.params.get("jaxpr"))
+        yield from [equation] if inner is None else _inside(inner.eqns)
 
 
 def _pool_of(equation: core.JaxprEqn) -> str | None:
