@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from laws import assert_close, derivatives, random_like
+from laws import assert_close, derivatives, random_variables
 from options import check_frozen_batch_norm, check_remat, compiled_gradient, train_scalar
 from small_networks import as_if_trained
 from structure import check_contract, check_narrow_compute, check_parts_compose, draw_images, init
@@ -37,19 +37,11 @@ def draw(*shape):
     return jnp.asarray(np.random.default_rng(0).standard_normal(shape))
 
 
-def drawn_variables(module, x):
-    """Random everywhere, of the type of `x`."""
-    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x))
-    variables = random_like(jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, x.dtype), shapes), 5)
-    stats = jax.tree.map(lambda leaf: 0.5 + leaf**2, variables["batch_stats"])
-    return {"params": variables["params"], "batch_stats": stats}
-
-
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("kind", MODULES)
 def test_derivatives_equal_those_with_stock_convolutions(x64, kind, train, stock_convolution):
     module, x = MODULES[kind], draw(2, 6, 5, 4)
-    variables = drawn_variables(module, x)
+    variables = random_variables(module, x)
 
     def run(params, x):
         return module.apply({**variables, "params": params}, x, train)
@@ -64,7 +56,7 @@ def test_statistics_computed_once_equal_those_computed_by_every_layer(x64, bottl
     """Output, updated running averages and gradients equal those of layers that each look at all features again."""
     block, x = DenseBlock(size=4, growth_rate=3, bottleneck_width=bottleneck_width), draw(3, 5, 6, 4)
     layer = DenseLayer(growth_rate=3, bottleneck_width=bottleneck_width)
-    variables = drawn_variables(block, x)
+    variables = random_variables(block, x)
 
     def once(params, x):
         return block.apply({**variables, "params": params}, x, True, mutable=["batch_stats"])
@@ -189,7 +181,7 @@ def test_the_class_takes_any_number_of_blocks():
 @pytest.mark.parametrize("bottleneck_width", [4, None])
 def test_derivatives_are_the_same_under_remat(x64, bottleneck_width):
     block, x = DenseBlock(size=3, growth_rate=2, bottleneck_width=bottleneck_width), draw(2, 6, 5, 4)
-    variables = drawn_variables(block, x)
+    variables = random_variables(block, x)
 
     def all_of(block):
         return derivatives(lambda params, x: block.apply({**variables, "params": params}, x, True), (params, x))

@@ -11,6 +11,13 @@ def random_like(tree, seed):
     return jax.tree.map(lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape), leaf.dtype), tree)
 
 
+def random_variables(module, x, **options):
+    """Of the type of `x`, random everywhere: zeros and ones as initial values would hide mistakes."""
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x, **options))
+    variables = random_like(jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, x.dtype), shapes), 5)
+    return variables | {"batch_stats": jax.tree.map(lambda leaf: 0.5 + leaf**2, variables["batch_stats"])}
+
+
 def derivatives(function, arguments):
     """Value, gradient, jvp, Hessian-vector product and vmap of `function`, which gives one array, at `arguments`.
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from laws import assert_close, derivatives, random_like
+from laws import assert_close, derivatives, random_variables
 
 from resnet_flax import (
     BasicBlock,
@@ -30,16 +30,6 @@ def draw(channels, size=(6, 5)):
     return jnp.asarray(np.random.default_rng(0).standard_normal((2, *size, channels)))
 
 
-def drawn_variables(module, x, **options):
-    """Random everywhere, of the type of `x`: zeros and ones as initial values would hide mistakes."""
-    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x, **options))
-    variables = random_like(jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, x.dtype), shapes), 5)
-    return {
-        "params": variables["params"],
-        "batch_stats": jax.tree.map(lambda leaf: 0.5 + leaf**2, variables["batch_stats"]),
-    }
-
-
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize(("options", "channels"), KINDS)
 @pytest.mark.parametrize("block", BLOCKS)
@@ -47,7 +37,7 @@ def test_derivatives_equal_those_with_stock_convolutions(x64, block, options, ch
     if not train and options["shortcut"] != "B":
         options, channels = dict(features=4), 4 * block.expansion  # one identity block is enough
     module, x = block(**options), draw(channels)
-    variables = drawn_variables(module, x)
+    variables = random_variables(module, x)
 
     def run(params, x):
         return module.apply({**variables, "params": params}, x, train)
@@ -68,7 +58,7 @@ def test_derivatives_equal_those_with_stock_convolutions(x64, block, options, ch
 )
 def test_derivatives_of_stems_and_heads(x64, model, method, channels, stock_convolution):
     x = draw(channels, (9, 8))
-    variables = drawn_variables(model, draw(3, (32, 32)))
+    variables = random_variables(model, draw(3, (32, 32)))
     arguments = (0,) if method == "stage" else ()
 
     def run(params, x):
@@ -92,7 +82,7 @@ def test_shortcut_a_is_the_input_padded_with_zero_channels(x64, block):
     x = draw(4)
     features = 8 // block.expansion
     module = block(features=features, stride=2, shortcut="A")
-    variables = drawn_variables(module, x)
+    variables = random_variables(module, x)
     assert not [name for name in variables["params"] if "downsample" in name]
     bound = module.bind(variables)
     source = nn_relu(bound.bn1(x)) if block.pre_activation else x
@@ -117,7 +107,7 @@ def test_where_shortcuts_project(block):
 def test_a_plain_block_is_its_residual_alone(x64, block):
     x = draw(8)
     module = block(features=8 // block.expansion, shortcut=None)
-    variables = drawn_variables(module, x)
+    variables = random_variables(module, x)
     skip, residual = module.bind(variables).branches(x, True)
     assert np.all(np.asarray(skip) == 0)
     y = module.apply(variables, x, True)
