@@ -96,7 +96,7 @@ class OnnxGraph:
     def operation(self, equation: core.JaxprEqn, operands: list[Any]) -> Sequence[Any]:
         """Writes one operation, or computes it where it knows all operands; its outputs."""
         kind, params = equation.primitive.name, equation.params
-        inner = params.get("jaxpr", params.get("call_jaxpr"))
+        inner = _inner(equation)
         if isinstance(inner, core.ClosedJaxpr):
             return self.write(inner, operands)
         if (
@@ -226,10 +226,15 @@ class OnnxGraph:
         return Tensor(x, CHANNELS_FIRST)
 
 
+def _inner(equation: core.JaxprEqn) -> Any:
+    """The program of an operation that calls one, or None."""
+    return equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
+
+
 def _inside(equations: Iterable[core.JaxprEqn]) -> Iterator[core.JaxprEqn]:
     """Operations, with those that a function with a derivative of its own is made of in its place."""
     for equation in equations:
-        inner = equation.params.get("call_jaxpr", equation.params.get("jaxpr"))
+        inner = _inner(equation)
         yield from [equation] if inner is None else _inside(inner.eqns)
 
 
