@@ -104,6 +104,11 @@ ad.primitive_transposes[_linear_p] = _transpose
 
 
 def _batch(axis_data: Any, args: Any, axes: Any, *, jaxpr: ClosedJaxpr, transpose: Any, residuals: int) -> Any:
+    # JAX asks for this rule even where nothing is mapped, as for the values beside a Jacobian by columns.
+    takes_means = any(getattr(effect, "name", None) == axis_data.name for effect in jaxpr.effects)
+    if not takes_means and all(axis is None for axis in axes):
+        bind = partial(_linear_p.bind, jaxpr=jaxpr, transpose=transpose, residuals=residuals)
+        return bind(*args), [None] * len(jaxpr.out_avals)
     size = axis_data.size
     # By its name, the function may take means over the axis, as BatchNorm does.
     vmap = partial(jax.vmap, axis_size=size, axis_name=axis_data.name)

@@ -54,6 +54,18 @@ def test_derivatives_by_one_argument_alone(x64, argument):
     assert_close(gradient(curve_again), gradient(curve), 1e-13)
 
 
+def test_jacobians_by_columns_and_by_rows_are_the_same(x64):
+    """By columns vmap maps the tangents and not the values, which a map without residuals computes of them alone."""
+    rows, x = draw(4, 3, seed=1), draw(3)
+
+    def doubled(x):
+        return linear_map(lambda _, x: 2 * x, lambda _, y: 2 * y, (), x)
+
+    np.testing.assert_allclose(jax.jacfwd(lambda x: doubled(rows @ x))(x), 2 * rows, rtol=1e-15)
+    np.testing.assert_allclose(jax.jacrev(lambda x: doubled(rows @ x))(x), 2 * rows, rtol=1e-15)
+    np.testing.assert_array_equal(jax.vmap(lambda _: doubled(x), out_axes=None)(rows), 2 * x)
+
+
 @pytest.mark.parametrize("axes", [(0, None), (None, 0), (1, 0)])
 def test_members_share_what_is_the_same_for_all(x64, axes):
     """Of what they share the gradient is the sum over the members."""
