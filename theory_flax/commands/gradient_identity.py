@@ -22,6 +22,8 @@ from theory_flax.gradient_identity import (
     gradient_profile,
     path_lengths,
 )
+from theory_flax.unroll import check
+from training_flax import build_model
 
 QUICK = ("resnet20_v2", "resnet20", "densenet_bc_40_12")
 WHOLE = ("resnet110_v2", "resnet56_v2", "resnet110", "resnet50_v2", "densenet_bc_40_12", "densenet121")
@@ -69,12 +71,12 @@ class Report:
 
 def measure(options: Options, say: Callable[[str], None]) -> Report:
     """The identity's error in each network, and the gradient's parts along the training of the first of them."""
+    archs = options.arch or (QUICK if options.quick else WHOLE)
+    for arch in archs:  # what has no shortcuts is refused before its variables are drawn
+        check(build_model(arch), 0, train=True)
     dataset = dataset_of(options)
     images, labels = images_of(dataset, BATCH)
-    if options.run is not None:
-        networks = [of_run(options.run)]
-    else:
-        networks = [fresh(arch, dataset) for arch in options.arch or (QUICK if options.quick else WHOLE)]
+    networks = [of_run(options.run)] if options.run is not None else [fresh(arch, dataset) for arch in archs]
     errors: list[Error] = []
     for network in networks:
         for stage in range(stages_of(network.model)):
@@ -105,7 +107,7 @@ def measure(options: Options, say: Callable[[str], None]) -> Report:
 def stages_of(model: nn.Module) -> int:
     """How many stages, or dense blocks, a network has."""
     sizes: Any = getattr(model, "stage_sizes", None) or getattr(model, "block_sizes", ())
-    return len(sizes) or 1  # of a network without shortcuts the first is asked for, and refused by name
+    return len(sizes) or 1  # of a run's network without shortcuts the first is asked for, and refused by name
 
 
 def _error(network: Network, images: jax.Array, labels: jax.Array, stage: int, dtype: str) -> Error:
