@@ -12,25 +12,30 @@ jax.config.update("jax_compilation_cache_dir", str(platformdirs.user_cache_path(
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
-# Of networks and layers there are the most programs. By MLIR, as is usual, fused operations take half of the time of
-# compiling; without, results are the same up to rounding. Where other files ask for the same bits, it is with MLIR.
-FOLDERS_WITHOUT_MLIR = ("layers_flax", "resnet_flax", "densenet_flax")
-WITHOUT_MLIR = {"xla_cpu_use_fusion_emitters": False}
 usual_options = jax._src.compiler.get_compile_options
 
 
-def options_without_mlir(*args, env_options_overrides=None, **kwargs):
-    return usual_options(*args, env_options_overrides=WITHOUT_MLIR | dict(env_options_overrides or {}), **kwargs)
+def compile_by(llvm, module):
+    """How much of LLVM compiles the programs of tests: level 0, 1 or 3, which is how programs are compiled for users.
 
-
-def compile_quickly(quick, folder):
-    """Has programs, those of the processes that tests start too, compiled by XLA's own passes and few of LLVM's."""
+    At 0 a program is there in half of the time of 1, and that in half of the time of 3. What LLVM computes at 0, float64
+    convolutions above all, takes five times as long as at 3, and two times at 1. Below 3 XLA fuses operations without
+    MLIR, which would take as much time again; results are the same up to rounding. Files that ask for the same bits of
+    different programs say FUSED_BY_MLIR.
+    """
+    # Of the processes that tests start, too.
     name = "JAX_DISABLE_MOST_OPTIMIZATIONS"
-    os.environ[name] = str(int(quick))
-    jax.config.update(name.lower(), quick)
+    os.environ[name] = str(int(llvm == 0))
+    jax.config.update(name.lower(), llvm == 0)
+    options = {} if llvm == 0 else {"xla_backend_optimization_level": llvm}
+    if llvm < 3 and not getattr(module, "FUSED_BY_MLIR", False):
+        options["xla_cpu_use_fusion_emitters"] = False
+
+    def get_compile_options(*args, env_options_overrides=None, **kwargs):
+        return usual_options(*args, env_options_overrides=options | dict(env_options_overrides or {}), **kwargs)
+
     # JAX has options for one program, and no setting for all; this is where it makes each program's.
-    without = quick and folder in FOLDERS_WITHOUT_MLIR
-    jax._src.compiler.get_compile_options = options_without_mlir if without else usual_options
+    jax._src.compiler.get_compile_options = usual_options if llvm == 3 else get_compile_options
 
 
 class _TellAtOnce:
@@ -56,16 +61,25 @@ def pytest_sessionstart(session):
 
 @pytest.fixture(autouse=True, scope="module")
 def compiler(request):
-    """Most programs of tests run once, and LLVM took most of the time; files that train for longer say so."""
-    compile_quickly(not getattr(request.module, "FULL_COMPILER", False), request.path.parent.name)
+    """Most programs of tests run once, and LLVM took most of the time; files whose programs run for longer say so."""
+    compile_by(getattr(request.module, "LLVM", 0), request.module)
 
 
 @pytest.fixture
-def full_compiler(compiler, request):
-    """All of LLVM for one test of a file: what trains for long, or says how exactly the same programs are."""
-    compile_quickly(False, request.path.parent.name)
-    yield
-    compile_quickly(not getattr(request.module, "FULL_COMPILER", False), request.path.parent.name)
+def llvm(compiler, request):
+    """A switch that sets LLVM's level for one test."""
+    yield lambda level: compile_by(level, request.module)
+    compile_by(getattr(request.module, "LLVM", 0), request.module)
+
+
+@pytest.fixture
+def some_of_llvm(llvm):
+    llvm(1)
+
+
+@pytest.fixture
+def all_of_llvm(llvm):
+    llvm(3)
 
 
 @pytest.fixture(autouse=True, scope="module")

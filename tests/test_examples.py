@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from laws import assert_close
 
-FULL_COMPILER = True
+LLVM = 1
 EXAMPLES = Path(__file__).parent.parent / "examples"
 PROGRAMS = sorted(path.name for path in EXAMPLES.glob("*.py"))
 LONGEST = {"train_in_thirty_lines.py": 30, "gradient_identity.py": 20}  # lines that are not blank, without the title

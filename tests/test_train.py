@@ -60,7 +60,7 @@ def test_a_run_from_the_shell(tmp_path):
     ("arch", "options", "accuracy", "limit"),
     [("densenet121", [], 0.97, 180), ("resnet18", [], 0.97, 180), ("resnet20", ["--dtype", "bfloat16"], 0.96, None)],
 )
-def test_the_main_job(arch, options, accuracy, limit, tmp_path, full_compiler):
+def test_the_main_job(arch, options, accuracy, limit, tmp_path, all_of_llvm):
     """Defaults alone, from an empty cache. The limit is 180 seconds of two free cores, which other tests may not be."""
     start = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = train("--arch", arch, *options, "--out", "run", cwd=tmp_path, cache=tmp_path / "cache")

@@ -4,6 +4,8 @@ from parity import check_parity
 
 import densenet_flax
 
+LLVM = 1
+
 
 def test_densenet_equals_torchvisions(x64):
     check_parity(densenet_flax, "densenet121")

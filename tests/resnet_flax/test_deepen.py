@@ -58,7 +58,7 @@ def check_same(model, variables, deeper, images):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_trained_network_is_the_same_in_a_deeper_one(kind, full_compiler):
+def test_a_trained_network_is_the_same_in_a_deeper_one(kind, some_of_llvm):
     images, labels = deepening.digits()
     model, deeper = pair(kind)
     variables = deepening.trained(model, images, labels)
@@ -81,7 +81,7 @@ CHAINS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("chain", CHAINS)
-def test_published_depths_go_into_the_next(chain, full_compiler):
+def test_published_depths_go_into_the_next(chain, some_of_llvm):
     """`resnet20`, its v2 and `resnet18` have their published widths here, the others an eighth."""
     archs, options, pixels = CHAINS[chain]
     images, labels = deepening.digits(pixels)
@@ -92,7 +92,7 @@ def test_published_depths_go_into_the_next(chain, full_compiler):
 
 
 @pytest.mark.slow
-def test_resnext_goes_into_a_deeper_one_of_the_same_groups(full_compiler):
+def test_resnext_goes_into_a_deeper_one_of_the_same_groups(some_of_llvm):
     images, _ = deepening.digits(32)
     options = dict(num_classes=10, groups=32, width_per_group=4, width=32)
     model, deeper = (ResNet(sizes, BottleneckBlock, **options) for sizes in ((3, 4, 6, 3), (3, 4, 23, 3)))

@@ -5,6 +5,8 @@ from parity import check_parity
 
 import resnet_flax
 
+LLVM = 1
+
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50", "resnext50_32x4d"])
 def test_resnet_equals_torchvisions(x64, arch):

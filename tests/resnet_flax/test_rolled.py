@@ -133,7 +133,7 @@ def test_stacked_variables_are_refused_where_blocks_run_one_by_one():
 
 
 @pytest.mark.slow
-def test_a_thousand_layers_compile_in_a_minute_and_train(full_compiler):
+def test_a_thousand_layers_compile_in_a_minute_and_train(all_of_llvm):
     """ResNet-1202: by default blocks are a loop; He 2015, section 4.2, starts it with a small rate."""
     model, optimiser = resnet1202(), optax.sgd(0.001, momentum=0.9)
     images, labels = draw_images(4, 32, 32, 3), jnp.arange(4)

@@ -7,6 +7,7 @@ import pytest
 from theory_flax.__main__ import CLAIMS, main
 from training_flax import TrainConfig, fit
 
+LLVM = 1
 OF_RUNS = ("gradient_identity", "shattering", "feature_reuse", "architectures")
 
 

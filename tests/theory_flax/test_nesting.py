@@ -28,7 +28,7 @@ def fits(kind, depths, steps=150, names=None):
 
 
 @pytest.mark.slow
-def test_residual_families_only_come_nearer_and_plain_ones_go_away_again(full_compiler):
+def test_residual_families_only_come_nearer_and_plain_ones_go_away_again(some_of_llvm):
     """Five targets, five seeds. That the deepest plain towers are farther away is no matter of the search."""
     depths = (1, 2, 8)
     residual, found = fits(ResNet, depths)

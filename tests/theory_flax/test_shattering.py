@@ -24,6 +24,7 @@ from theory_flax.fully_connected import GradientCorrelation, fit_base, fit_power
 from theory_flax.shattering import noise, white_noise_band
 from theory_flax.unroll import by_blocks
 
+LLVM = 1
 SEEDS = 12
 
 
@@ -278,7 +279,7 @@ def test_bad_input_is_named():
 
 
 @pytest.mark.slow
-def test_the_command_writes_numbers_and_a_figure(tmp_path, capsys, full_compiler):
+def test_the_command_writes_numbers_and_a_figure(tmp_path, capsys):
     arguments = ["shattering", "--quick", "--seeds", "2", "--arch", "plain20", "resnet20", "--out", str(tmp_path)]
     assert main(arguments) == 0
     said = json.loads((tmp_path / "shattering.json").read_text())["result"]

@@ -6,6 +6,7 @@ import pytest
 from training_flax.augment import AUGMENTATIONS, augment_images, example_keys, parse_augmentations
 from training_flax.crops import random_flip
 
+FUSED_BY_MLIR = True
 NAMES = [name for name in AUGMENTATIONS if name != "none"]
 
 

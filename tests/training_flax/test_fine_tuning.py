@@ -13,7 +13,7 @@ from training_flax import TrainConfig, evaluate_run, fit, plan
 from training_flax.weights import normalisation, starting_weights
 from weights_flax import load_model, load_weights, save_weights
 
-FULL_COMPILER = True
+LLVM = 1
 AKAMASTER = str(references.GOLDEN / "cifar10_resnet20_akamaster.th")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SMALL = dict(arch="resnet20", steps=1, width=4, augment=(), batch_size=16)

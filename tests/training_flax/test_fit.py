@@ -23,7 +23,7 @@ from training_flax.run_folder import write_config
 from training_flax.steps import EvalResult
 from weights_flax import ARCHS
 
-FULL_COMPILER = True
+LLVM = 1
 FILES = {
     *("config.json", "metrics.jsonl", "summary.json", "batch.png", "curves.png", "confusion.png"),
     *("model.safetensors", "checkpoints", ".lock"),

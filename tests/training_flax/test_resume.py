@@ -16,7 +16,7 @@ from PIL import Image
 from training_flax import Stopped, StopRequest, TrainConfig, fit
 from training_flax.stopping import STOP
 
-FULL_COMPILER = True
+LLVM = 1
 ROOT = Path(__file__).parent.parent.parent
 DIGITS = ["--arch", "resnet20", "--width", "4", "--steps", "400", "--batch-size", "32", "--ema", "0.9"]
 FOLDER = ["--arch", "resnet20", "--width", "4", "--steps", "200", "--batch-size", "16", "--image-size", "16"]
