@@ -11,9 +11,10 @@ from dataclasses import replace
 import jax
 
 from train import parse
-from training_flax import fit, join_processes, plan
+from training_flax import fit, join_processes, keep_compiled_programs, plan
 
 options = parse(sys.argv[1:])
+keep_compiled_programs()
 if options.dtype == "float64":
     jax.config.update("jax_enable_x64", True)
 join_processes(options.coordinator, options.num_processes, options.process_id)
