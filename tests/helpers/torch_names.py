@@ -24,7 +24,7 @@ def check_round_trip(package, model):
     assert back.keys() == state_dict.keys()
     for name, value in state_dict.items():
         assert back[name].dtype == value.dtype
-        np.testing.assert_array_equal(back[name], value, err_msg=name)
+        assert np.array_equal(back[name], value), name
 
 
 def check_wrappers_and_counters(package, model):
