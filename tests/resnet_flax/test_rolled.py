@@ -144,11 +144,11 @@ def test_a_thousand_layers_compile_in_a_minute_and_train(all_of_llvm):
     step = lowered.compile(compiler_options=compiler_options())
     assert time.perf_counter() - start < 60
     losses = []
-    for _ in range(8):
+    for _ in range(20):  # after eight, rounding decides what it has learnt of four images; these are enough by far
         state, metrics = step(state, images, labels)
         losses.append(float(metrics.loss))
     assert int(state.skipped) == 0
-    assert losses[-1] < losses[0] / 2
+    assert losses[-1] < losses[0] / 4
 
 
 @pytest.mark.parametrize("kind", ["basic_v2"])
