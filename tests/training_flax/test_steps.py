@@ -19,6 +19,7 @@ from training_flax import (
     normalise,
 )
 
+FUSED_BY_MLIR = True
 CONFIG = TrainConfig("resnet20", recipe="quick-digits", lr=0.1, momentum=0.9, weight_decay=0.01)
 
 
