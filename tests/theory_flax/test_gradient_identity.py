@@ -258,10 +258,10 @@ def test_what_has_no_shortcuts_or_no_such_stage_is_refused():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", WHOLE)
-def test_published_networks(arch, x64, request):
+def test_published_networks(arch, x64, llvm):
     """Every stage in float64; the first in eval mode and in float32 too. All batch statistics are over 16 values."""
     if arch.startswith("resnet"):  # few programs, each run a hundred times and more
-        request.getfixturevalue("some_of_llvm")
+        llvm(1)
     model = WHOLE[arch](num_classes=10)
     size = 64 if model.stem_kind == "imagenet" else 32
     made = make(model, size, jnp.float64)
@@ -284,7 +284,7 @@ print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process is read from Linux's /proc")
-def test_a_thousand_layers_fit_in_four_gigabytes(some_of_llvm):
+def test_a_thousand_layers_fit_in_four_gigabytes(all_of_llvm):
     done = subprocess.run([sys.executable, "-c", MEMORY], cwd=Path(__file__).parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     # In KiB. The ru_maxrss of getrusage would be no less than that of the process which started this one.

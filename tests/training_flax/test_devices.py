@@ -30,7 +30,7 @@ LAYOUTS = {
 }
 
 
-# How long a device may wait for the others before XLA ends the process; and what halves the time of compiling.
+# How long a device may wait for the others before XLA ends the process; and what saves a quarter of compiling.
 FLAGS = "--xla_cpu_collective_call_terminate_timeout_seconds=60 --xla_cpu_use_fusion_emitters=false"
 
 

@@ -71,7 +71,7 @@ class Report:
 
 def measure(options: Options, say: Callable[[str], None]) -> Report:
     """The identity's error in each network, and the gradient's parts along the training of the first of them."""
-    archs = options.arch or (QUICK if options.quick else WHOLE)
+    archs = () if options.run is not None else options.arch or (QUICK if options.quick else WHOLE)
     for arch in archs:  # what has no shortcuts is refused before its variables are drawn
         check(build_model(arch), 0, train=True)
     dataset = dataset_of(options)
