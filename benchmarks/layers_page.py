@@ -14,8 +14,13 @@ SLOWEST = 12
 
 
 def write_page(rows: Sequence[dict[str, Any]]) -> None:
-    """Replaces the tables between their marks."""
-    for name, table in {"choices": choices(), "speeds": speeds(rows), "formulas": formulas(rows)}.items():
+    """Replaces the tables between their marks; one of which nothing was measured stays as it is."""
+    tables = {"choices": choices()}
+    if any(row["mode"] != "filter" for row in rows):
+        tables["speeds"] = speeds(rows)
+    if any(row["mode"] == "filter" for row in rows):
+        tables["formulas"] = formulas(rows)
+    for name, table in tables.items():
         replace_between(PAGE, BEGIN.format(name), END.format(name), table)
 
 

@@ -251,6 +251,10 @@ def test_the_page_of_layers_has_the_choices_as_they_are(tmp_path, monkeypatch):
     assert "| train | 8 | 1 | 0.8 | 0.8 | 0.8 | 1 |" in text
     assert "| conv | train | 8 | 0.8 | 0.95 |" in text
     assert "| conv | 8 | 2 | – | – | 1.5 | – |" in text
+    layers_page.write_page([train | {"batch": 64}])  # the gradients' table stays
+    text = copy.read_text()
+    assert "| conv | train | 64 | 0.8 | 0.95 |" in text and "| conv | train | 8 |" not in text
+    assert "| conv | 8 | 2 | – | – | 1.5 | – |" in text
 
 
 def test_memory_is_measured_by_depth_with_its_price(tmp_path, monkeypatch, capsys):
