@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Sequence
-from math import inf, prod
+from math import prod
 from typing import NamedTuple
 
 import jax
@@ -146,37 +146,21 @@ KERNEL_GRADIENT = (
 )
 
 
-def _for_inference(layer: Shape) -> bool:
-    """An odd square kernel of one group that is padded by half its size, on an image larger than two strides."""
-    square = layer.taps[0] == layer.taps[1] > 1
-    return layer.groups == 1 and square and layer.centred and min(layer.size) > 2 * layer.stride
-
-
-def _pixels(layer: Shape) -> float:
-    """Of all images of the output; many where their number is a symbol."""
-    return inf if layer.batch is None else layer.batch * prod(layer.size) // layer.stride**2
-
-
 def _strided(layer: Shape) -> bool:
     """1×1, no padding, one group, a stride of more than 1"""
     return _one_by_one(layer) and layer.stride > 1
 
 
-def _few_pixels(layer: Shape) -> bool:
-    """to 256 channels or more, at most 400 pixels in all"""
-    return _for_inference(layer) and layer.outputs >= 256 and _pixels(layer) <= 400
-
-
 def _to_one_block(layer: Shape) -> bool:
-    """stride 1, of more than 16 channels to 64 or fewer, of 28 rows or more"""
+    """one group, square kernel, stride 1, keeps the size, more than 16 channels in, at most 64 out, 28 rows or more"""
+    square = layer.taps[0] == layer.taps[1] > 1
     channels = layer.inputs > 16 and layer.outputs <= 64
-    return _for_inference(layer) and layer.stride == 1 and channels and layer.size[0] >= 28
+    return layer.groups == 1 and square and layer.stride == 1 and layer.centred and channels and layer.size[0] >= 28
 
 
 # Where no gradient of the kernel is to be taken; what fits no row is computed as above. YNNPACK, XLA's library, takes
 # convolutions where it is not told otherwise.
 INFERENCE = (
     Choice("stock", _strided, True, "a dot would have the pixels it leaves out cut away first"),
-    Choice("dot of patches", _few_pixels, True, "YNNPACK arranges the kernel anew, on one core, each time"),
     Choice("a row too many", _to_one_block, True, "YNNPACK computes 64 channels on one core, this runs on all"),
 )

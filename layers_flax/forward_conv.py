@@ -5,7 +5,7 @@ import jax
 from layers_flax.choices import INFERENCE, choose, shape_of
 from layers_flax.conv import conv2d, pads_of
 from layers_flax.once import once
-from layers_flax.patches import dot_of_patches, stock_conv
+from layers_flax.patches import stock_conv
 
 
 def forward_conv2d(
@@ -13,17 +13,14 @@ def forward_conv2d(
 ) -> jax.Array:
     """What `conv2d` computes, of the same arguments, where no gradient of the kernel is to be taken.
 
-    By default XLA gives convolutions on the CPU to YNNPACK, which arranges the kernel anew on one core each time, and
-    convolves to 64 channels or fewer on one core as well. Of few pixels a dot of patches is faster. A convolution whose
-    output is larger than its input YNNPACK does not take; what else XLA has runs on all cores. Programs that are
-    compiled with `training_flax.compiler_options` have no YNNPACK; these formulas cost them a hundredth.
+    By default XLA gives convolutions on the CPU to YNNPACK, which convolves to 64 channels or fewer on one core. A
+    convolution whose output is larger than its input YNNPACK does not take; what else XLA has runs on all cores.
+    Programs that are compiled with `training_flax.compiler_options` have no YNNPACK there, and lose a hundredth.
     """
     pads = pads_of(x, kernel, stride, padding)
     formula = choose(INFERENCE, shape_of(x, kernel, stride, pads))
     if formula == "stock":
         return stock_conv(x, kernel, stride, pads)
-    if formula == "dot of patches":
-        return dot_of_patches(x, kernel, stride, pads)
     if formula == "a row too many":
         return _with_a_row_too_many(x, kernel)
     y = conv2d(x, kernel, stride=stride, padding=padding, groups=groups)

@@ -96,7 +96,6 @@ def test_layer_with_a_bias(x64, small_blocks, case):
 
 @settings(LAWS, max_examples=8)
 @example(convolution((1, 28, 2, 17), (3, 3, 17, 2)))  # one row too many
-@example(convolution((1, 3, 3, 2), (3, 3, 2, 256)))  # a dot of patches
 @given(convolutions(kernels=(3, 5, 7, 3, 4), widths=((3, 5), (4, 130), (8, 64)), groups=(1, 1, 1, 2)))
 def test_convolution_of_inference_and_its_derivatives(x64, case):
     *shapes, options = case
