@@ -15,7 +15,7 @@ def forward_conv2d(
 
     By default XLA gives convolutions on the CPU to YNNPACK, which convolves to 64 channels or fewer on one core. A
     convolution whose output is larger than its input YNNPACK does not take; what else XLA has runs on all cores.
-    Programs that are compiled with `training_flax.compiler_options` have no YNNPACK there, and lose a hundredth.
+    Programs that are compiled with `training_flax.compiler_options` have no YNNPACK there, and lose 1 to 4 %.
     """
     pads = pads_of(x, kernel, stride, padding)
     formula = choose(INFERENCE, shape_of(x, kernel, stride, pads))
