@@ -30,7 +30,7 @@ import densenet_flax
 import resnet_flax
 from benchmarks.command_line import check_known, fail, listed
 from layers_flax import Conv, avg_pool, conv2d, forward_conv2d, max_pool
-from layers_flax.choices import CONVOLUTION, Shape, choose
+from layers_flax.choices import Shape
 from layers_flax.conv import both_sides
 from layers_flax.filter_gradients import FORMULAS
 from layers_flax.patches import stock_conv
@@ -178,7 +178,7 @@ def contenders(layer: Layer, mode: str) -> dict[str, Callable]:
     stock = partial(stock_conv, stride=layer.stride, pads=pads, groups=layer.groups)
     if mode == "filter":
         shape = layer.shape(1)
-        if (choose(CONVOLUTION, shape) or "").startswith("dot of pixels"):
+        if layer.kernel == 1 and layer.groups == 1:
             return {}
         names = ["dots of groups"] if layer.groups > 1 else ["channels as images"]
         if layer.groups == layer.stride == 1 and shape.centred:  # keeps the size

@@ -2,7 +2,7 @@
 
 from layers_flax.batch_norm import BatchNorm, Moments, batch_moments
 from layers_flax.checks import check_images, check_positive, check_rate, one_of
-from layers_flax.conv import Conv, conv2d, subsample
+from layers_flax.conv import Conv, conv2d
 from layers_flax.counts import count_multiply_adds, count_parameters, multiply_adds_of
 from layers_flax.deepening import carry_over, check_deeper
 from layers_flax.dropout import Dropout, DropPath
@@ -13,6 +13,7 @@ from layers_flax.linear import Linear
 from layers_flax.network import Network
 from layers_flax.once import once
 from layers_flax.pieces import folded_logits, in_pieces
+from layers_flax.pointwise import subsample
 from layers_flax.pooling import adaptive_avg_pool, avg_pool, global_avg_pool, max_pool
 from layers_flax.remat import remat
 from layers_flax.shapes import image_by_shape, variables_by_shape

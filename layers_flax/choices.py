@@ -78,9 +78,17 @@ def choose(table: Sequence[Choice], shape: Shape) -> str | None:
     return row.formula if row else None
 
 
+CUT = "a dot would have the pixels it leaves out cut away first"
+
+
 def _one_by_one(layer: Shape) -> bool:
     """1×1, no padding, one group"""
     return layer.groups == 1 and layer.taps == (1, 1) and layer.pads == ((0, 0), (0, 0))
+
+
+def _strided(layer: Shape) -> bool:
+    """1×1, no padding, one group, a stride of more than 1"""
+    return _one_by_one(layer) and layer.stride > 1
 
 
 def _tiny(layer: Shape) -> bool:
@@ -102,7 +110,13 @@ def _one_by_one_of_a_number(layer: Shape) -> bool:
     return _one_by_one(layer) and layer.batch is not None
 
 
+def _strided_of_a_number(layer: Shape) -> bool:
+    """1×1, no padding, one group, a stride of more than 1, images of a known number"""
+    return _strided(layer) and layer.batch is not None
+
+
 CONVOLUTION = (
+    Choice("stock, differentiated as a dot", _strided_of_a_number, True, CUT),
     Choice("dot of pixels, turned", _one_by_one_of_a_number, True, "XLA reads a factor of gradients against its order"),
     Choice("dot of pixels", _one_by_one, False, "the gradient of the kernel is then a dot as well"),
     Choice("dot of patches", _tiny, False, "XLA's convolution takes ten times as long on the CPU"),
@@ -146,11 +160,6 @@ KERNEL_GRADIENT = (
 )
 
 
-def _strided(layer: Shape) -> bool:
-    """1×1, no padding, one group, a stride of more than 1"""
-    return _one_by_one(layer) and layer.stride > 1
-
-
 def _to_one_block(layer: Shape) -> bool:
     """one group, square kernel, stride 1, keeps the size, more than 16 channels in, at most 64 out, 28 rows or more"""
     square = layer.taps[0] == layer.taps[1] > 1
@@ -161,6 +170,6 @@ def _to_one_block(layer: Shape) -> bool:
 # Where no gradient of the kernel is to be taken; what fits no row is computed as above. YNNPACK, XLA's library, takes
 # convolutions where it is not told otherwise.
 INFERENCE = (
-    Choice("stock", _strided, True, "a dot would have the pixels it leaves out cut away first"),
+    Choice("stock", _strided, True, CUT),
     Choice("a row too many", _to_one_block, True, "YNNPACK computes 64 channels on one core, this runs on all"),
 )

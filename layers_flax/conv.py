@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
-from jax import lax
 from jax.nn.initializers import Initializer
 
 from layers_flax.choices import CONVOLUTION, KERNEL_GRADIENT, choose, shape_of
@@ -16,7 +15,7 @@ from layers_flax.grouped import stock_or_together
 from layers_flax.initializers import he_normal_fan_out, zeros
 from layers_flax.network import read
 from layers_flax.patches import Pads, dot_of_patches
-from layers_flax.pointwise import dot_of_pixels
+from layers_flax.pointwise import by_pixels, dot_of_pixels, strided, subsample
 
 
 def conv2d(
@@ -46,11 +45,11 @@ def conv2d(
     pads = pads_of(x, kernel, stride, padding)
     shape = shape_of(x, kernel, stride, pads)
     formula = choose(CONVOLUTION, shape)
+    if formula == "stock, differentiated as a dot":
+        return strided(x, kernel, stride)
     if formula in ("dot of pixels", "dot of pixels, turned"):
-        # Flattened, because a dot that contracts three axes makes XLA write out a transposed copy of its operand.
-        x = subsample(x, stride)
         dot = jnp.dot if formula == "dot of pixels" else dot_of_pixels
-        return dot(x.reshape(-1, x.shape[-1]), kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
+        return by_pixels(dot, subsample(x, stride), kernel)
     if formula == "dot of patches":
         return dot_of_patches(x, kernel, stride, pads)
     if choose(KERNEL_GRADIENT, shape):
@@ -75,14 +74,6 @@ def both_sides(padding: int | str | None, size: int, window: int, stride: int) -
         return both // 2, both - both // 2
     assert isinstance(padding, int)
     return padding, padding
-
-
-def subsample(x: jax.Array, stride: int) -> jax.Array:
-    """Every `stride`-th pixel of both axes of (batch, height, width, channels), the first among them.
-
-    By `lax.slice`, because indexing is a gather where the size of the batch is a symbol (`jax.export`).
-    """
-    return lax.slice(x, (0, 0, 0, 0), x.shape, (1, stride, stride, 1)) if stride > 1 else x
 
 
 class Conv(nn.Module):

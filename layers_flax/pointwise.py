@@ -4,13 +4,51 @@ Of dy kernelᵀ and xᵀ dy, XLA's CPU backend reads one factor against its orde
 the product itself. Here the smaller of the factors is turned around beforehand, or the product afterwards.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import jax
+from jax import lax
 
 from layers_flax.linear_map import is_spread, linear_map
 from layers_flax.once import once
+from layers_flax.patches import stock_conv
 
 # Rows of which the product is turned around, and of which the kernel is; of more it takes less time than the product.
 FEW, SOME = 64, 2048
+
+
+def subsample(x: jax.Array, stride: int) -> jax.Array:
+    """Every `stride`-th pixel of both axes of (batch, height, width, channels), the first among them.
+
+    By `lax.slice`, because indexing is a gather where the size of the batch is a symbol (`jax.export`).
+    """
+    return lax.slice(x, (0, 0, 0, 0), x.shape, (1, stride, stride, 1)) if stride > 1 else x
+
+
+def by_pixels(dot: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The 1×1 convolution of NHWC images with an HWIO kernel as a `dot` of (pixels, in) and (in, out).
+
+    Flattened, because a dot that contracts three axes makes XLA write out a transposed copy of its operand.
+    """
+    return dot(x.reshape(-1, x.shape[-1]), kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def strided(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
+    """The 1×1 convolution of every `stride`-th pixel.
+
+    XLA's own finds the pixels where they lie. Where it is differentiated they are cut out, once for all its gradients,
+    and it is the dot of them.
+    """
+    return stock_conv(x, kernel, stride, ((0, 0), (0, 0)))
+
+
+@strided.defjvp
+def _strided_jvp(
+    stride: int, primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]
+) -> tuple[jax.Array, jax.Array]:
+    return jax.jvp(lambda x, kernel: by_pixels(dot_of_pixels, subsample(x, stride), kernel), primals, tangents)
 
 
 def dot_of_pixels(x: jax.Array, kernel: jax.Array) -> jax.Array:

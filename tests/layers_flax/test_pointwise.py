@@ -55,3 +55,19 @@ def test_elsewhere_it_is_a_plain_dot(monkeypatch):
     assert "linear_map" in program() or "optimization_barrier" in program()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert "linear_map" not in program() and "optimization_barrier" not in program()
+
+
+def test_strided_it_is_a_convolution_forward_and_a_dot_of_the_pixels_cut_out_where_it_is_differentiated(monkeypatch):
+    images, kernel = jnp.ones((2, 4, 4, 5)), jnp.ones((1, 1, 5, 3))
+
+    def run(images, kernel):
+        return conv2d(images, kernel, stride=2, padding=0).sum()
+
+    def kinds(function):
+        text = str(jax.make_jaxpr(lambda *arguments: function(*arguments))(images, kernel))
+        return {kind for kind in ("conv_general_dilated", "dot_general", " slice[") if kind in text}
+
+    assert kinds(run) == {"conv_general_dilated"}
+    assert kinds(jax.grad(run, (0, 1))) == {"dot_general", " slice["}
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert kinds(run) == kinds(jax.grad(run, (0, 1))) == {"dot_general", " slice["}
