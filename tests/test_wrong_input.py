@@ -121,6 +121,7 @@ OPTIONS = {
         "--batch-size 63 --mixup 0.2",
         "batch_size must be a multiple of 2, for 1 device and pairs to mix; given 63",
     ),
+    "images changed for no step": ("--augment-until 0", "augment_until must be over 0 and at most 1; given 0.0"),
     "uneven pieces": (
         "--batch-size 64 --accumulate 3",
         "batch_size must be a multiple of 3, for 1 device and 3 pieces; given 64",

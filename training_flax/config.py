@@ -69,6 +69,9 @@ class TrainConfig:
     """Parameter of mixup's Beta distribution; 0 is no mixup."""
     cutmix: float | None = None
     """Parameter of CutMix's Beta distribution; 0 is no CutMix."""
+    augment_until: float | None = None
+    """Share of the training in which images are changed and mixed; after it they are seen as they are (He et al.,
+    arXiv:1909.09148), which brings BatchNorm's statistics to what is tested. 1 is to the end."""
     label_smoothing: float | None = None
     """Share of each target that is spread evenly over all classes."""
     loss: str | None = None
@@ -243,7 +246,7 @@ CHECKS: dict[str, Callable[[str, Any], None]] = {
     **dict.fromkeys(("lr", "checkpoint_minutes"), _positive),
     **dict.fromkeys(("mixup", "cutmix", "weight_decay", "warmup_lr", "clip_norm"), _not_negative),
     **dict.fromkeys(("momentum", "label_smoothing", "warmup", "ema"), check_rate),
-    "test_crop": _share,
+    **dict.fromkeys(("test_crop", "augment_until"), _share),
     "mean": _finite,
     "std": _all_positive,
     "augment": _augment,

@@ -14,6 +14,7 @@ from training_flax.devices import Devices
 from training_flax.images import centre_crop, random_resized_crop
 
 AHEAD = 3  # batches that are decoded before they are asked for
+UNCHANGED = -1  # in place of the epoch that an image's random changes are drawn from: it is seen as it is
 
 
 class UnreadableImage(ValueError):
@@ -24,7 +25,7 @@ class Batch(NamedTuple):
     """What a step takes beside its state and a part that lies on the devices."""
 
     examples: Any  # (batch,) int32: indices in the part
-    epochs: Any  # (batch,) int32: the epoch that each example is seen in
+    epochs: Any  # (batch,) int32: the epoch that each example is seen in, or UNCHANGED
     wish: Any  # (batch,) int32: what this process asks of all, see `training_flax.stopping`
     images: Any = None  # (batch, height, width, channels) uint8, where the part is streamed
     labels: Any = None  # (batch,) int32, likewise
@@ -59,10 +60,15 @@ class Reader:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def random_fit(size: int, seed: int, min_area: float) -> Callable[[np.ndarray, int, int], np.ndarray]:
-    """Random-resized crops, drawn from (seed, epoch, index) alone."""
+def random_fit(
+    size: int, seed: int, min_area: float, ratio: float = 1.0
+) -> Callable[[np.ndarray, int, int], np.ndarray]:
+    """Random-resized crops, drawn from (seed, epoch, index) alone; of what is seen unchanged, `central_fit`."""
+    unchanged = central_fit(size, ratio)
 
     def fit(image: np.ndarray, epoch: int, index: int) -> np.ndarray:
+        if epoch == UNCHANGED:
+            return unchanged(image, epoch, index)
         return random_resized_crop(image, size, np.random.default_rng((seed, epoch, index)), min_area)
 
     return fit
@@ -75,6 +81,16 @@ def central_fit(size: int, ratio: float) -> Callable[[np.ndarray, int, int], np.
 
 class Feed:
     """The batches of training from one step to another, on the devices.
+
+    Args:
+        part: the train part.
+        steps: those to take.
+        batch_size: images a step, on all devices together.
+        seed: the run's.
+        devices: where it runs.
+        reader: what decodes a streamed part.
+        wish: what this process asks of all at a step, see `training_flax.stopping`.
+        change_until: the step from which on images are seen unchanged; None is none.
 
     Attributes:
         waited: seconds that the caller has been kept waiting, so far, while the devices had nothing to do.
@@ -89,9 +105,11 @@ class Feed:
         devices: Devices,
         reader: Reader | None = None,
         wish: Callable[[], int] = lambda: 0,
+        change_until: int | None = None,
     ):
         self._part, self._steps, self._batch_size, self._seed = part, steps, batch_size, seed
         self._devices, self._reader, self._wish = devices, reader, wish
+        self._change_until = change_until
         self.waited = 0.0
         self.idle: Callable[[], bool] = lambda: False  # whether the devices have nothing to do
 
@@ -116,6 +134,8 @@ class Feed:
         batch, examples = self._batch_size, len(self._part.labels)
         mine = self._devices.rows(batch)
         epochs = (np.arange(step * batch, (step + 1) * batch) // examples).astype(np.int32)
+        if self._change_until is not None and step >= self._change_until:
+            epochs[:] = UNCHANGED
         return Batch(batch_indices(step, batch, examples, self._seed)[mine], epochs[mine], np.zeros(0, np.int32))
 
     def _result(self, image: "Future[np.ndarray]") -> np.ndarray:

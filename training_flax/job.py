@@ -81,6 +81,12 @@ class Job:
         return step * self.batch_size / len(self.dataset.train.labels)
 
     @property
+    def change_until(self) -> int | None:
+        """The step from which on images are no longer changed; None where they are to the end."""
+        share = self.config.augment_until or 1.0
+        return None if share == 1 else ceil(share * self.total_steps)
+
+    @property
     def image_dtype(self) -> Any:
         """Type of the normalised images that the network is given."""
         return jnp.float64 if self.config.dtype == "float64" else jnp.float32

@@ -100,7 +100,14 @@ class Loop:
         """Takes the steps of an epoch that are still to be taken."""
         job = self.job
         feed = Feed(
-            job.dataset.train, steps, job.batch_size, job.config.seed, job.devices, self.train_reader, self.wish
+            job.dataset.train,
+            steps,
+            job.batch_size,
+            job.config.seed,
+            job.devices,
+            self.train_reader,
+            self.wish,
+            job.change_until,
         )
         start, before = time.perf_counter(), self.progress.seconds
         pending: tuple[TrainMetrics, jax.Array] | None = None
@@ -214,7 +221,10 @@ def train_reader(job: Job) -> Reader | None:
     if isinstance(part, Part):
         return None
     size = part.image_shape[0]
-    fit = central_fit(size, 1.0) if job.min_area is None else random_fit(size, config.seed, job.min_area)
+    if job.min_area is None:
+        fit = central_fit(size, 1.0)
+    else:
+        fit = random_fit(size, config.seed, job.min_area, config.test_crop or 1.0)
     return Reader(part, fit, config.workers)
 
 

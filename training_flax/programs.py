@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from layers_flax import variables_by_shape
@@ -12,7 +13,7 @@ from training_flax.augment import Augmentation, augment_images, example_keys
 from training_flax.compilation import compile_together, compiler_options
 from training_flax.data import Part, StreamedPart
 from training_flax.evaluation import make_indexed_eval_step, pixels_of, whole_batch
-from training_flax.feed import Batch
+from training_flax.feed import UNCHANGED, Batch
 from training_flax.job import Job
 from training_flax.mix import mix
 from training_flax.optimisers import make_optimiser
@@ -107,7 +108,8 @@ def make_start(job: Job) -> Callable[..., TrainState]:
 def make_loader(job: Job) -> Callable[[jax.Array, Any, Batch], tuple[jax.Array, jax.Array]]:
     """The function (key, part, batch) → images of 0 to 255 and targets (batch, classes), changed as the config says.
 
-    What an image becomes depends on key, epoch and example alone (mixed ones: and on its neighbour's).
+    What an image becomes depends on key, epoch and example alone (mixed ones: and on its neighbour's). Where the batch
+    has UNCHANGED for an epoch, it stays what it is.
     """
     config, classes = job.config, len(job.dataset.class_names)
     augmentations: Sequence[Augmentation] = job.augmentations
@@ -116,11 +118,16 @@ def make_loader(job: Job) -> Callable[[jax.Array, Any, Batch], tuple[jax.Array, 
     def load(key: jax.Array, part: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
         images, labels = pixels_of(part, batch)
         targets = jax.nn.one_hot(labels, classes)
-        if augmentations or mixup or cutmix:
-            keys = example_keys(jax.random.fold_in(key, AUGMENT_STREAM), batch.epochs, batch.examples)
-            images = augment_images(augmentations, keys, images)
-            images, targets = mix(keys, images, targets, mixup=mixup, cutmix=cutmix)
-        return images, targets
+        if not (augmentations or mixup or cutmix):
+            return images, targets
+        keys = example_keys(jax.random.fold_in(key, AUGMENT_STREAM), batch.epochs, batch.examples)
+        changed = augment_images(augmentations, keys, images)
+        changed, mixed = mix(keys, changed, targets, mixup=mixup, cutmix=cutmix)
+        if job.change_until is None:
+            return changed, mixed
+        unchanged = batch.epochs == UNCHANGED
+        images = jnp.where(unchanged[:, None, None, None], images.astype(changed.dtype), changed)
+        return images, jnp.where(unchanged[:, None], targets, mixed)
 
     return load
 

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from training_flax.config import MODEL, RUN, TrainConfig, reaching
 from training_flax.data import Dataset
+from training_flax.recipes import DEFAULTS
 from training_flax.stopping import RunError
 from weights_flax.errors import one_line
 
@@ -68,7 +69,8 @@ def _check_same_run(out: Path, wanted: dict[str, Any], extend: bool) -> None:
     if not isinstance(found, dict):
         raise ValueError(f"out {str(out)!r} has a damaged config.json; name a new folder")
     ignored = {"versions", *(LENGTH if extend else ())}
-    there, now = _options_in_line(found), _options_in_line(_plain(wanted))
+    # A run of before an option came was what the option's default says.
+    there, now = _plain(asdict(DEFAULTS)) | _options_in_line(found), _options_in_line(_plain(wanted))
     differing = [
         f"{name} ({there.get(name)!r} there, {now.get(name)!r} now)"
         for name in now
