@@ -14,8 +14,8 @@ from layers_flax.linear_map import is_spread, linear_map
 from layers_flax.once import once
 from layers_flax.patches import stock_conv
 
-# Rows of which the product is turned around, and of which the kernel is; of more it takes less time than the product.
-FEW, SOME = 64, 2048
+# Rows of which something is turned around for the image's gradient; of more the product takes far longer.
+SOME = 2048
 
 
 def subsample(x: jax.Array, stride: int) -> jax.Array:
@@ -72,10 +72,12 @@ def _jvp(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> tup
 
 # Without `once` XLA would put what is turned around into the product again.
 def _image_gradient(kernel: jax.Array, dy: jax.Array) -> jax.Array:
-    if len(dy) <= FEW:
+    pixels, (inputs, outputs) = len(dy), kernel.shape
+    if pixels * (inputs + outputs) <= inputs * outputs:  # dy and the product have fewer numbers than the kernel
         return once(kernel @ dy.T).T
     return dy @ (once(kernel.T) if len(dy) <= SOME else kernel.T)
 
 
 def _kernel_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
-    return once(dy.T @ x).T if x.shape[1] > dy.shape[1] else x.T @ dy
+    (pixels, inputs), outputs = x.shape, dy.shape[1]
+    return once(dy.T @ x).T if outputs < min(inputs, pixels) else x.T @ dy

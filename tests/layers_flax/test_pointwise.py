@@ -7,7 +7,7 @@ import pytest
 from laws import assert_close, derivatives
 
 from layers_flax import conv2d
-from layers_flax.pointwise import FEW, SOME, dot_of_pixels
+from layers_flax.pointwise import SOME, dot_of_pixels
 
 
 def draw(pixels, inputs, outputs):
@@ -16,7 +16,7 @@ def draw(pixels, inputs, outputs):
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(5, 3), (3, 5)])
-@pytest.mark.parametrize("pixels", [0, 1, FEW, FEW + 1, SOME, SOME + 1])
+@pytest.mark.parametrize("pixels", [0, 1, 2, SOME, SOME + 1])
 def test_derivatives_are_those_of_the_product(x64, pixels, inputs, outputs):
     arguments = draw(pixels, inputs, outputs)
     # Sums over up to 2049 pixels, rounded in another order.
@@ -24,16 +24,18 @@ def test_derivatives_are_those_of_the_product(x64, pixels, inputs, outputs):
 
 
 @pytest.mark.parametrize(
-    ("pixels", "turned"),
+    ("pixels", "inputs", "outputs", "turned"),
     [
-        (FEW, [(5, FEW), (3, 5)]),  # the image's gradient, the kernel's
-        (SOME, [(3, 5), (3, 5)]),  # the kernel, the kernel's gradient
-        (SOME + 1, [(3, 5)]),
+        (2, 6, 3, [(6, 2)]),  # the image's gradient: 2 · (6 + 3) numbers are no more than the kernel's 18
+        (3, 6, 3, [(3, 6)]),  # the kernel
+        (4, 6, 3, [(3, 6), (3, 6)]),  # and its gradient, which has fewer numbers than the images
+        (SOME, 5, 3, [(3, 5), (3, 5)]),
+        (SOME + 1, 5, 3, [(3, 5)]),
     ],
 )
-def test_the_smaller_factor_is_turned_around(pixels, turned):
+def test_the_smaller_factor_is_turned_around(pixels, inputs, outputs, turned):
     """What waits behind a barrier is turned around by itself, and not within a dot."""
-    x, kernel = draw(pixels, 5, 3)
+    x, kernel = draw(pixels, inputs, outputs)
     y, transpose = jax.vjp(dot_of_pixels, x, kernel)
     barriers = [one for one in jax.make_jaxpr(transpose)(y).eqns if one.primitive.name == "optimization_barrier"]
     shapes = [barrier.invars[0].aval.shape for barrier in barriers]
