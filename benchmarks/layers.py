@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from math import prod
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -223,35 +224,41 @@ def measure(layer: Layer, batch: int, mode: str, options: Options) -> dict[str, 
     functions = contenders(layer, mode)
     if not functions:
         return None
-    rng = np.random.default_rng(0)
-
-    def draw(*shape: int) -> jax.Array:
-        return jnp.asarray(rng.standard_normal(shape, np.float32))
-
-    x = draw(batch, layer.height, layer.width, layer.inputs)
-    kernel = draw(layer.kernel, layer.kernel, layer.inputs // layer.groups, layer.outputs)
-    dy = draw(*jax.eval_shape(contenders(layer, "forward")["stock"], x, kernel, x).shape)
-    programs, texts = {}, {}
-    told = {} if options.plain else compiler_options()
-    for name, function in functions.items():
-        lowered = jax.jit(function).lower(x, kernel, dy)
-        texts[name] = lowered.as_text()
-        same = next((other for other in programs if texts[other] == texts[name]), None)
-        programs[name] = programs[same] if same else lowered.compile(compiler_options=told)
+    shapes = [
+        (batch, layer.height, layer.width, layer.inputs),
+        (layer.kernel, layer.kernel, layer.inputs // layer.groups, layer.outputs),
+    ]
+    x, kernel = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
+    shapes.append(jax.eval_shape(contenders(layer, "forward")["stock"], x, kernel, x).shape)
+    arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    lowered = {name: jax.jit(function).lower(*arguments) for name, function in functions.items()}
+    texts = {name: program.as_text() for name, program in lowered.items()}
     row = {"layer": layer.name, "batch": batch, "mode": mode} | ({"plain": True} if options.plain else {})
-    if len(set(map(id, programs.values()))) == 1:
-        return row | {"same": True, "times stock": dict.fromkeys((name for name in programs if name != "stock"), 1.0)}
-    times = take_turns({name: partial(program, x, kernel, dy) for name, program in programs.items()}, options.seconds)
+    if len(set(texts.values())) == 1:
+        return row | {"same": True, "times stock": dict.fromkeys((name for name in texts if name != "stock"), 1.0)}
+    told = {} if options.plain else compiler_options()
+    programs = {text: lowered[name].compile(compiler_options=told) for name, text in texts.items()}
+    inputs = [draw(shape) for shape in shapes]
+    runs = {name: partial(programs[text], *inputs) for name, text in texts.items()}
+    times = take_turns(runs, options.seconds)
     ratios = times_stock(times)
     if min(ratios.values()) < SLOW and mode != "filter":  # once more, for longer, lest it be chance
-        more = take_turns(
-            {name: partial(program, x, kernel, dy) for name, program in programs.items()}, 3 * options.seconds
-        )
+        more = take_turns(runs, 3 * options.seconds)
         times = {name: times[name] + more[name] for name in times}
         ratios = times_stock(times)
     row |= {"seconds": {name: float(f"{median(values):.3g}") for name, values in times.items()}}
     best = {name: round(min(times["stock"]) / min(values), 3) for name, values in times.items() if name != "stock"}
     return row | {"times stock": ratios, "of the fastest rounds": best, "rounds": len(times["stock"])}
+
+
+@cache
+def million() -> np.ndarray:
+    return np.random.default_rng(0).standard_normal(2**20, np.float32)
+
+
+def draw(shape: tuple[int, ...]) -> jax.Array:
+    """Normal numbers, a million of them again and again: more take longer to draw than a layer does to run."""
+    return jnp.asarray(np.resize(million()[: prod(shape)], shape))
 
 
 def take_turns(runs: dict[str, Callable], seconds: float) -> dict[str, list[float]]:
