@@ -21,6 +21,7 @@ from training_flax import (
     fit,
     join_processes,
     keep_compiled_programs,
+    keep_memory,
     parse_options,
     plan,
     stop_on_signals,
@@ -75,6 +76,7 @@ def run(options: CommandLine) -> None:
     if options.print_config:
         print(json.dumps(asdict(with_recipe(options.training)), indent=2, default=str))
         return
+    keep_memory()
     keep_compiled_programs()
     if options.dtype == "float64":
         jax.config.update("jax_enable_x64", True)

@@ -44,7 +44,8 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(train, "keep_compiled_programs", lambda: None)
+    for name in ("keep_compiled_programs", "keep_memory"):
+        monkeypatch.setattr(train, name, lambda: None)
     return tmp_path
 
 

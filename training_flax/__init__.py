@@ -8,6 +8,7 @@ from training_flax.data import Dataset, Part, batch_indices, open_dataset
 from training_flax.evaluation import Evaluation, evaluate
 from training_flax.fit import FitResult, evaluate_run, fit
 from training_flax.job import Job, plan
+from training_flax.memory import keep_memory, trim_memory
 from training_flax.mix import mix, smooth_labels
 from training_flax.optimisers import learning_rate, make_optimiser
 from training_flax.prediction import Predictions, predict
@@ -58,6 +59,7 @@ __all__ = [
     "init_state",
     "join_processes",
     "keep_compiled_programs",
+    "keep_memory",
     "learning_rate",
     "make_eval_step",
     "make_optimiser",
@@ -73,5 +75,6 @@ __all__ = [
     "smooth_labels",
     "start_state",
     "stop_on_signals",
+    "trim_memory",
     "with_recipe",
 ]

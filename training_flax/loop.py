@@ -14,6 +14,7 @@ from training_flax.evaluation import Evaluation, evaluate_part, on_device, test_
 from training_flax.feed import Batch, Feed, Reader, UnreadableImage, central_fit, random_fit
 from training_flax.job import Job
 from training_flax.logs import Logs
+from training_flax.memory import trim_memory
 from training_flax.optimisers import learning_rate
 from training_flax.programs import Programs
 from training_flax.steps import TrainMetrics, TrainState
@@ -122,6 +123,8 @@ class Loop:
                         self.state, told = self.programs.train_step(self.state, self.train_part, batch)
                     self.step += 1
                     self.steps_taken += 1
+                    if self.steps_taken & (self.steps_taken - 1) == 0:  # 1, 2, 4, 8, …
+                        trim_memory()
                     # The device must not wait while the host reads what a step said: it is read one step late.
                     if pending is not None:
                         wish = self.read(log, pending, batch)
