@@ -4,9 +4,9 @@ The distinct convolutions and pools of all architectures, found by shape alone, 
 and XLA's own, as `nn.Conv` and `nn.max_pool` run it, take turns in one process: forward ("forward"), forward and
 backward ("train"), forward by inference's formulas, with a bias and ReLU behind, as in a folded network ("infer"); and
 the gradient of the kernel alone by each formula ("filter"). Both are compiled as `train.py` and `predict` do, with
-`training_flax.compiler_options`, or `--plain`, as `jax.jit` alone does. Prints a line of JSON for each, which `--out`
-keeps: what stands there is not measured again, so that a run that was ended goes on. `--write` puts the tables into
-docs/layers.md.
+`training_flax.compiler_options`, or `--plain`, as `jax.jit` alone does; the process keeps its memory, as `train.py`
+does. Prints a line of JSON for each, which `--out` keeps: what stands there is not measured again, so that a run that
+was ended goes on. `--write` puts the tables into docs/layers.md.
 """
 
 import json
@@ -35,7 +35,7 @@ from layers_flax.choices import Shape
 from layers_flax.conv import both_sides
 from layers_flax.filter_gradients import FORMULAS
 from layers_flax.patches import stock_conv
-from training_flax import compiler_options
+from training_flax import compiler_options, keep_memory, trim_memory
 
 PROGRAM = "benchmarks.layers"
 ARCHS = resnet_flax.ARCHS | densenet_flax.ARCHS
@@ -337,6 +337,7 @@ def main(options: Options) -> None:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         if len(rows) % 50 == 0:
             jax.clear_caches()  # of programs, which would fill the memory
+            trim_memory()
     if options.write:
         from benchmarks.layers_page import write_page
 
@@ -352,4 +353,5 @@ def read(path: Path | None, plain: bool) -> dict[tuple[str, int, str], dict[str,
 
 
 if __name__ == "__main__":
+    keep_memory()
     main(tyro.cli(Options))

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import tyro
 
-from training_flax import StopRequest, TrainConfig, plan
+from training_flax import StopRequest, TrainConfig, keep_memory, plan
 from training_flax.checkpoints import Checkpoints, Progress
 from training_flax.feed import Feed
 from training_flax.logs import Logs
@@ -79,4 +79,5 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
+    keep_memory()
     main(tyro.cli(Options))
