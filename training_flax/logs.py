@@ -16,6 +16,7 @@ from weights_flax.errors import one_line
 
 PROFILED = range(5, 10)  # steps since this start: the first ones are not like the others
 SECONDS_BETWEEN_CURVES = 10.0
+SHARE_OF_CURVES = 0.01  # of a run's time at most; the longer a run, the longer they take to draw
 
 
 class Logs:
@@ -27,7 +28,7 @@ class Logs:
     """
 
     def __init__(self, job: Job):
-        self._job, self._drawn_at = job, 0.0
+        self._job, self._draw_at = job, 0.0
         self._here = jax.process_index() == 0
         self._board: Any = None
         self._wandb: Any = None
@@ -61,11 +62,13 @@ class Logs:
             self._wandb.log(named, step=line["step"])
 
     def draw(self, final: bool = False) -> None:
-        """Keeps curves.png current, at most every ten seconds unless it is final."""
-        if self._here and (final or time.monotonic() - self._drawn_at > SECONDS_BETWEEN_CURVES):
+        """Keeps curves.png current for a hundredth of the time, at most every ten seconds; and draws the final one."""
+        start = time.monotonic()
+        if self._here and (final or start >= self._draw_at):
             title = f"{self._job.config.arch} on {self._job.config.data}"
             draw_curves(self._job.run / "curves.png", read_metrics(self._job.run), title)
-            self._drawn_at = time.monotonic()
+            end = time.monotonic()
+            self._draw_at = end + max(SECONDS_BETWEEN_CURVES, (end - start) / SHARE_OF_CURVES)
 
     @contextmanager
     def step(self, number: int) -> Iterator[None]:

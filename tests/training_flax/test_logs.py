@@ -6,8 +6,8 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
-from training_flax import TrainConfig, fit
-from training_flax.logs import PROFILED
+from training_flax import TrainConfig, fit, plan
+from training_flax.logs import PROFILED, Logs
 from training_flax.run_folder import read_metrics
 
 SMALL = dict(width=4, batch_size=64, augment=(), data="fake:8x8x1:2:128")
@@ -59,3 +59,23 @@ def test_a_profile_is_a_trace_of_a_few_steps(tmp_path):
     assert PROFILED.stop <= 12
     run = fit(TrainConfig("resnet20", steps=12, profile=True, out=tmp_path / "run", **SMALL), quiet=True).run
     assert list((run / "profile").rglob("*.xplane.pb"))
+
+
+@pytest.mark.parametrize("takes, every", [(0.01, 10), (0.5, 50)])
+def test_curves_are_drawn_for_a_hundredth_of_the_time(takes, every, tmp_path, monkeypatch):
+    now, drawn = [1000.0], []
+
+    def draw(path, metrics, title):
+        now[0] += takes
+        drawn.append(now[0])
+
+    monkeypatch.setattr("training_flax.logs.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("training_flax.logs.draw_curves", draw)
+    (tmp_path / "run").mkdir()
+    logs = Logs(plan(TrainConfig("resnet20", steps=1, out=tmp_path / "run", **SMALL)))
+    for _ in range(200):  # a second each
+        logs.draw()
+        now[0] += 1
+    assert len(drawn) == pytest.approx(200 / every, abs=1)
+    logs.draw(final=True)
+    assert drawn[-1] == now[0]
