@@ -12,10 +12,10 @@ def keep_memory() -> bool:
     """Has this process keep the memory that it frees for what it asks for next; tells whether it could.
 
     A program asks for its temporary memory anew each time it runs. By default glibc gives large pieces back to Linux,
-    which clears and maps all their pages again for the next step: up to a third of a step's time on the CPU. For a
-    program's front door: it holds for the whole process, and must come before JAX has found its devices. On the CPU
-    programs then run in the thread that calls them, which waits for what they give, for no other thread has a heap that
-    can hold large pieces. Without glibc nothing is done. See `trim_memory`.
+    which clears and maps all their pages again for the next step. For a program's front door: it holds for the whole
+    process, and must come before JAX has found its devices. On the CPU programs then run in the thread that calls them,
+    which waits for what they give, for no other thread has a heap that can hold large pieces. Without glibc nothing is
+    done. See `trim_memory`.
     """
     if not _has_glibc():
         return False

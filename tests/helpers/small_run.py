@@ -11,9 +11,10 @@ from dataclasses import replace
 import jax
 
 from train import parse
-from training_flax import fit, join_processes, keep_compiled_programs, plan
+from training_flax import fit, join_processes, keep_compiled_programs, keep_memory, plan
 
 options = parse(sys.argv[1:])
+keep_memory()
 keep_compiled_programs()
 if options.dtype == "float64":
     jax.config.update("jax_enable_x64", True)
