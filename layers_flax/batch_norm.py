@@ -11,7 +11,7 @@ from jax import lax
 from layers_flax.checks import one_of
 from layers_flax.initializers import filled, ones, zeros
 from layers_flax.means import mean_by_dot
-from layers_flax.network import read
+from layers_flax.network import parameter, read
 
 
 class Moments(NamedTuple):
@@ -121,8 +121,8 @@ class BatchNorm(nn.Module):
         one_of("running_variance", self.running_variance, ("biased", "unbiased"))
         channels = (x.shape[-1],)
         wide = jnp.promote_types(self.param_dtype, jnp.float32)
-        scale = self.param("scale", self.scale_init, channels, self.param_dtype)
-        bias = self.param("bias", zeros, channels, self.param_dtype)
+        scale = parameter(self, "scale", self.scale_init, channels, self.param_dtype)
+        bias = parameter(self, "bias", zeros, channels, self.param_dtype)
         running_mean = self.variable("batch_stats", "mean", filled, 0, channels, wide)
         running_var = self.variable("batch_stats", "var", filled, 1, channels, wide)
 

@@ -13,7 +13,7 @@ from layers_flax.choices import CONVOLUTION, KERNEL_GRADIENT, choose, shape_of
 from layers_flax.filter_gradients import conv_by_choice
 from layers_flax.grouped import stock_or_together
 from layers_flax.initializers import he_normal_fan_out, zeros
-from layers_flax.network import read
+from layers_flax.network import parameter, read
 from layers_flax.patches import Pads, dot_of_patches
 from layers_flax.pointwise import by_pixels, dot_of_pixels, strided, subsample
 
@@ -110,8 +110,8 @@ class Conv(nn.Module):
         if inputs % self.groups or self.features % self.groups:
             raise ValueError(f"groups={self.groups} must divide the channels in ({inputs}) and out ({self.features})")
         shape = (self.kernel_size, self.kernel_size, inputs // self.groups, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
-        bias = self.param("bias", zeros, (self.features,), self.param_dtype) if self.use_bias else None
+        kernel = parameter(self, "kernel", self.kernel_init, shape, self.param_dtype)
+        bias = parameter(self, "bias", zeros, (self.features,), self.param_dtype) if self.use_bias else None
         kernel, bias = read(self, x, kernel, bias)
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         y = (self.convolve or conv2d)(x, kernel, stride=self.stride, padding=self.padding, groups=self.groups)

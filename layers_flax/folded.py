@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from layers_flax.initializers import ones, zeros
-from layers_flax.network import read
+from layers_flax.network import parameter, read
 
 
 class ScaleShift(nn.Module):
@@ -26,8 +26,8 @@ class ScaleShift(nn.Module):
     def __call__(self, x: jax.Array, train: bool = False, moments: None = None) -> jax.Array:
         """(..., channels) to the same shape; called as a `BatchNorm` is, whose `train` and `moments` are not used."""
         channels = (x.shape[-1],)
-        scale = self.param("scale", ones, channels, self.param_dtype)
-        bias = self.param("bias", zeros, channels, self.param_dtype)
+        scale = parameter(self, "scale", ones, channels, self.param_dtype)
+        bias = parameter(self, "bias", zeros, channels, self.param_dtype)
         scale, bias = read(self, x, scale, bias)
         out = jnp.result_type(x, scale, bias) if self.dtype is None else self.dtype
         return (x * scale + bias).astype(out)

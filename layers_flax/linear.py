@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from layers_flax.initializers import zeros
-from layers_flax.network import read
+from layers_flax.network import parameter, read
 
 
 class Linear(nn.Module):
@@ -26,8 +26,8 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """(batch, in) to (batch, features), the promotion of input, parameters and float32."""
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), self.param_dtype)
-        bias = self.param("bias", zeros, (self.features,), self.param_dtype)
+        kernel = parameter(self, "kernel", self.kernel_init, (x.shape[-1], self.features), self.param_dtype)
+        bias = parameter(self, "bias", zeros, (self.features,), self.param_dtype)
         kernel, bias = read(self, x, kernel, bias)
         dtype = jnp.promote_types(jnp.result_type(x, kernel), jnp.float32)
         return jnp.dot(x.astype(dtype), kernel.astype(dtype)) + bias.astype(dtype)

@@ -5,8 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
+from flax.errors import ScopeParamShapeError
 from jax import lax
+from jax.nn.initializers import Initializer
 
 
 class Network(nn.Module):
@@ -43,6 +46,23 @@ class Network(nn.Module):
 
         jax.eval_shape(run, arrays)
         return made[0]
+
+
+def parameter(module: nn.Module, name: str, init: Initializer, shape: Sequence[int], dtype: Any) -> Any:
+    """A layer's parameter: `module.param(name, init, shape, dtype)`.
+
+    Of one that is there Flax would trace the initialiser once more, to learn its shape, which is given here.
+
+    Raises:
+        flax.errors.ScopeParamShapeError: the parameter has another shape.
+    """
+    if not module.has_variable("params", name):
+        return module.param(name, init, shape, dtype)
+    value = nn.unbox(module.get_variable("params", name))
+    if np.shape(value) != tuple(shape):
+        assert module.scope is not None
+        raise ScopeParamShapeError(name, module.scope.path_text, np.shape(value), tuple(shape))
+    return value
 
 
 def read(module: nn.Module, x: jax.Array, *arrays: Any) -> Sequence[Any]:
