@@ -1,7 +1,9 @@
 """Compiling ahead of time: several programs at once, as is best for the backend, kept for the next start."""
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import gc
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -61,17 +63,35 @@ def keep_compiled_programs() -> Path:
 
 
 def compile_together(
-    lowered: Sequence[jax.stages.Lowered], options: dict[str, Any] | None = None
-) -> list[jax.stages.Compiled]:
-    """Compiles several programs side by side: XLA leaves most cores idle most of the time.
+    lowered: Iterable[jax.stages.Lowered], options: dict[str, Any] | None = None
+) -> list[Future[jax.stages.Compiled]]:
+    """Starts to compile several programs side by side: XLA leaves most cores idle most of the time.
 
     Args:
-        lowered: the programs.
+        lowered: the programs; of a generator each is compiled, or loaded, while the next is traced.
         options: what XLA is told of each, see `compiler_options`.
+
+    Returns:
+        What will be the compiled programs, in the same order. Until they are asked for, other work can be done.
     """
 
     def compiled(program: Any) -> jax.stages.Compiled:
         return program.compile(compiler_options=options)
 
-    with ThreadPoolExecutor(len(lowered)) as pool:
-        return list(pool.map(compiled, lowered))
+    pool = ThreadPoolExecutor()
+    try:
+        return [pool.submit(compiled, program) for program in lowered]
+    finally:
+        pool.shutdown(wait=False)
+
+
+@contextmanager
+def garbage_left() -> Iterator[None]:
+    """Keeps Python from looking for garbage: tracing makes millions of objects, and leaves hardly any in cycles."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()

@@ -1,6 +1,6 @@
 """The programs of a run, compiled: first state, training step, evaluation step, and the pictures that a step sees."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,13 +10,14 @@ import numpy as np
 
 from layers_flax import variables_by_shape
 from training_flax.augment import Augmentation, augment_images, example_keys
-from training_flax.compilation import compile_together, compiler_options
+from training_flax.compilation import compile_together, compiler_options, garbage_left
 from training_flax.data import Part, StreamedPart
 from training_flax.evaluation import make_indexed_eval_step, pixels_of, whole_batch
 from training_flax.feed import UNCHANGED, Batch
 from training_flax.job import Job
 from training_flax.mix import mix
 from training_flax.optimisers import make_optimiser
+from training_flax.run_folder import checkpoint_steps
 from training_flax.steps import EvalResult, TrainMetrics, TrainState, make_train_step, run_keys, start_state
 from training_flax.steps import normalise as normalise_images
 
@@ -33,8 +34,12 @@ class Programs(NamedTuple):
     show: Callable[[TrainState, Any, Batch], tuple[jax.Array, jax.Array]]  # what `load` makes, pixels 0 to 255
 
 
+@garbage_left()
 def compile_programs(job: Job) -> Programs:
-    """Compiles all that the run of `job` needs. The train step gives its state's memory on."""
+    """Compiles all that the run of `job` needs. The train step gives its state's memory on.
+
+    The variables of a run that is new are drawn meanwhile, for the first `init`.
+    """
     config, dataset, devices = job.config, job.dataset, job.devices
     optimiser = make_optimiser(config, job.total_steps)
     step = make_train_step(
@@ -70,21 +75,25 @@ def compile_programs(job: Job) -> Programs:
     test_batch_size = whole_batch(job.batch_size, devices)
     test_part, test_batch = _shapes(dataset.test, test_batch_size // jax.process_count())
     eval_step = make_indexed_eval_step(job.eval_model, dataset, job.image_dtype)
-    start, train_program, eval_program, show_program = compile_together(
-        [
-            jax.jit(make_start(job), out_shardings=sharding, donate_argnums=0).lower(variables, key=key),
-            devices.map_step(train_step, (state, train_part, train_batch)),
-            devices.map_rows(eval_step, (variables, test_part, test_batch)),
-            devices.map_rows(show, (state, train_part, shown)),
-        ],
-        compiler_options(remat=getattr(job.model, "remat", False)),
-    )
+
+    def lowered() -> Iterator[jax.stages.Lowered]:
+        """What takes longest to compile comes first."""
+        yield devices.map_step(train_step, (state, train_part, train_batch))
+        yield devices.map_rows(eval_step, (variables, test_part, test_batch))
+        yield devices.map_rows(show, (state, train_part, shown))
+        yield jax.jit(make_start(job), out_shardings=sharding, donate_argnums=0).lower(variables, key=key)
+
+    def draw() -> Any:
+        image = jax.ShapeDtypeStruct((1, *dataset.image_shape), job.image_dtype)
+        return job.arranged(job.model.init(params_key, image, train=False))
+
+    params_key, run_key = run_keys(key)
+    compiling = compile_together(lowered(), compiler_options(remat=getattr(job.model, "remat", False)))
+    drawn = [] if checkpoint_steps(job.run) else [draw()]
+    train_program, eval_program, show_program, start = [program.result() for program in compiling]
 
     def init() -> TrainState:
-        params_key, run_key = run_keys(key)
-        image = jax.ShapeDtypeStruct((1, *dataset.image_shape), job.image_dtype)
-        variables = job.arranged(job.model.init(params_key, image, train=False))
-        return start(devices.replicate(variables), key=run_key)
+        return start(devices.replicate(drawn.pop() if drawn else draw()), key=run_key)
 
     return Programs(state, init, train_program, eval_program, show_program)
 

@@ -1,7 +1,9 @@
+import gc
 import os
 import re
 import subprocess
 import sys
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,7 @@ import pytest
 from densenet_flax import DenseNet
 from resnet_flax import BasicBlock, ResNet
 from training_flax import compilation, compiler_options
-from training_flax.compilation import compile_together
+from training_flax.compilation import compile_together, garbage_left
 
 
 def test_programs_compiled_together_keep_their_order():
@@ -18,7 +20,49 @@ def test_programs_compiled_together_keep_their_order():
     x = jnp.float32(0.3)
     programs = compile_together([jax.jit(function).lower(x) for function in functions])
     for program, function in zip(programs, functions, strict=True):
-        assert float(program(x)) == float(jax.jit(function)(x))
+        assert float(program.result()(x)) == float(jax.jit(function)(x))
+
+
+def test_a_program_is_compiled_while_the_next_is_traced():
+    compiling = []
+
+    class Lowered:
+        def compile(self, compiler_options):
+            compiling.append(self)
+            compiled.set()
+            return compiler_options
+
+    def lowered():
+        yield Lowered()
+        assert compiled.wait(60)
+        yield Lowered()
+
+    compiled = threading.Event()
+    programs = compile_together(lowered(), {"option": "yes"})
+    assert [program.result() for program in programs] == [{"option": "yes"}] * 2
+    assert len(compiling) == 2
+
+
+def test_an_error_while_tracing_or_compiling_is_told():
+    def lowered():
+        yield jax.jit(jnp.sin).lower(1.0)
+        raise ValueError("not a network")
+
+    with pytest.raises(ValueError, match="not a network"):
+        compile_together(lowered())
+    (program,) = compile_together([jax.jit(jnp.sin).lower(1.0)], {"xla_of_another_year": "yes"})
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_of_another_year"):
+        program.result()
+
+
+def test_garbage_is_left_for_a_time_alone():
+    assert gc.isenabled()
+    with garbage_left():
+        assert not gc.isenabled()
+        with garbage_left():
+            pass
+        assert not gc.isenabled()
+    assert gc.isenabled()
 
 
 def test_programs_are_kept_in_the_users_cache_folder_or_where_jax_was_told(tmp_path):
@@ -43,7 +87,7 @@ def test_options_change_what_xla_compiles_a_convolution_to():
     assert set(compiler_options(remat=True)) == set(compilation.CPU_OPTIONS)
     assert set(compiler_options()) == set(compilation.CPU_OPTIONS) | set(compilation.CPU_ORDER)
     assert "ynn" in lowered.compile().as_text()
-    assert "ynn" not in compile_together([lowered], compiler_options())[0].as_text()
+    assert "ynn" not in compile_together([lowered], compiler_options())[0].result().as_text()
 
 
 def test_an_option_that_xla_does_not_know_is_left_out(monkeypatch):
