@@ -41,6 +41,7 @@ PROGRAM = "benchmarks.layers"
 ARCHS = resnet_flax.ARCHS | densenet_flax.ARCHS
 MODES = ("train", "forward", "infer", "filter")
 SLOW = 0.9  # of the stock layer's speed
+PATIENCE = 5.0  # seconds; a stock layer of which one call would take longer is not run
 
 
 @dataclass(frozen=True)
@@ -219,11 +220,20 @@ def backward(run: Callable, layer: Layer) -> Callable:
     return both
 
 
-def measure(layer: Layer, batch: int, mode: str, options: Options) -> dict[str, Any] | None:
-    """Median seconds of each contender, and the medians of the rounds' ratios of the stock one's to theirs."""
+def measure(
+    layer: Layer, batch: int, mode: str, options: Options, fewer: dict[str, Any] | None = None
+) -> dict[str, Any] | None:
+    """Median seconds of each contender, and the medians of the rounds' ratios of the stock one's to theirs.
+
+    `fewer` is the row of the same layer with fewer images. Where by that the stock one would take too long, the ratios
+    are those of fewer images.
+    """
     functions = contenders(layer, mode)
     if not functions:
         return None
+    if fewer and batch * fewer["seconds"]["stock"] > PATIENCE * fewer["batch"]:
+        row = {name: fewer[name] for name in ("times stock", "of the fastest rounds", "plain") if name in fewer}
+        return {"layer": layer.name, "batch": batch, "mode": mode, "as of batch": fewer["batch"], **row}
     shapes = [
         (batch, layer.height, layer.width, layer.inputs),
         (layer.kernel, layer.kernel, layer.inputs // layer.groups, layer.outputs),
@@ -318,6 +328,7 @@ def main(options: Options) -> None:
     check(options)
     start = time.perf_counter()
     rows = read(options.out, options.plain)
+    fewer: dict[tuple[Layer, str], dict[str, Any]] = {}
     for layer, batch, mode in works(options):
         key = (layer.name, batch, mode)
         if options.limit_seconds is not None and time.perf_counter() - start > options.limit_seconds:
@@ -326,10 +337,14 @@ def main(options: Options) -> None:
             if key not in rows or min(rows[key]["times stock"].values()) >= SLOW:
                 continue
         elif key in rows:
+            if "seconds" in rows[key]:
+                fewer[layer, mode] = rows[key]
             continue
-        row = measure(layer, batch, mode, options)
+        row = measure(layer, batch, mode, options, fewer.get((layer, mode)))
         if row is None:
             continue
+        if "seconds" in row:
+            fewer[layer, mode] = row
         rows[key] = row
         print(json.dumps(row, ensure_ascii=False), flush=True)
         if options.out is not None:

@@ -199,6 +199,18 @@ def test_layers_are_measured_beside_the_stock_ones_and_kept(tmp_path, monkeypatc
     assert plain["plain"] and not run("--mode", "train", "--plain") and not run("--mode", "train")
 
 
+def test_a_stock_layer_that_takes_too_long_is_run_with_fewer_images_alone(monkeypatch, capsys):
+    monkeypatch.setattr(layers, "layers_of", lambda arch: [layers.Layer("conv", 8, 8, 4, 5, 3, 1, 1, 1)])
+    monkeypatch.setattr(layers, "PATIENCE", 1e-9)
+    options = ["--arch", "resnet20", "--batch", "1,8,64", "--seconds", "0.1", "--mode", "train"]
+    layers.main(tyro.cli(layers.Options, args=options))
+    one, *more = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert one["rounds"] >= 3
+    kept = {name: one[name] for name in ("layer", "mode", "times stock", "of the fastest rounds")}
+    assert more == [{**kept, "batch": batch, "as of batch": 1} for batch in (8, 64)]
+    assert "ratio of 2 is that of fewer images" in layers_page.speeds([one, *more])
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
