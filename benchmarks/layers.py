@@ -36,6 +36,7 @@ from layers_flax.conv import both_sides
 from layers_flax.filter_gradients import FORMULAS
 from layers_flax.patches import stock_conv
 from training_flax import compiler_options, keep_memory, trim_memory
+from training_flax.compilation import compile_together
 
 PROGRAM = "benchmarks.layers"
 ARCHS = resnet_flax.ARCHS | densenet_flax.ARCHS
@@ -247,7 +248,9 @@ def measure(
     if len(set(texts.values())) == 1:
         return row | {"same": True, "times stock": dict.fromkeys((name for name in texts if name != "stock"), 1.0)}
     told = {} if options.plain else compiler_options()
-    programs = {text: lowered[name].compile(compiler_options=told) for name, text in texts.items()}
+    unlike = {text: lowered[name] for name, text in texts.items()}
+    compiling = compile_together(unlike.values(), told)
+    programs = {text: program.result() for text, program in zip(unlike, compiling, strict=True)}
     inputs = [draw(shape) for shape in shapes]
     runs = {name: partial(programs[text], *inputs) for name, text in texts.items()}
     times = take_turns(runs, options.seconds)
