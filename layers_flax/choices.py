@@ -142,8 +142,9 @@ def _to_few_channels(layer: Shape) -> bool:
 
 
 def _few_channels(layer: Shape) -> bool:
-    """stride 1, keeps the size, more than 3 channels in, at most 32 in and out"""
-    return _keeps_size(layer) and 3 < layer.inputs <= 32 and layer.outputs <= 32
+    """stride 1, keeps the size, 4 to 31 channels in, or 32 of at most 512 pixels in all, at most 32 out"""
+    most = 32 if layer.batch is not None and layer.batch * prod(layer.size) <= 512 else 31
+    return _keeps_size(layer) and 3 < layer.inputs <= most and layer.outputs <= 32
 
 
 def _grouped(layer: Shape) -> bool:

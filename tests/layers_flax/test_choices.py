@@ -34,3 +34,12 @@ def test_rows_for_the_cpu_are_not_taken_elsewhere(table, shapes, monkeypatch):
 def test_every_row_says_what_it_is_for_and_why(table):
     for row in TABLES[table]:
         assert row.fits.__doc__ and "\n" not in row.fits.__doc__ and row.why
+
+
+@pytest.mark.parametrize(("inputs", "batch", "formula"), [(28, 64, "balanced"), (32, 2, "balanced"), (32, 3, None)])
+def test_32_channels_are_balanced_of_few_pixels_alone(inputs, batch, formula):
+    """Of more, processors differ in which formula is faster, by a tenth or so."""
+    shape = choices.Shape(batch, (16, 16), inputs, 32, (3, 3), 1, ((1, 1), (1, 1)), 1, 4)
+    assert choices.choose(choices.KERNEL_GRADIENT, shape) == (formula or "channels as images")
+    shape = shape._replace(batch=None)
+    assert choices.choose(choices.KERNEL_GRADIENT, shape) == ("balanced" if inputs < 32 else "channels as images")
