@@ -136,9 +136,10 @@ def _keeps_size(layer: Shape) -> bool:
 
 
 def _to_few_channels(layer: Shape) -> bool:
-    """stride 1, keeps the size, channels out no multiple of 16 and at most those in by the kernel's width"""
+    """stride 1, keeps the size, out no multiple of 16 and at most in by the kernel's width, in no multiple of 1024"""
     few = layer.taps[1] * layer.outputs <= layer.inputs
-    return _keeps_size(layer) and few and layer.outputs % 16 > 0
+    # Of 1024 channels all pixels have the same places in the cache, and a dot of them takes twice as long.
+    return _keeps_size(layer) and few and layer.outputs % 16 > 0 and layer.inputs % 1024 > 0
 
 
 def _few_channels(layer: Shape) -> bool:
