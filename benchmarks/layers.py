@@ -331,7 +331,6 @@ def main(options: Options) -> None:
     check(options)
     start = time.perf_counter()
     rows = read(options.out, options.plain)
-    fewer: dict[tuple[Layer, str], dict[str, Any]] = {}
     for layer, batch, mode in works(options):
         key = (layer.name, batch, mode)
         if options.limit_seconds is not None and time.perf_counter() - start > options.limit_seconds:
@@ -340,14 +339,10 @@ def main(options: Options) -> None:
             if key not in rows or min(rows[key]["times stock"].values()) >= SLOW:
                 continue
         elif key in rows:
-            if "seconds" in rows[key]:
-                fewer[layer, mode] = rows[key]
             continue
-        row = measure(layer, batch, mode, options, fewer.get((layer, mode)))
+        row = measure(layer, batch, mode, options, with_fewer_images(rows.values(), *key))
         if row is None:
             continue
-        if "seconds" in row:
-            fewer[layer, mode] = row
         rows[key] = row
         print(json.dumps(row, ensure_ascii=False), flush=True)
         if options.out is not None:
@@ -360,6 +355,12 @@ def main(options: Options) -> None:
         from benchmarks.layers_page import write_page
 
         write_page(list(rows.values()))
+
+
+def with_fewer_images(rows: Iterable[dict[str, Any]], name: str, batch: int, mode: str) -> dict[str, Any] | None:
+    """The row of the same layer that was run with most images, though fewer than `batch`."""
+    alike = [row for row in rows if (row["layer"], row["mode"]) == (name, mode) and "seconds" in row]
+    return max((row for row in alike if row["batch"] < batch), key=lambda row: row["batch"], default=None)
 
 
 def read(path: Path | None, plain: bool) -> dict[tuple[str, int, str], dict[str, Any]]:

@@ -46,6 +46,6 @@ def test_32_channels_are_balanced_of_few_pixels_alone(inputs, batch, formula):
 
 
 @pytest.mark.parametrize(("inputs", "formula"), [(1012, "dots, then shifts"), (1024, "channels as images")])
-def test_a_power_of_two_of_channels_is_no_dot(inputs, formula):
+def test_gradients_of_a_multiple_of_1024_channels_are_no_dot(inputs, formula):
     shape = choices.Shape(64, (8, 8), inputs, 12, (3, 3), 1, ((1, 1), (1, 1)), 1, 4)
     assert choices.choose(choices.KERNEL_GRADIENT, shape) == formula
