@@ -21,7 +21,9 @@ class Moments(NamedTuple):
     variance: jax.Array  # (channels,), biased: divided by the number of values
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
+# What a BatchNorm computes is jitted, for JAX then traces it once for all layers of a shape; inlined, it leaves no call
+# in the program, which is the same as without.
+@partial(jax.jit, static_argnames="axis_name", inline=True)
 def batch_moments(x: jax.Array, axis_name: str | None = None) -> Moments:
     """Mean and biased variance over all axes but the last, in one pass over `x`.
 
@@ -32,6 +34,11 @@ def batch_moments(x: jax.Array, axis_name: str | None = None) -> Moments:
         x: (..., channels), any float type; the statistics are float32 or wider.
         axis_name: a mapped axis (`pmap`, `vmap`, `shard_map`) whose members form one batch together.
     """
+    return _batch_moments(x, axis_name)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _batch_moments(x: jax.Array, axis_name: str | None) -> Moments:
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     shift = _first(x)
     mean, square = _mean(x - shift), _mean(jnp.square(x - shift))
@@ -65,7 +72,7 @@ def _mean(x: jax.Array) -> jax.Array:
     return x.mean(tuple(range(x.ndim - 1)))
 
 
-@batch_moments.defjvp
+@_batch_moments.defjvp
 def _batch_moments_jvp(axis_name, primals, tangents):
     """d mean = E[dx], d variance = 2 (E[x dx] - mean E[dx]).
 
@@ -79,6 +86,21 @@ def _batch_moments_jvp(axis_name, primals, tangents):
     if axis_name is not None:
         mean, product = lax.pmean((mean, product), axis_name)
     return moments, Moments(mean, 2 * (product - moments.mean * mean))
+
+
+@partial(jax.jit, static_argnums=(4, 5), inline=True)
+def _normalised(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, moments: Moments, epsilon: float, out: jnp.dtype
+) -> jax.Array:
+    """As x · a + b, of which the backward pass keeps x alone, and not x - mean beside it."""
+    factor = lax.rsqrt(moments.variance + epsilon) * scale
+    return (x * factor + (bias - moments.mean * factor)).astype(out)
+
+
+@partial(jax.jit, static_argnums=2, inline=True)
+def _moved(running: jax.Array, batch: jax.Array, momentum: float) -> jax.Array:
+    """Running averages, a step further towards a batch's."""
+    return (momentum * running + (1 - momentum) * lax.stop_gradient(batch)).astype(running.dtype)
 
 
 class BatchNorm(nn.Module):
@@ -133,10 +155,8 @@ class BatchNorm(nn.Module):
             self.track(moments, x.size // x.shape[-1])
 
         out = jnp.result_type(x, scale, bias) if self.dtype is None else self.dtype
-        # As x · a + b the backward pass keeps x alone, and not x - mean beside it.
         scale, bias, mean, variance = read(self, x, scale, bias, *moments)
-        factor = lax.rsqrt(variance + self.epsilon) * scale
-        return (x * factor + (bias - mean * factor)).astype(out)
+        return _normalised(x, scale, bias, Moments(mean, variance), self.epsilon, jnp.dtype(out))
 
     @nn.nowrap
     def moments(self, x: jax.Array) -> Moments:
@@ -158,8 +178,7 @@ class BatchNorm(nn.Module):
 
     def _update(self, name: str, batch: jax.Array) -> None:
         running: Any = self.get_variable("batch_stats", name)
-        value = self.momentum * running + (1 - self.momentum) * lax.stop_gradient(batch)
-        self.put_variable("batch_stats", name, value.astype(running.dtype))
+        self.put_variable("batch_stats", name, _moved(running, batch, self.momentum))
 
     def _bessel(self, size: int) -> float:
         """n / (n - 1) over all values of a channel, or 1 for the biased running variance."""
