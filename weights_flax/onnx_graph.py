@@ -206,11 +206,13 @@ class OnnxGraph:
             return self.adaptive_pool(x, [equation for equation in equations if "dot" in equation.primitive.name], read)
         kind, window, stride = pool.split("_")[0], *map(int, re.findall(r"\d+", pool)[1:])
         parts = list(_inside(equations))
-        windows = [e.params["padding"] for e in parts if e.primitive.name == "reduce_window_max"]
-        configs = windows or [e.params["padding_config"] for e in parts if e.primitive.name == "pad"]
+        windows = [e.params for e in parts if e.primitive.name == "reduce_window_max"]
+        axes = sum(size > 1 for params in windows for size in params["window_dimensions"])
+        configs = [params["padding"] for params in windows]
+        configs = configs or [e.params["padding_config"] for e in parts if e.primitive.name == "pad"]
         pads = [max((config[axis][side] for config in configs), default=0) for side in (0, 1) for axis in (1, 2)]
         slices = sum(equation.primitive.name == "slice" for equation in parts)
-        if (len(windows), slices) not in ((1, 0), (0, 2 * window)):
+        if (axes, slices) not in ((2, 0), (0, 2 * window)):
             raise ValueError(f"the network does {pool!r} several times in a row, which the ONNX export does not know")
         options: dict[str, Any] = dict(count_include_pad=0) if kind == "avg" else {}
         options |= dict(kernel_shape=[window] * 2, strides=[stride] * 2, pads=pads)
