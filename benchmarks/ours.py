@@ -14,6 +14,7 @@ from benchmarks.works import Work
 from layers_flax import count_multiply_adds
 from resnet_flax import stack_blocks
 from training_flax import TrainState, build_model, compiler_options, keep_memory, make_train_step, start_state
+from training_flax.compilation import garbage_left
 from weights_flax import fold_batch_norm
 
 OPTIMISER = optax.sgd(0.1, momentum=0.9)
@@ -21,8 +22,7 @@ OPTIMISER = optax.sgd(0.1, momentum=0.9)
 
 def prepare(work: Work) -> tuple[Callable[[], Any], dict[str, float]]:
     """A function that does the work once and waits for it, and what compiling it took."""
-    if work.train:  # as train.py; inference gains nothing by it
-        keep_memory()
+    keep_memory()
     model = build_model(work.arch)
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.standard_normal((work.batch, work.pixels, work.pixels, 3)), jnp.float32)
@@ -55,7 +55,8 @@ def compile_step(model: Any, shape: tuple[int, ...]) -> tuple[Callable[..., Any]
     images, labels = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(shape[:1], jnp.int32)
     state = jax.eval_shape(lambda: start(model, jnp.zeros((1, *shape[1:]))))
     began = time.perf_counter()
-    program = jax.jit(make_train_step(model, OPTIMISER), donate_argnums=0).lower(state, images, labels)
+    with garbage_left():  # as train.py
+        program = jax.jit(make_train_step(model, OPTIMISER), donate_argnums=0).lower(state, images, labels)
     step = program.compile(compiler_options=compiler_options(remat=getattr(model, "remat", False)))
     return step, compiled_facts(step, began)
 
