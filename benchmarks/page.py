@@ -84,6 +84,6 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
     axes.set_yticks(range(len(results)), [result["work"] for result in results])
     axes.invert_yaxis()
     axes.set_xlabel("speed, times the peer's")
-    axes.legend()
+    axes.legend(loc="lower right")
     figure.savefig(path, dpi=110)
     plt.close(figure)
