@@ -2,8 +2,8 @@
 
 Pooling is separable: along the width, then along the height. Each pass folds shifted strided slices, so that its
 gradient is a few pads and adds, where that of `lax.reduce_window` is a scatter; where there is no gradient to be taken
-and windows overlap, `lax.reduce_window` is faster. Each pool runs under its name, window and stride
-("max_pool_3x3_2"), so that profiles and traces tell what those slices are.
+and windows overlap, `lax.reduce_window` is faster. Each pool runs under its name, window and stride ("max_pool_3x3_2"),
+so that profiles and traces tell what those slices are.
 """
 
 from contextlib import AbstractContextManager
