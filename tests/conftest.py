@@ -7,6 +7,8 @@ import jax._src.compiler
 import platformdirs
 import pytest
 
+from training_flax.compilation import is_known
+
 # Tests compile the same programs time and again: they are kept between runs.
 jax.config.update("jax_compilation_cache_dir", str(platformdirs.user_cache_path("resnet-densenet-flax") / "tests"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
@@ -28,7 +30,7 @@ def compile_by(llvm, module):
     os.environ[name] = str(int(llvm == 0))
     jax.config.update(name.lower(), llvm == 0)
     options = {"xla_backend_optimization_level": 1} if llvm == 1 else {}
-    if llvm < 3 and not getattr(module, "FUSED_BY_MLIR", False):
+    if llvm < 3 and not getattr(module, "FUSED_BY_MLIR", False) and is_known("xla_cpu_use_fusion_emitters", False):
         options["xla_cpu_use_fusion_emitters"] = False
 
     def get_compile_options(*args, env_options_overrides=None, **kwargs):

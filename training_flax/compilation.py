@@ -36,11 +36,12 @@ def compiler_options(*, remat: bool = False) -> dict[str, Any]:
     if jax.default_backend() != "cpu":
         return {}
     options = CPU_OPTIONS if remat else CPU_OPTIONS | CPU_ORDER
-    return {name: value for name, value in options.items() if _is_known(name, value)}
+    return {name: value for name, value in options.items() if is_known(name, value)}
 
 
 @cache
-def _is_known(option: str, value: str) -> bool:
+def is_known(option: str, value: str | bool | int) -> bool:
+    """Tells whether the installed XLA takes `value` for one of its options; XLA's options change with its version."""
     try:
         jax.jit(lambda: jnp.zeros(())).lower().compile(compiler_options={option: value})
     except jax.errors.JaxRuntimeError:
