@@ -10,6 +10,7 @@ import pytest
 from flax import linen as nn
 from laws import assert_close
 from options import train_scalar
+from programs import count
 from small_networks import as_if_trained
 from structure import draw_images
 
@@ -48,16 +49,12 @@ def setting(kind):
     return model, model.clone(scan=False), as_if_trained(model, images), images
 
 
-def loops(function, *args):
-    return str(jax.make_jaxpr(function)(*args)).count(" scan[")
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_loop_over_blocks_computes_the_same(x64, kind):
     rolled, unrolled, variables, images = setting(kind)
     ours, theirs = (train_scalar(model, variables, images) for model in (rolled, unrolled))
-    assert loops(rolled.apply, variables, images) == len(rolled.stage_sizes)
-    assert loops(unrolled.apply, variables, images) == 0
+    assert count("scan", rolled.apply, variables, images) == len(rolled.stage_sizes)
+    assert count("scan", unrolled.apply, variables, images) == 0
     assert_close(jax.jit(rolled.apply)(variables, images), jax.jit(unrolled.apply)(variables, images), 1e-12)
     found, expected = (
         jax.jit(jax.value_and_grad(scalar, has_aux=True))(variables["params"]) for scalar in (ours, theirs)
@@ -212,7 +209,7 @@ def test_a_loop_keeps_the_blocks_inputs_alone():
 def test_what_watches_single_blocks_or_drops_them_finds_them():
     model = resnet20(width=4, scan=True)
     images = draw_images(2, 8, 8, 3)
-    assert loops(lambda key: model.init(key, images), jax.random.key(0)) == 0
+    assert count("scan", lambda key: model.init(key, images), jax.random.key(0)) == 0
     variables = model.init(jax.random.key(0), images)
     _, seen = model.apply(variables, images, capture_intermediates=lambda module, _: isinstance(module, BasicBlock))
     assert len([name for name in seen["intermediates"] if name.startswith("layer")]) == 9
@@ -221,8 +218,8 @@ def test_what_watches_single_blocks_or_drops_them_finds_them():
     def train(variables):
         return dropping.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
 
-    assert loops(train, variables) == 0
-    assert loops(dropping.apply, variables, images) == 3
+    assert count("scan", train, variables) == 0
+    assert count("scan", dropping.apply, variables, images) == 3
 
 
 def test_running_statistics_can_be_left_alone():
