@@ -1,5 +1,6 @@
 """Densely connected networks, as Flax Linen modules: pure functions of explicit state."""
 
+from common_flax import __version__
 from densenet_flax.archs import (
     ARCHS,
     FAMILIES,
@@ -28,6 +29,7 @@ __all__ = [
     "DenseLayer",
     "DenseNet",
     "Transition",
+    "__version__",
     "deepen",
     "deepen_state",
     "densenet121",

@@ -1,5 +1,6 @@
 """What both families are made of: convolution, BatchNorm, pooling, initialisers, and the names of PyTorch."""
 
+from common_flax import __version__
 from layers_flax.batch_norm import BatchNorm, Moments, batch_moments
 from layers_flax.checks import check_images, check_positive, check_rate, one_of
 from layers_flax.conv import Conv, conv2d
@@ -28,6 +29,7 @@ __all__ = [
     "Moments",
     "Network",
     "ScaleShift",
+    "__version__",
     "adaptive_avg_pool",
     "avg_pool",
     "batch_moments",

@@ -1,5 +1,6 @@
 """Residual networks, their plain twins and VGG, as Flax Linen modules: pure functions of explicit state."""
 
+from common_flax import __version__
 from resnet_flax.archs import (
     ARCHS,
     FAMILIES,
@@ -64,6 +65,7 @@ __all__ = [
     "PreActBasicBlock",
     "PreActBottleneckBlock",
     "ResNet",
+    "__version__",
     "deepen",
     "deepen_state",
     "from_torch",

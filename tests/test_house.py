@@ -9,14 +9,15 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 MAY_IMPORT = {
-    "layers_flax": set(),
-    "resnet_flax": {"layers_flax"},
-    "densenet_flax": {"layers_flax"},
-    "weights_flax": {"layers_flax", "resnet_flax", "densenet_flax"},
-    "training_flax": {"layers_flax", "resnet_flax", "densenet_flax", "weights_flax"},
-    "theory_flax": {"layers_flax", "resnet_flax", "densenet_flax", "weights_flax"},
+    "common_flax": set(),
+    "layers_flax": {"common_flax"},
+    "resnet_flax": {"common_flax", "layers_flax"},
+    "densenet_flax": {"common_flax", "layers_flax"},
+    "weights_flax": {"common_flax", "layers_flax", "resnet_flax", "densenet_flax"},
+    "training_flax": {"common_flax", "layers_flax", "resnet_flax", "densenet_flax", "weights_flax"},
+    "theory_flax": {"common_flax", "layers_flax", "resnet_flax", "densenet_flax", "weights_flax"},
     "theory_flax/commands": {"layers_flax", "resnet_flax", "densenet_flax", "weights_flax", "training_flax"},
-    "theory_flax/__main__.py": {"layers_flax", "weights_flax", "training_flax"},
+    "theory_flax/__main__.py": {"common_flax", "layers_flax", "training_flax"},
 }
 HEAVY = ["tensorflow", "optax", "orbax", "matplotlib", "sklearn", "PIL", "tyro"]
 

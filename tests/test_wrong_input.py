@@ -24,7 +24,7 @@ from training_flax.loop import Loop
 from training_flax.programs import compile_programs
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-import train
+from training_flax import train_command
 
 NETWORK = ["--arch", "resnet20", "--width", "4", "--batch-size", "32", "--schedule", "constant", "--warmup", "0"]
 CORE_SECONDS = 20  # that a refusal takes at most
@@ -45,7 +45,7 @@ def here(tmp_path, monkeypatch):
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for name in ("keep_compiled_programs", "keep_memory"):
-        monkeypatch.setattr(train, name, lambda: None)
+        monkeypatch.setattr(train_command, name, lambda: None)
     return tmp_path
 
 
@@ -66,7 +66,7 @@ def door(here, monkeypatch, capsys):
 
     def opened(*arguments, network=NETWORK):
         start = time.process_time()
-        code = train.main([*network, *arguments])
+        code = train_command.main([*network, *arguments])
         assert time.process_time() - start < CORE_SECONDS or code == 0
         return code, *capsys.readouterr()
 
@@ -84,6 +84,7 @@ def refused(door, *arguments, **options):
     return err.removeprefix("train.py: error: ").rstrip("\n")
 
 
+INSTALL = "pip install 'resnet-densenet-flax"
 # What the command line alone has wrong; resnet20 unless another is named.
 OPTIONS = {
     "unknown architecture": ("--arch densnet121", "unknown arch 'densnet121'; did you mean 'densenet121'?"),
@@ -203,8 +204,11 @@ OPTIONS = {
         "--eval-only --out absent",
         "weights 'absent': there is no such file",
     ),
-    "no TensorBoard": ("--tensorboard", "tensorboard needs tensorboardX: pip install '.[tensorboard]'"),
-    "no Weights & Biases": ("--wandb project", "wandb needs wandb: pip install '.[wandb]'"),
+    "no TensorBoard": (
+        "--tensorboard",
+        f"tensorboard needs tensorboardX: {INSTALL}[tensorboard]'",
+    ),
+    "no Weights & Biases": ("--wandb project", f"wandb needs wandb: {INSTALL}[wandb]'"),
     "no image size": ("--image-size 0", "image_size must be a positive integer; given 0"),
     "test size of what stays": (
         "--test-image-size 48",

@@ -1,5 +1,6 @@
 """The theory of residual and dense networks, run: every claim a function, a figure and a test."""
 
+from common_flax import __version__
 from theory_flax.architectures import Architecture, Layer, Row, Shortcut, Stage, architecture, by_stage, shortcuts
 from theory_flax.degradation import Degradation, Training, degradation
 from theory_flax.feature_reuse import PUBLISHED, Published, Reuse, Supervision, of_same_depth, reuse_of, supervision
@@ -46,6 +47,7 @@ __all__ = [
     "Supervision",
     "Training",
     "Unrolled",
+    "__version__",
     "architecture",
     "autocorrelation",
     "by_stage",

@@ -7,11 +7,13 @@ from importlib import import_module
 
 import jax
 
+from common_flax.backend import check_backend
+from common_flax.command_line import parse_options, write_to_any_terminal
 from layers_flax import one_of
 from theory_flax.commands.options import Claim, Options, meant_for
 from theory_flax.figures import save_figure
 from theory_flax.results import save_result
-from training_flax import RunError, keep_compiled_programs, parse_options
+from training_flax import RunError, keep_compiled_programs
 
 CLAIMS = (
     "gradient_identity",
@@ -35,6 +37,7 @@ def run(options: Options) -> None:
     claims = {name: find(name) for name in (CLAIMS if options.claim == "all" else (options.claim,))}
     meant = {name: meant_for(name, claim, options) for name, claim in claims.items()}
     try:
+        check_backend()
         options.out.mkdir(parents=True, exist_ok=True)
         keep_compiled_programs()
         for name, claim in claims.items():
@@ -71,4 +74,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    write_to_any_terminal()
     sys.exit(main(sys.argv[1:]))

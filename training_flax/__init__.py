@@ -1,5 +1,7 @@
 """Training: data in, steps, recipes, checkpoints, metrics, pictures; a run's weights out, and what they predict."""
 
+from common_flax import __version__
+from common_flax.command_line import parse_options
 from training_flax.augment import augment_images, example_keys, parse_augmentations
 from training_flax.checkpoints import restore
 from training_flax.compilation import compiler_options, keep_compiled_programs
@@ -27,7 +29,6 @@ from training_flax.steps import (
 )
 from training_flax.stopping import RunError, Stopped, StopRequest, stop_on_signals
 from weights_flax.archs import ARCHS, FAMILIES, build_model
-from weights_flax.command_line import parse_options
 
 __all__ = [
     "ARCHS",
@@ -48,6 +49,7 @@ __all__ = [
     "TrainConfig",
     "TrainMetrics",
     "TrainState",
+    "__version__",
     "augment_images",
     "batch_indices",
     "build_model",

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from common_flax.command_line import write_to_any_terminal
 from training_flax.run_folder import read_metrics
 from training_flax.stopping import RunError
 
@@ -208,4 +209,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    write_to_any_terminal()
     sys.exit(main(sys.argv[1:]))

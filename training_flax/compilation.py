@@ -40,7 +40,7 @@ def compiler_options(*, remat: bool = False) -> dict[str, Any]:
 
 
 @cache
-def is_known(option: str, value: str | bool | int) -> bool:
+def is_known(option: str, value: str | bool) -> bool:
     """Tells whether the installed XLA takes `value` for one of its options; XLA's options change with its version."""
     try:
         jax.jit(lambda: jnp.zeros(())).lower().compile(compiler_options={option: value})

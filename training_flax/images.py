@@ -8,7 +8,7 @@ from typing import IO
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from weights_flax.errors import one_line
+from common_flax.errors import one_line
 
 
 def read_image(file: str | IO[bytes], name: str) -> np.ndarray:

@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from common_flax.optional import library
 from layers_flax import variables_by_shape
 from resnet_flax import stack_blocks
 from training_flax.augment import Augmentation, parse_augmentations
 from training_flax.config import MODEL, TrainConfig, build_network, reaching
 from training_flax.data import Dataset, Part, StreamedPart, open_dataset
 from training_flax.devices import Devices
-from training_flax.libraries import check_libraries
 from training_flax.optimisers import check_patterns
 from training_flax.recipes import with_recipe
 from training_flax.run_folder import checkpoint_steps, run_path
@@ -126,7 +126,7 @@ def plan(config: TrainConfig, *, extend: bool = False) -> Job:
             another network, or the run's folder is that of another run.
     """
     named = with_recipe(config)
-    check_libraries(config)
+    _check_libraries(config)
     if config.dtype == "float64" and not jax.config.values["jax_enable_x64"]:
         raise ValueError("dtype 'float64' needs jax.config.update('jax_enable_x64', True)")
     devices = Devices(config.parallel, config.batch_norm, config.shard_state)
@@ -170,6 +170,14 @@ def plan(config: TrainConfig, *, extend: bool = False) -> Job:
         total_steps=total_steps,
         run=run,
     )
+
+
+def _check_libraries(config: TrainConfig) -> None:
+    """Raises ValueError if a library that the config asks for is not installed."""
+    if config.tensorboard:
+        library("tensorboardX", extra="tensorboard", purpose="tensorboard")
+    if config.wandb:
+        library("wandb", extra="wandb", purpose="wandb")
 
 
 def _check_options(config: TrainConfig) -> None:

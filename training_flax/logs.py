@@ -7,12 +7,12 @@ from typing import Any
 
 import jax
 
+from common_flax.errors import one_line
+from common_flax.optional import library
 from training_flax.job import Job
-from training_flax.libraries import library
 from training_flax.pictures import draw_curves
 from training_flax.run_folder import append_metrics, read_metrics
 from training_flax.stopping import RunError
-from weights_flax.errors import one_line
 
 PROFILED = range(5, 10)  # steps since this start: the first ones are not like the others
 SECONDS_BETWEEN_CURVES = 10.0
@@ -34,10 +34,10 @@ class Logs:
         self._wandb: Any = None
         self._tracing = False
         if job.config.tensorboard:
-            writer = library("tensorboardX", "tensorboard")
+            writer = library("tensorboardX", extra="tensorboard", purpose="tensorboard")
             self._board = writer.SummaryWriter(str(job.run / "tensorboard")) if self._here else None
         if job.config.wandb:
-            wandb = library("wandb", "wandb")
+            wandb = library("wandb", extra="wandb", purpose="wandb")
             try:
                 self._wandb = (
                     wandb.init(project=job.config.wandb, name=job.run.name, dir=job.run) if self._here else None

@@ -5,12 +5,12 @@ python -m training_flax.predict --run runs/first photo.jpg folder
 
 import sys
 
+from common_flax.command_line import write_to_any_terminal
 from training_flax.predict_command import main
 from training_flax.prediction import predict
 
 if __name__ == "__main__":
-    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks × shows ?, and the run goes on
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    write_to_any_terminal()
     sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # names of files are any bytes
     sys.exit(main(sys.argv[1:]))
 else:

@@ -14,6 +14,8 @@ import numpy as np
 from tqdm import tqdm
 from tyro.conf import Positional
 
+from common_flax.backend import check_backend
+from common_flax.command_line import parse_options
 from layers_flax import one_of
 from training_flax.classifier import Classifier, Predictions, image_channels
 from training_flax.compilation import keep_compiled_programs
@@ -27,7 +29,6 @@ from training_flax.terminal import Bar
 from training_flax.trained import Trained, read_config, read_run, read_weights
 from training_flax.view import View
 from weights_flax.archs import describe, published_size
-from weights_flax.command_line import parse_options
 
 PROG = "python -m training_flax.predict"
 DESCRIPTION = "What a trained network takes images for: a table, JSON lines or a picture."
@@ -104,6 +105,7 @@ def main(arguments: Sequence[str]) -> int:
 def run(options: CommandLine) -> int:
     """Does what the command line asks for; gives the exit code."""
     _check(options)
+    check_backend()
     trained = _resolved(_read(options), options)
     names, mean, std, size = trained.class_names, trained.mean, trained.std, trained.size
     assert names is not None and mean is not None and std is not None and size is not None

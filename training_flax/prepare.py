@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
+from common_flax.command_line import write_to_any_terminal
+from common_flax.errors import one_line
+from common_flax.optional import library
 from layers_flax import one_of
 from training_flax.tfds import data_folder, split_name
-from weights_flax.errors import one_line
 
 TIMEOUT = 5  # seconds to wait for a host's first answer
 
@@ -100,12 +102,8 @@ def _import() -> Any:
     """TensorFlow Datasets, with no more to say than its progress bars, and those on terminals alone."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # where it is on, TensorFlow says so at any level
-    try:
-        import tensorflow  # noqa: F401
-        import tensorflow_datasets as tfds
-        from absl import logging
-    except ImportError as error:
-        raise ValueError(f"preparing data sets needs TensorFlow: pip install '.[prepare]' ({error})") from None
+    needed = ("tensorflow", "tensorflow_datasets", "absl.logging")
+    _, tfds, logging = (library(name, extra="prepare", purpose="preparing a data set") for name in needed)
     logging.set_verbosity(logging.FATAL)
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
@@ -202,4 +200,5 @@ def _whole_or_nothing(data: Path) -> Iterator[None]:
 
 
 if __name__ == "__main__":
+    write_to_any_terminal()
     sys.exit(main(sys.argv[1:]))

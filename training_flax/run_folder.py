@@ -14,11 +14,11 @@ from typing import Any
 import jax
 from safetensors import SafetensorError
 
+from common_flax.errors import one_line
 from training_flax.config import MODEL, RUN, TrainConfig, reaching
 from training_flax.data import Dataset
 from training_flax.recipes import DEFAULTS
 from training_flax.stopping import RunError
-from weights_flax.errors import one_line
 
 LENGTH = ("epochs", "steps")
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from common_flax.errors import one_line
+from common_flax.optional import not_installed
 from training_flax.images import read_image, read_size
 from training_flax.sources import CHUNK, MEMORY_LIMIT, Found, Source
-from weights_flax.errors import one_line
 
 
 def data_folder(data_dir: str | Path | None) -> Path:
@@ -150,6 +151,6 @@ def _naming(folder: Path) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise ValueError(f"data sets of TFDS need more: pip install '.[tfds]' ({error})") from None
+        raise not_installed(error, extra="tfds", purpose="a data set of TFDS") from None
     except Exception as error:
         raise ValueError(f"{str(folder)!r}: {one_line(error)}") from None

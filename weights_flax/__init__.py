@@ -1,5 +1,6 @@
 """Weights and models, in and out of files, and what one does with a trained network."""
 
+from common_flax import __version__
 from weights_flax.activation_maps import class_activation_map, grad_cam
 from weights_flax.archs import ARCHS, FAMILIES, build_model, from_torch, to_torch
 from weights_flax.export import export
@@ -15,6 +16,7 @@ __all__ = [
     "FAMILIES",
     "FeatureInfo",
     "LoadedModel",
+    "__version__",
     "build_model",
     "class_activation_map",
     "draw_activation_maps",

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from tyro.conf import Positional, arg
 
+from common_flax.backend import check_backend
+from common_flax.command_line import parse_options, write_to_any_terminal
 from weights_flax.archs import build_model, describe, published_size
-from weights_flax.command_line import parse_options
 from weights_flax.export import export
 from weights_flax.files import open_weights, reading
 from weights_flax.inspect import fitting
@@ -155,6 +156,7 @@ def main(arguments: Sequence[str]) -> int:
             prog="python -m weights_flax",
             description=DESCRIPTION,
         )
+        check_backend()
         CARRIED_OUT[type(options)](options)
     except (ValueError, OSError) as error:
         print(f"weights_flax: error: {error}", file=sys.stderr)
@@ -165,4 +167,5 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    write_to_any_terminal()
     sys.exit(main(sys.argv[1:]))

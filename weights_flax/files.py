@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from weights_flax.errors import one_line
+from common_flax.errors import one_line
 from weights_flax.hub import download
 from weights_flax.other_files import read_hdf5, read_msgpack, read_npz, read_orbax, read_safetensors
 from weights_flax.tensors import Tensor

@@ -1,9 +1,9 @@
 """Files of the Hugging Face hub."""
 
-import importlib
 from pathlib import Path
 
-from weights_flax.errors import one_line
+from common_flax.errors import one_line
+from common_flax.optional import library
 
 
 def download(address: str) -> Path:
@@ -16,10 +16,7 @@ def download(address: str) -> Path:
     name, _, file = rest.partition("/")
     if not address.startswith("hf://") or not owner or not name:
         raise ValueError(f"an address of the hub is hf://OWNER/NAME or hf://OWNER/NAME/FILE; given {address!r}")
-    try:
-        hub = importlib.import_module("huggingface_hub")
-    except ImportError:
-        raise ValueError(f"{address} needs huggingface_hub: pip install '.[hub]'") from None
+    hub = library("huggingface_hub", extra="hub", purpose=address)
     try:
         return Path(hub.hf_hub_download(f"{owner}/{name}", file or "model.safetensors"))
     except Exception as error:  # its own errors, and those of the libraries that it speaks to the network with

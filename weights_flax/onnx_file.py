@@ -1,9 +1,7 @@
 """A network as an ONNX file: its graph, and what the file tells of it."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import fields
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import jax
@@ -11,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from common_flax import __version__
+from common_flax.optional import DISTRIBUTION, library
 from weights_flax.layer_trace import trace_layers
 from weights_flax.onnx_graph import CHANNELS_FIRST, OnnxGraph, Tensor
 
@@ -34,11 +34,8 @@ def to_onnx(
     Raises:
         ValueError: the package onnx is not installed, or the network does what is not known here.
     """
-    try:
-        import onnx
-        from onnx import TensorProto, helper, numpy_helper
-    except ImportError:
-        raise ValueError("format 'onnx' needs onnx: pip install '.[onnx]'") from None
+    onnx = library("onnx", extra="onnx", purpose="format 'onnx'")
+    TensorProto, helper, numpy_helper = onnx.TensorProto, onnx.helper, onnx.numpy_helper
     types = dict(dtype=None, param_dtype=jnp.float32, remat=False, scan=False)
     model = model.clone(**{name: value for name, value in types.items() if hasattr(model, name)})
     jaxpr, layers = trace_layers(model, jax.tree.map(_float32, dict(variables)), image_shape)
@@ -56,12 +53,11 @@ def to_onnx(
     )
     proto = helper.make_model(
         whole,
-        producer_name="resnet-densenet-flax",
+        producer_name=DISTRIBUTION,
+        producer_version=__version__,
         ir_version=IR_VERSION,
         opset_imports=[helper.make_opsetid("", OPSET)],
     )
-    with suppress(PackageNotFoundError):  # run from its source without being installed
-        proto.producer_version = version("resnet-densenet-flax")
     told = {
         "architecture": _described(model),
         "image_shape": f"{height} {width} {channels}",

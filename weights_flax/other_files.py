@@ -1,7 +1,6 @@
 """Files of tensors by the libraries that know them: safetensors, NumPy's npz, HDF5, Flax's msgpack, Orbax."""
 
 import asyncio
-import importlib
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from common_flax.optional import library
 from weights_flax.tensors import Tensor
 
 Arguments = TypeVarTuple("Arguments")
@@ -98,10 +98,7 @@ def read_hdf5(path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: h5py is missing, or an array is kept in another file.
     """
-    try:
-        h5py = importlib.import_module("h5py")
-    except ImportError:
-        raise ValueError("files of Keras need h5py: pip install '.[keras]'") from None
+    h5py = library("h5py", extra="keras", purpose="a file of Keras")
     tensors: dict[str, Tensor] = {}
 
     def visit(name: str, item: Any) -> None:
@@ -120,7 +117,8 @@ def read_hdf5(path: Path) -> dict[str, Tensor]:
 
 def _hdf5_reader(path: Path, name: str) -> Any:
     def read() -> np.ndarray:
-        h5py = importlib.import_module("h5py")
+        import h5py
+
         with h5py.File(path, "r") as file:
             return np.asarray(file[name])
 
@@ -202,20 +200,16 @@ class _QuietLoop(asyncio.SelectorEventLoop):
             return asyncio.Handle(callback, args, self, context)
 
 
-class _QuietPolicy(asyncio.DefaultEventLoopPolicy):
-    def new_event_loop(self) -> asyncio.AbstractEventLoop:
-        return _QuietLoop()
-
-
 @contextmanager
 def _quiet_loops() -> Iterator[None]:
-    """Orbax gives up at the first array that is damaged, and closes its loop while TensorStore reads the others.
+    """Has Orbax read with loops that are quiet once they are closed.
 
-    Each of those would print a traceback when it is there.
+    At the first damaged array Orbax gives up and closes its loop, while TensorStore still reads other arrays: each of
+    these would print a traceback at its end. A policy of loops would do the same, but Python 3.14 deprecates policies.
     """
-    before = asyncio.get_event_loop_policy()
-    asyncio.set_event_loop_policy(_QuietPolicy())
+    usual = asyncio.new_event_loop
+    asyncio.new_event_loop = _QuietLoop
     try:
         yield
     finally:
-        asyncio.set_event_loop_policy(before)
+        asyncio.new_event_loop = usual

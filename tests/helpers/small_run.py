@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import jax
 
-from train import parse
 from training_flax import fit, join_processes, keep_compiled_programs, keep_memory, plan
+from training_flax.train_command import parse
 
 options = parse(sys.argv[1:])
 keep_memory()

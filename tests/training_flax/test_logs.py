@@ -46,13 +46,13 @@ def test_a_library_that_is_missing_is_named_in_one_line(options, library, extra,
 
     def missing(name, *rest):
         if name == library:
-            raise ImportError(name)
+            raise ImportError(name=name)
         return found(name, *rest)
 
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(ValueError) as error:
         fit(TrainConfig("resnet20", steps=1, out=tmp_path / "run", **SMALL, **options), quiet=True)
-    assert str(error.value) == f"{extra} needs {library}: pip install '.[{extra}]'"
+    assert str(error.value) == f"{extra} needs {library}: pip install 'resnet-densenet-flax[{extra}]'"
 
 
 def test_a_profile_is_a_trace_of_a_few_steps(tmp_path):

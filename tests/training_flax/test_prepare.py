@@ -25,7 +25,9 @@ def test_without_tensorflow_one_line_says_what_to_install(tmp_path, monkeypatch,
     assert main(["cifar10", "--data-dir", str(tmp_path / "data")]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("prepare: error: preparing data sets needs TensorFlow: pip install '.[prepare]'")
+    assert err.startswith(
+        "prepare: error: preparing a data set needs tensorflow: pip install 'resnet-densenet-flax[prepare]'"
+    )
     assert err.count("\n") == 1
     assert not list(tmp_path.iterdir())
 

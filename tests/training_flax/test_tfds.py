@@ -191,4 +191,6 @@ def test_what_cannot_be_trained_on_is_refused(unfit, tmp_path):
 def test_without_tensorflow_datasets_one_line_says_what_to_install(tmp_path, monkeypatch):
     prepare(tmp_path)
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    assert "pip install '.[tfds]'" in message("tfds:pictures", tmp_path)
+    assert "a data set of TFDS needs tensorflow_datasets: pip install 'resnet-densenet-flax[tfds]'" in message(
+        "tfds:pictures", tmp_path
+    )

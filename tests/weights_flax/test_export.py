@@ -326,7 +326,7 @@ def test_nothing_is_written_where_something_is_wrong(networks, tmp_path, monkeyp
         fails("weights of [0-9,]+ bytes are too many for format .*: at most 1,000", format=format)
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "onnx", None)
-    fails(r"format 'onnx' needs onnx: pip install '\.\[onnx\]'", format="onnx")
+    fails(r"format 'onnx' needs onnx: pip install 'resnet-densenet-flax\[onnx\]'", format="onnx")
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing(networks, tmp_path):

@@ -87,12 +87,14 @@ def test_a_damaged_checkpoint_of_orbax(tmp_path, monkeypatch):
     with ocp.StandardCheckpointer() as writer:
         writer.save(tmp_path / "state", drawn(MODEL))
         writer.wait_until_finished()
-    for path in (tmp_path / "state").rglob("*"):
-        if path.is_file() and path.name != "_METADATA":
-            path.write_bytes(b"")
-    with pytest.raises(ValueError, match="cannot be read: ") as error:
-        load_weights(MODEL, tmp_path / "state")
-    assert "\n" not in str(error.value)
+    parts = list((tmp_path / "state").rglob("d/*"))  # of the arrays' values; of what they are called all is whole
+    assert parts
+    for path in parts:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    for _ in range(8):  # whether other reads still go on is a matter of chance
+        with pytest.raises(ValueError, match="cannot be read: ") as error:
+            load_weights(MODEL, tmp_path / "state")
+        assert "\n" not in str(error.value)
     time.sleep(0.2)  # for those reads
     assert not unheard
 
@@ -120,7 +122,7 @@ def test_files_of_the_hub(tmp_path, monkeypatch):
 
 def test_the_hub_needs_its_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ValueError, match=r"hf://a/b needs huggingface_hub: pip install '\.\[hub\]'"):
+    with pytest.raises(ValueError, match=r"hf://a/b needs huggingface_hub: pip install 'resnet-densenet-flax\[hub\]'"):
         load_weights(MODEL, "hf://a/b")
 
 

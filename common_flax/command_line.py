@@ -1,7 +1,8 @@
-"""Command lines over frozen dataclasses, which complain in one line."""
+"""Command lines over frozen dataclasses, which complain in one line on any terminal."""
 
 import contextlib
 import io
+import sys
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -30,6 +31,13 @@ def parse_options(kind: type[Options], arguments: Sequence[str], *, prog: str, d
         if stop.code in (0, None):
             raise  # --help
         raise ValueError(_in_one_line(complaint.getvalue())) from None
+
+
+def write_to_any_terminal() -> None:
+    """Has a terminal that lacks a character, as × or …, show ? for it; without this the program ends there."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _in_one_line(box: str) -> str:

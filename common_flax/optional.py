@@ -1,0 +1,28 @@
+"""Libraries that only some commands need, each brought by an extra of the distribution."""
+
+import importlib
+from typing import Any
+
+DISTRIBUTION = "resnet-densenet-flax"
+
+
+def library(name: str, *, extra: str, purpose: str) -> Any:
+    """Imports the module `name`.
+
+    Args:
+        name: the module, as `import` takes it.
+        extra: the extra that installs it.
+        purpose: what needs the module, the first words of the message.
+
+    Raises:
+        ValueError: the module, or one that it imports, is not installed; the message has the command that installs it.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise not_installed(error, extra=extra, purpose=purpose) from None
+
+
+def not_installed(error: ImportError, *, extra: str, purpose: str) -> ValueError:
+    """Makes of an ImportError the one line that says which extra to install."""
+    return ValueError(f"{purpose} needs {error.name or error}: pip install '{DISTRIBUTION}[{extra}]'")
