@@ -27,7 +27,14 @@ COMMANDS = {
     "export": ["weights_flax", "export", "--run", "run", "--format", "stablehlo", "--out", "network.stablehlo"],
     "theory": ["theory_flax", "architectures", "--quick"],
 }
-LEFT = ["run/summary.json", "predicted.png", "compare.png", "network.npz", "network.stablehlo", "theory/architectures.png"]
+LEFT = [
+    "run/summary.json",
+    "predicted.png",
+    "compare.png",
+    "network.npz",
+    "network.stablehlo",
+    "theory/architectures.png",
+]
 # What needs an extra, and which.
 EXTRAS = {
     "onnx": ["weights_flax", "export", "--run", "run", "--format", "onnx", "--out", "network.onnx"],

@@ -5,16 +5,22 @@ python torch_reader.py FOLDER LIBRARY ARCH    (needs: torch, torchvision, timm)
 FOLDER/weights.pt leaves FOLDER/logits.npy for FOLDER/images.npy (NCHW).
 """
 
+import importlib.util
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 
-# torchvision's wheels are made for PyTorch with CUDA; two of their operators are asked for at import, and not used.
+# torchvision's operators are made for PyTorch with CUDA, and do not load into a PyTorch for the CPU alone. Two of them
+# are asked for at import, and not used.
 library = torch.library.Library("torchvision", "FRAGMENT")
-for name in ("nms", "qnms"):
-    if not hasattr(torch.ops.torchvision, name):
+for operators in Path(importlib.util.find_spec("torchvision").origin).parent.glob("_C*.so"):
+    with suppress(OSError):
+        torch.ops.load_library(operators)
+if not hasattr(torch.ops.torchvision, "nms"):
+    for name in ("nms", "qnms"):
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
 import timm  # noqa: E402

@@ -411,9 +411,19 @@ PUBLISHED = {
 }
 
 
+@pytest.fixture
+def kept_by_nobody():
+    """No compiled program is kept between runs: one with 140 million constants takes longer to pack than to compile."""
+    name = "jax_persistent_cache_min_compile_time_secs"
+    before = jax.config.values[name]
+    jax.config.update(name, float("inf"))
+    yield
+    jax.config.update(name, before)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("arch, pixels", PUBLISHED.items())
-def test_published_networks_give_the_same_logits_from_both_files(arch, pixels, tmp_path):
+def test_published_networks_give_the_same_logits_from_both_files(arch, pixels, kept_by_nobody, tmp_path):
     model, image_shape = build_model(arch), (pixels, pixels, 3)
     variables, images = random_variables(model, image_shape), random_images(5, image_shape)
     logits = np.asarray(jax.jit(model.apply)(variables, images))

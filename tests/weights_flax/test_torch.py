@@ -30,10 +30,12 @@ def torch_python():
     if "TORCH_PYTHON" in os.environ:
         return os.environ["TORCH_PYTHON"]
     cache = platformdirs.user_cache_path("resnet-densenet-flax", ensure_exists=True)
-    folder = cache / "torch-2.13.0"
+    # PyPI has another PyTorch for each Python, not for the CPU alone where none is found beside it.
+    name = "torch-2.13.0-python{}.{}".format(*sys.version_info)
+    folder = cache / name
     python = folder / "bin" / "python"
     # Tests run side by side: who comes second waits for the first, and finds it made.
-    with (cache / "torch-2.13.0.lock").open("w") as lock:
+    with (cache / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "whole").exists():
             subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
