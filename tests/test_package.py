@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,7 +60,12 @@ def run(*command, cwd, check=True):
 def installed(tmp_path_factory):
     """The Python of an environment that has the wheel, and what the wheel asks for."""
     folder = tmp_path_factory.mktemp("installed")
-    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", folder, ROOT, cwd=folder)
+    source = folder / "source"  # a copy: a build leaves files where it is made, and takes those of earlier ones
+    for package in ROOT.glob("*_flax"):
+        shutil.copytree(package, source / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", folder, source, cwd=folder)
     (wheel,) = folder.glob("*.whl")
     run(sys.executable, "-m", "venv", folder / "venv", cwd=folder)
     python = folder / "venv" / "bin" / "python"
