@@ -16,11 +16,12 @@ def check_backend() -> None:
     """
     try:
         jax.devices()
-    except (RuntimeError, AssertionError) as error:  # JAX asserts that it knows CUDA, without a message
-        asked = jax.config.values["jax_platforms"]
-        reason = one_line(error).removesuffix(" (set JAX_PLATFORMS='' to automatically choose an available backend)")
-        why = "" if isinstance(error, AssertionError) else f": {reason}"
-        raise ValueError(
-            f"JAX cannot start the platform {asked!r} of JAX_PLATFORMS here{why}; without JAX_PLATFORMS JAX takes "
-            f"what the machine has; GPUs need pip install '{DISTRIBUTION}[gpu]', TPUs '{DISTRIBUTION}[tpu]'"
-        ) from None
+    except (RuntimeError, AssertionError) as error:  # without JAX's plugin for CUDA, JAX asserts without a message
+        reason = f": {one_line(error).partition(' (set JAX_PLATFORMS')[0]}" if str(error) else ""
+        for variable in ("JAX_PLATFORMS", "JAX_PLATFORM_NAME"):
+            if asked := jax.config.values[variable.lower()]:
+                raise ValueError(
+                    f"{variable} asks for {asked!r}, which JAX cannot start here{reason}; unset it to take what the "
+                    f"machine has, or pip install '{DISTRIBUTION}[gpu]' for GPUs, '{DISTRIBUTION}[tpu]' for TPUs"
+                ) from None
+        raise ValueError(f"JAX cannot start{reason}") from None

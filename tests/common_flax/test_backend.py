@@ -21,13 +21,13 @@ DOORS = {
 }
 
 
-def refused(door, platforms, folder):
+def refused(door, platforms, folder, variable="JAX_PLATFORMS"):
     """What the one line says; nothing is written."""
     arguments, name = DOORS[door]
     done = subprocess.run(
         [sys.executable, "-W", "error", *arguments],
         cwd=folder,
-        env=os.environ | {"JAX_PLATFORMS": platforms, "PYTHONPATH": str(ROOT)},
+        env=os.environ | {variable: platforms, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=120,
@@ -42,7 +42,7 @@ def refused(door, platforms, folder):
 @pytest.mark.parametrize("door", DOORS)
 def test_a_platform_that_jax_does_not_know_is_told_in_one_line(door, tmp_path):
     line = refused(door, "quantum", tmp_path)
-    assert "JAX cannot start the platform 'quantum' of JAX_PLATFORMS here: " in line
+    assert "JAX_PLATFORMS asks for 'quantum', which JAX cannot start here: " in line
     assert "'quantum' is not in the list of known backends" in line
 
 
@@ -52,5 +52,10 @@ def test_an_accelerator_that_is_not_there_is_told_with_what_to_install(platform,
     if subprocess.run([sys.executable, "-c", has], capture_output=True).returncode == 0:
         pytest.skip(f"this machine has a device of the platform {platform}")
     line = refused("train.py", platform, tmp_path)
-    assert f"JAX cannot start the platform {platform!r} of JAX_PLATFORMS here" in line
+    assert f"JAX_PLATFORMS asks for {platform!r}, which JAX cannot start here" in line
     assert f"'resnet-densenet-flax[{extra}]'" in line
+
+
+def test_the_older_variable_is_named_where_it_asks(tmp_path):
+    line = refused("train.py", "quantum", tmp_path, "JAX_PLATFORM_NAME")
+    assert "JAX_PLATFORM_NAME asks for 'quantum', which JAX cannot start here: " in line
