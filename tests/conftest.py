@@ -61,6 +61,11 @@ def pytest_sessionstart(session):
         session.config.pluginmanager.register(_TellAtOnce(terminal))
 
 
+def pytest_collection_modifyitems(items):
+    """Slow tests come first: at the end workers take quick ones from each other, and none waits for a long one."""
+    items.sort(key=lambda item: "slow" not in item.keywords)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def compiler(request):
     """Most programs of tests run once, and LLVM took most of the time; files whose programs run for longer say so."""
