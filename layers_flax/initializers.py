@@ -36,7 +36,7 @@ def ones(key: Any, shape: Sequence[int], dtype: Any = jnp.float32, out_sharding:
 
 def _constant(value: int, key: Any, shape: Sequence[int], dtype: Any, out_sharding: Any) -> jax.Array:
     if out_sharding is not None:
-        return jnp.full(shape, value, dtype, out_sharding=out_sharding)  # as JAX knows it from 0.10.2 on
+        return jnp.full(shape, value, dtype, out_sharding=out_sharding)  # explicit meshes need it
     return jnp.full(shape, value, dtype) if isinstance(key, jax.core.Tracer) else filled(value, shape, dtype)
 
 
