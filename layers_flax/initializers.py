@@ -35,9 +35,9 @@ def ones(key: Any, shape: Sequence[int], dtype: Any = jnp.float32, out_sharding:
 
 
 def _constant(value: int, key: Any, shape: Sequence[int], dtype: Any, out_sharding: Any) -> jax.Array:
-    if out_sharding is not None:
-        return jnp.full(shape, value, dtype, out_sharding=out_sharding)  # explicit meshes need it
-    return jnp.full(shape, value, dtype) if isinstance(key, jax.core.Tracer) else filled(value, shape, dtype)
+    if isinstance(key, jax.core.Tracer) or out_sharding is not None:
+        return jnp.full(shape, value, dtype, out_sharding=out_sharding)
+    return filled(value, shape, dtype)
 
 
 def _scaled(
