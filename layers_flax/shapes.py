@@ -22,7 +22,7 @@ def variables_by_shape(model: nn.Module, image_shape: Sequence[int] = (32, 32, 3
         return _traced.__wrapped__(model, tuple(image_shape), True)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=256)  # every published network, in a few sizes of images
 def _traced(model: nn.Module, image_shape: tuple[int, ...], x64: bool) -> Mapping[str, Any]:
     del x64  # what types come out depends on it
     return jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image_by_shape(image_shape))

@@ -1,5 +1,6 @@
 """Fixtures for all tests."""
 
+import gc
 import os
 
 import jax
@@ -13,6 +14,10 @@ from training_flax.compilation import is_known
 jax.config.update("jax_compilation_cache_dir", str(platformdirs.user_cache_path("resnet-densenet-flax") / "tests"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
+# Tracing makes millions of objects and leaves few cycles: with Python's own thresholds a fourth of a test's time goes
+# into looking for them.
+gc.freeze()
+gc.set_threshold(200_000, 20, 100)
 
 usual_options = jax._src.compiler.get_compile_options
 
