@@ -31,10 +31,10 @@ import densenet_flax
 import resnet_flax
 from benchmarks.command_line import check_known, fail, listed
 from layers_flax import Conv, avg_pool, conv2d, forward_conv2d, max_pool
-from layers_flax.choices import Shape
-from layers_flax.conv import both_sides
-from layers_flax.filter_gradients import FORMULAS
-from layers_flax.patches import stock_conv
+from layers_flax.conv.choices import Shape
+from layers_flax.conv.conv import both_sides
+from layers_flax.conv.filter_gradients import FORMULAS
+from layers_flax.conv.im2col import stock_conv
 from training_flax import compiler_options, keep_memory, trim_memory
 from training_flax.compilation import compile_together
 

@@ -5,7 +5,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.page import DOCS, replace_between
-from layers_flax.choices import CONVOLUTION, INFERENCE, KERNEL_GRADIENT
+from layers_flax.conv.choices import CONVOLUTION, INFERENCE, KERNEL_GRADIENT
 
 PAGE = DOCS / "layers.md"
 BEGIN, END = "<!-- {} by benchmarks.layers -->\n", "<!-- end of {} -->\n"

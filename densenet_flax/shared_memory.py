@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from layers_flax import Moments
-from layers_flax.linear_map import after, linear_map
+from layers_flax.autodiff.linear_map import after, linear_map
 
 Half = Callable[[Any, Any, jax.Array, Moments], jax.Array]
 State = tuple[jax.Array, Moments]  # maps, and their batch statistics

@@ -1,24 +1,24 @@
 """What both families are made of: convolution, BatchNorm, pooling, initialisers, and the names of PyTorch."""
 
 from common_flax import __version__
-from layers_flax.batch_norm import BatchNorm, Moments, batch_moments
+from layers_flax.autodiff.optimization_barrier import once
+from layers_flax.autodiff.remat import remat
 from layers_flax.checks import check_images, check_positive, check_rate, one_of
-from layers_flax.conv import Conv, conv2d
-from layers_flax.counts import count_multiply_adds, count_parameters, multiply_adds_of
-from layers_flax.deepening import carry_over, check_deeper
-from layers_flax.dropout import Dropout, DropPath
-from layers_flax.folded import ScaleShift, check_inference, conv_norm
-from layers_flax.forward_conv import forward_conv2d
-from layers_flax.initializers import he_normal_fan_in, he_normal_fan_out, torch_linear
-from layers_flax.linear import Linear
-from layers_flax.network import Network
-from layers_flax.once import once
-from layers_flax.pieces import folded_logits, in_pieces
-from layers_flax.pointwise import subsample
-from layers_flax.pooling import adaptive_avg_pool, avg_pool, global_avg_pool, max_pool
-from layers_flax.remat import remat
-from layers_flax.shapes import image_by_shape, variables_by_shape
-from layers_flax.torch_names import variables_from_torch, variables_to_torch
+from layers_flax.conv.chunks import folded_logits, in_pieces
+from layers_flax.conv.conv import Conv, conv2d
+from layers_flax.conv.inference_conv import forward_conv2d
+from layers_flax.conv.pointwise import subsample
+from layers_flax.model.counts import count_multiply_adds, count_parameters, multiply_adds_of
+from layers_flax.model.initializers import he_normal_fan_in, he_normal_fan_out, torch_linear
+from layers_flax.model.network import Network
+from layers_flax.model.shapes import image_by_shape, variables_by_shape
+from layers_flax.model.torch_names import variables_from_torch, variables_to_torch
+from layers_flax.model.widening import carry_over, check_deeper
+from layers_flax.nn.batch_norm import BatchNorm, Moments, batch_moments
+from layers_flax.nn.channel_affine import ScaleShift, check_inference, conv_norm
+from layers_flax.nn.dropout import Dropout, DropPath
+from layers_flax.nn.linear import Linear
+from layers_flax.nn.pooling import adaptive_avg_pool, avg_pool, global_avg_pool, max_pool
 
 __all__ = [
     "BatchNorm",

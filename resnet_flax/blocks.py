@@ -8,7 +8,7 @@ import jax
 from flax import linen as nn
 
 from layers_flax import BatchNorm, Conv, DropPath, conv_norm, one_of
-from layers_flax.initializers import ones, zeros
+from layers_flax.model.initializers import ones, zeros
 from resnet_flax.shortcut import shortcut
 
 STRIDES = ("v1.5", "v1")

@@ -13,7 +13,7 @@ import jax
 from flax import linen as nn
 
 from layers_flax import BatchNorm, Conv, DropPath, conv_norm
-from layers_flax.initializers import zeros
+from layers_flax.model.initializers import zeros
 from resnet_flax.blocks import bottleneck_strides
 from resnet_flax.shortcut import keeps_shape, shortcut
 

@@ -29,7 +29,7 @@ from layers_flax import (
     one_of,
     remat,
 )
-from layers_flax.initializers import torch_linear
+from layers_flax.model.initializers import torch_linear
 from resnet_flax.blocks import STRIDES, BasicBlock
 from resnet_flax.rolled import REST, roll, stack_of, unstack
 from resnet_flax.shortcut import SHORTCUTS

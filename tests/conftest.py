@@ -124,4 +124,4 @@ def stock_convolution(monkeypatch):
             feature_group_count=groups,
         )
 
-    return lambda: monkeypatch.setattr("layers_flax.conv.conv2d", conv2d)
+    return lambda: monkeypatch.setattr("layers_flax.conv.conv.conv2d", conv2d)

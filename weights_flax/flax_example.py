@@ -7,7 +7,7 @@ and the max pool by "SAME", at the lower and right edges alone where sizes are e
 import re
 from collections.abc import Iterable, Mapping
 
-from layers_flax.torch_names import LEAVES, torch_axes
+from layers_flax.model.torch_names import LEAVES, torch_axes
 from weights_flax.tensors import Tensor
 
 BLOCK = re.compile(r"(?:params|batch_stats)/(?:Bottleneck)?ResNetBlock_(\d+)/")

@@ -9,7 +9,7 @@ from flax.traverse_util import flatten_dict
 
 from densenet_flax import DenseNet
 from layers_flax import variables_by_shape
-from layers_flax.torch_names import torch_axes, torch_name
+from layers_flax.model.torch_names import torch_axes, torch_name
 from resnet_flax import VGG, ResNet
 from weights_flax.archs import ARCHS, module_name
 from weights_flax.names import Naming

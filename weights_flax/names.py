@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from densenet_flax.torch_weights import module_name as densenet_module_name
-from layers_flax.torch_names import LEAVES, torch_axes, torch_name
+from layers_flax.model.torch_names import LEAVES, torch_axes, torch_name
 from resnet_flax.torch_weights import module_name as resnet_module_name
 from weights_flax import keras_names
 from weights_flax.flax_example import from_example, is_example

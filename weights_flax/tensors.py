@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from layers_flax.torch_names import to_numpy
+from layers_flax.model.torch_names import to_numpy
 
 
 @dataclass(frozen=True)

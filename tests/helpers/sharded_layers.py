@@ -27,7 +27,7 @@ from layers_flax import (
     global_avg_pool,
     max_pool,
 )
-from layers_flax.means import mean_by_dot
+from layers_flax.nn.means import mean_by_dot
 from training_flax.devices import let_virtual_devices_meet
 from weights_flax import fold_batch_norm
 

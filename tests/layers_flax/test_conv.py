@@ -142,7 +142,7 @@ def test_a_batch_of_any_size_is_sliced_and_not_gathered(size, taps, stride):
     ],
 )
 def test_filter_gradients_are_taken_block_by_block(x64, shape, batch, blocks, monkeypatch, stock_convolution):
-    monkeypatch.setattr("layers_flax.filter_gradients.BLOCK", 2 * 6 * 5 * 4 + 20)
+    monkeypatch.setattr("layers_flax.conv.filter_gradients.BLOCK", 2 * 6 * 5 * 4 + 20)
     *sizes, kernel_size, stride, groups = shape
     x, kernel = draw(*sizes, kernel_size, groups)
     x = jnp.concatenate([(1 + i) * x[i % 2 :][:1] for i in range(batch)])
@@ -176,7 +176,7 @@ def test_every_convolution_of_a_backward_pass_has_the_axes_that_xla_knows_in_loo
 @pytest.mark.parametrize("block", [1, 10**6])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_nothing_but_images_and_kernel_is_kept_for_the_backward_pass(block, stride, monkeypatch):
-    monkeypatch.setattr("layers_flax.filter_gradients.BLOCK", block)
+    monkeypatch.setattr("layers_flax.conv.filter_gradients.BLOCK", block)
     x, kernel = draw(6, 5, 4, 6, 3, 1, jnp.float32)
     backward = jax.eval_shape(lambda x, k: jax.vjp(partial(conv2d, stride=stride), x, k)[1], x, kernel)
     assert sum(leaf.size for leaf in jax.tree.leaves(backward)) <= 2 * (x.size + kernel.size)
@@ -225,7 +225,7 @@ def test_a_kernel_of_other_groups_is_named():
 
 
 def test_on_several_devices_and_for_a_batch_of_any_size_there_are_no_blocks(monkeypatch):
-    monkeypatch.setattr("layers_flax.filter_gradients.BLOCK", 1)
+    monkeypatch.setattr("layers_flax.conv.filter_gradients.BLOCK", 1)
     x, kernel = draw(6, 5, 4, 6, 3, 1, jnp.float32)
 
     def tangent(x):
@@ -236,7 +236,7 @@ def test_on_several_devices_and_for_a_batch_of_any_size_there_are_no_blocks(monk
     monkeypatch.setattr(jax, "device_count", lambda: 4)
     assert "scan" not in str(jax.make_jaxpr(tangent)(x))
     monkeypatch.undo()
-    monkeypatch.setattr("layers_flax.filter_gradients.BLOCK", 1)
+    monkeypatch.setattr("layers_flax.conv.filter_gradients.BLOCK", 1)
     (batch,) = jax.export.symbolic_shape("batch")
     assert "scan" not in str(jax.make_jaxpr(tangent)(jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype)))
 

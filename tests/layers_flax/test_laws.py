@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from laws import assert_close, derivatives, mapped
 
 from layers_flax import Conv, conv2d, forward_conv2d
-from layers_flax.conv import both_sides
-from layers_flax.patches import steps_of, stock_conv
+from layers_flax.conv.conv import both_sides
+from layers_flax.conv.im2col import steps_of, stock_conv
 
 # Each example compiles programs of its own. The fixtures hold for all examples of a test.
 LAWS = settings(derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -23,7 +23,7 @@ WIDTHS = [(1, 2), (3, 5), (4, 4), (8, 2), (12, 4)]  # channels in and out; the l
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Filter gradients a few images at a time, or one by one, or all of a small batch."""
-    monkeypatch.setattr("layers_flax.filter_gradients.BLOCK", 250)
+    monkeypatch.setattr("layers_flax.conv.filter_gradients.BLOCK", 250)
     jax.clear_caches()  # of rules of differentiation that saw other blocks
     yield
     jax.clear_caches()

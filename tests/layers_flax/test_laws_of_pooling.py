@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from laws import assert_close, derivatives
 
 from layers_flax import adaptive_avg_pool, avg_pool, global_avg_pool, in_pieces, max_pool, pieces
-from layers_flax.conv import both_sides
-from layers_flax.means import mean_by_dot
-from layers_flax.patches import steps_of
+from layers_flax.conv.conv import both_sides
+from layers_flax.conv.im2col import steps_of
+from layers_flax.nn.means import mean_by_dot
 
 LAWS = settings(derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 images = st.tuples(st.sampled_from([1, 2, 3, 8, 0]), st.integers(1, 9), st.integers(1, 9), st.integers(1, 3))

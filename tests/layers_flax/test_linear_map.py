@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from laws import assert_close, derivatives
 
-from layers_flax.linear_map import after, linear_map
+from layers_flax.autodiff.linear_map import after, linear_map
 
 
 def draw(*shape, seed=0):

@@ -7,7 +7,7 @@ import pytest
 from laws import assert_close, derivatives
 
 from layers_flax import conv2d
-from layers_flax.pointwise import SOME, dot_of_pixels
+from layers_flax.conv.pointwise import SOME, dot_of_pixels
 
 
 def draw(pixels, inputs, outputs):

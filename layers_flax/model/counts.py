@@ -9,7 +9,7 @@ import jax
 from flax import linen as nn
 from jax.extend import core
 
-from layers_flax.shapes import image_by_shape, variables_by_shape
+from layers_flax.model.shapes import image_by_shape, variables_by_shape
 
 
 def count_parameters(model: nn.Module, image_shape: Sequence[int] = (224, 224, 3)) -> int:

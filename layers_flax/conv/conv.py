@@ -9,13 +9,13 @@ from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 from jax.nn.initializers import Initializer
 
-from layers_flax.choices import CONVOLUTION, KERNEL_GRADIENT, choose, shape_of
-from layers_flax.filter_gradients import conv_by_choice
-from layers_flax.grouped import stock_or_together
-from layers_flax.initializers import he_normal_fan_out, zeros
-from layers_flax.network import parameter, read
-from layers_flax.patches import Pads, dot_of_patches
-from layers_flax.pointwise import by_pixels, dot_of_pixels, strided, subsample
+from layers_flax.conv.choices import CONVOLUTION, KERNEL_GRADIENT, choose, shape_of
+from layers_flax.conv.filter_gradients import conv_by_choice
+from layers_flax.conv.grouped import stock_or_together
+from layers_flax.conv.im2col import Pads, dot_of_patches
+from layers_flax.conv.pointwise import by_pixels, dot_of_pixels, strided, subsample
+from layers_flax.model.initializers import he_normal_fan_out, zeros
+from layers_flax.model.network import parameter, read
 
 
 def conv2d(

@@ -9,7 +9,7 @@ from flax import linen as nn
 from flax.core import lift
 from flax.linen.transforms import lift_transform
 
-from layers_flax.linear_map import after, linear_map
+from layers_flax.autodiff.linear_map import after, linear_map
 
 
 def remat(block: type[nn.Module]) -> type[nn.Module]:

@@ -10,9 +10,9 @@ from functools import partial
 import jax
 from jax import lax
 
-from layers_flax.linear_map import is_spread, linear_map
-from layers_flax.once import once
-from layers_flax.patches import stock_conv
+from layers_flax.autodiff.linear_map import is_spread, linear_map
+from layers_flax.autodiff.optimization_barrier import once
+from layers_flax.conv.im2col import stock_conv
 
 # Rows of which something is turned around for the image's gradient; of more the product takes far longer.
 SOME = 2048

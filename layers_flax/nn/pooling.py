@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from layers_flax.conv import both_sides
-from layers_flax.linear_map import is_spread, linear_map
-from layers_flax.means import mean_by_dot
+from layers_flax.autodiff.linear_map import is_spread, linear_map
+from layers_flax.conv.conv import both_sides
+from layers_flax.nn.means import mean_by_dot
 
 
 def max_pool(x: jax.Array, window: int, stride: int | None = None, padding: int | str = 0) -> jax.Array:

@@ -12,7 +12,7 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from layers_flax.shapes import variables_by_shape
+from layers_flax.model.shapes import variables_by_shape
 
 Path = tuple[str, ...]  # of modules, without the collection and the leaf
 

@@ -9,9 +9,9 @@ from flax import linen as nn
 from jax import lax
 
 from layers_flax.checks import one_of
-from layers_flax.initializers import filled, ones, zeros
-from layers_flax.means import mean_by_dot
-from layers_flax.network import parameter, read
+from layers_flax.model.initializers import filled, ones, zeros
+from layers_flax.model.network import parameter, read
+from layers_flax.nn.means import mean_by_dot
 
 
 class Moments(NamedTuple):

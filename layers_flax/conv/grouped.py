@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from layers_flax.choices import CONVOLUTION, choose, shape_of
-from layers_flax.patches import Pads, dot_of_patches, stock_conv
-from layers_flax.pieces import largest_part
+from layers_flax.conv.choices import CONVOLUTION, choose, shape_of
+from layers_flax.conv.chunks import largest_part
+from layers_flax.conv.im2col import Pads, dot_of_patches, stock_conv
 
 # Channels of a convolution that stands for several groups.
 TOGETHER = 32

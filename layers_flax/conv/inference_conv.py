@@ -2,10 +2,10 @@
 
 import jax
 
-from layers_flax.choices import INFERENCE, choose, shape_of
-from layers_flax.conv import conv2d, pads_of
-from layers_flax.once import once
-from layers_flax.patches import stock_conv
+from layers_flax.autodiff.optimization_barrier import once
+from layers_flax.conv.choices import INFERENCE, choose, shape_of
+from layers_flax.conv.conv import conv2d, pads_of
+from layers_flax.conv.im2col import stock_conv
 
 
 def forward_conv2d(

@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from layers_flax.choices import KERNEL_GRADIENT, choose, shape_of
-from layers_flax.grouped import dots_of_groups, stock_or_together
-from layers_flax.linear_map import is_spread, linear_map
-from layers_flax.patches import Pads, stock_conv
-from layers_flax.pieces import largest_part
+from layers_flax.autodiff.linear_map import is_spread, linear_map
+from layers_flax.conv.choices import KERNEL_GRADIENT, choose, shape_of
+from layers_flax.conv.chunks import largest_part
+from layers_flax.conv.grouped import dots_of_groups, stock_or_together
+from layers_flax.conv.im2col import Pads, stock_conv
 
 # Values of a block of images: their patches stay in the processor's second cache.
 BLOCK = 3 * 2**15

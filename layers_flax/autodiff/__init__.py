@@ -1,0 +1,1 @@
+"""How gradients are taken and what the forward pass keeps for them."""

@@ -1,0 +1,1 @@
+"""Convolutions, and the formulas that compute them on each backend."""

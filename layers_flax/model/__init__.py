@@ -1,0 +1,1 @@
+"""What a network is: its interface, parameters, shapes, counts and names under PyTorch."""

@@ -1,0 +1,1 @@
+"""Layers without convolutions: normalisation, pooling, dense layers, dropout."""
