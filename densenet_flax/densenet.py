@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from common_flax.checks import check_images, check_positive, check_rate, one_of
 from densenet_flax.shared_memory import grow_shared
 from layers_flax import (
     BatchNorm,
@@ -23,10 +24,7 @@ from layers_flax import (
     Network,
     ScaleShift,
     avg_pool,
-    check_images,
     check_inference,
-    check_positive,
-    check_rate,
     conv_norm,
     folded_logits,
     forward_conv2d,
@@ -34,7 +32,6 @@ from layers_flax import (
     he_normal_fan_in,
     max_pool,
     once,
-    one_of,
     torch_linear,
 )
 

@@ -1,9 +1,9 @@
 """What both families are made of: convolution, BatchNorm, pooling, initialisers, and the names of PyTorch."""
 
 from common_flax import __version__
+from common_flax.checks import check_images, check_positive, check_rate, one_of
 from layers_flax.autodiff.optimization_barrier import once
 from layers_flax.autodiff.remat import remat
-from layers_flax.checks import check_images, check_positive, check_rate, one_of
 from layers_flax.conv.chunks import folded_logits, in_pieces
 from layers_flax.conv.conv import Conv, conv2d
 from layers_flax.conv.inference_conv import forward_conv2d

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 import jax
 from flax import linen as nn
 
-from layers_flax import BatchNorm, Conv, DropPath, conv_norm, one_of
+from common_flax.checks import one_of
+from layers_flax import BatchNorm, Conv, DropPath, conv_norm
 from layers_flax.model.initializers import ones, zeros
 from resnet_flax.shortcut import shortcut
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from common_flax.checks import check_images, check_positive, check_rate, one_of
 from layers_flax import (
     BatchNorm,
     Conv,
@@ -16,17 +17,13 @@ from layers_flax import (
     Linear,
     Network,
     ScaleShift,
-    check_images,
     check_inference,
-    check_positive,
-    check_rate,
     conv_norm,
     folded_logits,
     forward_conv2d,
     global_avg_pool,
     max_pool,
     once,
-    one_of,
     remat,
 )
 from layers_flax.model.initializers import torch_linear

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from common_flax.checks import check_images, check_positive, check_rate
 from layers_flax import (
     BatchNorm,
     Conv,
@@ -15,10 +16,7 @@ from layers_flax import (
     Linear,
     Network,
     adaptive_avg_pool,
-    check_images,
     check_inference,
-    check_positive,
-    check_rate,
     conv_norm,
     forward_conv2d,
     max_pool,

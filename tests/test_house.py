@@ -16,7 +16,14 @@ MAY_IMPORT = {
     "weights_flax": {"common_flax", "layers_flax", "resnet_flax", "densenet_flax"},
     "training_flax": {"common_flax", "layers_flax", "resnet_flax", "densenet_flax", "weights_flax"},
     "theory_flax": {"common_flax", "layers_flax", "resnet_flax", "densenet_flax", "weights_flax"},
-    "theory_flax/commands": {"layers_flax", "resnet_flax", "densenet_flax", "weights_flax", "training_flax"},
+    "theory_flax/commands": {
+        "common_flax",
+        "layers_flax",
+        "resnet_flax",
+        "densenet_flax",
+        "weights_flax",
+        "training_flax",
+    },
     "theory_flax/__main__.py": {"common_flax", "layers_flax", "training_flax"},
 }
 HEAVY = ["tensorflow", "optax", "orbax", "matplotlib", "sklearn", "PIL", "tyro"]

@@ -8,8 +8,8 @@ from importlib import import_module
 import jax
 
 from common_flax.backend import check_backend
+from common_flax.checks import one_of
 from common_flax.command_line import parse_options, write_to_any_terminal
-from layers_flax import one_of
 from theory_flax.commands.options import Claim, Options, meant_for
 from theory_flax.figures import save_figure
 from theory_flax.results import save_result

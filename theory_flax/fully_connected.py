@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from layers_flax import check_positive, one_of
+from common_flax.checks import check_positive, one_of
 
 KINDS = ("plain", "residual", "dense")
 NORMS = (None, "centre", "batch")

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from layers_flax import BatchNorm, check_positive
+from common_flax.checks import check_positive
+from layers_flax import BatchNorm
 from resnet_flax import ResNet
 
 

@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from layers_flax import check_positive
+from common_flax.checks import check_positive
 from resnet_flax import PlainNet, ResNet, deepen
 
 

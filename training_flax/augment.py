@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from layers_flax import one_of
+from common_flax.checks import one_of
 from training_flax.affine import random_affine
 from training_flax.colour import colour_jitter
 from training_flax.crops import pad_and_crop, random_flip, random_resized_crop

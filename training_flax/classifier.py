@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from common_flax.checks import check_positive
 from densenet_flax import DenseNet
-from layers_flax import check_positive
 from resnet_flax import VGG, ResNet
 from training_flax.compilation import compiler_options
 from training_flax.devices import Devices

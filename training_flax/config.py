@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from layers_flax import check_positive, check_rate, one_of
+from common_flax.checks import check_positive, check_rate, one_of
 from training_flax.augment import parse_augmentations
 from training_flax.data import DATASETS
 from weights_flax.archs import ARCHS, build_model

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from layers_flax import check_positive, one_of
+from common_flax.checks import check_positive, one_of
 
 DATASETS = ("digits", "fake", "folder", "tfds")
 """What may stand before the first colon of a data set's name."""

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from layers_flax import check_positive
+from common_flax.checks import check_positive
 from training_flax.compilation import compiler_options
 from training_flax.data import Dataset, Part, StreamedPart
 from training_flax.devices import Devices

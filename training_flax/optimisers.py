@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import optax
 
-from layers_flax import one_of
+from common_flax.checks import one_of
 from training_flax.config import TrainConfig
 from training_flax.recipes import with_recipe
 

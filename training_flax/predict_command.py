@@ -15,8 +15,8 @@ from tqdm import tqdm
 from tyro.conf import Positional
 
 from common_flax.backend import check_backend
+from common_flax.checks import one_of
 from common_flax.command_line import parse_options
-from layers_flax import one_of
 from training_flax.classifier import Classifier, Predictions, image_channels
 from training_flax.compilation import keep_compiled_programs
 from training_flax.config import DTYPES

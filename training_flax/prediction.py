@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from layers_flax import check_images, check_positive
+from common_flax.checks import check_images, check_positive
 from training_flax.classifier import Classifier, Predictions, image_channels, told
 from training_flax.data import StreamedPart
 from training_flax.feed import AHEAD, Reader

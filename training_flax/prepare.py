@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
+from common_flax.checks import one_of
 from common_flax.command_line import write_to_any_terminal
 from common_flax.errors import one_line
 from common_flax.optional import library
-from layers_flax import one_of
 from training_flax.tfds import data_folder, split_name
 
 TIMEOUT = 5  # seconds to wait for a host's first answer

@@ -4,7 +4,7 @@ import os
 
 import jax
 
-from layers_flax import check_positive
+from common_flax.checks import check_positive
 
 
 def join_processes(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from layers_flax import one_of
+from common_flax.checks import one_of
 from training_flax.config import MODEL, TrainConfig, check, reaching
 from weights_flax.archs import ARCHS, constructor_options, published_size
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from layers_flax import check_positive
+from common_flax.checks import check_positive
 from training_flax.images import centre_crop
 
 CROP = 0.875  # where nothing else is said

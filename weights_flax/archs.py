@@ -9,7 +9,7 @@ from flax import linen as nn
 
 import densenet_flax
 import resnet_flax
-from layers_flax import one_of
+from common_flax.checks import one_of
 
 FAMILIES: dict[str, tuple[Callable[..., nn.Module], ...]] = {**densenet_flax.FAMILIES, **resnet_flax.FAMILIES}
 ARCHS: dict[str, Callable[..., nn.Module]] = {**densenet_flax.ARCHS, **resnet_flax.ARCHS}

@@ -9,8 +9,9 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
+from common_flax.checks import check_positive, one_of
 from common_flax.errors import one_line
-from layers_flax import check_positive, one_of, variables_by_shape
+from layers_flax import variables_by_shape
 from weights_flax.archs import to_torch
 from weights_flax.onnx_file import to_onnx
 from weights_flax.stablehlo import to_stablehlo

@@ -9,8 +9,9 @@ from typing import Any
 import jax
 from flax import linen as nn
 
+from common_flax.checks import one_of
 from densenet_flax import DenseNet
-from layers_flax import image_by_shape, one_of, variables_by_shape
+from layers_flax import image_by_shape, variables_by_shape
 from resnet_flax import VGG, ResNet
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from flax import linen as nn
 from flax import serialization
 
-from layers_flax import one_of
+from common_flax.checks import one_of
 from weights_flax.archs import describe, from_torch, to_torch
 from weights_flax.torch_file import write_torch
 

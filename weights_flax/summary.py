@@ -12,7 +12,8 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict
 from jax.extend import core
 
-from layers_flax import check_positive, image_by_shape, multiply_adds_of, variables_by_shape
+from common_flax.checks import check_positive
+from layers_flax import image_by_shape, multiply_adds_of, variables_by_shape
 from weights_flax.features import stage_count
 
 COLUMNS = ("part", "output", "parameters", "multiply-adds")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from layers_flax.checks import one_of
+from common_flax.checks import one_of
 from layers_flax.model.initializers import filled, ones, zeros
 from layers_flax.model.network import parameter, read
 from layers_flax.nn.means import mean_by_dot

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, PathPatch, Rectangle
 from matplotlib.path import Path
 
-from layers_flax import one_of
+from common_flax.checks import one_of
 from theory_flax.architectures import (
     Architecture,
     Block,

@@ -1,6 +1,6 @@
 import pytest
 
-from layers_flax import check_images, check_positive, check_rate, one_of
+from common_flax.checks import check_images, check_positive, check_rate, one_of
 
 
 def test_the_nearest_match_is_named():
