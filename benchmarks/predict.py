@@ -21,7 +21,7 @@ from training_flax.image_files import find_images
 from training_flax.prediction import FileStream
 from training_flax.view import View
 from weights_flax import load_model
-from weights_flax.archs import published_size
+from weights_flax.io.archs import published_size
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

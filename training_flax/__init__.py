@@ -28,7 +28,7 @@ from training_flax.steps import (
     start_state,
 )
 from training_flax.stopping import RunError, Stopped, StopRequest, stop_on_signals
-from weights_flax.archs import ARCHS, FAMILIES, build_model
+from weights_flax.io.archs import ARCHS, FAMILIES, build_model
 
 __all__ = [
     "ARCHS",

@@ -11,7 +11,7 @@ from flax import linen as nn
 from common_flax.checks import check_positive, check_rate, one_of
 from training_flax.augment import parse_augmentations
 from training_flax.data import DATASETS
-from weights_flax.archs import ARCHS, build_model
+from weights_flax.io.archs import ARCHS, build_model
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16, "float64": jnp.float64}
 OPTIMISERS = ("sgd", "lamb", "adamw")

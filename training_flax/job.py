@@ -22,7 +22,7 @@ from training_flax.optimisers import check_patterns
 from training_flax.recipes import with_recipe
 from training_flax.run_folder import checkpoint_steps, run_path
 from training_flax.weights import normalisation, starting_weights
-from weights_flax.archs import ARCHS, constructor_options, published_size
+from weights_flax.io.archs import ARCHS, constructor_options, published_size
 
 SHOWN = 36  # images in batch.png
 MOST_STEPS = 10**8  # years of them; the rate of each is kept in memory, and 32 bits count them

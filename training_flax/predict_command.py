@@ -28,7 +28,7 @@ from training_flax.stopping import interrupts
 from training_flax.terminal import Bar
 from training_flax.trained import Trained, read_config, read_run, read_weights
 from training_flax.view import View
-from weights_flax.archs import describe, published_size
+from weights_flax.io.archs import describe, published_size
 
 PROG = "python -m training_flax.predict"
 DESCRIPTION = "What a trained network takes images for: a table, JSON lines or a picture."

@@ -17,7 +17,7 @@ from training_flax.data import StreamedPart
 from training_flax.feed import AHEAD, Reader
 from training_flax.images import read_image
 from training_flax.view import CROP, View
-from weights_flax.archs import published_size
+from weights_flax.io.archs import published_size
 
 
 def predict(

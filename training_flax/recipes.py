@@ -5,7 +5,7 @@ from typing import Any
 
 from common_flax.checks import one_of
 from training_flax.config import MODEL, TrainConfig, check, reaching
-from weights_flax.archs import ARCHS, constructor_options, published_size
+from weights_flax.io.archs import ARCHS, constructor_options, published_size
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from training_flax.memory import keep_memory
 from training_flax.processes import join_processes
 from training_flax.recipes import RECIPES, with_recipe
 from training_flax.stopping import RunError, Stopped, stop_on_signals
-from weights_flax.archs import FAMILIES
+from weights_flax.io.archs import FAMILIES
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,15 @@
 """Weights and models, in and out of files, and what one does with a trained network."""
 
 from common_flax import __version__
-from weights_flax.activation_maps import class_activation_map, grad_cam
-from weights_flax.archs import ARCHS, FAMILIES, build_model, from_torch, to_torch
-from weights_flax.export import export
-from weights_flax.features import FeatureInfo, feature_info, features
-from weights_flax.fold import fold_batch_norm
-from weights_flax.load import LoadedModel, load_model, load_weights, read_card
-from weights_flax.pictures import draw_activation_maps, draw_filters
-from weights_flax.save import save_weights
-from weights_flax.summary import summary
+from weights_flax.export.export import export
+from weights_flax.export.fold import fold_batch_norm
+from weights_flax.io.archs import ARCHS, FAMILIES, build_model, from_torch, to_torch
+from weights_flax.io.load import LoadedModel, load_model, load_weights, read_card
+from weights_flax.io.save import save_weights
+from weights_flax.look.activation_maps import class_activation_map, grad_cam
+from weights_flax.look.features import FeatureInfo, feature_info, features
+from weights_flax.look.pictures import draw_activation_maps, draw_filters
+from weights_flax.look.summary import summary
 
 __all__ = [
     "ARCHS",

@@ -14,13 +14,13 @@ from tyro.conf import Positional, arg
 
 from common_flax.backend import check_backend
 from common_flax.command_line import parse_options, write_to_any_terminal
-from weights_flax.archs import build_model, describe, published_size
-from weights_flax.export import export
-from weights_flax.files import open_weights, reading
-from weights_flax.inspect import fitting
-from weights_flax.load import LoadedModel, load_model
-from weights_flax.names import recognise
-from weights_flax.save import save_weights
+from weights_flax.export.export import export
+from weights_flax.formats.open import open_weights, reading
+from weights_flax.io.archs import build_model, describe, published_size
+from weights_flax.io.inspect import fitting
+from weights_flax.io.load import LoadedModel, load_model
+from weights_flax.io.save import save_weights
+from weights_flax.names.recognise import recognise
 
 DESCRIPTION = "Reads, rewrites and hands on the weights of networks, whoever trained them. No code in a file is run."
 

@@ -8,7 +8,7 @@ import zipfile
 
 import numpy as np
 
-from weights_flax.torch_file import MAGIC_NUMBER, write_torch
+from weights_flax.formats.torch import MAGIC_NUMBER, write_torch
 
 
 class Calls:

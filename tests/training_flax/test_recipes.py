@@ -70,7 +70,7 @@ def test_unknown_recipes_are_named():
 
 @pytest.mark.parametrize("arch", ["resnet20", "densenet121", "vgg11", "plain20"])
 def test_options_of_the_network_are_keywords_of_some_constructor(arch):
-    from weights_flax.archs import constructor_options
+    from weights_flax.io.archs import constructor_options
 
     everything = {name for arch in ARCHS for name in constructor_options(arch)}
     assert set(reaching(MODEL)) <= everything

@@ -28,7 +28,7 @@ from resnet_flax import (
     ResNet,
 )
 from weights_flax import ARCHS, build_model, export, fold_batch_norm, to_torch
-from weights_flax.files import open_weights
+from weights_flax.formats.open import open_weights
 
 CIFAR = dict(stem_kind="cifar", num_classes=5)
 NETWORKS = {

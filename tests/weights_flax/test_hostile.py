@@ -21,7 +21,7 @@ from safetensors.numpy import save
 
 from resnet_flax import resnet20, to_torch
 from weights_flax import load_weights, save_weights
-from weights_flax.pickles import MOST_OPCODES
+from weights_flax.formats.pickles import MOST_OPCODES
 
 MARKER = "something-ran"  # in the child's folder
 MODEL = resnet20(width=4)

@@ -15,9 +15,9 @@ from densenet_flax import densenet121
 from layers_flax import count_parameters
 from resnet_flax import resnet18, resnet20, resnet50, resnet56, resnet110, vgg11
 from weights_flax import build_model, load_model, load_weights, to_torch
-from weights_flax.inspect import fitting
-from weights_flax.names import recognise
-from weights_flax.tensors import from_memory
+from weights_flax.formats.tensors import from_memory
+from weights_flax.io.inspect import fitting
+from weights_flax.names.recognise import recognise
 
 AKAMASTER = references.GOLDEN / "cifar10_resnet20_akamaster.th"
 

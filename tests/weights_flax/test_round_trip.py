@@ -8,8 +8,8 @@ from drawn import check_same, drawn
 
 from resnet_flax import ResNet, resnet20
 from weights_flax import ARCHS, build_model, load_model, load_weights, save_weights
-from weights_flax.archs import constructor_options, describe
-from weights_flax.save import FORMATS
+from weights_flax.io.archs import constructor_options, describe
+from weights_flax.io.save import FORMATS
 
 DEEP = ("resnet1202", "resnet1001_v2", "resnet200_v2")
 

@@ -12,7 +12,7 @@ from small_networks import SMALL
 
 from layers_flax import count_multiply_adds, count_parameters
 from weights_flax import ARCHS, build_model, summary
-from weights_flax.summary import table
+from weights_flax.look.summary import table
 
 PUBLISHED = {  # parameters, and 10^9 multiply-adds of one image
     "resnet18": (11_689_512, 1.814),

@@ -13,7 +13,7 @@ import pytest
 import references
 
 from weights_flax import build_model, export, from_torch
-from weights_flax.inspect import torch_shapes
+from weights_flax.io.inspect import torch_shapes
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from weights_flax import build_model, draw_activation_maps, draw_filters
-from weights_flax.pictures import filter_grid
+from weights_flax.look.pictures import filter_grid
 
 
 def draw(*shape):

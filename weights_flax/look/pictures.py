@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from densenet_flax import DenseNet
 from resnet_flax import VGG
-from weights_flax.features import stage_count
+from weights_flax.look.features import stage_count
 
 
 def draw_filters(path: Path, model: nn.Module, variables: Mapping[str, Any], title: str | None = None) -> None:

@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 
-from weights_flax.tensors import Tensor
+from weights_flax.formats.tensors import Tensor
 
 EPSILON = 1.001e-5  # of Keras applications
 OURS = 1e-5

@@ -11,8 +11,8 @@ from flax import linen as nn
 
 from common_flax import __version__
 from common_flax.optional import DISTRIBUTION, library
-from weights_flax.layer_trace import trace_layers
-from weights_flax.onnx_graph import CHANNELS_FIRST, OnnxGraph, Tensor
+from weights_flax.export.onnx_graph import CHANNELS_FIRST, OnnxGraph, Tensor
+from weights_flax.look.trace import trace_layers
 
 OPSET, IR_VERSION = 17, 8  # of 2022: what runs them is easy to find
 

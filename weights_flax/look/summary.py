@@ -14,7 +14,7 @@ from jax.extend import core
 
 from common_flax.checks import check_positive
 from layers_flax import image_by_shape, multiply_adds_of, variables_by_shape
-from weights_flax.features import stage_count
+from weights_flax.look.features import stage_count
 
 COLUMNS = ("part", "output", "parameters", "multiply-adds")
 

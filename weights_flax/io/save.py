@@ -11,8 +11,8 @@ from flax import linen as nn
 from flax import serialization
 
 from common_flax.checks import one_of
-from weights_flax.archs import describe, from_torch, to_torch
-from weights_flax.torch_file import write_torch
+from weights_flax.formats.torch import write_torch
+from weights_flax.io.archs import describe, from_torch, to_torch
 
 FORMATS = (".safetensors", ".npz", ".pt", ".pth", ".th", ".msgpack")
 

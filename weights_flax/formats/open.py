@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from common_flax.errors import one_line
-from weights_flax.hub import download
-from weights_flax.other_files import read_hdf5, read_msgpack, read_npz, read_orbax, read_safetensors
-from weights_flax.tensors import Tensor
-from weights_flax.torch_file import LEGACY_START, read_torch_legacy, read_torch_zip
+from weights_flax.formats.hdf5 import read_hdf5
+from weights_flax.formats.hub import download
+from weights_flax.formats.msgpack import read_msgpack
+from weights_flax.formats.npz import read_npz
+from weights_flax.formats.orbax import read_orbax
+from weights_flax.formats.safetensors import read_safetensors
+from weights_flax.formats.tensors import Tensor
+from weights_flax.formats.torch import LEGACY_START, read_torch_legacy, read_torch_zip
 
 # Under these keys checkpoints keep a network beside an optimiser and the like; the first that is there is taken.
 WRAPPERS = ("state_dict", "model", "model_state_dict", "net", "params", "state_dict_ema", "model_ema")

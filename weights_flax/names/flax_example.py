@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from layers_flax.model.torch_names import LEAVES, torch_axes
-from weights_flax.tensors import Tensor
+from weights_flax.formats.tensors import Tensor
 
 BLOCK = re.compile(r"(?:params|batch_stats)/(?:Bottleneck)?ResNetBlock_(\d+)/")
 

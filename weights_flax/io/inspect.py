@@ -11,9 +11,9 @@ from densenet_flax import DenseNet
 from layers_flax import variables_by_shape
 from layers_flax.model.torch_names import torch_axes, torch_name
 from resnet_flax import VGG, ResNet
-from weights_flax.archs import ARCHS, module_name
-from weights_flax.names import Naming
-from weights_flax.tensors import Tensor
+from weights_flax.formats.tensors import Tensor
+from weights_flax.io.archs import ARCHS, module_name
+from weights_flax.names.recognise import Naming
 
 Shapes = dict[str, tuple[int, ...]]
 

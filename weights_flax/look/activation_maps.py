@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from densenet_flax import DenseNet
 from resnet_flax import VGG
-from weights_flax.features import apply_part, features, stage_count
+from weights_flax.look.features import apply_part, features, stage_count
 
 Classes = int | Sequence[int] | np.ndarray | jax.Array | None
 

@@ -11,11 +11,11 @@ import numpy as np
 from flax import linen as nn
 
 from layers_flax import image_by_shape, variables_to_torch
-from weights_flax.archs import build_model, describe, from_torch, head_name
-from weights_flax.files import WeightsFile, open_weights, reading
-from weights_flax.inspect import classes_of, fitting
-from weights_flax.names import Naming, recognise
-from weights_flax.tensors import Tensor, from_memory
+from weights_flax.formats.open import WeightsFile, open_weights, reading
+from weights_flax.formats.tensors import Tensor, from_memory
+from weights_flax.io.archs import build_model, describe, from_torch, head_name
+from weights_flax.io.inspect import classes_of, fitting
+from weights_flax.names.recognise import Naming, recognise
 
 
 class LoadedModel(NamedTuple):

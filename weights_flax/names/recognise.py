@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from densenet_flax.torch_weights import module_name as densenet_module_name
 from layers_flax.model.torch_names import LEAVES, torch_axes, torch_name
 from resnet_flax.torch_weights import module_name as resnet_module_name
-from weights_flax import keras_names
-from weights_flax.flax_example import from_example, is_example
-from weights_flax.tensors import Tensor
+from weights_flax.formats.tensors import Tensor
+from weights_flax.names import keras
+from weights_flax.names.flax_example import from_example, is_example
 
 Tensors = Mapping[str, Tensor]
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.")  # DistributedDataParallel, torch.compile, trainers
@@ -101,12 +101,12 @@ NAMINGS = (
     Naming("this project, as a tree of Flax", _has("params/"), _own_flax),
     Naming(
         "Keras applications' ResNet",
-        keras_names.is_resnet,
-        keras_names.from_resnet,
+        keras.is_resnet,
+        keras.from_resnet,
         {"bottleneck_stride": "v1"},
     ),
-    Naming("Keras applications' DenseNet", keras_names.is_densenet, keras_names.from_densenet),
-    Naming("Keras applications' VGG", keras_names.is_vgg, keras_names.from_vgg),
+    Naming("Keras applications' DenseNet", keras.is_densenet, keras.from_densenet),
+    Naming("Keras applications' VGG", keras.is_vgg, keras.from_vgg),
     Naming("timm's VGG", _has(r"pre_logits\.fc1\.", r"features\.0\."), _timm_vgg),
     Naming(
         "akamaster's CIFAR ResNets",

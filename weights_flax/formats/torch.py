@@ -12,8 +12,8 @@ from typing import Any, BinaryIO, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from weights_flax.pickles import LIMIT, name_of, read_pickle
-from weights_flax.tensors import Tensor, strided
+from weights_flax.formats.pickles import LIMIT, name_of, read_pickle
+from weights_flax.formats.tensors import Tensor, strided
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # of the legacy format
 LEGACY_START = pickle.PROTO + b"\x02" + pickle.LONG1 + b"\x0a" + MAGIC_NUMBER.to_bytes(10, "little")

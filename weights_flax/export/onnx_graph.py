@@ -9,7 +9,7 @@ import numpy as np
 from jax.extend import core
 
 from layers_flax import BatchNorm, Conv
-from weights_flax.layer_trace import Layer
+from weights_flax.look.trace import Layer
 
 CHANNELS_FIRST = (0, 2, 3, 1)  # where the axes of (batch, height, width, channels) are in ONNX's images
 POOL = re.compile(r"global_avg_pool|adaptive_avg_pool|(max|avg)_pool_\d+x\d+_\d+")

@@ -1,0 +1,42 @@
+"""HDF5 files of Keras."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common_flax.optional import library
+from weights_flax.formats.tensors import Tensor
+
+
+def read_hdf5(path: Path) -> dict[str, Tensor]:
+    """The arrays of an HDF5 file of Keras, by their paths; its optimiser's are passed over.
+
+    Raises:
+        ValueError: h5py is missing, or an array is kept in another file.
+    """
+    h5py = library("h5py", extra="keras", purpose="a file of Keras")
+    tensors: dict[str, Tensor] = {}
+
+    def visit(name: str, item: Any) -> None:
+        if not isinstance(item, h5py.Dataset) or name.startswith("optimizer_weights/"):
+            return
+        if item.external is not None or item.is_virtual:
+            raise ValueError(f"{name[:100]!r} is kept in another file")
+        tensors[name.removeprefix("model_weights/")] = Tensor(item.shape, item.dtype, _hdf5_reader(path, name))
+
+    with h5py.File(path, "r") as file:
+        file.visititems(visit)  # which follows no links
+    if not tensors:
+        raise ValueError("it has no tensors")
+    return tensors
+
+
+def _hdf5_reader(path: Path, name: str) -> Any:
+    def read() -> np.ndarray:
+        import h5py
+
+        with h5py.File(path, "r") as file:
+            return np.asarray(file[name])
+
+    return read

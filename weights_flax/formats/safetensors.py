@@ -1,0 +1,53 @@
+"""Files of safetensors."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from weights_flax.formats.tensors import Tensor
+
+HEADER_LIMIT = 2**25  # bytes of a safetensors header: that of 1,202 layers has one million
+TYPES: dict[str, Any] = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": jnp.bfloat16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], str]:
+    """The tensors of a file, and the entry "model" of its metadata.
+
+    Raises:
+        ValueError: the library finds the file damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+    if header > HEADER_LIMIT:
+        raise ValueError(f"its header of {header:,} bytes is over {HEADER_LIMIT:,}")
+    try:
+        # Open for as long as its tensors are there: to open it anew for each would read the header each time.
+        opened: Any = safe_open(path, "numpy")
+        tensors = {name: _safetensor(opened, name) for name in opened.keys()}  # noqa: SIM118
+        return tensors, (opened.metadata() or {}).get("model", "")
+    except SafetensorError as error:
+        raise ValueError(str(error)) from None
+
+
+def _safetensor(file: Any, name: str) -> Tensor:
+    part = file.get_slice(name)
+    kind = part.get_dtype()
+    if kind not in TYPES:
+        raise ValueError(f"{name[:100]!r} is {kind}, which NumPy does not have")
+    return Tensor(tuple(part.get_shape()), np.dtype(TYPES[kind]), partial(file.get_tensor, name))

@@ -1,0 +1,1 @@
+"""Networks in and out of files, by the name of their architecture."""

@@ -1,0 +1,1 @@
+"""Looking inside a network: features, tables, traces and pictures."""

@@ -1,0 +1,1 @@
+"""Names that other projects give to tensors, and torchvision's for them."""
