@@ -36,7 +36,7 @@ from layers_flax.conv.conv import both_sides
 from layers_flax.conv.filter_gradients import FORMULAS
 from layers_flax.conv.im2col import stock_conv
 from training_flax import compiler_options, keep_memory, trim_memory
-from training_flax.compilation import compile_together
+from training_flax.runtime.compilation import compile_together
 
 PROGRAM = "benchmarks.layers"
 ARCHS = resnet_flax.ARCHS | densenet_flax.ARCHS

@@ -14,7 +14,7 @@ from benchmarks.works import Work
 from layers_flax import count_multiply_adds
 from resnet_flax import stack_blocks
 from training_flax import TrainState, build_model, compiler_options, keep_memory, make_train_step, start_state
-from training_flax.compilation import garbage_left
+from training_flax.runtime.compilation import garbage_left
 from weights_flax import fold_batch_norm
 
 OPTIMISER = optax.sgd(0.1, momentum=0.9)

@@ -15,12 +15,12 @@ import numpy as np
 import tyro
 
 from training_flax import StopRequest, TrainConfig, keep_memory, plan
-from training_flax.checkpoints import Checkpoints, Progress
-from training_flax.feed import Feed
-from training_flax.logs import Logs
-from training_flax.loop import Loop
-from training_flax.programs import compile_programs
-from training_flax.terminal import Terminal
+from training_flax.data.loader import Feed
+from training_flax.run.checkpoints import Checkpoints, Progress
+from training_flax.run.logs import Logs
+from training_flax.run.loop import Loop
+from training_flax.run.programs import compile_programs
+from training_flax.runtime.terminal import Terminal
 
 
 @dataclass(frozen=True)

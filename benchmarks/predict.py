@@ -16,10 +16,10 @@ import tyro
 from tyro.conf import Positional
 
 from training_flax import build_model, normalise
-from training_flax.classifier import Classifier
-from training_flax.image_files import find_images
-from training_flax.prediction import FileStream
-from training_flax.view import View
+from training_flax.data.folder import find_images
+from training_flax.inference.classifier import Classifier
+from training_flax.inference.predict import FileStream
+from training_flax.inference.transform import View
 from weights_flax import load_model
 from weights_flax.io.archs import published_size
 

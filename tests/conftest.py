@@ -8,7 +8,7 @@ import jax._src.compiler
 import platformdirs
 import pytest
 
-from training_flax.compilation import is_known
+from training_flax.runtime.compilation import is_known
 
 # Tests compile the same programs time and again: they are kept between runs.
 jax.config.update("jax_compilation_cache_dir", str(platformdirs.user_cache_path("resnet-densenet-flax") / "tests"))

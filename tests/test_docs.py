@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from training_flax import RECIPES, parse_options, with_recipe
-from training_flax.config import check
+from training_flax.config.config import check
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -115,16 +115,16 @@ def understand(module, options, monkeypatch):
         kinds = command.Inspect | command.Convert | command.Export
         parse_options(kinds, options, prog=module, description="")
     elif module == "training_flax.predict":
-        command = importlib.import_module("training_flax.predict_command")
+        command = importlib.import_module("training_flax.inference.command")
         parse_options(command.CommandLine, options, prog=module, description="")
     elif module == "training_flax.compare":
-        command = importlib.import_module(module)
+        command = importlib.import_module("training_flax.run.comparison")
         monkeypatch.setattr(command, "read_runs", list)
         monkeypatch.setattr(command, "draw_comparison", lambda path, runs: None)
         monkeypatch.setattr(command, "tabulate", str)
         assert command.main(options) == 0
     elif module == "training_flax.prepare":
-        command = importlib.import_module(module)
+        command = importlib.import_module("training_flax.data.prepare")
         monkeypatch.setattr(command, "prepare_dataset", lambda name, data_dir, source: Path())
         assert command.main(options) == 0
     elif module == "benchmarks.sizes":

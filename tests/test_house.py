@@ -1,6 +1,7 @@
 """How the packages stand to each other: what imports what, and what importing costs."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,13 @@ MAY_IMPORT = {
     },
     "theory_flax/__main__.py": {"common_flax", "layers_flax", "training_flax"},
 }
+# The rooms of a package, lowest first: a room's modules import their own room and those before it; modules beside the
+# rooms are the package's doors, which import any.
+ROOMS = {
+    "layers_flax": ("autodiff", "model", "conv", "nn"),
+    "weights_flax": ("formats", "names", "look", "io", "export"),
+    "training_flax": ("runtime", "augment", "data", "config", "learn", "plots", "run", "inference"),
+}
 HEAVY = ["tensorflow", "optax", "orbax", "matplotlib", "sklearn", "PIL", "tyro"]
 
 
@@ -47,6 +55,48 @@ def test_arrows_point_down(room):
     for file in files:
         ours = set(imported_packages(file.read_text())) & MAY_IMPORT.keys()
         assert ours <= MAY_IMPORT[room] | {room.split("/")[0]}, file
+
+
+def module_name(file):
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {
+    module_name(file): file for package in MAY_IMPORT if "/" not in package for file in (ROOT / package).rglob("*.py")
+}
+
+
+def imported_modules(file):
+    """The modules of the house that a file imports, functions' own imports too."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in MODULES)
+        elif isinstance(node, ast.ImportFrom) and node.module in MODULES:
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if name in MODULES else node.module for name in inner)
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_rooms_stand_on_those_below(package):
+    rooms = ROOMS[package]
+    assert {path.parent.name for path in (ROOT / package).glob("*/__init__.py")} == set(rooms)
+    for number, room in enumerate(rooms):
+        allowed = tuple(f"{package}.{lower}." for lower in rooms[: number + 1])
+        for file in (ROOT / package / room).glob("*.py"):
+            own = [name for name in imported_modules(file) if name.split(".")[0] == package]
+            assert all(name.startswith(allowed) for name in own), f"{file} imports {own}"
+
+
+def test_no_module_imports_itself_by_others():
+    graph = {name: set(imported_modules(file)) for name, file in MODULES.items()}
+    order = list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
+    assert len(order) == len(MODULES)
+
+
+@pytest.mark.parametrize("room", sorted({file.parent for file in MODULES.values()}), ids=module_name)
+def test_a_room_has_at_most_twelve_modules(room):
+    assert len([file for file in room.glob("*.py") if file.stem != "__init__"]) <= 12
 
 
 def run(code):

@@ -18,10 +18,10 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from training_flax import batch_indices, restore
-from training_flax.checkpoints import Checkpoints
-from training_flax.devices import Devices
-from training_flax.loop import Loop
-from training_flax.programs import compile_programs
+from training_flax.run.checkpoints import Checkpoints
+from training_flax.run.loop import Loop
+from training_flax.run.programs import compile_programs
+from training_flax.runtime.devices import Devices
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from training_flax import train_command
@@ -392,7 +392,7 @@ KINDS = ["--data", "folder:images", "--batch-size", "4", "--out"]
 @pytest.fixture
 def kinds(here, monkeypatch):
     """A folder of images of all kinds, which are streamed; mean and deviation are those of the first alone."""
-    monkeypatch.setattr("training_flax.sources.MOMENTS_LIMIT", 1)
+    monkeypatch.setattr("training_flax.data.source.MOMENTS_LIMIT", 1)
     images(here / "images", sizes=((6, 8), (9, 7)), each=4)
     cat, image = here / "images" / "train" / "cat", colours(1, 12, 10)
     exif = Image.Exif()

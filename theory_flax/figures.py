@@ -8,18 +8,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-# Okabe and Ito's, but for yellow, which is too light for a line on white.
-BLUE, ORANGE, GREEN, PINK, AMBER, SKY, BLACK = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#e69f00",
-    "#56b4e9",
-    "#000000",
-)
-COLOURS = (BLUE, ORANGE, GREEN, PINK, AMBER, SKY, BLACK)
-
 
 def new_figure(title: str, rows: int = 1, columns: int = 2, *, width: float = 10.0, height: float = 4.0) -> Any:
     """A figure under a title, and its panels: an array of `rows` by `columns` axes.

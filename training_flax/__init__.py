@@ -2,21 +2,18 @@
 
 from common_flax import __version__
 from common_flax.command_line import parse_options
-from training_flax.augment import augment_images, example_keys, parse_augmentations
-from training_flax.checkpoints import restore
-from training_flax.compilation import compiler_options, keep_compiled_programs
-from training_flax.config import TrainConfig
-from training_flax.data import Dataset, Part, batch_indices, open_dataset
-from training_flax.evaluation import Evaluation, evaluate
+from training_flax.augment.mix import mix, smooth_labels
+from training_flax.augment.registry import augment_images, example_keys, parse_augmentations
+from training_flax.config.config import TrainConfig
+from training_flax.config.recipes import RECIPES, Recipe, with_recipe
+from training_flax.data.dataset import Dataset, Part
+from training_flax.data.open import open_dataset
+from training_flax.data.order import batch_indices
 from training_flax.fit import FitResult, evaluate_run, fit
-from training_flax.job import Job, plan
-from training_flax.memory import keep_memory, trim_memory
-from training_flax.mix import mix, smooth_labels
-from training_flax.optimisers import learning_rate, make_optimiser
-from training_flax.prediction import Predictions, predict
-from training_flax.processes import join_processes
-from training_flax.recipes import RECIPES, Recipe, with_recipe
-from training_flax.steps import (
+from training_flax.inference.predict import Predictions, predict
+from training_flax.learn.evaluation import Evaluation, evaluate
+from training_flax.learn.optimizers import learning_rate, make_optimiser
+from training_flax.learn.steps import (
     EvalResult,
     LossScale,
     TrainMetrics,
@@ -27,7 +24,12 @@ from training_flax.steps import (
     normalise,
     start_state,
 )
-from training_flax.stopping import RunError, Stopped, StopRequest, stop_on_signals
+from training_flax.run.checkpoints import restore
+from training_flax.run.plan import Job, plan
+from training_flax.runtime.compilation import compiler_options, keep_compiled_programs
+from training_flax.runtime.distributed import join_processes
+from training_flax.runtime.memory import keep_memory, trim_memory
+from training_flax.runtime.signals import RunError, Stopped, StopRequest, stop_on_signals
 from weights_flax.io.archs import ARCHS, FAMILIES, build_model
 
 __all__ = [

@@ -12,23 +12,24 @@ import numpy as np
 from flax import linen as nn
 
 from resnet_flax import unstack_blocks
-from training_flax import run_folder
-from training_flax.checkpoints import KEPT, Checkpoints, Progress, restore
-from training_flax.config import TrainConfig
-from training_flax.evaluation import Evaluation, evaluate, on_device
-from training_flax.feed import Feed
-from training_flax.job import Job, plan
-from training_flax.logs import Logs
-from training_flax.loop import Loop, Trained, train_reader
-from training_flax.optimisers import peak_rate
-from training_flax.pictures import draw_batch, draw_confusion
-from training_flax.programs import Programs, compile_programs, state_by_shape
-from training_flax.room import check_room, checkpoint_size
-from training_flax.start import from_weights
-from training_flax.steps import TrainState
-from training_flax.stopping import StopRequest
-from training_flax.terminal import Terminal
-from training_flax.weights import starting_weights
+from training_flax.config.config import TrainConfig
+from training_flax.data.loader import Feed
+from training_flax.learn.evaluation import Evaluation, evaluate, on_device
+from training_flax.learn.optimizers import peak_rate
+from training_flax.learn.starting_weights import starting_weights
+from training_flax.learn.steps import TrainState
+from training_flax.plots.curves import draw_confusion
+from training_flax.plots.grids import draw_batch
+from training_flax.run import folder as run_folder
+from training_flax.run.checkpoints import KEPT, Checkpoints, Progress, restore
+from training_flax.run.disk_space import check_room, checkpoint_size
+from training_flax.run.logs import Logs
+from training_flax.run.loop import Loop, Trained, train_reader
+from training_flax.run.plan import Job, plan
+from training_flax.run.programs import Programs, compile_programs, state_by_shape
+from training_flax.run.start import from_weights
+from training_flax.runtime.signals import StopRequest
+from training_flax.runtime.terminal import Terminal
 from weights_flax import save_weights
 
 

@@ -6,8 +6,8 @@ python -m training_flax.predict --run runs/first photo.jpg folder
 import sys
 
 from common_flax.command_line import write_to_any_terminal
-from training_flax.predict_command import main
-from training_flax.prediction import predict
+from training_flax.inference.command import main
+from training_flax.inference.predict import predict
 
 if __name__ == "__main__":
     write_to_any_terminal()

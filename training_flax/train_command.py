@@ -9,14 +9,14 @@ import jax
 
 from common_flax.backend import check_backend
 from common_flax.command_line import parse_options
-from training_flax.compilation import keep_compiled_programs
-from training_flax.config import TrainConfig
+from training_flax.config.config import TrainConfig
+from training_flax.config.recipes import RECIPES, with_recipe
 from training_flax.fit import evaluate_run, fit
-from training_flax.job import plan
-from training_flax.memory import keep_memory
-from training_flax.processes import join_processes
-from training_flax.recipes import RECIPES, with_recipe
-from training_flax.stopping import RunError, Stopped, stop_on_signals
+from training_flax.run.plan import plan
+from training_flax.runtime.compilation import keep_compiled_programs
+from training_flax.runtime.distributed import join_processes
+from training_flax.runtime.memory import keep_memory
+from training_flax.runtime.signals import RunError, Stopped, stop_on_signals
 from weights_flax.io.archs import FAMILIES
 
 

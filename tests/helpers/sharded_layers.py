@@ -28,7 +28,7 @@ from layers_flax import (
     max_pool,
 )
 from layers_flax.nn.means import mean_by_dot
-from training_flax.devices import let_virtual_devices_meet
+from training_flax.runtime.devices import let_virtual_devices_meet
 from weights_flax import fold_batch_norm
 
 LAYERS = {  # function of the images and further arguments, shape of the images, shapes of the arguments

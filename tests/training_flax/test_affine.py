@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from training_flax.affine import random_affine
+from training_flax.augment.affine import random_affine
 
 STILL = dict(rotation=0.0, shear=0.0, scale=0.0, shift=0.0)
 

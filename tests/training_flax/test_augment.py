@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from training_flax.augment import AUGMENTATIONS, augment_images, example_keys, parse_augmentations
-from training_flax.crops import random_flip
+from training_flax.augment.crops import random_flip
+from training_flax.augment.registry import AUGMENTATIONS, augment_images, example_keys, parse_augmentations
 
 FUSED_BY_MLIR = True
 NAMES = [name for name in AUGMENTATIONS if name != "none"]

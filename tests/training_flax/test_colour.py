@@ -5,14 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from training_flax import colour
+from training_flax.augment import color
 
 
 def test_brightness_of_an_even_image_changes_by_a_uniform_factor():
     """Contrast and saturation leave an even grey as it is."""
     image = jnp.full((2, 2, 3), 100.0)
     keys = jax.random.split(jax.random.key(0), 4000)
-    jittered = np.asarray(jax.jit(jax.vmap(colour.colour_jitter, (0, None)))(keys, image))
+    jittered = np.asarray(jax.jit(jax.vmap(color.colour_jitter, (0, None)))(keys, image))
     np.testing.assert_allclose(jittered, np.broadcast_to(jittered[:, :1, :1, :1], jittered.shape), atol=1e-3)
     factors = jittered[:, 0, 0, 0] / 100
     assert factors.min() >= 0.6 - 1e-5
@@ -26,9 +26,9 @@ def test_the_order_is_random():
     image = jnp.asarray(np.random.default_rng(0).integers(0, 256, (4, 4, 3)), jnp.float32)
     orders = jax.jit(jax.vmap(lambda key: jax.random.permutation(jax.random.split(key)[1], 3)))
     keys = jax.random.split(jax.random.key(0), 60)
-    jitter = jax.jit(jax.vmap(partial(colour.colour_jitter, strength=1.0), (0, None)))
+    jitter = jax.jit(jax.vmap(partial(color.colour_jitter, strength=1.0), (0, None)))
     assert len(np.unique(orders(keys), axis=0)) == 6
-    ops = (colour.brightness, colour.contrast, colour.saturation)
+    ops = (color.brightness, color.contrast, color.saturation)
     for key, order, jittered in zip(keys[:8], np.asarray(orders(keys))[:8], jitter(keys[:8], image), strict=True):
         factors = jax.random.uniform(jax.random.split(key)[0], (3,), minval=0.0, maxval=2.0)
         expected = image
@@ -37,7 +37,7 @@ def test_the_order_is_random():
         np.testing.assert_allclose(jittered, expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("op", [colour.brightness, colour.contrast, colour.saturation, colour.sharpness])
+@pytest.mark.parametrize("op", [color.brightness, color.contrast, color.saturation, color.sharpness])
 def test_values_stay_from_0_to_255_and_a_factor_of_1_changes_nothing(op):
     image = jnp.asarray(np.random.default_rng(0).integers(0, 256, (5, 6, 3)), jnp.float32)
     np.testing.assert_array_equal(op(image, 1.0), image)
@@ -48,10 +48,10 @@ def test_values_stay_from_0_to_255_and_a_factor_of_1_changes_nothing(op):
 
 def test_grey_images_have_no_saturation():
     image = jnp.asarray(np.random.default_rng(0).integers(0, 256, (5, 6, 1)), jnp.float32)
-    np.testing.assert_array_equal(colour.saturation(image, 1.7), image)
-    np.testing.assert_allclose(colour.saturation(jnp.tile(image, 3), 1.7), jnp.tile(image, 3), atol=1e-3)
+    np.testing.assert_array_equal(color.saturation(image, 1.7), image)
+    np.testing.assert_allclose(color.saturation(jnp.tile(image, 3), 1.7), jnp.tile(image, 3), atol=1e-3)
 
 
 def test_says_which_channels_have_a_colour():
     with pytest.raises(ValueError, match=r"^colour needs images of 1 or 3 channels; given 2"):
-        colour.colour_jitter(jax.random.key(0), jnp.zeros((4, 4, 2)))
+        color.colour_jitter(jax.random.key(0), jnp.zeros((4, 4, 2)))

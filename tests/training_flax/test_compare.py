@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from training_flax.compare import AVERAGED, COLOURS, differing_options, main, read_runs, tabulate
+from training_flax.run.comparison import AVERAGED, COLOURS, differing_options, main, read_runs, tabulate
 
 EPOCHS = 4
 

@@ -12,7 +12,7 @@ import pytest
 from densenet_flax import DenseNet
 from resnet_flax import BasicBlock, ResNet
 from training_flax import compilation, compiler_options
-from training_flax.compilation import compile_together, garbage_left
+from training_flax.runtime.compilation import compile_together, garbage_left
 
 
 def test_programs_compiled_together_keep_their_order():

@@ -1,7 +1,7 @@
 import pytest
 
 from training_flax import TrainConfig, plan
-from training_flax.config import check
+from training_flax.config.config import check
 
 
 @pytest.mark.parametrize(

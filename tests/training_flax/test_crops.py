@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from training_flax.crops import pad_and_crop, random_box, random_flip, random_resized_crop
+from training_flax.augment.crops import pad_and_crop, random_box, random_flip, random_resized_crop
 
 
 def keys(count, seed=0):

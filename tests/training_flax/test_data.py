@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from training_flax import Part, batch_indices, open_dataset
-from training_flax.data import StreamedPart
+from training_flax.data.dataset import StreamedPart
 
 
 def test_digits_are_scikit_learns():
@@ -48,7 +48,7 @@ def test_fake_images_are_seeded_noise():
 
 def test_what_does_not_fit_into_memory_is_streamed(monkeypatch):
     whole = open_dataset("fake:6x6x1:3:40")
-    monkeypatch.setattr("training_flax.sources.MEMORY_LIMIT", 256 * 36 - 1)
+    monkeypatch.setattr("training_flax.data.source.MEMORY_LIMIT", 256 * 36 - 1)
     dataset = open_dataset("fake:6x6x1:3:40")
     assert isinstance(whole.train, Part)
     assert isinstance(dataset.train, StreamedPart)
@@ -67,7 +67,7 @@ def test_the_size_asked_for_is_given():
 
 
 def test_a_channel_that_never_varies_can_be_divided_by():
-    from training_flax.sources import channel_moments
+    from training_flax.data.source import channel_moments
 
     assert channel_moments([np.full((2, 3, 3, 1), 51, np.uint8)]) == ((0.2,), (1.0,))
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from training_flax.compilation import is_known
+from training_flax.runtime.compilation import is_known
 
 ROOT = Path(__file__).parent.parent.parent
 NETWORKS = {

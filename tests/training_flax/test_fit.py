@@ -16,12 +16,12 @@ from safetensors.numpy import load_file
 from densenet_flax import densenet_40_12
 from resnet_flax import from_torch, resnet20
 from training_flax import StopRequest, TrainConfig, evaluate, fit, open_dataset, plan, restore
-from training_flax.devices import Devices
-from training_flax.evaluation import evaluate_part
-from training_flax.feed import Feed
-from training_flax.programs import state_by_shape
-from training_flax.run_folder import write_config
-from training_flax.steps import EvalResult
+from training_flax.data.loader import Feed
+from training_flax.learn.evaluation import evaluate_part
+from training_flax.learn.steps import EvalResult
+from training_flax.run.folder import write_config
+from training_flax.run.programs import state_by_shape
+from training_flax.runtime.devices import Devices
 from weights_flax import ARCHS
 
 LLVM = 1

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from training_flax import Part, open_dataset
-from training_flax.data import StreamedPart
+from training_flax.data.dataset import StreamedPart
 
 
 def colours(seed, height=6, width=8):
@@ -75,13 +75,13 @@ def test_a_size_is_given_as_asked(small):
 
 
 def test_the_normalisation_of_streamed_images_is_that_of_their_centres(small, monkeypatch):
-    from training_flax.images import centre_crop
+    from training_flax.data.decode import centre_crop
 
     dataset = open_dataset(f"folder:{small}", image_size=5)
     crops = np.array([centre_crop(colours(seed), 5) for seed in (0, 1, 10, 11)]) / 255
     np.testing.assert_allclose(dataset.mean, crops.mean((0, 1, 2)), atol=1e-12)
     np.testing.assert_allclose(dataset.std, crops.std((0, 1, 2)), atol=1e-12)
-    monkeypatch.setattr("training_flax.sources.MOMENTS_LIMIT", 2)  # the first and the last
+    monkeypatch.setattr("training_flax.data.source.MOMENTS_LIMIT", 2)  # the first and the last
     np.testing.assert_allclose(
         open_dataset(f"folder:{small}", image_size=5).mean, crops[[0, 3]].mean((0, 1, 2)), atol=1e-12
     )

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training_flax.images import centre_crop, random_box, random_resized_crop, read_image, read_size
+from training_flax.data.decode import centre_crop, random_box, random_resized_crop, read_image, read_size
 
 RNG = np.random.default_rng(0)
 COLOURS = RNG.integers(0, 256, (4, 6, 3), np.uint8)

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from training_flax import TrainConfig, open_dataset
-from training_flax.data import StreamedPart
-from training_flax.evaluation import on_device
-from training_flax.feed import UNCHANGED, Feed, random_fit
-from training_flax.images import centre_crop
-from training_flax.job import plan
-from training_flax.loop import train_reader
-from training_flax.programs import make_loader
-from training_flax.run_folder import write_config
+from training_flax.data.dataset import StreamedPart
+from training_flax.data.decode import centre_crop
+from training_flax.data.loader import UNCHANGED, Feed, random_fit
+from training_flax.learn.evaluation import on_device
+from training_flax.run.folder import write_config
+from training_flax.run.loop import train_reader
+from training_flax.run.plan import plan
+from training_flax.run.programs import make_loader
 
 OPTIONS = dict(width=2, batch_size=8, augment=("affine",), mixup=1.0)
 

@@ -7,8 +7,8 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
 from training_flax import TrainConfig, fit, plan
-from training_flax.logs import PROFILED, Logs
-from training_flax.run_folder import read_metrics
+from training_flax.run.folder import read_metrics
+from training_flax.run.logs import PROFILED, Logs
 
 SMALL = dict(width=4, batch_size=64, augment=(), data="fake:8x8x1:2:128")
 
@@ -69,8 +69,8 @@ def test_curves_are_drawn_for_a_hundredth_of_the_time(takes, every, tmp_path, mo
         now[0] += takes
         drawn.append(now[0])
 
-    monkeypatch.setattr("training_flax.logs.time.monotonic", lambda: now[0])
-    monkeypatch.setattr("training_flax.logs.draw_curves", draw)
+    monkeypatch.setattr("training_flax.run.logs.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("training_flax.run.logs.draw_curves", draw)
     (tmp_path / "run").mkdir()
     logs = Logs(plan(TrainConfig("resnet20", steps=1, out=tmp_path / "run", **SMALL)))
     for _ in range(200):  # a second each

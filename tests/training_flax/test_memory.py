@@ -53,8 +53,8 @@ def test_memory_that_is_kept_is_not_mapped_anew_and_does_not_grow():
 
 
 def test_without_glibc_nothing_is_done(monkeypatch):
-    monkeypatch.setattr("training_flax.memory.platform.libc_ver", lambda: ("", ""))
-    monkeypatch.setattr("training_flax.memory.ctypes.CDLL", lambda name: pytest.fail("asked for the C library"))
-    monkeypatch.setattr("training_flax.memory.jax.config.update", lambda *args: pytest.fail(f"set {args}"))
+    monkeypatch.setattr("training_flax.runtime.memory.platform.libc_ver", lambda: ("", ""))
+    monkeypatch.setattr("training_flax.runtime.memory.ctypes.CDLL", lambda name: pytest.fail("asked for the C library"))
+    monkeypatch.setattr("training_flax.runtime.memory.jax.config.update", lambda *args: pytest.fail(f"set {args}"))
     assert keep_memory() is False
     trim_memory()

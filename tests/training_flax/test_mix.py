@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from training_flax.mix import cutmix_box, mix, smooth_labels
+from training_flax.augment.mix import cutmix_box, mix, smooth_labels
 
 mixed_by = jax.jit(mix, static_argnames=("mixup", "cutmix"))
 

@@ -21,9 +21,9 @@ from PIL import Image
 
 from resnet_flax import resnet18
 from training_flax import TrainConfig, evaluate_run, fit, open_dataset, plan, predict
-from training_flax.image_files import find_images
-from training_flax.predict_command import main
-from training_flax.stopping import interrupts
+from training_flax.data.folder import find_images
+from training_flax.inference.command import main
+from training_flax.runtime.signals import interrupts
 from weights_flax import load_model, save_weights
 
 ROOT = Path(__file__).parent.parent.parent
@@ -316,7 +316,7 @@ def test_an_interrupt_that_a_callback_swallows_is_not_lost():
 PEAK = """
 import sys
 from pathlib import Path
-from training_flax.predict_command import PROG, CommandLine, main
+from training_flax.inference.command import PROG, CommandLine, main
 code = main(sys.argv[1:])
 print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0], file=sys.stderr)
 sys.exit(code)

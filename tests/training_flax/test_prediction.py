@@ -14,11 +14,11 @@ import training_flax
 import weights_flax
 from resnet_flax import resnet20
 from training_flax import Predictions, build_model, evaluate, open_dataset, predict
-from training_flax.classifier import Classifier, image_channels
-from training_flax.data import Dataset, Part
-from training_flax.images import centre_crop
-from training_flax.prediction import FileStream
-from training_flax.view import View, with_channels
+from training_flax.data.dataset import Dataset, Part
+from training_flax.data.decode import centre_crop
+from training_flax.inference.classifier import Classifier, image_channels
+from training_flax.inference.predict import FileStream
+from training_flax.inference.transform import View, with_channels
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 EPS = float(np.finfo(np.float32).eps)
@@ -177,11 +177,13 @@ def test_for_many_images_the_network_is_folded_and_says_the_same(network, monkey
     as_it_is = predict(*network, IMAGES, mean=MEAN, std=STD, batch_size=4)
     seen = []
     fold = weights_flax.fold_batch_norm
-    monkeypatch.setattr("training_flax.classifier.fold_batch_norm", lambda *args: seen.append(fold(*args)) or seen[-1])
-    monkeypatch.setattr("training_flax.classifier.WORTH_FOLDING", len(IMAGES) + 1)
+    monkeypatch.setattr(
+        "training_flax.inference.classifier.fold_batch_norm", lambda *args: seen.append(fold(*args)) or seen[-1]
+    )
+    monkeypatch.setattr("training_flax.inference.classifier.WORTH_FOLDING", len(IMAGES) + 1)
     predict(*network, IMAGES, mean=MEAN, std=STD, batch_size=4)
     assert seen == []
-    monkeypatch.setattr("training_flax.classifier.WORTH_FOLDING", len(IMAGES))
+    monkeypatch.setattr("training_flax.inference.classifier.WORTH_FOLDING", len(IMAGES))
     folded = predict(*network, IMAGES, mean=MEAN, std=STD, batch_size=4)
     predict(*seen[0], IMAGES, mean=MEAN, std=STD)  # a network that is folded already
     assert len(seen) == 1
@@ -201,7 +203,7 @@ def test_a_stream_knows_what_it_waited_for(slow, network, files, monkeypatch):
     classifier = Classifier(*network, MEAN, STD, 5, 4, 4)
     classifier.compile((32, 32, 3))
     if slow == "network":
-        import training_flax.prediction as module
+        import training_flax.inference.predict as module
 
         tell = module.told
         monkeypatch.setattr(module, "told", lambda *results: (time.sleep(0.08), tell(*results))[1])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from training_flax.rand_augment import COLOUR_OPS, OPS, apply_op, autocontrast, equalize, rand_augment
+from training_flax.augment.rand_augment import COLOUR_OPS, OPS, apply_op, autocontrast, equalize, rand_augment
 
 
 def picture(channels=3):

@@ -5,8 +5,8 @@ from dataclasses import fields, replace
 import pytest
 
 from training_flax import ARCHS, RECIPES, TrainConfig, build_model, with_recipe
-from training_flax.config import MODEL, RUN, check, reaching
-from training_flax.recipes import suitable_recipe
+from training_flax.config.config import MODEL, RUN, check, reaching
+from training_flax.config.recipes import suitable_recipe
 
 STARTING = {"weights", "num_classes", "mean", "std"}
 MAY_BE_OPEN = {*reaching(MODEL), *reaching(RUN), "image_size", "test_image_size", "epochs", "steps"} | STARTING

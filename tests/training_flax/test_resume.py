@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from training_flax import Stopped, StopRequest, TrainConfig, fit
-from training_flax.stopping import STOP
+from training_flax.runtime.signals import STOP
 
 LLVM = 1
 ROOT = Path(__file__).parent.parent.parent

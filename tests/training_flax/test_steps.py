@@ -271,7 +271,7 @@ def test_what_is_frozen_stays_bit_for_bit(options):
 
 
 def test_loss_scaling_changes_no_gradient_and_doubles_after_enough_good_steps(x64, monkeypatch):
-    monkeypatch.setattr("training_flax.steps.STEPS_UNTIL_DOUBLED", 3)
+    monkeypatch.setattr("training_flax.learn.steps.STEPS_UNTIL_DOUBLED", 3)
     model = resnet20(width=2, param_dtype=jnp.float64)
     plain, step, images, labels = made(model)
     images = images.astype(jnp.float64)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from training_flax import Part, open_dataset
-from training_flax.data import StreamedPart
+from training_flax.data.dataset import StreamedPart
 
 tfds = pytest.importorskip("tensorflow_datasets", reason="tensorflow-datasets is not installed")
 
@@ -65,8 +65,8 @@ def test_images_of_many_sizes_are_streamed(tmp_path):
 
 def test_records_that_do_not_fit_into_memory_are_read_when_asked_for(tmp_path, monkeypatch):
     prepare(tmp_path)
-    monkeypatch.setattr("training_flax.tfds.MEMORY_LIMIT", 200)
-    monkeypatch.setattr("training_flax.sources.MEMORY_LIMIT", 200)
+    monkeypatch.setattr("training_flax.data.tfds.MEMORY_LIMIT", 200)
+    monkeypatch.setattr("training_flax.data.source.MEMORY_LIMIT", 200)
     part = open_dataset("tfds:pictures", data_dir=tmp_path).train
     assert isinstance(part, StreamedPart)
     assert sorted(part.read(index).tobytes() for index in range(12)) == images_of("train", 12)

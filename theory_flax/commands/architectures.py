@@ -13,6 +13,7 @@ from matplotlib.patches import FancyBboxPatch, PathPatch, Rectangle
 from matplotlib.path import Path
 
 from common_flax.checks import one_of
+from common_flax.palette import AMBER, BLACK, BLUE, GREEN, ORANGE, PINK, SKY
 from theory_flax.architectures import (
     Architecture,
     Block,
@@ -28,7 +29,6 @@ from theory_flax.architectures import (
 )
 from theory_flax.commands.networks import of_run
 from theory_flax.commands.options import Claim, Options
-from theory_flax.figures import AMBER, BLACK, BLUE, GREEN, ORANGE, PINK, SKY
 from training_flax import ARCHS, build_model
 
 FIGURE_3 = ("vgg19", "plain34", "resnet34")

@@ -14,12 +14,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from common_flax.palette import BLUE, ORANGE
 from theory_flax.commands.networks import dataset_of
 from theory_flax.commands.options import Claim, Options
 from theory_flax.commands.setting import PLAIN, RESIDUAL, Setting, rate_in, setting_of, training_on
 from theory_flax.degradation import Degradation, NetworkRuns, Training, degradation, kernel_paths
 from theory_flax.estimates import Estimate, estimate
-from theory_flax.figures import BLUE, ORANGE, label, new_figure
+from theory_flax.figures import label, new_figure
 from training_flax import Dataset, Part, make_eval_step, normalise
 
 # Test error in %; of the plain networks read off the curves of figure 6, of the others table 6.

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from common_flax.palette import BLACK, BLUE, GREEN, ORANGE
 from densenet_flax import DenseNet, feature_reuse
 from layers_flax import count_multiply_adds, count_parameters
 from theory_flax.architectures import architecture
@@ -30,7 +31,7 @@ from theory_flax.feature_reuse import (
     reuse_of,
     supervision,
 )
-from theory_flax.figures import BLACK, BLUE, GREEN, ORANGE, label
+from theory_flax.figures import label
 from training_flax import Dataset, build_model, open_dataset
 
 ARCH = "densenet_bc_40_12"

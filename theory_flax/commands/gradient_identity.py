@@ -11,10 +11,11 @@ from flax import linen as nn
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from common_flax.palette import BLACK, BLUE, COLOURS, GREEN, ORANGE
 from theory_flax.commands.networks import Network, dataset_of, fresh, images_of, of_run
 from theory_flax.commands.options import Claim, Options
 from theory_flax.commands.training import train
-from theory_flax.figures import BLACK, BLUE, COLOURS, GREEN, ORANGE, label, new_figure
+from theory_flax.figures import label, new_figure
 from theory_flax.gradient_identity import (
     GradientProfile,
     PathLengths,

@@ -7,12 +7,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from common_flax.palette import BLACK, BLUE, COLOURS, ORANGE
 from resnet_flax import BasicBlock, PreActBasicBlock
 from theory_flax.commands.networks import dataset_of, images_of
 from theory_flax.commands.options import Claim, Options
 from theory_flax.commands.setting import PLAIN, RESIDUAL, rate_in, setting_of, training_on
 from theory_flax.estimates import estimate
-from theory_flax.figures import BLACK, BLUE, COLOURS, ORANGE, label, new_figure
+from theory_flax.figures import label, new_figure
 from theory_flax.identity_mapping import IdentityMapping, StackRuns, identity_mapping, layer_responses
 
 COUNTS = (1, 2, 4, 8)

@@ -10,13 +10,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from common_flax.palette import BLACK, BLUE, COLOURS, GREEN, ORANGE
 from layers_flax import count_multiply_adds
 from resnet_flax import BasicBlock, PlainNet, ResNet, deepen, resnet20, resnet56
 from theory_flax.commands.networks import dataset_of, images_of
 from theory_flax.commands.options import Claim, Options
 from theory_flax.commands.training import Moment, make_training
 from theory_flax.estimates import estimate, geometric
-from theory_flax.figures import BLACK, BLUE, COLOURS, GREEN, ORANGE, label, new_figure
+from theory_flax.figures import label, new_figure
 from theory_flax.nesting import Fits, distance_bound, fit_families, gain_bound, reach
 from training_flax import Dataset
 

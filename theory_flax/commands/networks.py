@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from theory_flax.commands.options import Options
 from training_flax import Dataset, Part, build_model, normalise, open_dataset, restore
-from training_flax.compare import read_run
+from training_flax.run.comparison import read_run
 
 
 class Network(NamedTuple):
@@ -49,7 +49,7 @@ def images_of(dataset: Dataset, count: int, *, test: bool = False, seed: int = 0
     if isinstance(part, Part):
         pixels = part.images[chosen]
     else:
-        from training_flax.images import centre_crop
+        from training_flax.data.decode import centre_crop
 
         pixels = np.stack([centre_crop(part.read(int(i)), part.image_shape[0], 1.0) for i in chosen])
     return normalise(jnp.asarray(pixels), dataset.mean, dataset.std), jnp.asarray(part.labels[chosen])

@@ -11,9 +11,10 @@ from flax import linen as nn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from common_flax.palette import AMBER, BLACK, BLUE, GREEN, ORANGE, PINK, SKY
 from theory_flax.commands.networks import dataset_of, images_of, of_run
 from theory_flax.commands.options import Claim, Options
-from theory_flax.figures import AMBER, BLACK, BLUE, GREEN, ORANGE, PINK, SKY, label, new_figure
+from theory_flax.figures import label, new_figure
 from theory_flax.fully_connected import (
     Fit,
     FullyConnected,

@@ -1,0 +1,111 @@
+"""Random changes of images that leave their labels true: which there are, by name, and how a batch is changed."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from common_flax.checks import one_of
+from training_flax.augment.affine import random_affine
+from training_flax.augment.color import colour_jitter
+from training_flax.augment.crops import pad_and_crop, random_flip, random_resized_crop
+from training_flax.augment.rand_augment import rand_augment
+
+Augmentation = Callable[[jax.Array, jax.Array], jax.Array]
+"""A pure function (key, image) → image of (height, width, channels) float32 with values from 0 to 255."""
+
+
+class _Choice(NamedTuple):
+    function: Callable[..., jax.Array]
+    keyword: str = ""  # what a number after the name's colon sets; none may be given where this is empty
+    kind: type[int] | type[float] = float
+    most: float = 0.0  # the number is from 0 to this
+
+
+_CHOICES = {
+    "affine": _Choice(random_affine, "factor", float, 5.0),
+    "pad-crop": _Choice(pad_and_crop, "padding", int, 64),
+    "flip": _Choice(random_flip),
+    "random-resized-crop": _Choice(random_resized_crop, "min_area", float, 1.0),
+    "colour": _Choice(colour_jitter, "strength", float, 1.0),
+    "rand-augment": _Choice(rand_augment, "magnitude", float, 10.0),
+}
+AUGMENTATIONS = (*_CHOICES, "none")
+
+
+def parse_augmentations(names: Sequence[str]) -> tuple[Augmentation, ...]:
+    """The functions of `names`, each of `AUGMENTATIONS`, with or without a number: ("pad-crop:4", "flip").
+
+    The number is the factor on all amounts of "affine" (1), the padding of "pad-crop" (4), the least area of
+    "random-resized-crop" (0.08), the strength of "colour" (0.4) or the magnitude of "rand-augment" (6).
+
+    Raises:
+        ValueError: an unknown name, one given twice, a number that cannot be, or "none" with others.
+    """
+    if tuple(names) == ("none",):
+        return ()
+    given = [name.partition(":")[0] for name in names]
+    for name in given:
+        one_of("augmentation", name, AUGMENTATIONS)
+        if given.count(name) > 1:
+            raise ValueError(f"each augmentation may be given once; {name!r} is given {given.count(name)} times")
+    if "none" in given:
+        raise ValueError(f"augmentation 'none' stands alone; given {', '.join(map(repr, names))}")
+    return tuple(map(_parse, names))
+
+
+def _parse(text: str) -> Augmentation:
+    name, colon, number = text.partition(":")
+    choice = _CHOICES[name]
+    if not colon:
+        return choice.function
+    if not choice.keyword:
+        raise ValueError(f"augmentation {name!r} takes no number; given {text!r}")
+    value: Any
+    try:
+        value = choice.kind(number)
+    except ValueError:
+        value = None
+    if value is None or not 0 <= value <= choice.most:
+        what = "a whole number" if choice.kind is int else "a number"
+        raise ValueError(
+            f"augmentation {name!r} takes {what} from 0 to {choice.most:g} as {choice.keyword}; given {text!r}"
+        )
+    return partial(choice.function, **{choice.keyword: value})
+
+
+def example_keys(key: jax.Array, epochs: jax.Array, examples: jax.Array) -> jax.Array:
+    """PRNG keys (batch,) of examples: what they draw depends on `key`, epoch and example, not on batch or device.
+
+    Args:
+        key: PRNG key, used for nothing else.
+        epochs: (batch,) integers, the epoch each example is seen in.
+        examples: (batch,) integers, each example's index in the data set.
+    """
+
+    def fold(epoch: jax.Array, example: jax.Array) -> jax.Array:
+        return jax.random.fold_in(jax.random.fold_in(key, epoch), example)
+
+    return jax.vmap(fold)(epochs, examples)
+
+
+def augment_images(augmentations: Sequence[Augmentation], keys: jax.Array, images: jax.Array) -> jax.Array:
+    """Changes each image by all augmentations in turn.
+
+    Args:
+        augmentations: see `parse_augmentations`.
+        keys: (batch,) PRNG keys, see `example_keys`.
+        images: (batch, height, width, channels) of values from 0 to 255, any type.
+
+    Returns:
+        Float32 of the shape of `images`.
+    """
+
+    def change(key: jax.Array, image: jax.Array) -> jax.Array:
+        for number, augmentation in enumerate(augmentations):
+            image = augmentation(jax.random.fold_in(key, number), image)
+        return image
+
+    return jax.vmap(change)(keys, images.astype(jnp.float32))

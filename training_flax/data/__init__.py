@@ -1,0 +1,1 @@
+"""Data sets, image files, and batches on their way to the devices."""

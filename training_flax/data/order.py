@@ -1,0 +1,25 @@
+"""The order in which training sees examples."""
+
+from functools import lru_cache
+
+import numpy as np
+
+
+def batch_indices(step: int, batch_size: int, examples: int, seed: int) -> np.ndarray:
+    """Which examples make up the batch of `step`, counted from 0: (batch_size,) int32.
+
+    Training reads one endless sequence: all examples in the order of epoch 0, then of epoch 1, and so on, each order
+    drawn from (seed, epoch) alone. Batches cut the sequence without regard to where an epoch ends, so that every
+    example comes exactly once an epoch and every batch is full.
+    """
+    positions = np.arange(step * batch_size, (step + 1) * batch_size)
+    epochs, places = positions // examples, positions % examples
+    batch = np.empty(batch_size, np.int32)
+    for epoch in np.unique(epochs):
+        batch[epochs == epoch] = _epoch_order(seed, int(epoch), examples)[places[epochs == epoch]]
+    return batch
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(seed: int, epoch: int, examples: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(examples)

@@ -1,0 +1,1 @@
+"""What a trained network predicts of arrays and of files."""

@@ -1,0 +1,126 @@
+"""A network on the devices, which names the likeliest classes of batches of images."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from common_flax.checks import check_positive
+from densenet_flax import DenseNet
+from resnet_flax import VGG, ResNet
+from training_flax.inference.transform import with_channels
+from training_flax.learn.evaluation import whole_batch
+from training_flax.learn.steps import normalise
+from training_flax.runtime.compilation import compiler_options
+from training_flax.runtime.devices import Devices
+from weights_flax import fold_batch_norm
+
+TOP = 5
+WORTH_FOLDING = 256  # images: folding takes a second or two, and saves a fifth of the time or more
+FIRST_CONVOLUTIONS = ("conv1", "conv0", "features_0")  # of ResNets, DenseNets and VGG
+
+
+class Predictions(NamedTuple):
+    """The likeliest classes of images, the likeliest first, in the order of `torch.topk(logits.softmax(-1), top)`."""
+
+    probabilities: Any  # (images, top) float32
+    classes: Any  # (images, top) int32
+
+
+def image_channels(variables: Mapping[str, Any]) -> int:
+    """Channels of the images that a network sees."""
+    params = variables["params"]
+    return next(params[name]["kernel"].shape[2] for name in FIRST_CONVOLUTIONS if name in params)
+
+
+@cache
+def _jitted() -> Any:
+    """One for all classifiers; it asks for the backend, which must not be started before it is needed."""
+    return jax.jit(_likeliest, static_argnames=("model", "top"), compiler_options=compiler_options())
+
+
+def _likeliest(model: nn.Module, top: int, variables: Any, images: jax.Array, mean: Any, std: Any) -> Predictions:
+    dtype = jnp.promote_types(getattr(model, "param_dtype"), jnp.float32)  # noqa: B009
+    logits: Any = model.apply(variables, normalise(images, mean, std, dtype), train=False)
+    probabilities, classes = jax.lax.top_k(jax.nn.softmax(logits.astype(dtype)), top)
+    return Predictions(probabilities, classes)
+
+
+class Classifier:
+    """A network on the devices, which names the likeliest classes of a batch.
+
+    For many images it is folded first (`weights_flax.fold_batch_norm`), which is faster, and the same within rounding.
+
+    Args:
+        images: how many there will be; a batch is not made larger than that.
+        model, variables, mean, std, top, batch_size: see `predict`, errors too.
+
+    Attributes:
+        batch_size: images at a time, a multiple of the devices.
+        top: classes named of each.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        variables: Mapping[str, Any],
+        mean: Sequence[float],
+        std: Sequence[float],
+        top: int | None,
+        batch_size: int,
+        images: int,
+    ):
+        check_positive("batch_size", batch_size)
+        num_classes: int = getattr(model, "num_classes")  # noqa: B009
+        self.top = min(TOP, num_classes) if top is None else top
+        if not 1 <= self.top <= num_classes:
+            raise ValueError(f"top must be from 1 to the number of classes, {num_classes}; given {top!r}")
+        self._channels = channels = image_channels(variables)
+        for name, values in (("mean", mean), ("std", std)):
+            if len(values) not in (1, channels) or not np.isfinite(values).all() or (name == "std" and 0 in values):
+                what = "number" + "s" * (channels > 1) + ", none of them 0" * (name == "std")
+                raise ValueError(f"{name} must be {channels} {what}, one for each channel; given {tuple(values)}")
+        self._devices = Devices()
+        self.batch_size = whole_batch(min(batch_size, max(images, 1)), self._devices)
+        if images >= WORTH_FOLDING and isinstance(model, DenseNet | ResNet | VGG) and not model.folded:
+            model, variables = fold_batch_norm(model, variables)
+        self._model = model
+        self._step: Callable[..., Predictions] = partial(_jitted(), model, self.top)
+        self._variables = self._devices.replicate(jax.device_get(dict(variables)))
+        widest = jax.dtypes.canonicalize_dtype(np.float64)
+        self._moments = self._devices.replicate([np.asarray(values, widest) for values in (mean, std)])
+
+    def compile(self, image_shape: tuple[int, int, int]) -> None:
+        """Compiles for images of one shape, so that the first batch does not have to wait."""
+        images = jax.ShapeDtypeStruct((self.batch_size, *image_shape), np.uint8, sharding=self._devices.spread)
+        self._step = _jitted().lower(self._model, self.top, self._variables, images, *self._moments).compile()
+
+    def start(self, images: np.ndarray) -> Predictions:
+        """Begins on a batch, (up to batch_size, height, width, channels) uint8; the last image fills it up.
+
+        Gives arrays on the devices, of batch_size rows.
+        """
+        missing = self.batch_size - len(images)
+        full = np.concatenate([images, images[-1:].repeat(missing, 0)]) if missing else images
+        return self._step(self._variables, self._devices.put_rows(full), *self._moments)
+
+    def in_batches(self, images: Any) -> Iterator[Predictions]:
+        """The predictions of images of one shape, batch by batch; the devices begin on one before the last is told."""
+        begun: deque[tuple[int, Predictions]] = deque()
+        for start in range(0, len(images), self.batch_size):
+            batch = with_channels(np.asarray(images[start : start + self.batch_size]), self._channels)
+            begun.append((len(batch), self.start(batch)))
+            if len(begun) > 1:
+                yield told(*begun.popleft())
+        while begun:
+            yield told(*begun.popleft())
+
+
+def told(count: int, results: Predictions) -> Predictions:
+    """The first `count` rows of what the devices have found, once they have."""
+    return Predictions(*(rows[:count] for rows in jax.device_get(results)))

@@ -1,0 +1,256 @@
+"""The command line of `python -m training_flax.predict`."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO
+
+import jax
+import numpy as np
+from tqdm import tqdm
+from tyro.conf import Positional
+
+from common_flax.backend import check_backend
+from common_flax.checks import one_of
+from common_flax.command_line import parse_options
+from training_flax.config.config import DTYPES
+from training_flax.data.folder import find_images
+from training_flax.inference.classifier import Classifier, image_channels
+from training_flax.inference.lines import Table, json_lines
+from training_flax.inference.predict import FileBatch, FileStream
+from training_flax.inference.trained import Trained, read_config, read_run, read_weights
+from training_flax.inference.transform import View
+from training_flax.plots.grids import draw_predictions
+from training_flax.runtime.compilation import keep_compiled_programs
+from training_flax.runtime.signals import interrupts
+from training_flax.runtime.terminal import Bar
+from weights_flax.io.archs import describe, published_size
+
+PROG = "python -m training_flax.predict"
+DESCRIPTION = "What a trained network takes images for: a table, JSON lines or a picture."
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+PICTURES = (".png", ".pdf", ".svg")
+PICTURED = 24
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """What to predict, with which network, and where to."""
+
+    images: Positional[tuple[str, ...]] = ()
+    """Image files; folders, whose images are taken with those of the folders in them; - is a list of both on stdin."""
+
+    run: Path | None = None
+    """Folder of a run of train.py: its averaged weights, if it has any."""
+    weights: str | None = None
+    """File of weights, of any format that weights_flax reads."""
+    arch: str | None = None
+    """Architecture of the weights, where the file does not tell."""
+
+    top: int | None = None
+    """Classes to name of each image; left out, 5, or all of fewer."""
+    json: bool = False
+    """Write a line of JSON for each image in place of the table."""
+    out: Path | None = None
+    """File to write to in place of the terminal."""
+    picture: Path | None = None
+    """Draw the first images with their classes too, into this file: .png, .pdf or .svg."""
+
+    image_size: int | None = None
+    """Pixels of a side that the network sees; left out, those of the run, or what the network was published for."""
+    crop: float | None = None
+    """Share of the shorter side that is cut out of an image's centre. Left out, images that have the size already stay
+    whole, and it is the run's for others, or 0.875."""
+    mean: str | None = None
+    """Mean of each channel, with pixels from 0 to 1: 0.485,0.456,0.406. Left out, the run's or the file's."""
+    std: str | None = None
+    """Deviation of each channel, likewise."""
+    classes: Path | None = None
+    """File with the names of the classes, one a line. Left out, the run's or the file's."""
+
+    batch_size: int = 64
+    """Images at a time."""
+    workers: int | None = None
+    """Threads that decode images; left out, one for each core."""
+    dtype: str | None = None
+    """Compute type: float32, bfloat16, float16 or float64. Left out, the run's, or float32."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command line; gives the exit code.
+
+    It is 1 if an image could not be read, 2 for what cannot be done, 130 when interrupted.
+    """
+    try:
+        return run(parse_options(CommandLine, arguments, prog=PROG, description=DESCRIPTION))
+    except ValueError as error:
+        print(f"predict: error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # Nobody reads on. What is still to be written at the end goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        print(f"predict: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\npredict: interrupted", file=sys.stderr)
+        return 130
+
+
+def run(options: CommandLine) -> int:
+    """Does what the command line asks for; gives the exit code."""
+    _check(options)
+    check_backend()
+    trained = _resolved(_read(options), options)
+    names, mean, std, size = trained.class_names, trained.mean, trained.std, trained.size
+    assert names is not None and mean is not None and std is not None and size is not None
+    paths = find_images(options.images, sys.stdin)
+    view = View(size, image_channels(trained.variables), trained.crop, trained.keep)
+    classifier = Classifier(trained.model, trained.variables, mean, std, options.top, options.batch_size, len(paths))
+    stream = FileStream(classifier, paths, view, options.workers)
+    keep_compiled_programs()
+    with interrupts() as check, _writing(options.out) as out:
+        classifier.compile(view.shape)
+        first, broken = _write(stream, names, options.json, out, check)
+    if options.picture is not None:
+        _draw(options.picture, first, names)
+    return 1 if broken else 0
+
+
+def _write(
+    stream: FileStream, names: Sequence[str], as_json: bool, out: IO[str], check: Callable[[], None]
+) -> tuple[list[FileBatch], int]:
+    """Writes what is found as it is found; gives the first batches, for a picture, and how many images were broken."""
+    table = Table(stream.paths, names)
+    if not as_json:
+        print(table.heading, file=out)
+    first: list[FileBatch] = []
+    broken, start = 0, time.perf_counter()
+    with Bar("predict", len(stream.paths), shown=not out.isatty()) as bar:
+        for batch in stream:
+            check()
+            for complaint in batch.broken:
+                tqdm.write(f"predict: {complaint}; skipped", file=sys.stderr)
+            broken += len(batch.broken)
+            out.writelines(f"{line}\n" for line in (json_lines(batch, names) if as_json else table.lines(batch)))
+            out.flush()
+            if sum(len(kept.paths) for kept in first) < PICTURED:
+                first.append(batch)
+            bar.advance(batch.files, "")
+    _sum_up(stream, broken, time.perf_counter() - start)
+    return first, broken
+
+
+def _sum_up(stream: FileStream, broken: int, seconds: float) -> None:
+    images, network, decoding = len(stream.paths) - broken, stream.waited_for_network, stream.waited_for_images
+    what = f"{images:,} image{'s' * (images != 1)}" + (f", {broken:,} skipped" if broken else "")
+    limit = "the network" if network >= decoding else "decoding"
+    waits = f"waited {network:.1f} s for the network, {decoding:.1f} s for images"
+    _say(f"{what}; {seconds:.1f} s, {images / seconds:,.1f} images/s; limited by {limit} ({waits})")
+
+
+def _draw(path: Path, batches: Sequence[FileBatch], names: Sequence[str]) -> None:
+    images = np.concatenate([batch.images for batch in batches])[:PICTURED]
+    probabilities, classes = (
+        np.concatenate(parts) for parts in zip(*(batch.predictions for batch in batches), strict=True)
+    )
+    titles = ["/".join(Path(path).parts[-2:]) for batch in batches for path in batch.paths]
+    if not len(images):
+        raise ValueError(f"picture {str(path)!r} is not drawn: no image could be read")
+    unfinished = path.with_name(f".{path.name}.unfinished{path.suffix}")
+    try:
+        draw_predictions(unfinished, images, titles, probabilities, classes, names)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    _say(f"the first {len(images)} are in {path}" if len(images) > 1 else f"it is in {path}")
+
+
+@contextmanager
+def _writing(path: Path | None) -> Iterator[IO[str]]:
+    """The terminal, or a file that appears when it is whole."""
+    if path is None:
+        yield sys.stdout
+        return
+    unfinished = path.with_name(path.name + ".unfinished")
+    try:
+        with unfinished.open("w", encoding="utf-8", errors="replace") as file:
+            yield file
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _say(line: str) -> None:
+    print(f"predict: {line}", file=sys.stderr, flush=True)
+
+
+def _check(options: CommandLine) -> None:
+    """Raises ValueError for options that cannot be, before anything is read."""
+    if (options.run is None) == (options.weights is None):
+        given = "neither is" if options.run is None else "both are"
+        raise ValueError(f"give --run DIR or --weights FILE; {given} given")
+    if options.arch is not None and options.run is not None:
+        raise ValueError(f"--arch is for --weights: a run knows its own; given {options.arch!r}")
+    if options.dtype is not None:
+        one_of("dtype", options.dtype, DTYPES)
+    if options.picture is not None:
+        one_of("ending of a picture", options.picture.suffix, PICTURES)
+    for name, path in (("out", options.out), ("picture", options.picture)):
+        if path is not None and (path.is_dir() or not os.access(path.absolute().parent, os.W_OK)):
+            raise ValueError(f"{name} {str(path)!r} cannot be written")
+
+
+def _read(options: CommandLine) -> Trained:
+    dtype = options.dtype or (read_config(options.run)["dtype"] if options.run else "float32")
+    if dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
+    return read_run(options.run, dtype) if options.run else read_weights(options.weights or "", options.arch, dtype)
+
+
+def _resolved(trained: Trained, options: CommandLine) -> Trained:
+    """What is known of a network with what the options say in its place, and nothing left open; says so."""
+    num_classes: int = getattr(trained.model, "num_classes")  # noqa: B009
+    names, mean, std = trained.class_names, _numbers("mean", options.mean), _numbers("std", options.std)
+    if options.classes is not None:
+        names = _names(options.classes, num_classes)
+    elif names is None:
+        names = tuple(map(str, range(num_classes)))
+        _say("no names of classes are known; their numbers stand for them (--classes FILE)")
+    mean, std = mean or trained.mean, std or trained.std
+    if mean is None or std is None:
+        mean, std = mean or IMAGENET_MEAN, std or IMAGENET_STD
+        _say("no mean and std are known; ImageNet's stand for them (--mean, --std)")
+    size = trained.size or (published_size(trained.model),) * 2
+    if options.image_size is not None:
+        size = (options.image_size, options.image_size)
+    crop, keep = (trained.crop, trained.keep) if options.crop is None else (options.crop, False)
+    shown = [" ".join(f"{value:.4g}" for value in values) for values in (mean, std)]
+    sides = "×".join(map(str, size))
+    arch = describe(trained.model)[0] or type(trained.model).__name__
+    _say(f"{arch}, {num_classes} classes, sees {sides} pixels, mean {shown[0]}, std {shown[1]}")
+    return replace(trained, class_names=names, mean=mean, std=std, size=size, crop=crop, keep=keep)
+
+
+def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:
+    try:
+        return None if text is None else tuple(map(float, text.split(",")))
+    except ValueError:
+        raise ValueError(f"{name} must be numbers with commas between them; given {text!r}") from None
+
+
+def _names(path: Path, num_classes: int) -> tuple[str, ...]:
+    try:
+        names = tuple(path.read_text().splitlines())
+    except OSError as error:
+        raise ValueError(f"classes {str(path)!r} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"classes {str(path)!r} are no text") from None
+    if len(names) != num_classes:
+        raise ValueError(f"classes {str(path)!r} must be {num_classes} lines, one for each; given {len(names)}")
+    return names

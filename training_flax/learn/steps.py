@@ -1,0 +1,294 @@
+"""One step of training and of evaluation: pure functions of explicit state."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jax import lax
+
+from training_flax.learn.optimizers import check_patterns, frozen_leaves
+
+FIRST_LOSS_SCALE = 2.0**15
+STEPS_UNTIL_DOUBLED = 2000
+
+
+class LossScale(NamedTuple):
+    """What a float16 loss is multiplied with, so that small gradients do not vanish (arXiv:1710.03740)."""
+
+    scale: jax.Array  # () float32: halved when a gradient overflows, doubled after enough good steps
+    good_steps: jax.Array  # () int32: since it changed
+
+
+class TrainState(NamedTuple):
+    """All that training changes. The position in the data follows from `step`, see `batch_indices`."""
+
+    step: jax.Array  # () int32: batches seen so far
+    params: Any  # the network's parameters
+    batch_stats: Any  # BatchNorm's running averages
+    opt_state: optax.OptState  # the optimiser's
+    key: jax.Array  # () PRNG key of the run; step t draws dropout from fold_in(key, t)
+    ema: Any = None  # {"params", "batch_stats"}, averaged over the steps, or None
+    loss_scale: LossScale | None = None  # in float16, or None
+    skipped: jax.Array | int = 0  # () int32: steps whose gradient was not finite, and that changed nothing
+    skipped_in_row: jax.Array | int = 0  # () int32: of these, how many up to now
+
+
+class TrainMetrics(NamedTuple):
+    """What a step says of its batch; all are ()."""
+
+    loss: jax.Array  # mean cross-entropy, without label smoothing
+    accuracy: jax.Array  # share of images whose largest logit is the (larger) label's
+    gradient_norm: jax.Array  # before clipping
+    skipped_in_row: jax.Array  # int32
+
+
+class EvalResult(NamedTuple):
+    """What a network says of each image."""
+
+    loss: jax.Array  # (batch,) cross-entropy
+    prediction: jax.Array  # (batch,) int32, the class of the largest logit
+
+
+def init_state(
+    model: nn.Module,
+    optimiser: optax.GradientTransformation,
+    key: jax.Array,
+    images: jax.Array,
+    *,
+    ema: bool = False,
+    loss_scaling: bool = False,
+) -> TrainState:
+    """The state before the first step; of `images` (batch, height, width, channels) only the shape matters.
+
+    Call it outside of programs: it hardly compiles anything there, see `Network.init`.
+
+    Args:
+        model: any network of either family.
+        optimiser: any of Optax's.
+        key: the run's PRNG key.
+        images: an example batch.
+        ema: keep an average of parameters and statistics.
+        loss_scaling: keep a loss scale, as float16 needs.
+    """
+    params_key, run_key = run_keys(key)
+    variables = model.init(params_key, images, train=False)
+    return start_state(variables, optimiser, run_key, ema=ema, loss_scaling=loss_scaling)
+
+
+def run_keys(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Of a run's key: that of the first parameters, and that of what is drawn in training."""
+    params_key, run_key = jax.random.split(key)
+    return params_key, run_key
+
+
+def start_state(
+    variables: Mapping[str, Any],
+    optimiser: optax.GradientTransformation,
+    key: jax.Array,
+    *,
+    ema: bool = False,
+    loss_scaling: bool = False,
+) -> TrainState:
+    """The state before the first step of a network that has its variables, {"params", "batch_stats"}, already.
+
+    Args:
+        variables: drawn, or trained before; their arrays become part of the state.
+        optimiser, ema, loss_scaling: as in `init_state`.
+        key: of what is drawn in training: dropout, augmentation.
+    """
+
+    def zero() -> jax.Array:  # a new one each time: an array must not be in a state twice, whose memory a step gives on
+        return jnp.zeros((), jnp.int32)
+
+    return TrainState(
+        step=zero(),
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        opt_state=jax.jit(optimiser.init)(variables["params"]),
+        key=key,
+        ema=jax.jit(partial(jax.tree.map, jnp.copy))(dict(variables)) if ema else None,
+        loss_scale=LossScale(jnp.float32(FIRST_LOSS_SCALE), zero()) if loss_scaling else None,
+        skipped=zero(),
+        skipped_in_row=zero(),
+    )
+
+
+def make_train_step(
+    model: nn.Module,
+    optimiser: optax.GradientTransformation,
+    *,
+    label_smoothing: float = 0.0,
+    loss: str = "softmax",
+    accumulate: int = 1,
+    ema: float = 0.0,
+    freeze: Sequence[str] = (),
+    axis_name: str | None = None,
+) -> Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, TrainMetrics]]:
+    """The pure function (state, images, labels) → (state, metrics) of one optimiser step.
+
+    Images are normalised, (batch, height, width, channels); labels are (batch,) integers or (batch, classes) shares.
+    Compile it with `jax.jit(step, donate_argnums=0, compiler_options=compiler_options())`. A step whose loss or
+    gradient is not finite, or leads to a state that is not, changes nothing but the counters `step`, `skipped`,
+    `skipped_in_row` and the loss scale.
+
+    Args:
+        model: any network of either family.
+        optimiser: any of Optax's.
+        label_smoothing: share of the target that is spread evenly over all classes (Szegedy et al.,
+            arXiv:1512.00567, section 7). The metrics' loss is told without it.
+        loss: "softmax", cross-entropy over classes; or "binary", the mean over classes of each one's own, to which
+            every class with a share over 0.2 is there (Wightman 2021, section 3).
+        accumulate: pieces the batch is cut into, whose gradients are averaged; must divide it. Piece j is the examples
+            j, j + accumulate, …, so that each device has its part of each.
+        ema: share of the averaged weights that stays at each step, if the state has any.
+        freeze: patterns of parameters and statistics that stay bit for bit, see `frozen_leaves`.
+        axis_name: the mapped axis that the batch is spread over, if it is (`pmap`, `shard_map`). A model with the same
+            `axis_name` normalises by the whole batch, one without by each member's part.
+
+    The step raises ValueError, when it is first called or traced, for a pattern that matches no parameter of the state.
+    """
+    # Where the members know nothing of each other's batch, they must not all drop the same places.
+    members_draw_apart = axis_name is not None and getattr(model, "axis_name", None) is None
+
+    def objective(params, batch_stats, images, targets, key, scale):
+        params = jax.tree.map(
+            lambda frozen, leaf: lax.stop_gradient(leaf) if frozen else leaf, frozen_leaves(params, freeze), params
+        )
+        logits, updates = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": key},
+        )
+        plain = _loss(logits, targets, loss)
+        smooth = _loss(logits, (1 - label_smoothing) * targets + label_smoothing / targets.shape[-1], loss)
+        right = (logits.argmax(-1) == targets.argmax(-1)).mean()
+        return scale * smooth, (plain, right, updates.get("batch_stats", batch_stats))
+
+    gradient_of = jax.grad(objective, has_aux=True)
+
+    def gradients(state: TrainState, images: jax.Array, targets: jax.Array, scale: Any):
+        """The batch's gradient, loss, accuracy and the statistics after it."""
+        key = jax.random.fold_in(state.key, state.step)
+        if members_draw_apart:
+            key = jax.random.fold_in(key, lax.axis_index(axis_name))
+        if accumulate == 1:
+            grads, (plain, right, stats) = gradient_of(state.params, state.batch_stats, images, targets, key, scale)
+            return grads, plain, right, stats
+
+        def piece(carry, inputs):
+            total, stats = carry
+            number, images, targets = inputs
+            grads, (plain, right, stats) = gradient_of(
+                state.params, stats, images, targets, jax.random.fold_in(key, number), scale
+            )
+            return (jax.tree.map(jnp.add, total, grads), stats), (plain, right)
+
+        pieces = (jnp.arange(accumulate), _pieces(images, accumulate), _pieces(targets, accumulate))
+        start = (jax.tree.map(jnp.zeros_like, state.params), state.batch_stats)
+        # In a loop XLA's gradients of convolutions of stride 2 or groups take 16 times as long on the CPU (jax 0.10).
+        unrolled = jax.default_backend() == "cpu"
+        (total, stats), (plain, right) = lax.scan(piece, start, pieces, unroll=accumulate if unrolled else 1)
+        return jax.tree.map(lambda leaf: leaf / accumulate, total), plain.mean(), right.mean(), stats
+
+    def step(state: TrainState, images: jax.Array, labels: jax.Array) -> tuple[TrainState, TrainMetrics]:
+        check_patterns(state.params, freeze)
+        targets = labels if labels.ndim == 2 else jax.nn.one_hot(labels, model.num_classes)
+        scale = 1.0 if state.loss_scale is None else state.loss_scale.scale
+        grads, plain, right, stats = gradients(state, images, targets, scale)
+        if axis_name is not None:
+            grads, plain, right, stats = lax.pmean((grads, plain, right, stats), axis_name)
+        grads = jax.tree.map(lambda leaf: leaf / scale, grads)
+        norm = jnp.sqrt(_sum_of_squares(grads))
+        finite = jnp.isfinite(norm) & jnp.isfinite(plain)
+
+        updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
+        params = _thaw(optax.apply_updates(state.params, updates), state.params, freeze)
+        stats = _thaw(stats, state.batch_stats, freeze)
+        new = {"params": params, "batch_stats": stats}
+        average = None if state.ema is None else optax.incremental_update(new, state.ema, 1 - ema)
+        moved = (params, stats, opt_state, average)
+        still = (state.params, state.batch_stats, state.opt_state, state.ema)
+        # A finite gradient at too high a rate leads to infinite weights, and finite activations to infinite variances.
+        finite &= _all_finite((params, stats))
+        # Not `where`, which on the CPU would be a program to compile for each leaf.
+        params, stats, opt_state, average = lax.cond(finite, lambda new, _: new, lambda _, old: old, moved, still)
+        bad = 1 - finite.astype(jnp.int32)
+        after = TrainState(
+            step=state.step + 1,
+            params=params,
+            batch_stats=stats,
+            opt_state=opt_state,
+            key=state.key,
+            ema=average,
+            loss_scale=None if state.loss_scale is None else _rescale(state.loss_scale, finite),
+            skipped=state.skipped + bad,
+            skipped_in_row=bad * (state.skipped_in_row + 1),
+        )
+        return after, TrainMetrics(plain, right, norm, jnp.asarray(after.skipped_in_row))
+
+    return step
+
+
+def _sum_of_squares(tree: Any, factor: float = 1.0) -> jax.Array:
+    """Σ (factor · value)² over all leaves, in float32 or wider.
+
+    One dot of all leaves end to end. With a sum for each leaf half of the programs that a step is compiled to would be
+    those sums; and XLA leaves a dot alone, where it would compute a sum anew for all that depends on it.
+    """
+    dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(tree))
+    values = factor * jnp.concatenate([leaf.astype(dtype).ravel() for leaf in jax.tree.leaves(tree)])
+    return jnp.dot(values, values, precision="highest")
+
+
+def _all_finite(tree: Any) -> jax.Array:
+    """Whether all values are finite: their squares are, made so small that their sum cannot overflow."""
+    largest = float(jnp.finfo(jnp.result_type(jnp.float32, *jax.tree.leaves(tree))).max)
+    return jnp.isfinite(_sum_of_squares(tree, 2.0**-20 / math.sqrt(largest)))
+
+
+def _loss(logits: jax.Array, targets: jax.Array, kind: str) -> jax.Array:
+    if kind == "softmax":
+        return optax.softmax_cross_entropy(logits, targets).mean()
+    return optax.sigmoid_binary_cross_entropy(logits, (targets > 0.2).astype(logits.dtype)).mean()
+
+
+def _pieces(x: jax.Array, count: int) -> jax.Array:
+    """(batch, …) to (count, batch / count, …), piece j of every count-th example from j on."""
+    return x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1)
+
+
+def _thaw(new: Any, old: Any, freeze: Sequence[str]) -> Any:
+    """`new`, but for what is frozen."""
+    if not freeze:
+        return new
+    return jax.tree.map(lambda frozen, a, b: b if frozen else a, frozen_leaves(old, freeze), new, old)
+
+
+def _rescale(state: LossScale, finite: jax.Array) -> LossScale:
+    good = jnp.where(finite, state.good_steps + 1, 0)
+    double = good >= STEPS_UNTIL_DOUBLED
+    scale = jnp.where(finite, jnp.where(double, 2 * state.scale, state.scale), jnp.maximum(state.scale / 2, 1.0))
+    return LossScale(scale, jnp.where(double, 0, good))
+
+
+def make_eval_step(model: nn.Module) -> Callable[[Any, jax.Array, jax.Array], EvalResult]:
+    """The pure function (variables, images, labels) → `EvalResult`, with running statistics and no dropout."""
+
+    def step(variables: Any, images: jax.Array, labels: jax.Array) -> EvalResult:
+        logits: Any = model.apply(variables, images, train=False)
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return EvalResult(loss, logits.argmax(-1).astype(jnp.int32))
+
+    return step
+
+
+def normalise(images: jax.Array, mean: Sequence[float], std: Sequence[float], dtype: Any = jnp.float32) -> jax.Array:
+    """(pixel / 255 - mean) / std: what networks see of images (…, channels) with values from 0 to 255."""
+    return (images.astype(dtype) / 255 - jnp.asarray(mean, dtype)) / jnp.asarray(std, dtype)

@@ -1,0 +1,51 @@
+"""Figures of numbers: loss and error against epochs, and which classes are taken for which."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from common_flax.palette import BLUE, ORANGE
+
+
+def draw_curves(path: Path, metrics: Sequence[Mapping[str, Any]], title: str) -> None:
+    """Loss and error against epochs, from the lines of metrics.jsonl."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure.suptitle(title)
+    losses, errors = figure.subplots(1, 2)
+    for split, style in (("train", dict(color=BLUE, lw=1.2)), ("test", dict(color=ORANGE, lw=2, marker="o", ms=4))):
+        lines = [line for line in metrics if line["split"] == split and line["loss"] is not None]
+        epochs = [line["epoch"] for line in lines]
+        losses.plot(epochs, [line["loss"] for line in lines], label=split, **style)
+        errors.plot(epochs, [100 * (1 - line["accuracy"]) for line in lines], label=split, **style)
+    losses.set(xlabel="epoch", ylabel="cross-entropy (nats)", yscale="log")
+    errors.set(xlabel="epoch", ylabel="error (%)", ylim=(0, None))
+    for axes in (losses, errors):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def draw_confusion(path: Path, labels: np.ndarray, predictions: np.ndarray, names: Sequence[str], title: str) -> None:
+    """How often each class was taken for each; numbers stand in the squares while there are few classes."""
+    classes = len(names)
+    counts = np.zeros((classes, classes), int)
+    np.add.at(counts, (labels, predictions), 1)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    figure = Figure(figsize=(6, 5.2), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set(xlabel="predicted class", ylabel="true class", title=title)
+    if classes <= 20:
+        axes.set_xticks(range(classes), names, rotation=0 if max(map(len, names)) < 4 else 60)
+        axes.set_yticks(range(classes), names)
+        for (row, column), count in np.ndenumerate(counts):
+            if count:
+                colour = "white" if shares[row, column] > 0.5 else "black"
+                axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=9)
+    figure.colorbar(image, label="share of the true class")
+    figure.savefig(path, dpi=120)

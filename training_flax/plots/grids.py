@@ -1,0 +1,67 @@
+"""Grids of images: what a step is shown, and what a network takes images for."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+SHOWN_CLASSES = 3  # under an image
+
+
+def draw_batch(path: Path, images: np.ndarray, targets: np.ndarray, names: Sequence[str]) -> None:
+    """The images (batch, height, width, channels), 0 to 255, that a step is shown, each with its largest targets."""
+    columns = min(6, len(images))
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(1.6 * columns, 1.85 * rows))
+    squares = np.ravel(figure.subplots(rows, columns, squeeze=False))
+    # Room for a line over each image. A constrained layout takes seconds to find the same.
+    figure.subplots_adjust(0.01, 0.02 / rows, 0.99, 1 - 0.14 / rows, wspace=0.06, hspace=0.2)
+    for axes in squares:
+        axes.set_axis_off()
+    for axes, image, target in zip(squares, images, targets, strict=False):
+        pixels = np.clip(np.rint(image), 0, 255).astype(np.uint8)
+        axes.imshow(pixels[..., 0] if pixels.shape[-1] != 3 else pixels, cmap="gray", vmin=0, vmax=255)
+        shares = [(target[i], names[i]) for i in np.argsort(-target)[:2] if target[i] > 0.005]
+        title = " + ".join(name if share > 0.995 else f"{100 * share:.0f} % {name}" for share, name in shares)
+        axes.set_title(title, fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def draw_predictions(
+    path: Path,
+    images: np.ndarray,
+    titles: Sequence[str],
+    probabilities: np.ndarray,
+    classes: np.ndarray,
+    names: Sequence[str],
+) -> None:
+    """The images (images, height, width, channels) uint8 that a network has seen, each with its likeliest classes.
+
+    Args:
+        path: the file to write.
+        images: uint8 of one shape.
+        titles: what stands over each image.
+        probabilities, classes: (images, top), the likeliest class first.
+        names: of the classes.
+    """
+    columns = min(6, len(images))
+    rows = -(-len(images) // columns)
+    shown = min(SHOWN_CLASSES, classes.shape[1])
+    figure = Figure(figsize=(1.9 * columns, (2.15 + 0.16 * shown) * rows), layout="constrained")
+    squares = np.ravel(figure.subplots(rows, columns, squeeze=False))
+    for axes in squares[len(images) :]:
+        axes.set_axis_off()
+    for axes, image, title, *likeliest in zip(squares, images, titles, probabilities, classes, strict=False):
+        axes.imshow(image[..., 0] if image.shape[-1] != 3 else image, cmap="gray", vmin=0, vmax=255)
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+        axes.set_title(_cut(title[::-1])[::-1], loc="left", fontsize=8, color="0.45", pad=3, parse_math=False)
+        lines = [f"{100 * share:.0f} % {_cut(names[index])}" for share, index in zip(*likeliest, strict=True)]
+        axes.set_xlabel("\n".join(lines[:shown]), loc="left", fontsize=8, parse_math=False)
+    figure.savefig(path, dpi=120)
+
+
+def _cut(text: str) -> str:
+    """As much of a text as fits on a small image."""
+    return text if len(text) <= 22 else text[:21] + "…"

@@ -1,0 +1,84 @@
+"""Where numbers that are not finite come from."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from training_flax.data.loader import Batch
+from training_flax.learn.optimizers import make_optimiser, path_name
+from training_flax.learn.steps import TrainState, normalise
+from training_flax.run.plan import Job
+from training_flax.run.programs import make_loader
+
+
+def first_not_finite(job: Job, state: TrainState, part: Any, batch: Batch) -> str:
+    """Says what of the next step is the first that is not finite: on the way back from the loss, or else after it.
+
+    Args:
+        job: the run.
+        state: the state that the step is taken from.
+        part, batch: the examples, as the training step takes them.
+    """
+    load, names = make_loader(job), forward_order(job)
+    optimiser = make_optimiser(job.config, job.total_steps)
+
+    def step(state: TrainState, part: Any, rows: Batch) -> Any:
+        def loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+            images, targets = load(state.key, part, rows)
+            logits, updated = job.eval_model.apply(
+                {"params": params, "batch_stats": state.batch_stats},
+                normalise(images, job.dataset.mean, job.dataset.std, job.image_dtype),
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": jax.random.fold_in(state.key, state.step)},
+            )
+            return optax.softmax_cross_entropy(logits, targets).mean(), (logits, updated)
+
+        gradient, (logits, updated) = jax.grad(loss, has_aux=True)(state.params)
+        updates, _ = optimiser.update(gradient, state.opt_state, state.params)
+        trees = (gradient, updated, optax.apply_updates(state.params, updates))
+        return jnp.isfinite(logits).all(), *map(_bad, trees)
+
+    rows = batch
+    if job.devices.parallel == "pmap":  # a batch has an axis of the devices before its own
+        rows = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
+    logits, gradient, statistics, params = jax.device_get(jax.jit(step)(state, part, rows))
+    modules = [name.rpartition("/")[0] for name in names]
+    bad = [name for name in reversed(names) if gradient[name]]
+    if bad:
+        where = "the logits were not finite already, and " if not logits else ""
+        return f"{where}the first gradient on the way back from the loss was that of {bad[0]}"
+    bad = [name.removeprefix("batch_stats/") for name in statistics if statistics[name]]
+    if bad:
+        return f"the first statistics were those of {min(bad, key=lambda name: modules.index(name.rpartition('/')[0]))}"
+    bad = [name for name in reversed(names) if params[name]]
+    if bad:
+        return f"the gradient is finite, and too large for the learning rate: {bad[0]} would not be"
+    return "at the last batch all is finite again"
+
+
+def _bad(tree: Any) -> dict[str, jax.Array]:
+    """Which leaves are not finite, by name."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {path_name(path): ~jnp.isfinite(leaf).all() for path, leaf in leaves}
+
+
+def forward_order(job: Job) -> list[str]:
+    """Names of the parameters in the order in which the network makes them, which is that of its forward pass."""
+    names: list[str] = []
+
+    def init(key: jax.Array) -> None:
+        params = job.eval_model.init(key, jnp.zeros((1, *job.dataset.image_shape)), train=False)["params"]
+        names.extend(_names(params))
+
+    jax.eval_shape(init, jax.random.key(0))
+    return names
+
+
+def _names(tree: Any, before: str = "") -> list[str]:
+    """Paths of the leaves in the order of the dicts, where JAX would sort them."""
+    if not isinstance(tree, dict):
+        return [before[:-1]]
+    return [name for key, value in tree.items() for name in _names(value, f"{before}{key}/")]
