@@ -1,17 +1,19 @@
 """The theory of residual and dense networks, run: every claim a function, a figure and a test."""
 
 from common_flax import __version__
-from theory_flax.architectures import Architecture, Layer, Row, Shortcut, Stage, architecture, by_stage, shortcuts
-from theory_flax.degradation import Degradation, Training, degradation
-from theory_flax.feature_reuse import PUBLISHED, Published, Reuse, Supervision, of_same_depth, reuse_of, supervision
-from theory_flax.fully_connected import (
-    FullyConnected,
-    GradientCorrelation,
-    gradient_correlations,
-    theorem_correlation,
-    wide_correlation,
+from theory_flax.architectures.claim import Architecture, Layer, Row, Shortcut, Stage, architecture, by_stage, shortcuts
+from theory_flax.base.unroll import Unrolled, unroll
+from theory_flax.degradation.claim import Degradation, Training, degradation
+from theory_flax.feature_reuse.claim import (
+    PUBLISHED,
+    Published,
+    Reuse,
+    Supervision,
+    of_same_depth,
+    reuse_of,
+    supervision,
 )
-from theory_flax.gradient_identity import (
+from theory_flax.gradient_identity.claim import (
     GradientIdentity,
     GradientProfile,
     PathLengths,
@@ -21,10 +23,16 @@ from theory_flax.gradient_identity import (
     path_lengths,
     relative_error,
 )
-from theory_flax.identity_mapping import IdentityMapping, identity_mapping, layer_responses
-from theory_flax.nesting import Fits, distance_bound, fit_families, gain_bound, reach
-from theory_flax.shattering import Shattering, autocorrelation, line, shattering
-from theory_flax.unroll import Unrolled, unroll
+from theory_flax.identity_mapping.claim import IdentityMapping, identity_mapping, layer_responses
+from theory_flax.nesting.claim import Fits, distance_bound, fit_families, gain_bound, reach
+from theory_flax.shattering.claim import Shattering, autocorrelation, line, shattering
+from theory_flax.shattering.fully_connected import (
+    FullyConnected,
+    GradientCorrelation,
+    gradient_correlations,
+    theorem_correlation,
+    wide_correlation,
+)
 
 __all__ = [
     "PUBLISHED",

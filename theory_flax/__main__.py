@@ -10,9 +10,9 @@ import jax
 from common_flax.backend import check_backend
 from common_flax.checks import one_of
 from common_flax.command_line import parse_options, write_to_any_terminal
-from theory_flax.commands.options import Claim, Options, meant_for
-from theory_flax.figures import save_figure
-from theory_flax.results import save_result
+from theory_flax.base.figures import save_figure
+from theory_flax.base.options import Claim, Options, meant_for
+from theory_flax.base.results import save_result
 from training_flax import RunError, keep_compiled_programs
 
 CLAIMS = (
@@ -28,7 +28,9 @@ CLAIMS = (
 
 def find(name: str) -> Claim:
     """The claim called `name`; its libraries are loaded only now."""
-    return import_module(f"theory_flax.commands.{name}").CLAIM
+    experiment = import_module(f"theory_flax.{name}.experiment")
+    figure = import_module(f"theory_flax.{name}.figure")
+    return Claim(experiment.measure, figure.draw, figure.summary, experiment.USES)
 
 
 def run(options: Options) -> None:

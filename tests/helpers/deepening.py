@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from theory_flax.commands.networks import images_of
-from theory_flax.commands.training import train
+from theory_flax.experiments.networks import images_of
+from theory_flax.experiments.training import train
 from training_flax import open_dataset
 
 

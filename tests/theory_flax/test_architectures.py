@@ -12,7 +12,7 @@ from layers_flax import count_multiply_adds, count_parameters
 from resnet_flax import BasicBlock, ResNet, plain34, resnet20, resnet34, vgg19
 from theory_flax import architecture, by_stage, shortcuts
 from theory_flax.__main__ import main
-from theory_flax.architectures import blocks, main_path, shown
+from theory_flax.architectures.claim import blocks, main_path, shown
 from training_flax import ARCHS, TrainConfig, fit
 
 SOME = ("vgg19_bn", "plain34", "resnet50", "resnet34_v2", "resnext50_32x4d", "densenet_40_12", "densenet_bc_40_12")

@@ -8,11 +8,11 @@ from scipy import stats
 
 from resnet_flax import plain20, resnet20, resnet56, vgg11, wide_resnet28_10
 from theory_flax import Training, degradation
-from theory_flax.commands import degradation as command
-from theory_flax.commands.options import Options
-from theory_flax.commands.setting import Setting, setting_of
-from theory_flax.degradation import kernel_paths
-from theory_flax.estimates import estimate
+from theory_flax.base.estimates import estimate
+from theory_flax.base.options import Options
+from theory_flax.degradation import experiment as command
+from theory_flax.degradation.claim import kernel_paths
+from theory_flax.experiments.setting import Setting, setting_of
 from training_flax import open_dataset
 
 NETWORKS = dict(plain=("plain20", "plain56"), residual=("resnet20", "resnet56"))

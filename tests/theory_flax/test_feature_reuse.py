@@ -13,7 +13,7 @@ from layers_flax import count_parameters
 from resnet_flax import BasicBlock, PlainNet, PreActBasicBlock, ResNet, vgg11
 from theory_flax import PUBLISHED, of_same_depth, reuse_of, supervision
 from theory_flax.__main__ import main
-from theory_flax.estimates import estimate, geometric
+from theory_flax.base.estimates import estimate, geometric
 from training_flax import ARCHS, TrainConfig, fit
 
 DENSE = densenet_bc_40_12(block_sizes=(3, 2), growth_rate=4, num_classes=5)

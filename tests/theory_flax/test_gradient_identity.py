@@ -24,7 +24,7 @@ from resnet_flax import (
     vgg11,
 )
 from theory_flax import gradient_identity, gradient_identity_of, gradient_profile, path_lengths, relative_error, unroll
-from theory_flax.unroll import cross_entropy, walk
+from theory_flax.base.unroll import cross_entropy, walk
 
 SMALL = dict(num_classes=5, width=4)
 NETWORKS = {

@@ -22,8 +22,8 @@ from resnet_flax import (
     resnet50,
 )
 from theory_flax import identity_mapping, layer_responses
-from theory_flax.estimates import estimate
-from theory_flax.identity_mapping import branch_sizes, identity_error, inputs, learning_step, stack_init
+from theory_flax.base.estimates import estimate
+from theory_flax.identity_mapping.claim import branch_sizes, identity_error, inputs, learning_step, stack_init
 
 BLOCKS = [BasicBlock, PreActBasicBlock, BottleneckBlock]
 

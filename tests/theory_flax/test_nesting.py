@@ -7,7 +7,7 @@ import pytest
 
 from resnet_flax import BasicBlock, PlainNet, ResNet
 from theory_flax import distance_bound, fit_families, gain_bound, reach
-from theory_flax.commands.nesting import POINTS, RADIUS, WIDTH, targets
+from theory_flax.nesting.experiment import POINTS, RADIUS, WIDTH, targets
 
 SEEDS = 5
 

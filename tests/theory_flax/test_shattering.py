@@ -20,9 +20,9 @@ from theory_flax import (
     wide_correlation,
 )
 from theory_flax.__main__ import main
-from theory_flax.fully_connected import GradientCorrelation, fit_base, fit_power, line_gradients
-from theory_flax.shattering import noise, white_noise_band
-from theory_flax.unroll import by_blocks
+from theory_flax.base.unroll import by_blocks
+from theory_flax.shattering.claim import noise, white_noise_band
+from theory_flax.shattering.fully_connected import GradientCorrelation, fit_base, fit_power, line_gradients
 
 LLVM = 1
 SEEDS = 12

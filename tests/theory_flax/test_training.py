@@ -9,8 +9,8 @@ import optax
 from laws import assert_close
 
 from resnet_flax import BasicBlock, ResNet
-from theory_flax.commands.training import make_training, train
-from theory_flax.unroll import cross_entropy
+from theory_flax.base.unroll import cross_entropy
+from theory_flax.experiments.training import make_training, train
 from training_flax import batch_indices, init_state, make_train_step
 
 MODEL = ResNet((1, 1), BasicBlock, width=2, num_classes=3, stem_kind="cifar")

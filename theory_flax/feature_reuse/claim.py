@@ -22,8 +22,8 @@ from flax import linen as nn
 
 from densenet_flax import DenseNet
 from resnet_flax import BasicBlock, PlainNet, ResNet
-from theory_flax.gradient_identity import backwards, inputs_of, pull
-from theory_flax.unroll import walk_stage
+from theory_flax.base.unroll import walk_stage
+from theory_flax.gradient_identity.claim import backwards, inputs_of, pull
 
 
 @dataclass(frozen=True)

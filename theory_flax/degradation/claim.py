@@ -17,7 +17,7 @@ import numpy as np
 from flax import linen as nn
 
 from resnet_flax import ResNet
-from theory_flax.estimates import Estimate, estimate, geometric
+from theory_flax.base.estimates import Estimate, estimate, geometric
 
 FINAL_WINDOWS = 3
 

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from theory_flax.commands.options import Options
-from theory_flax.commands.training import Moment, make_training
+from theory_flax.base.options import Options
+from theory_flax.experiments.training import Moment, make_training
 from training_flax import Dataset, Part, augment_images, build_model, normalise, parse_augmentations
 
 PLAIN, RESIDUAL = ("plain20", "plain56"), ("resnet20", "resnet56")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from theory_flax.commands.options import Options
+from theory_flax.base.options import Options
 from training_flax import Dataset, Part, build_model, normalise, open_dataset, restore
 from training_flax.run.comparison import read_run
 

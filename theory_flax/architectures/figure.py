@@ -1,7 +1,6 @@
-"""Networks side by side, drawn and listed from their trace (He 2015, figure 3)."""
+"""The figure of the claim, and its lines on the terminal."""
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,26 +11,17 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, PathPatch, Rectangle
 from matplotlib.path import Path
 
-from common_flax.checks import one_of
 from common_flax.palette import AMBER, BLACK, BLUE, GREEN, ORANGE, PINK, SKY
-from theory_flax.architectures import (
+from theory_flax.architectures.claim import (
     Architecture,
     Block,
-    Shortcut,
-    Stage,
-    architecture,
     blocks,
-    by_stage,
     describe,
     main_path,
-    shortcuts,
     shown,
 )
-from theory_flax.commands.networks import of_run
-from theory_flax.commands.options import Claim, Options
-from training_flax import ARCHS, build_model
+from theory_flax.architectures.experiment import Network
 
-FIGURE_3 = ("vgg19", "plain34", "resnet34")
 INCHES, ABOVE, BELOW = 0.35, 4.7, 1.2  # height of a row; rows for titles; rows for the legend
 LEGIBLE = 48  # boxes below each other; of more, equal blocks are drawn once
 TINTS = (SKY, AMBER, GREEN, PINK, BLUE, ORANGE)
@@ -41,58 +31,6 @@ STYLES: dict[str, dict[str, Any]] = {
     "zero padding": dict(color=BLUE, ls="--"),
     "concatenation": dict(color=GREEN, ls="-"),
 }
-
-
-@dataclass(frozen=True)
-class Network:
-    """What is said of a network.
-
-    Attributes:
-        name, image_shape: which, and (height, width, channels) of what it is run on.
-        parameters, multiply_adds: of all layers.
-        stages: its layers as a table.
-        shortcuts: its connections beside the main path.
-        trace: all layers, and what each reads.
-    """
-
-    name: str
-    image_shape: tuple[int, ...]
-    parameters: int
-    multiply_adds: int
-    stages: tuple[Stage, ...]
-    shortcuts: tuple[Shortcut, ...]
-    trace: Architecture
-
-
-def measure(options: Options, say: Callable[[str], None]) -> tuple[Network, ...]:
-    """Traces the networks: those of the paper's figure, those named, or a run's."""
-    if options.run is not None:
-        network = of_run(options.run)
-        shape = json.loads((options.run / "config.json").read_text())["image_shape"]
-        return (_network(architecture(network.model, shape, network.name)),)
-    for arch in options.arch:
-        one_of("arch", arch, ARCHS)
-    if len(options.arch) > 3:
-        raise ValueError(f"up to 3 networks fit on a page; given {len(options.arch)}")
-    found = []
-    for arch in options.arch or FIGURE_3:
-        model = build_model(arch)
-        size = 32 if getattr(model, "stem_kind", "imagenet") == "cifar" else 224
-        found.append(_network(architecture(model, (size, size, 3), arch)))
-        say(f"{arch}: {len(found[-1].trace.layers)} layers traced")
-    return tuple(found)
-
-
-def _network(found: Architecture) -> Network:
-    return Network(
-        found.name,
-        found.image_shape,
-        found.parameters,
-        found.multiply_adds,
-        by_stage(found),
-        shortcuts(found),
-        found,
-    )
 
 
 @dataclass(frozen=True)
@@ -269,6 +207,3 @@ def summary(networks: Sequence[Network]) -> list[str]:
             if len(stage.rows) > 1:
                 lines.append(f"  {'':8} {'':12}  {'':32} {'sum':>5} {stage.parameters:12,} {stage.multiply_adds:15,}")
     return lines
-
-
-CLAIM = Claim(measure, draw, summary, frozenset({"arch", "run"}))

@@ -1,95 +1,14 @@
-"""Stacks of blocks that learn the identity, and the responses of layers in trained networks."""
-
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+"""The figure of the claim, and its lines on the terminal."""
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from common_flax.palette import BLACK, BLUE, COLOURS, ORANGE
-from resnet_flax import BasicBlock, PreActBasicBlock
-from theory_flax.commands.networks import dataset_of, images_of
-from theory_flax.commands.options import Claim, Options
-from theory_flax.commands.setting import PLAIN, RESIDUAL, rate_in, setting_of, training_on
-from theory_flax.estimates import estimate
-from theory_flax.figures import label, new_figure
-from theory_flax.identity_mapping import IdentityMapping, StackRuns, identity_mapping, layer_responses
-
-COUNTS = (1, 2, 4, 8)
-
-
-@dataclass(frozen=True)
-class Responses:
-    """Layer responses of a network on test images, at the start and after training.
-
-    Attributes:
-        name: of the network.
-        before, after: (seeds, layers) standard deviations, first layer first.
-    """
-
-    name: str
-    before: np.ndarray
-    after: np.ndarray
-
-
-@dataclass(frozen=True)
-class Report:
-    """What was measured.
-
-    Attributes:
-        stacks: of post-activation blocks, and of pre-activation ones.
-        responses: plain and residual networks.
-        steps: of the networks' training.
-    """
-
-    stacks: tuple[IdentityMapping, ...]
-    responses: tuple[Responses, ...]
-    steps: int
-
-
-def measure(options: Options, say: Callable[[str], None]) -> Report:
-    """Both kinds of stacks, and networks of both kinds before and after training."""
-    dataset, setting = dataset_of(options), setting_of(options)
-    quick = options.quick
-    seeds = tuple(range(options.seeds or (3 if quick else 5)))
-    steps = 120 if quick else 1000
-    stacks = []
-    for block in (BasicBlock, PreActBasicBlock):
-        found = identity_mapping(
-            block,
-            counts=COUNTS,
-            rates=(0.03,) if quick else (0.1, 0.03, 0.01),
-            seeds=seeds,
-            steps=steps,
-            window=steps // 20,
-            features=8 if quick else 16,
-            size=6 if quick else 8,
-        )
-        stacks.append(found)
-        for runs in (*found.plain, *found.residual):
-            say(f"{block.__name__}, {_kind(runs)}: error {runs.final_error.mean():.4f} at rate {runs.rate:g}")
-
-    if quick:
-        setting = replace(setting, steps=100)
-    images, _ = images_of(dataset, min(256, len(dataset.test.labels)), test=True)
-    images = images[:, :: setting.every, :: setting.every]
-    responses = []
-    for name in ("plain20", "resnet20") if quick else (*PLAIN, *RESIDUAL):
-        model, training = training_on(dataset, name, setting)
-        rows = []
-        for seed in seeds[:3]:
-            rate = rate_in(setting, 0.1)
-            ends = list(training(steps=setting.steps, every=setting.steps, rate=rate, seed=seed))
-            rows.append([layer_responses(model, moment.variables, images, train=True) for moment in ends])
-        before, after = np.array(rows).swapaxes(0, 1)
-        responses.append(Responses(name, before, after))
-        say(f"{name}: mean response {before.mean():.3f} before training, {after.mean():.3f} after")
-    return Report(tuple(stacks), tuple(responses), setting.steps)
-
-
-def _kind(runs: StackRuns) -> str:
-    return f"{runs.blocks} {'residual' if runs.shortcuts else 'plain'} block{'s' * (runs.blocks > 1)}"
+from theory_flax.base.estimates import estimate
+from theory_flax.base.figures import label, new_figure
+from theory_flax.identity_mapping.claim import IdentityMapping, StackRuns
+from theory_flax.identity_mapping.experiment import Report, kind_of
 
 
 def draw(report: Report) -> Figure:
@@ -146,7 +65,7 @@ def _draw_errors(axes: Axes, found: IdentityMapping) -> None:
         for runs, colour in zip(stacks, COLOURS, strict=False):
             middles = [estimate(column) for column in runs.error.T]
             steps = (np.arange(len(middles)) + 0.5) * found.window
-            axes.plot(steps, [middle.mean for middle in middles], style, color=colour, label=_kind(runs))
+            axes.plot(steps, [middle.mean for middle in middles], style, color=colour, label=kind_of(runs))
             if len(found.seeds) > 1:
                 low, high = ([max(getattr(middle, end), 1e-5) for middle in middles] for end in ("low", "high"))
                 axes.fill_between(steps, low, high, color=colour, alpha=0.15, lw=0)
@@ -169,7 +88,7 @@ def summary(report: Report) -> list[str]:
         for plain, residual in zip(found.plain, found.residual, strict=True):
             gap = estimate(plain.final_error - residual.final_error)
             lines.append(
-                f"{found.block}, {_kind(plain)}: error {plain.final_error.mean():.4f}, below 0.1 "
+                f"{found.block}, {kind_of(plain)}: error {plain.final_error.mean():.4f}, below 0.1 "
                 f"{_when(plain, found)}; residual {residual.final_error.mean():.4f}, {_when(residual, found)}; "
                 f"plain minus residual "
                 f"{gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]; residual branches "
@@ -182,6 +101,3 @@ def summary(report: Report) -> list[str]:
             f"[{after.low:.3f}, {after.high:.3f}] after {report.steps} steps"
         )
     return lines
-
-
-CLAIM = Claim(measure, draw, summary, frozenset({"data", "data_dir", "seeds"}))

@@ -1,0 +1,1 @@
+"""The published architectures, layer by layer, drawn beside each other."""

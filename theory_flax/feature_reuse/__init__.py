@@ -1,0 +1,1 @@
+"""Dense networks reuse features and need fewer parameters (Huang 2017)."""

@@ -1,0 +1,1 @@
+"""Function families of residual networks are nested, those of plain ones are not."""

@@ -1,0 +1,1 @@
+"""Gradients of deep plain networks shatter towards white noise (Balduzzi 2017)."""
