@@ -17,8 +17,9 @@ from densenet_flax.archs import (
     densenet_bc_190_40,
     densenet_bc_250_24,
 )
+from densenet_flax.blocks import DenseBlock, DenseLayer, Transition
 from densenet_flax.deepen import deepen, deepen_state
-from densenet_flax.densenet import DenseBlock, DenseLayer, DenseNet, Transition
+from densenet_flax.densenet import DenseNet
 from densenet_flax.feature_reuse import feature_reuse
 from densenet_flax.torch_weights import from_torch, to_torch
 

@@ -92,6 +92,12 @@ def test_a_room_has_at_most_twelve_modules(room):
     assert len([file for file in room.glob("*.py") if file.stem != "__init__"]) <= 12
 
 
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_a_module_has_at_most_300_lines(package):
+    for file in (ROOT / package).rglob("*.py"):
+        assert len(file.read_text().splitlines()) <= 300, file
+
+
 def run(code):
     command = [sys.executable, "-W", "error", "-c", code]
     return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout

@@ -1,7 +1,8 @@
 """The theory of residual and dense networks, run: every claim a function, a figure and a test."""
 
 from common_flax import __version__
-from theory_flax.architectures.claim import Architecture, Layer, Row, Shortcut, Stage, architecture, by_stage, shortcuts
+from theory_flax.architectures.claim import Architecture, Layer, Row, Shortcut, Stage, by_stage, shortcuts
+from theory_flax.architectures.trace import architecture
 from theory_flax.base.unroll import Unrolled, unroll
 from theory_flax.degradation.claim import Degradation, Training, degradation
 from theory_flax.feature_reuse.claim import (
@@ -26,13 +27,8 @@ from theory_flax.gradient_identity.claim import (
 from theory_flax.identity_mapping.claim import IdentityMapping, identity_mapping, layer_responses
 from theory_flax.nesting.claim import Fits, distance_bound, fit_families, gain_bound, reach
 from theory_flax.shattering.claim import Shattering, autocorrelation, line, shattering
-from theory_flax.shattering.fully_connected import (
-    FullyConnected,
-    GradientCorrelation,
-    gradient_correlations,
-    theorem_correlation,
-    wide_correlation,
-)
+from theory_flax.shattering.fully_connected import FullyConnected, GradientCorrelation, gradient_correlations
+from theory_flax.shattering.laws import theorem_correlation, wide_correlation
 
 __all__ = [
     "PUBLISHED",

@@ -27,7 +27,7 @@ CLAIMS = (
 
 
 def find(name: str) -> Claim:
-    """The claim called `name`; its libraries are loaded only now."""
+    """The claim called `name`, from its folder; its libraries are loaded only now."""
     experiment = import_module(f"theory_flax.{name}.experiment")
     figure = import_module(f"theory_flax.{name}.figure")
     return Claim(experiment.measure, figure.draw, figure.summary, experiment.USES)

@@ -10,15 +10,7 @@ from programs import equations
 from small_networks import as_if_trained
 from structure import check_contract, check_narrow_compute, check_parts_compose, draw_images, init
 
-from densenet_flax import (
-    DenseBlock,
-    DenseLayer,
-    DenseNet,
-    Transition,
-    densenet121,
-    densenet_40_12,
-    densenet_bc_40_12,
-)
+from densenet_flax import DenseBlock, DenseLayer, DenseNet, Transition, densenet121, densenet_40_12, densenet_bc_40_12
 
 SMALL = {
     "densenet121": densenet121(block_sizes=(2, 3, 2, 2), growth_rate=4, num_classes=5),

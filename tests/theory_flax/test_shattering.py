@@ -22,7 +22,8 @@ from theory_flax import (
 from theory_flax.__main__ import main
 from theory_flax.base.unroll import by_blocks
 from theory_flax.shattering.claim import noise, white_noise_band
-from theory_flax.shattering.fully_connected import GradientCorrelation, fit_base, fit_power, line_gradients
+from theory_flax.shattering.fully_connected import GradientCorrelation, line_gradients
+from theory_flax.shattering.laws import fit_base, fit_power
 
 LLVM = 1
 SEEDS = 12

@@ -18,15 +18,7 @@ from jax import lax
 
 from densenet_flax import DenseNet
 from layers_flax import Conv, adaptive_avg_pool, avg_pool, max_pool
-from resnet_flax import (
-    VGG,
-    BasicBlock,
-    BottleneckBlock,
-    PlainNet,
-    PreActBasicBlock,
-    PreActBottleneckBlock,
-    ResNet,
-)
+from resnet_flax import VGG, BasicBlock, BottleneckBlock, PlainNet, PreActBasicBlock, PreActBottleneckBlock, ResNet
 from weights_flax import ARCHS, build_model, export, fold_batch_norm, to_torch
 from weights_flax.formats.open import open_weights
 

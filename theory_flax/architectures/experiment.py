@@ -5,14 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from common_flax.checks import one_of
-from theory_flax.architectures.claim import (
-    Architecture,
-    Shortcut,
-    Stage,
-    architecture,
-    by_stage,
-    shortcuts,
-)
+from theory_flax.architectures.claim import Architecture, Shortcut, Stage, by_stage, shortcuts
+from theory_flax.architectures.trace import architecture
 from theory_flax.base.options import Options
 from theory_flax.experiments.networks import of_run
 from training_flax import ARCHS, build_model
@@ -73,4 +67,3 @@ def _network(found: Architecture) -> Network:
 
 
 USES = frozenset({"arch", "run"})
-"""Options that mean something to it, besides claim, out and quick."""

@@ -12,14 +12,7 @@ from matplotlib.patches import FancyBboxPatch, PathPatch, Rectangle
 from matplotlib.path import Path
 
 from common_flax.palette import AMBER, BLACK, BLUE, GREEN, ORANGE, PINK, SKY
-from theory_flax.architectures.claim import (
-    Architecture,
-    Block,
-    blocks,
-    describe,
-    main_path,
-    shown,
-)
+from theory_flax.architectures.claim import Architecture, Block, blocks, describe, main_path, shown
 from theory_flax.architectures.experiment import Network
 
 INCHES, ABOVE, BELOW = 0.35, 4.7, 1.2  # height of a row; rows for titles; rows for the legend

@@ -134,4 +134,3 @@ def load(file: Path, setting: Setting) -> Training | None:
 
 
 USES = frozenset({"data", "data_dir", "seeds"})
-"""Options that mean something to it, besides claim, out and quick."""

@@ -14,19 +14,12 @@ from flax import linen as nn
 
 from densenet_flax import DenseNet, feature_reuse
 from layers_flax import count_multiply_adds, count_parameters
-from theory_flax.architectures.claim import architecture
+from theory_flax.architectures.trace import architecture
 from theory_flax.base.estimates import Estimate, estimate
 from theory_flax.base.options import Options
 from theory_flax.experiments.networks import dataset_of, images_of, of_run
 from theory_flax.experiments.training import make_training
-from theory_flax.feature_reuse.claim import (
-    PUBLISHED,
-    Reuse,
-    Supervision,
-    of_same_depth,
-    reuse_of,
-    supervision,
-)
+from theory_flax.feature_reuse.claim import PUBLISHED, Reuse, Supervision, of_same_depth, reuse_of, supervision
 from training_flax import Dataset, build_model, open_dataset
 
 ARCH = "densenet_bc_40_12"
@@ -299,4 +292,3 @@ def _estimates(found: Sequence[Reuse]) -> dict[str, tuple[Estimate, ...]]:
 
 
 USES = frozenset({"arch", "run", "data", "data_dir", "seeds"})
-"""Options that mean something to it, besides claim, out and quick."""

@@ -23,7 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from theory_flax.base.unroll import Step, Walk, branches, join, walk, walk_of
+from theory_flax.base.blocks import Step, branches, join
+from theory_flax.base.unroll import Walk, walk, walk_of
 
 ROWS = 4  # cotangents that a block takes at once, so that blocks of a kind share a program however many there are
 

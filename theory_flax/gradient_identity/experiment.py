@@ -117,4 +117,3 @@ def _error(network: Network, images: jax.Array, labels: jax.Array, stage: int, d
 
 
 USES = frozenset({"arch", "run", "data", "data_dir"})
-"""Options that mean something to it, besides claim, out and quick."""

@@ -89,4 +89,3 @@ def kind_of(runs: StackRuns) -> str:
 
 
 USES = frozenset({"data", "data_dir", "seeds"})
-"""Options that mean something to it, besides claim, out and quick."""

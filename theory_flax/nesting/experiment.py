@@ -186,4 +186,3 @@ def _losses(moments: Iterator[Moment]) -> tuple[np.ndarray, Any]:
 
 
 USES = frozenset({"data", "data_dir", "seeds"})
-"""Options that mean something to it, besides claim, out and quick."""

@@ -15,16 +15,12 @@ from theory_flax.base.unroll import by_blocks
 from theory_flax.experiments.networks import dataset_of, images_of, of_run
 from theory_flax.shattering.claim import Shattering, autocorrelation, line, noise, shattering
 from theory_flax.shattering.fully_connected import (
-    Fit,
     FullyConnected,
     GradientCorrelation,
-    fit_base,
-    fit_power,
     gradient_correlations,
     line_gradients,
-    theorem_correlation,
-    wide_correlation,
 )
+from theory_flax.shattering.laws import Fit, fit_base, fit_power, theorem_correlation, wide_correlation
 from training_flax import Dataset, build_model
 
 QUICK = ("plain20", "resnet20", "plain56", "resnet56", "densenet_bc_40_12")
@@ -243,4 +239,3 @@ def with_error(found: GradientCorrelation) -> str:
 
 
 USES = frozenset({"arch", "run", "data", "data_dir", "seeds"})
-"""Options that mean something to it, besides claim, out and quick."""

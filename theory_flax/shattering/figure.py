@@ -10,12 +10,8 @@ from common_flax.palette import AMBER, BLACK, BLUE, GREEN, ORANGE, PINK, SKY
 from theory_flax.base.figures import label, new_figure
 from theory_flax.shattering.claim import white_noise_band
 from theory_flax.shattering.experiment import LAGS, LAWS, LINES, POINTS, RANGE, Curve, Report
-from theory_flax.shattering.fully_connected import (
-    GradientCorrelation,
-    fit_base,
-    theorem_correlation,
-    wide_correlation,
-)
+from theory_flax.shattering.fully_connected import GradientCorrelation
+from theory_flax.shattering.laws import fit_base, theorem_correlation, wide_correlation
 
 FAMILIES = {"plain": (AMBER, ORANGE), "resnet": (SKY, BLUE), "densenet": (PINK,), "": (GREEN, BLACK)}
 

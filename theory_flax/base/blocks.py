@@ -1,0 +1,155 @@
+"""The blocks of a real model, one by one: each compiled once for all blocks of its shape."""
+
+from collections.abc import Sequence
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from densenet_flax import DenseNet
+from resnet_flax import ResNet
+
+
+class Step(NamedTuple):
+    """A block, x_l to x_{l+1} = join(shortcut(x_l), h_l(x_l)).
+
+    Attributes:
+        block: the model's own, unbound.
+        join: "add", "relu" of the sum, or "concatenate".
+        train: whether BatchNorm takes the statistics of the batch.
+        variables: the block's.
+    """
+
+    block: Any
+    join: str
+    train: bool
+    variables: Any
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """The block as the model calls it; of a DenseNet, the layer and what it sees, side by side."""
+        return _advance(*self, x)
+
+    def residual(self, x: jax.Array) -> jax.Array:
+        """h_l(x)."""
+        return branches(self.block, self.train, self.variables, x)[1]
+
+    def before_join(self, y: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """A cotangent of the output y = x_{l+1}, taken to the shortcut and to the residual."""
+        if self.join == "concatenate":
+            width = self.block.growth_rate
+            return cotangent[..., :-width], cotangent[..., -width:]
+        masked = jnp.where(y > 0, cotangent, 0) if self.join == "relu" else cotangent
+        return masked, masked
+
+
+def through(steps: Sequence[Step], x: jax.Array) -> jax.Array:
+    """x_1 to x_L. Its gradient keeps the x_l alone, and runs each block again."""
+    for step in steps:
+        x = _advance_again(*step, x)
+    return x
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def branches(block: Any, train: bool, variables: Any, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The shortcut of x and h(x), before they are joined; the shortcut of a plain block is zeros."""
+    if hasattr(block, "branches"):
+        skip, residual = block.apply(variables, x, train, method="branches")
+        return (jnp.zeros_like(residual) if isinstance(skip, float) else skip), residual
+    return x, block.apply(variables, x, train)
+
+
+def join(kind: str, skip: jax.Array, residual: jax.Array) -> jax.Array:
+    """What a block makes of its shortcut and its residual."""
+    if kind == "concatenate":
+        return jnp.concatenate([skip, residual], -1)
+    return nn.relu(skip + residual) if kind == "relu" else skip + residual
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _advance(block: Any, kind: str, train: bool, variables: Any, x: jax.Array) -> jax.Array:
+    y = block.apply(variables, x, train)
+    return jnp.concatenate([x, y], -1) if kind == "concatenate" else y
+
+
+_advance_again = jax.checkpoint(_advance, static_argnums=(0, 1, 2))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _call(module: Any, train: bool, method: str, variables: Any, *arguments: Any) -> jax.Array:
+    return module.apply(variables, *arguments, train=train, method=method)
+
+
+class Parts:
+    """The parts of a model with its variables, each compiled once for a shape."""
+
+    def __init__(self, model: nn.Module, variables: Any, train: bool):
+        self._model, self._variables, self._train = _plain(model), variables, train
+        self._blocks = _blocks_of(self._model)
+        self.count = len(self._blocks)
+
+    def stem(self, images: jax.Array) -> jax.Array:
+        return _call(self._model, self._train, "stem", self._variables, images)
+
+    def head(self, x: jax.Array) -> jax.Array:
+        return _call(self._model, self._train, "head", self._variables, x)
+
+    def steps(self, index: int) -> tuple[Step, ...]:
+        return tuple(Step(block, kind, self._train, self._of(path)) for path, block, kind in self._blocks[index])
+
+    def stage(self, x: jax.Array, index: int) -> jax.Array:
+        if isinstance(self._model, DenseNet):
+            return self.leave(self.enter(x, index), index)
+        return through(self.steps(index), x)
+
+    def enter(self, x: jax.Array, index: int) -> jax.Array:
+        """Of a DenseNet: what the transition before a block makes."""
+        if index == 0:
+            return x
+        name, transition = f"transition{index}", _module(self._model, "transitions", index - 1)
+        return _call(transition, self._train, "__call__", self._of((name,)), x)
+
+    def leave(self, x: jax.Array, index: int) -> jax.Array:
+        """Of a DenseNet: a whole block, called as the model calls it."""
+        name, block = f"denseblock{index + 1}", _module(self._model, "blocks", index)
+        return _call(block, self._train, "__call__", self._of((name,)), x)
+
+    def _of(self, path: tuple[str, ...]) -> Any:
+        def inner(tree: Any) -> Any:
+            for name in path:
+                tree = tree.get(name, {})
+            return tree
+
+        return {collection: inner(tree) for collection, tree in self._variables.items()}
+
+
+def _plain(model: nn.Module) -> nn.Module:
+    """The model without what changes no number here, and would keep blocks from sharing programs."""
+    options: dict[str, Any] = dict(remat=False, axis_name=None)
+    options |= dict(drop_path=0.0) if isinstance(model, ResNet) else dict(dropout=0.0)
+    return model.clone(**options, parent=None, name=None)
+
+
+@lru_cache(maxsize=64)
+def _blocks_of(model: nn.Module) -> tuple[tuple[tuple[tuple[str, ...], nn.Module, str], ...], ...]:
+    """Of each stage, each block's place among the variables, the block, and how it joins."""
+    bound = model.bind({})
+    if isinstance(model, DenseNet):
+        return tuple(
+            tuple(((block.name, layer.name), _free(layer), "concatenate") for layer in block.layers)
+            for block in bound.blocks
+        )
+    kind = "add" if model.block.pre_activation else "relu"
+    return tuple(tuple(((block.name,), _free(block), kind) for block in blocks) for blocks in bound.stages)
+
+
+@lru_cache(maxsize=64)
+def _module(model: nn.Module, parts: str, index: int) -> Any:
+    return _free(getattr(model.bind({}), parts)[index])
+
+
+def _free(module: Any) -> Any:
+    """A module that equals its neighbours of the same options: a partial of the drop layer equals itself alone."""
+    options = {"drop": type(module).drop} if hasattr(type(module), "drop") else {}
+    return module.clone(parent=None, name=None, **options)
