@@ -1,13 +1,19 @@
 """Data sets by their names: the one place that knows which kinds there are."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from common_flax.checks import check_positive, one_of
 from training_flax.data.dataset import Dataset
-from training_flax.data.source import as_dataset
+from training_flax.data.digits import digits
+from training_flax.data.fake import fake
+from training_flax.data.folder import folder
+from training_flax.data.source import Found, as_dataset
+from training_flax.data.tfds import prepared
 
-DATASETS = ("digits", "fake", "folder", "tfds")
-"""What may stand before the first colon of a data set's name."""
+KINDS: dict[str, Callable[..., Found]] = {"digits": digits, "fake": fake, "folder": folder, "tfds": prepared}
+"""What reads each kind of data set, from what stands behind the first colon of its name."""
+DATASETS = tuple(KINDS)
 
 
 def open_dataset(
@@ -34,21 +40,5 @@ def open_dataset(
     check_positive("default_image_size", default_image_size)
     if data_dir is not None and kind != "tfds":
         raise ValueError(f"data_dir is where data sets of TFDS are, and {name!r} is none; given {str(data_dir)!r}")
-    # Each reader loads libraries that the others do without.
-    if kind == "digits":
-        from training_flax.data.digits import digits
-
-        found = digits(rest)
-    elif kind == "fake":
-        from training_flax.data.fake import fake
-
-        found = fake(rest)
-    elif kind == "folder":
-        from training_flax.data.folder import folder
-
-        found = folder(rest)
-    else:
-        from training_flax.data.tfds import prepared
-
-        found = prepared(rest, data_dir)
+    found = KINDS[kind](rest, data_dir) if kind == "tfds" else KINDS[kind](rest)
     return as_dataset(name, found, image_size, default_image_size)
