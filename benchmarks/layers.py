@@ -30,7 +30,7 @@ from flax import linen as nn
 import densenet_flax
 import resnet_flax
 from benchmarks.command_line import check_known, fail, listed
-from layers_flax import Conv, avg_pool, conv2d, forward_conv2d, max_pool
+from layers_flax import Conv, avg_pool, conv2d, inference_conv2d, max_pool
 from layers_flax.conv.choices import Shape
 from layers_flax.conv.conv import both_sides
 from layers_flax.conv.filter_gradients import FORMULAS
@@ -188,7 +188,7 @@ def contenders(layer: Layer, mode: str) -> dict[str, Callable]:
             names += ["balanced", "dots, then shifts"]
         runs = {name: partial(FORMULAS[name], stride=layer.stride, pads=pads) for name in names}
         return {name: filter_gradient(run) for name, run in (runs | {"stock": stock}).items()}
-    ours = forward_conv2d if mode == "infer" else conv2d
+    ours = inference_conv2d if mode == "infer" else conv2d
     ours = partial(ours, stride=layer.stride, padding=layer.padding, groups=layer.groups)
     wrap = {"train": partial(backward, layer=layer), "infer": activated, "forward": forward}[mode]
     return {"ours": wrap(ours), "stock": wrap(stock)}

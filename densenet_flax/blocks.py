@@ -14,7 +14,7 @@ from flax import linen as nn
 from jax import lax
 
 from densenet_flax.shared_memory import grow_shared
-from layers_flax import BatchNorm, Conv, Dropout, Moments, avg_pool, conv_norm, once
+from layers_flax import BatchNorm, Conv, Dropout, Moments, avg_pool, conv_norm, optimization_barrier
 
 
 class DenseLayer(nn.Module):
@@ -71,11 +71,11 @@ class DenseLayer(nn.Module):
         """The keys that `first` and `second` would draw for their dropout."""
         return [self.dropout.make_rng("dropout") if self.dropout.rate else None for _ in range(2)]
 
-    def track(self, moments: Moments, inner: Sequence[Moments], pixels: int) -> None:
+    def update_running_stats(self, moments: Moments, inner: Sequence[Moments], pixels: int) -> None:
         """Moves the running averages: `moments` are of the features, `inner` of what a bottleneck gives."""
         norms: Sequence[Any] = [self.norm1, *([self.norm2] if inner else [])]
         for norm, its_moments in zip(norms, [moments, *inner], strict=True):
-            norm.track(its_moments, pixels)
+            norm.update_running_stats(its_moments, pixels)
 
 
 class DenseBlock(nn.Module):
@@ -120,10 +120,9 @@ class DenseBlock(nn.Module):
             new = layer(x, train, moments)
             x = jnp.concatenate([x, new], -1)
             if train:
-                x = once(x)
-                moments = jax.tree.map(
-                    lambda old, added: once(jnp.concatenate([old, added])), moments, layer.norm1.moments(new)
-                )
+                x = optimization_barrier(x)
+                added = layer.norm1.moments(new)
+                moments = jax.tree.map(lambda *both: optimization_barrier(jnp.concatenate(both)), moments, added)
         return x, moments
 
     def _share(self, x: jax.Array, moments: Moments) -> tuple[jax.Array, Moments]:
@@ -143,7 +142,7 @@ class DenseBlock(nn.Module):
         for i, layer in enumerate(bound):
             end = x.shape[-1] + i * self.growth_rate
             seen = jax.tree.map(lambda values, end=end: values[:end], moments)
-            layer.track(seen, inner[i : i + 1], x.size // x.shape[-1])
+            layer.update_running_stats(seen, inner[i : i + 1], x.size // x.shape[-1])
         return features, moments
 
     def _fill(self, x: jax.Array) -> jax.Array:

@@ -21,9 +21,9 @@ from layers_flax import (
     check_inference,
     conv_norm,
     folded_logits,
-    forward_conv2d,
     global_avg_pool,
     he_normal_fan_in,
+    inference_conv2d,
     max_pool,
     torch_linear,
 )
@@ -92,7 +92,7 @@ class DenseNet(Network):
 
     def setup(self):
         types: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        convolve = forward_conv2d if self.folded else None
+        convolve = inference_conv2d if self.folded else None
         conv: Callable[..., Conv] = partial(Conv, kernel_init=he_normal_fan_in, convolve=convolve, **types)
         norm: Callable[..., nn.Module] = partial(ScaleShift, **types)
         if not self.folded:

@@ -85,8 +85,8 @@ def _tangent(
     """The tangent of a half, and that of the block's features and statistics for what follows.
 
     Its transpose adds to their gradient in place, and computes the half again once that has come from the layers
-    behind. Both are arrays of their own, features and statistics, for each layer: XLA repeats a sum of what all layers
-    give in each operation that reads it, and keeps what they gave for it.
+    behind. Both are arrays of their own, features and statistics, for each layer: XLA would recompute the summed
+    gradient in each consumer and keep all its terms.
 
     Args:
         half: as in `grow_shared`.
@@ -94,7 +94,7 @@ def _tangent(
         dlayer: the tangent of the variables.
         dstate: the tangent of the block's features and their statistics.
         dseen: the tangent of what the half sees; None where it is of the state.
-        reads: the half sees so many channels of the state.
+        reads: number of leading channels read.
     """
 
     def see(state: State) -> State:

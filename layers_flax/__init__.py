@@ -2,11 +2,11 @@
 
 from common_flax import __version__
 from common_flax.checks import check_images, check_positive, check_rate, one_of
-from layers_flax.autodiff.optimization_barrier import once
+from layers_flax.autodiff.optimization_barrier import optimization_barrier
 from layers_flax.autodiff.remat import remat
-from layers_flax.conv.chunks import folded_logits, in_pieces
+from layers_flax.conv.chunks import folded_logits, in_chunks
 from layers_flax.conv.conv import Conv, conv2d
-from layers_flax.conv.inference_conv import forward_conv2d
+from layers_flax.conv.inference_conv import inference_conv2d
 from layers_flax.conv.pointwise import subsample
 from layers_flax.model.counts import count_multiply_adds, count_parameters, multiply_adds_of
 from layers_flax.model.initializers import he_normal_fan_in, he_normal_fan_out, torch_linear
@@ -44,16 +44,16 @@ __all__ = [
     "count_multiply_adds",
     "count_parameters",
     "folded_logits",
-    "forward_conv2d",
     "global_avg_pool",
     "he_normal_fan_in",
     "he_normal_fan_out",
     "image_by_shape",
-    "in_pieces",
+    "in_chunks",
+    "inference_conv2d",
     "max_pool",
     "multiply_adds_of",
-    "once",
     "one_of",
+    "optimization_barrier",
     "remat",
     "subsample",
     "torch_linear",

@@ -51,7 +51,7 @@ from resnet_flax.blocks import BasicBlock, BottleneckBlock
 from resnet_flax.deepen import deepen, deepen_state
 from resnet_flax.pre_activation import PreActBasicBlock, PreActBottleneckBlock
 from resnet_flax.resnet import PlainNet, ResNet
-from resnet_flax.rolled import stack_blocks, unstack_blocks
+from resnet_flax.scan import stack_blocks, unstack_blocks
 from resnet_flax.torch_weights import from_torch, to_torch
 from resnet_flax.vgg import VGG
 

@@ -47,7 +47,7 @@ def deepen(model: ResNet, variables: Any, deeper: ResNet, *, key: jax.Array | No
             for collection, tree in new.items():
                 fresh[collection][str(block.name)] = tree
     shapes = variables_by_shape(deeper, (32, 32, variables["params"]["conv1"]["kernel"].shape[2]))
-    # Every leaf must be there, and fit; what is new does by the way it was made.
+    # Every old leaf must exist and fit; new ones do by construction.
     return carry_over(fresh, shapes, lambda names: False, lambda names, old, new: old)
 
 

@@ -20,15 +20,15 @@ from layers_flax import (
     check_inference,
     conv_norm,
     folded_logits,
-    forward_conv2d,
     global_avg_pool,
+    inference_conv2d,
     max_pool,
-    once,
+    optimization_barrier,
     remat,
 )
 from layers_flax.model.initializers import torch_linear
 from resnet_flax.blocks import STRIDES, BasicBlock
-from resnet_flax.rolled import REST, roll, stack_of, unstack
+from resnet_flax.scan import REST, roll, stack_of, unstack
 from resnet_flax.shortcut import SHORTCUTS
 
 STEMS = ("imagenet", "cifar")
@@ -120,7 +120,7 @@ class ResNet(Network):
 
     def setup(self):
         types: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        conv: Callable[..., Conv] = partial(Conv, convolve=forward_conv2d if self.folded else None, **types)
+        conv: Callable[..., Conv] = partial(Conv, convolve=inference_conv2d if self.folded else None, **types)
         norm: Callable[..., nn.Module] = partial(ScaleShift, **types)
         if not self.folded:
             norm = partial(
@@ -174,7 +174,7 @@ class ResNet(Network):
         if self.has_variable("params", f"layer{index + 1}_{REST}"):
             raise ValueError(f"blocks of layer{index + 1} are stacked, and run one by one here; see unstack_blocks")
         for block in blocks:
-            x = once(block(x, train))
+            x = optimization_barrier(block(x, train))
         return x
 
     def _loop(self, blocks: list[nn.Module], x: jax.Array, train: bool, name: str) -> jax.Array:

@@ -18,7 +18,7 @@ from layers_flax import (
     adaptive_avg_pool,
     check_inference,
     conv_norm,
-    forward_conv2d,
+    inference_conv2d,
     max_pool,
 )
 
@@ -62,7 +62,7 @@ class VGG(Network):
 
     def setup(self):
         types: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        convolve = forward_conv2d if self.folded else None
+        convolve = inference_conv2d if self.folded else None
         conv: Callable[..., Conv] = partial(Conv, use_bias=True, convolve=convolve, **types)
         norm = partial(
             BatchNorm,

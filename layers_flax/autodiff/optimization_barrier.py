@@ -1,18 +1,21 @@
-"""Arrays that a program computes once, and keeps until they have been read."""
+"""A barrier that makes XLA compute an array once, and keep it until every consumer has read it."""
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 
-def once(x: jax.Array) -> jax.Array:
-    """`x`, which XLA's CPU backend is not to compute anew in each operation that reads it.
+def optimization_barrier(x: jax.Array) -> jax.Array:
+    """Returns `x`, and keeps XLA's CPU backend from computing it again in each operation that reads it.
 
-    It takes sums and activations for too cheap to keep. In a residual network, where each block adds to what the block
-    before gave, every block would begin with the sum of all those before it; in a dense one the gradient of each
-    layer's features would be summed of what all later layers gave. The gradient of `x` is computed once as well.
-    Programs that are compiled with `training_flax.compiler_options` heed it. Without, on other backends, and in
-    exported programs, whose number of images is a symbol, nothing changes.
+    XLA recomputes sums and ReLUs in every consumer, because it counts them as cheap. In a residual network every block
+    would then start with the sum of all earlier blocks; in a dense network the gradient of each layer's features would
+    be a sum over all later layers. The gradient of `x` is computed once as well. The barrier works in programs that are
+    compiled with `training_flax.compiler_options`. On other backends, and in exported programs whose batch size is a
+    symbol, it changes nothing.
+
+    Args:
+        x: an array of any shape and type.
     """
-    known = all(isinstance(size, int) for size in jnp.shape(x))
-    return lax.optimization_barrier(x) if known and jax.default_backend() == "cpu" else x
+    fixed = all(isinstance(size, int) for size in jnp.shape(x))
+    return lax.optimization_barrier(x) if fixed and jax.default_backend() == "cpu" else x

@@ -12,21 +12,21 @@ PIXELS_AT_ONCE = 4 * 224**2
 
 
 def folded_logits(network: nn.Module, images: jax.Array) -> jax.Array:
-    """What the call of a folded network gives: in pieces where that is faster, or else its method `at_once`.
+    """What the call of a folded network gives: chunk by chunk where that is faster, or else its method `at_once`.
 
     Where variables are made or feature maps are watched (`capture_intermediates`) the network runs at once.
     """
     logits = None
     if images.ndim == 4 and not network.is_initializing() and not network.is_mutable_collection("intermediates"):
         run = partial(network.clone(parent=None).apply, method="at_once")
-        logits = in_pieces(run, network.variables, images)
+        logits = in_chunks(run, network.variables, images)
     return network.at_once(images) if logits is None else logits
 
 
-def in_pieces(network: Callable[..., Any], variables: Mapping[str, Any], images: jax.Array) -> jax.Array | None:
-    """`network(variables, images)` piece by piece; None where that is not faster and it should run at once.
+def in_chunks(network: Callable[..., Any], variables: Mapping[str, Any], images: jax.Array) -> jax.Array | None:
+    """`network(variables, images)` chunk by chunk; None where that is not faster and it should run at once.
 
-    On one CPU device; a piece is the largest part that divides the batch and has `PIXELS_AT_ONCE` or fewer, four
+    On one CPU device; a chunk is the largest part that divides the batch and has `PIXELS_AT_ONCE` or fewer, four
     images of 224×224. It is as differentiable as the network, by the network at once: XLA's CPU backend does not
     recognise the gradient of a convolution inside a loop, and takes many times as long for it.
 
@@ -39,13 +39,13 @@ def in_pieces(network: Callable[..., Any], variables: Mapping[str, Any], images:
     if jax.default_backend() != "cpu" or jax.device_count() > 1 or not all(isinstance(n, int) for n in images.shape):
         return None
     most = max(1, PIXELS_AT_ONCE // (shape[0] * shape[1]))
-    piece = largest_part(batch, most)
-    if piece == batch:
+    chunk = largest_part(batch, most)
+    if chunk == batch:
         return None
 
     @jax.custom_jvp
     def run(variables: Mapping[str, Any], images: jax.Array) -> jax.Array:
-        logits = lax.map(lambda part: network(variables, part), images.reshape(-1, piece, *shape))
+        logits = lax.map(lambda part: network(variables, part), images.reshape(-1, chunk, *shape))
         return logits.reshape(batch, -1)
 
     run.defjvp(lambda primals, tangents: jax.jvp(network, primals, tangents))

@@ -12,7 +12,7 @@ from jax.nn.initializers import Initializer
 from layers_flax.conv.choices import CONVOLUTION, KERNEL_GRADIENT, choose, shape_of
 from layers_flax.conv.filter_gradients import conv_by_choice
 from layers_flax.conv.grouped import stock_or_together
-from layers_flax.conv.im2col import Pads, dot_of_patches
+from layers_flax.conv.im2col import Pads, dot_of_im2col
 from layers_flax.conv.pointwise import by_pixels, dot_of_pixels, strided, subsample
 from layers_flax.model.initializers import he_normal_fan_out, zeros
 from layers_flax.model.network import parameter, read
@@ -36,7 +36,7 @@ def conv2d(
         (batch, (height + 2 padding - kernel_h) // stride + 1, likewise for width, out).
 
     Raises:
-        ValueError: the kernel and the groups are not for so many channels as the images have.
+        ValueError: the kernel and groups do not match the images' channels.
     """
     if x.shape[-1] != groups * kernel.shape[2]:
         raise ValueError(
@@ -51,7 +51,7 @@ def conv2d(
         dot = jnp.dot if formula == "dot of pixels" else dot_of_pixels
         return by_pixels(dot, subsample(x, stride), kernel)
     if formula == "dot of patches":
-        return dot_of_patches(x, kernel, stride, pads)
+        return dot_of_im2col(x, kernel, stride, pads)
     if choose(KERNEL_GRADIENT, shape):
         return conv_by_choice(x, kernel, stride, pads)
     return stock_or_together(x, kernel, stride, pads)

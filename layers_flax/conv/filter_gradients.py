@@ -32,9 +32,8 @@ def conv_by_choice(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> 
 def _linear_in_image(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
     """The convolution, with a kernel (height, width, out, in); its transpose is the gradient of the image.
 
-    JAX's transpose of this one, at a stride of 1, is a convolution with the axes of `stock_conv`. No others does XLA's
-    CPU backend recognise inside of a loop, where it takes 16 times as long for those it does not (jax 0.10). Groups are
-    left as they are.
+    At stride 1 JAX's transpose of this convolution has the axes of `stock_conv`. Inside loops XLA's CPU backend
+    recognises only this order of axes; others are 16 times slower (jax 0.10). Groups are left as they are.
     """
     if x.shape[-1] != kernel.shape[2]:
         return stock_or_together(x, kernel, stride, pads)

@@ -11,7 +11,7 @@ import numpy as np
 
 from layers_flax.conv.choices import CONVOLUTION, choose, shape_of
 from layers_flax.conv.chunks import largest_part
-from layers_flax.conv.im2col import Pads, dot_of_patches, stock_conv
+from layers_flax.conv.im2col import Pads, dot_of_im2col, stock_conv
 
 # Channels of a convolution that stands for several groups.
 TOGETHER = 32
@@ -41,6 +41,6 @@ def dots_of_groups(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> 
     """A dot of patches for each group, all in one; the transpose is the gradient of the kernel."""
     *taps, inputs, outputs = kernel.shape
     groups = x.shape[-1] // inputs
-    dots = jax.vmap(partial(dot_of_patches, stride=stride, pads=pads), 3, 3)
+    dots = jax.vmap(partial(dot_of_im2col, stride=stride, pads=pads), 3, 3)
     y = dots(x.reshape(*x.shape[:3], groups, inputs), kernel.reshape(*taps, inputs, groups, outputs // groups))
     return y.reshape(*y.shape[:3], outputs)

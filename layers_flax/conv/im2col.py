@@ -14,7 +14,7 @@ def stock_conv(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, groups:
     )
 
 
-def dot_of_patches(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
+def dot_of_im2col(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
     """y[h, w] = Σ_ij x[h + i, w + j] K_ij as one dot of the pixels under all taps, side by side.
 
     Taps that nowhere meet the image, but only its padding, are left out; of a kernel where none does, one stays.

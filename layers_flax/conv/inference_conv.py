@@ -2,13 +2,13 @@
 
 import jax
 
-from layers_flax.autodiff.optimization_barrier import once
+from layers_flax.autodiff.optimization_barrier import optimization_barrier
 from layers_flax.conv.choices import INFERENCE, choose, shape_of
 from layers_flax.conv.conv import conv2d, pads_of
 from layers_flax.conv.im2col import stock_conv
 
 
-def forward_conv2d(
+def inference_conv2d(
     x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: int | str | None = None, groups: int = 1
 ) -> jax.Array:
     """What `conv2d` computes, of the same arguments, where no gradient of the kernel is to be taken.
@@ -25,7 +25,7 @@ def forward_conv2d(
         return _with_a_row_too_many(x, kernel)
     y = conv2d(x, kernel, stride=stride, padding=padding, groups=groups)
     # XLA would move the reshape of a dot's result behind bias and ReLU, and could not write them in its place.
-    return once(y) if kernel.shape[:2] == (1, 1) else y
+    return optimization_barrier(y) if kernel.shape[:2] == (1, 1) else y
 
 
 def _with_a_row_too_many(x: jax.Array, kernel: jax.Array) -> jax.Array:

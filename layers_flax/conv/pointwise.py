@@ -11,7 +11,7 @@ import jax
 from jax import lax
 
 from layers_flax.autodiff.linear_map import is_spread, linear_map
-from layers_flax.autodiff.optimization_barrier import once
+from layers_flax.autodiff.optimization_barrier import optimization_barrier
 from layers_flax.conv.im2col import stock_conv
 
 # Rows of which something is turned around for the image's gradient; of more the product takes far longer.
@@ -74,10 +74,10 @@ def _jvp(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> tup
 def _image_gradient(kernel: jax.Array, dy: jax.Array) -> jax.Array:
     pixels, (inputs, outputs) = len(dy), kernel.shape
     if pixels * (inputs + outputs) <= inputs * outputs:  # dy and the product have fewer numbers than the kernel
-        return once(kernel @ dy.T).T
-    return dy @ (once(kernel.T) if len(dy) <= SOME else kernel.T)
+        return optimization_barrier(kernel @ dy.T).T
+    return dy @ (optimization_barrier(kernel.T) if len(dy) <= SOME else kernel.T)
 
 
 def _kernel_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
     (pixels, inputs), outputs = x.shape, dy.shape[1]
-    return once(dy.T @ x).T if outputs < min(inputs, pixels) else x.T @ dy
+    return optimization_barrier(dy.T @ x).T if outputs < min(inputs, pixels) else x.T @ dy

@@ -51,7 +51,7 @@ class Network(nn.Module):
 def parameter(module: nn.Module, name: str, init: Initializer, shape: Sequence[int], dtype: Any) -> Any:
     """A layer's parameter: `module.param(name, init, shape, dtype)`.
 
-    Of one that is there Flax would trace the initialiser once more, to learn its shape, which is given here.
+    Flax re-traces the initialiser of an existing parameter to check its shape; we know the shape.
 
     Raises:
         flax.errors.ScopeParamShapeError: the parameter has another shape.
@@ -66,9 +66,10 @@ def parameter(module: nn.Module, name: str, init: Initializer, shape: Sequence[i
 
 
 def read(module: nn.Module, x: jax.Array, *arrays: Any) -> Sequence[Any]:
-    """A layer's variables, as it computes with them; where they are only being made, nothing is computed of them.
+    """The variables that a layer computes with.
 
-    Only what depends on `x` is left out, see `Network.init`, and these do there.
+    During `init` they are tied to `x`, so that tracing drops the computation: `Network.init` leaves out what depends on
+    the images.
     """
     lazy = module.is_initializing() and isinstance(x, jax.core.Tracer)
     return lax.optimization_barrier((x, *arrays))[1:] if lazy else arrays

@@ -152,7 +152,7 @@ class BatchNorm(nn.Module):
             moments = Moments(running_mean.value, running_var.value)
         else:
             moments = self.moments(x) if moments is None else moments
-            self.track(moments, x.size // x.shape[-1])
+            self.update_running_stats(moments, x.size // x.shape[-1])
 
         out = jnp.result_type(x, scale, bias) if self.dtype is None else self.dtype
         scale, bias, mean, variance = read(self, x, scale, bias, *moments)
@@ -164,7 +164,7 @@ class BatchNorm(nn.Module):
         # No axis is mapped where variables are only being made.
         return batch_moments(x, None if self.is_initializing() else self.axis_name)
 
-    def track(self, moments: Moments, values: int) -> None:
+    def update_running_stats(self, moments: Moments, values: int) -> None:
         """Moves the running averages, where they are mutable, towards a batch's statistics.
 
         Args:

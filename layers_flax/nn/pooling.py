@@ -57,7 +57,7 @@ def avg_pool(x: jax.Array, window: int, stride: int | None = None, padding: int 
 def global_avg_pool(x: jax.Array, fused: bool = False) -> jax.Array:
     """(batch, height, width, channels) to (batch, channels): the mean over all pixels, in float32 or wider.
 
-    `fused` leaves the order of the sum to XLA, which takes it while it makes `x`: faster, and another one in each
+    With `fused` XLA sums while it computes `x`, in an order of its choice: faster, but rounding then depends on the
     network.
     """
     if fused:

@@ -23,8 +23,8 @@ from layers_flax import (
     avg_pool,
     batch_moments,
     conv2d,
-    forward_conv2d,
     global_avg_pool,
+    inference_conv2d,
     max_pool,
 )
 from layers_flax.nn.means import mean_by_dot
@@ -41,7 +41,7 @@ LAYERS = {  # function of the images and further arguments, shape of the images,
     "dot of patches": (conv2d, (2, 2, 4), [(3, 3, 4, 6)]),
     "groups": (partial(conv2d, groups=2), (7, 6, 4), [(3, 3, 2, 6)]),
     "layer": (lambda x, k: Conv(6).apply({"params": {"kernel": k}}, x), (5, 6, 4), [(3, 3, 4, 6)]),
-    "one row too many": (forward_conv2d, (28, 3, 17), [(3, 3, 17, 6)]),
+    "one row too many": (inference_conv2d, (28, 3, 17), [(3, 3, 17, 6)]),
     "moments by a dot": (lambda x: jnp.stack([*batch_moments(x)]), (5, 6, 4), []),
     "moments by a sum": (lambda x: jnp.stack([*batch_moments(x)]), (16, 16, 4), []),
     "max_pool": (lambda x: max_pool(x, 3, 2, 1), (7, 6, 4), []),

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from laws import assert_close, derivatives, mapped
 
-from layers_flax import Conv, conv2d, forward_conv2d
+from layers_flax import Conv, conv2d, inference_conv2d
 from layers_flax.conv.conv import both_sides
 from layers_flax.conv.im2col import steps_of, stock_conv
 
@@ -100,7 +100,7 @@ def test_layer_with_a_bias(x64, small_blocks, case):
 def test_convolution_of_inference_and_its_derivatives(x64, case):
     *shapes, options = case
     arguments = standard_normal(*shapes)
-    ours, theirs = partial(forward_conv2d, **options), partial(stock, **options)
+    ours, theirs = partial(inference_conv2d, **options), partial(stock, **options)
     assert_close(derivatives(ours, arguments), derivatives(theirs, arguments), 1e-12)
 
 
@@ -116,7 +116,7 @@ def linear(function, arguments, cotangent, tangents):
 
 
 @settings(LAWS, max_examples=8)
-@given(convolutions(), st.sampled_from([jnp.float32, jnp.bfloat16]), st.sampled_from([conv2d, forward_conv2d]))
+@given(convolutions(), st.sampled_from([jnp.float32, jnp.bfloat16]), st.sampled_from([conv2d, inference_conv2d]))
 def test_convolution_in_narrow_types(x64, small_blocks, case, dtype, function):
     """A sum of n products is off by n·u·Σ|products| at most, in whatever order; the bound is that of |x| and |k|.
 

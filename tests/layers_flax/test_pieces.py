@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from laws import assert_close, derivatives, random_like
 
-from layers_flax import in_pieces, pieces
+from layers_flax import in_chunks, pieces
 from weights_flax import build_model, fold_batch_norm
 
 PIXELS = 32
@@ -33,7 +33,7 @@ def arguments(batch):
 @pytest.mark.parametrize(("batch", "count"), [(4, 2), (6, 3), (3, 3), (7, 7)])
 def test_the_batch_is_divided_and_nothing_changes(batch, count):
     variables, images = arguments(batch)
-    run = jax.jit(partial(in_pieces, mixing))
+    run = jax.jit(partial(in_chunks, mixing))
     inner = jax.make_jaxpr(run)(variables, images).jaxpr.eqns[0].params["jaxpr"].jaxpr.eqns[0].params["call_jaxpr"]
     assert [eqn.params["length"] for eqn in inner.jaxpr.eqns if eqn.primitive.name == "scan"] == [count]
     assert_close(run(variables, images), mixing(variables, images), 1e-15)
@@ -41,16 +41,16 @@ def test_the_batch_is_divided_and_nothing_changes(batch, count):
 
 @pytest.mark.parametrize("batch", [0, 1, 2])
 def test_what_is_no_larger_than_a_piece_is_not_divided(batch):
-    assert in_pieces(mixing, *arguments(batch)) is None
+    assert in_chunks(mixing, *arguments(batch)) is None
 
 
 def test_several_devices_and_accelerators_get_the_whole_batch(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 2)
-    assert in_pieces(mixing, *arguments(4)) is None
+    assert in_chunks(mixing, *arguments(4)) is None
     monkeypatch.undo()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(pieces, "PIXELS_AT_ONCE", 2 * PIXELS**2)
-    assert in_pieces(mixing, *arguments(4)) is None
+    assert in_chunks(mixing, *arguments(4)) is None
 
 
 def test_a_batch_whose_size_is_a_symbol_is_not_divided():
@@ -58,16 +58,16 @@ def test_a_batch_whose_size_is_a_symbol_is_not_divided():
     (batch,) = jax.export.symbolic_shape("b")
     seen = []
     shape = jax.ShapeDtypeStruct((batch, *images.shape[1:]), images.dtype)
-    jax.eval_shape(lambda images: seen.append(in_pieces(mixing, variables, images)), shape)
+    jax.eval_shape(lambda images: seen.append(in_chunks(mixing, variables, images)), shape)
     assert seen == [None]
 
 
 def test_derivatives_of_first_and_second_order_and_in_a_batch():
     args = arguments(4)
-    ours, theirs = (derivatives(function, args) for function in (partial(in_pieces, mixing), mixing))
+    ours, theirs = (derivatives(function, args) for function in (partial(in_chunks, mixing), mixing))
     jax.tree.map(lambda a, b: assert_close(a, b, 1e-13), ours, theirs)
     many = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), args)
-    assert_close(jax.vmap(partial(in_pieces, mixing))(*many), jax.vmap(mixing)(*many), 1e-14)
+    assert_close(jax.vmap(partial(in_chunks, mixing))(*many), jax.vmap(mixing)(*many), 1e-14)
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float
 OPTIMISERS = ("sgd", "lamb", "adamw")
 SCHEDULES = ("constant", "step", "cosine")
 
-# What an option of the config reaches: keywords of the network's constructor, under their own names; or only how a run
-# goes on, and not a number in it, so that it may differ where a run is taken up again.
+# MODEL options go to the network's constructor, under their own names. RUN options never change a number of the run, so
+# they may differ when it resumes.
 MODEL, RUN = {"reaches": "model"}, {"reaches": "run"}
 
 

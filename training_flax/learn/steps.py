@@ -102,7 +102,7 @@ def start_state(
         key: of what is drawn in training: dropout, augmentation.
     """
 
-    def zero() -> jax.Array:  # a new one each time: an array must not be in a state twice, whose memory a step gives on
+    def zero() -> jax.Array:  # a new array each time: the step donates its buffers, and none may be donated twice
         return jnp.zeros((), jnp.int32)
 
     return TrainState(

@@ -14,7 +14,7 @@ from training_flax.run.programs import make_loader
 
 
 def first_not_finite(job: Job, state: TrainState, part: Any, batch: Batch) -> str:
-    """Says what of the next step is the first that is not finite: on the way back from the loss, or else after it.
+    """Names the first non-finite tensor of the next step: on the way back from the loss, or else after it.
 
     Args:
         job: the run.

@@ -14,13 +14,13 @@ import platformdirs
 
 # Of XLA in jaxlib 0.10. YNNPACK computes convolutions to 64 channels or fewer on one core, others at 0.8 to 0.95 of the
 # speed of Eigen, which is left with them where YNNPACK is to reduce alone. The pass drops optimisation barriers, which
-# `layers_flax.once` needs.
+# `layers_flax.optimization_barrier` needs.
 CPU_OPTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
     "xla_disable_hlo_passes": "cse_barrier_expander",
 }
-# By default operations are in an order that lets more of them run side by side, and more results lie in memory at once.
-# What is computed again in the backward pass comes too early in this one.
+# The default scheduler lets more operations run side by side and keeps more results in memory at once. This one keeps
+# fewer, but it runs rematerialised operations too early, so networks with remat go without it.
 CPU_ORDER = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 

@@ -29,10 +29,9 @@ def keep_memory() -> bool:
 def trim_memory() -> None:
     """Gives back the memory that nothing lies in, whose pages the next step maps again.
 
-    Where memory is kept, a program's first runs may leave gaps, into some of which small arrays have got, so that a
-    large one is put elsewhere. After some tens of runs it has its place; those that it had before are given back here.
-    To be called after 1, 2, 4, 8, … steps, as `fit` does: memory is then never far above what is in use, and hardly any
-    time is lost.
+    In a program's first runs small arrays fragment the heap, so large ones move. After some tens of runs each large
+    array stays in one place, and this call gives back the places that it left. Call it after 1, 2, 4, 8, … steps, as
+    `fit` does: memory then stays close to what is in use, at almost no cost in time.
     """
     if _has_glibc():
         ctypes.CDLL(None).malloc_trim(0)

@@ -16,8 +16,8 @@ def stack_blocks(variables: Mapping[str, Any]) -> dict[str, Any]:
     """Variables whose blocks behind the first of a stage are one: each leaf is an array (blocks, …) of theirs.
 
     A network of `scan=True` is called with them as with those that `init` gives, and gradients and new statistics are
-    of the same form. With a thousand leaves in place of a dozen most of what is compiled would be copies of single
-    leaves. An optimiser sees a stage's blocks as one array: those that go by leaves as a whole (LARS, LAMB) need
+    of the same form. Unstacked, a thousand leaves in place of a dozen, most compiled code only copies leaves. An
+    optimiser sees a stage's blocks as one array: those that go by leaves as a whole (LARS, LAMB) need
     variables block by block, as all other functions of this project do.
 
     Args:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from laws import assert_close
 
-from layers_flax import conv2d, forward_conv2d
+from layers_flax import conv2d, inference_conv2d
 
 SHAPES = [  # height, width, in, out, kernel, stride, groups
     # Of stride 1, of more than 16 channels to few, of many rows: one row too many.
@@ -40,7 +40,7 @@ def test_equals_the_convolution_of_training(x64, shape):
     *sizes, stride, groups = shape
     x, kernel = draw(*sizes, groups)
     expected = conv2d(x, kernel, stride=stride, groups=groups)
-    assert_close(forward_conv2d(x, kernel, stride=stride, groups=groups), expected, 1e-14)
+    assert_close(inference_conv2d(x, kernel, stride=stride, groups=groups), expected, 1e-14)
 
 
 @pytest.mark.parametrize("padding", [0, 2])
@@ -48,13 +48,15 @@ def test_equals_the_convolution_of_training(x64, shape):
 def test_padding_by_name(x64, padding, stride):
     x, kernel = draw(7, 8, 2, 3, 3, 1)
     expected = conv2d(x, kernel, stride=stride, padding=padding)
-    assert_close(forward_conv2d(x, kernel, stride=stride, padding=padding), expected, 1e-14)
+    assert_close(inference_conv2d(x, kernel, stride=stride, padding=padding), expected, 1e-14)
 
 
 def program(shape):
     *sizes, stride, groups = shape
     return str(
-        jax.make_jaxpr(lambda x, kernel: forward_conv2d(x, kernel, stride=stride, groups=groups))(*draw(*sizes, groups))
+        jax.make_jaxpr(lambda x, kernel: inference_conv2d(x, kernel, stride=stride, groups=groups))(
+            *draw(*sizes, groups)
+        )
     )
 
 
