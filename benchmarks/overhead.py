@@ -1,6 +1,6 @@
 """What the trainer costs beside its bare step: `python -m benchmarks.overhead`.
 
-The same compiled step on the same data, by the whole loop (feed, metrics, progress, logs) and called by itself, in
+The same compiled step on the same data, by the whole loop (loader, metrics, progress, logs) and called by itself, in
 turn, in one process. Prints a JSON line a round and the medians.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 import tyro
 
 from training_flax import StopRequest, TrainConfig, keep_memory, plan
-from training_flax.data.loader import Feed
+from training_flax.data.loader import Loader
 from training_flax.run.checkpoints import Checkpoints, Progress
 from training_flax.run.logs import Logs
 from training_flax.run.loop import Loop
@@ -46,7 +46,7 @@ def main(options: Options) -> None:
         loop = Loop(
             job, programs, programs.init(), Progress(), checkpoints, Logs(job), Terminal(quiet=True), StopRequest()
         )
-        batch = next(iter(Feed(job.dataset.train, range(1), job.batch_size, 0, job.devices)))
+        batch = next(iter(Loader(job.dataset.train, range(1), job.batch_size, 0, job.devices)))
         rates: dict[str, list[float]] = {"trainer": [], "bare step": []}
         for number in range(options.rounds):
             start = time.perf_counter()

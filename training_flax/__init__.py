@@ -1,12 +1,15 @@
 """Training: data in, steps, recipes, checkpoints, metrics, pictures; a run's weights out, and what they predict."""
 
+import warnings
+from typing import Any
+
 from common_flax import __version__
 from common_flax.command_line import parse_options
 from training_flax.augment.mix import mix, smooth_labels
 from training_flax.augment.registry import augment_images, example_keys, parse_augmentations
 from training_flax.config.config import TrainConfig
 from training_flax.config.recipes import RECIPES, Recipe, with_recipe
-from training_flax.data.dataset import Dataset, Part
+from training_flax.data.dataset import Dataset, Split
 from training_flax.data.open import open_dataset
 from training_flax.data.order import batch_indices
 from training_flax.fit import FitResult, evaluate_run, fit
@@ -42,10 +45,10 @@ __all__ = [
     "FitResult",
     "Job",
     "LossScale",
-    "Part",
     "Predictions",
     "Recipe",
     "RunError",
+    "Split",
     "StopRequest",
     "Stopped",
     "TrainConfig",
@@ -82,3 +85,13 @@ __all__ = [
     "trim_memory",
     "with_recipe",
 ]
+
+_RENAMED = {"Part": Split}
+
+
+def __getattr__(name: str) -> Any:
+    """Names that the package had before, with a warning."""
+    if name not in _RENAMED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(f"training_flax.{name} is {_RENAMED[name].__name__} now", DeprecationWarning, stacklevel=2)
+    return _RENAMED[name]

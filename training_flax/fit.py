@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from resnet_flax import unstack_blocks
 from training_flax.config.config import TrainConfig
-from training_flax.data.loader import Feed
+from training_flax.data.loader import Loader
 from training_flax.learn.evaluation import Evaluation, evaluate, on_device
 from training_flax.learn.optimizers import peak_rate
 from training_flax.learn.starting_weights import starting_weights
@@ -142,10 +142,10 @@ def _first_state(
 def _draw_first_batch(job: Job, programs: Programs, state: TrainState) -> None:
     """batch.png: what the network is shown first, after all random changes."""
     reader = train_reader(job)
-    feed = Feed(job.dataset.train, range(1), job.batch_size, job.config.seed, job.devices, reader)
-    rows = feed.rows(0)
+    loader = Loader(job.dataset.train, range(1), job.batch_size, job.config.seed, job.devices, reader)
+    rows = loader.rows(0)
     rows = jax.tree.map(lambda leaf: leaf[: job.shown // jax.process_count()], rows)
-    rows = rows._replace(wish=rows.epochs)
+    rows = rows._replace(stop_signal=rows.epochs)
     if reader:
         images = [image.result() for image in reader.start(rows.examples, rows.epochs)]
         rows = rows._replace(images=np.stack(images), labels=job.dataset.train.labels[rows.examples])

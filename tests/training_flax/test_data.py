@@ -4,8 +4,9 @@ import sys
 import numpy as np
 import pytest
 
-from training_flax import Part, batch_indices, open_dataset
-from training_flax.data.dataset import StreamedPart
+import training_flax
+from training_flax import Split, batch_indices, open_dataset
+from training_flax.data.dataset import StreamedSplit
 
 
 def test_digits_are_scikit_learns():
@@ -50,9 +51,9 @@ def test_what_does_not_fit_into_memory_is_streamed(monkeypatch):
     whole = open_dataset("fake:6x6x1:3:40")
     monkeypatch.setattr("training_flax.data.source.MEMORY_LIMIT", 256 * 36 - 1)
     dataset = open_dataset("fake:6x6x1:3:40")
-    assert isinstance(whole.train, Part)
-    assert isinstance(dataset.train, StreamedPart)
-    assert isinstance(dataset.test, StreamedPart)
+    assert isinstance(whole.train, Split)
+    assert isinstance(dataset.train, StreamedSplit)
+    assert isinstance(dataset.test, StreamedSplit)
     assert dataset.image_shape == dataset.train.image_shape == dataset.test.image_shape == (6, 6, 3)
     np.testing.assert_array_equal(dataset.train.labels, whole.train.labels)
     for index in (0, 39):
@@ -60,7 +61,7 @@ def test_what_does_not_fit_into_memory_is_streamed(monkeypatch):
 
 
 def test_the_size_asked_for_is_given():
-    assert isinstance(open_dataset("fake:6x6x3:3:40", image_size=6).train, Part)
+    assert isinstance(open_dataset("fake:6x6x3:3:40", image_size=6).train, Split)
     dataset = open_dataset("fake:6x7x3:3:40", image_size=6)
     assert dataset.image_shape == (6, 6, 3)
     assert dataset.train.read(0).shape == (6, 7, 3)
@@ -124,3 +125,10 @@ def test_the_order_follows_from_seed_and_step_alone():
     np.testing.assert_array_equal(
         batch_indices(2, 20, 50, 3), np.concatenate([batch_indices(s, 10, 50, 3) for s in (4, 5)])
     )
+
+
+def test_a_part_is_a_split_now():
+    with pytest.warns(DeprecationWarning, match="training_flax.Part is Split now"):
+        assert training_flax.Part is Split
+    with pytest.raises(AttributeError, match="'training_flax' has no attribute 'Piece'"):
+        _ = training_flax.Piece

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 from densenet_flax import densenet_40_12
 from resnet_flax import from_torch, resnet20
 from training_flax import StopRequest, TrainConfig, evaluate, fit, open_dataset, plan, restore
-from training_flax.data.loader import Feed
+from training_flax.data.loader import Loader
 from training_flax.learn.evaluation import evaluate_part
 from training_flax.learn.steps import EvalResult
 from training_flax.run.folder import write_config
@@ -118,14 +118,14 @@ def test_evaluation_counts_every_example_once(batch_size):
 
 
 def test_a_hidden_transfer_in_the_loop_is_an_error():
-    """The guard that the loop sets is one that bites, and what the feed puts on the device passes it."""
+    """The guard that the loop sets is one that bites, and what the loader puts on the device passes it."""
     step = jax.jit(lambda batch: batch.examples.sum())
-    feed = Feed(open_dataset("digits").train, range(2), 16, 0, Devices())
+    loader = Loader(open_dataset("digits").train, range(2), 16, 0, Devices())
     with jax.transfer_guard("disallow"):
-        for batch in feed:
+        for batch in loader:
             assert jax.device_get(step(batch)) > 0
         with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
-            step(feed.rows(0))
+            step(loader.rows(0))
 
 
 def test_restore_names_what_is_missing(tmp_path):
@@ -224,12 +224,12 @@ def test_memory_is_flat_over_500_steps(tmp_path):
 
     class Watch(StopRequest):
         @property
-        def wish(self):
+        def stop_signal(self):
             pages.append(int(Path("/proc/self/statm").read_text().split()[1]))
             return 0
 
-        @wish.setter
-        def wish(self, value):
+        @stop_signal.setter
+        def stop_signal(self, value):
             pass
 
     options = dict(width=2, steps=600, batch_size=16, mixup=0.2)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training_flax import Part, open_dataset
-from training_flax.data.dataset import StreamedPart
+from training_flax import Split, open_dataset
+from training_flax.data.dataset import StreamedSplit
 
 
 def colours(seed, height=6, width=8):
@@ -44,7 +44,7 @@ def message(path, **options):
 
 def test_images_of_one_size_are_in_memory(small):
     dataset = open_dataset(f"folder:{small}")
-    assert isinstance(dataset.train, Part)
+    assert isinstance(dataset.train, Split)
     assert dataset.class_names == ("cat", "dog")
     assert dataset.train.labels.dtype == np.int32
     np.testing.assert_array_equal(dataset.train.labels, [0, 0, 1, 1])
@@ -58,7 +58,7 @@ def test_images_of_one_size_are_in_memory(small):
 def test_images_of_many_sizes_are_streamed(small):
     save(small / "train" / "dog" / "0.png", 10, height=1, width=1)
     dataset = open_dataset(f"folder:{small}")
-    assert isinstance(dataset.train, StreamedPart)
+    assert isinstance(dataset.train, StreamedSplit)
     assert dataset.image_shape == dataset.test.image_shape == (32, 32, 3)
     np.testing.assert_array_equal(dataset.train.labels, [0, 0, 1, 1])
     np.testing.assert_array_equal(dataset.train.read(1), colours(1))
@@ -68,7 +68,7 @@ def test_images_of_many_sizes_are_streamed(small):
 
 
 def test_a_size_is_given_as_asked(small):
-    for size, kind in ((16, StreamedPart), (6, StreamedPart)):
+    for size, kind in ((16, StreamedSplit), (6, StreamedSplit)):
         dataset = open_dataset(f"folder:{small}", image_size=size)
         assert isinstance(dataset.train, kind)
         assert dataset.image_shape == (size, size, 3)
@@ -108,7 +108,7 @@ def test_files_of_all_kinds_stand_side_by_side(small):
     (small / "train" / ".cache").mkdir()
     (small / "train" / "labels.csv").write_text("")
     dataset = open_dataset(f"folder:{small}")
-    assert isinstance(dataset.train, Part)
+    assert isinstance(dataset.train, Split)
     np.testing.assert_array_equal(dataset.train.labels, [0] * 8 + [1] * 2)
     for index in (0, 2, 4, 6):
         np.testing.assert_array_equal(dataset.train.images[index], colours(1))

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from training_flax import TrainConfig, open_dataset
-from training_flax.data.dataset import StreamedPart
+from training_flax.data.dataset import StreamedSplit
 from training_flax.data.decode import centre_crop
-from training_flax.data.loader import UNCHANGED, Feed, random_fit
+from training_flax.data.loader import UNCHANGED, Loader, random_fit
 from training_flax.learn.evaluation import on_device
 from training_flax.run.folder import write_config
 from training_flax.run.loop import train_reader
@@ -22,7 +22,7 @@ OPTIONS = dict(width=2, batch_size=8, augment=("affine",), mixup=1.0)
 
 def feed_of(job):
     part = job.dataset.train
-    return Feed(part, range(job.total_steps), 8, 0, job.devices, train_reader(job), change_until=job.change_until)
+    return Loader(part, range(job.total_steps), 8, 0, job.devices, train_reader(job), change_until=job.change_until)
 
 
 def shown(job, step):
@@ -59,7 +59,7 @@ def test_crops_that_are_made_while_decoding_give_way_to_the_middle_as_it_is_test
     assert (fit(image, 0, 5) != centre_crop(image, 8, 0.875)).any()
 
     given = open_dataset("digits")
-    streamed = StreamedPart(given.train.labels, (8, 8, 3), lambda index: given.train.images[index])
+    streamed = StreamedSplit(given.train.labels, (8, 8, 3), lambda index: given.train.images[index])
     config = TrainConfig("resnet20", steps=4, augment_until=0.5, test_crop=0.75, **OPTIONS)
     job = plan(replace(config, augment=("random-resized-crop:0.1",), mixup=0.0))
     job = replace(job, dataset=replace(given, train=streamed))

@@ -14,7 +14,7 @@ import training_flax
 import weights_flax
 from resnet_flax import resnet20
 from training_flax import Predictions, build_model, evaluate, open_dataset, predict
-from training_flax.data.dataset import Dataset, Part
+from training_flax.data.dataset import Dataset, Split
 from training_flax.data.decode import centre_crop
 from training_flax.inference.classifier import Classifier, image_channels
 from training_flax.inference.predict import FileStream
@@ -105,7 +105,7 @@ def test_float64_is_exact(network, x64):
 
 def test_the_first_classes_are_those_of_evaluation(network):
     digits = open_dataset("digits").test
-    part = Part(digits.images[:50], digits.labels[:50])
+    part = Split(digits.images[:50], digits.labels[:50])
     dataset = Dataset("some digits", part, part, tuple("0123456"), MEAN, STD)
     found = predict(*network, part.images, mean=MEAN, std=STD, top=1, batch_size=16)
     np.testing.assert_array_equal(found.classes[:, 0], evaluate(*network, dataset, 16).predictions)

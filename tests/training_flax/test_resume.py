@@ -108,12 +108,12 @@ def interrupted(config, at):
         asked = 0
 
         @property
-        def wish(self):
+        def stop_signal(self):
             self.asked += 1
             return STOP + signal.SIGTERM if self.armed and self.asked > at else 0
 
-        @wish.setter
-        def wish(self, value):
+        @stop_signal.setter
+        def stop_signal(self, value):
             pass
 
     with pytest.raises(Stopped, match="stopped by SIGTERM after step") as stopped:

@@ -6,8 +6,8 @@ import time
 import numpy as np
 import pytest
 
-from training_flax import Part, open_dataset
-from training_flax.data.dataset import StreamedPart
+from training_flax import Split, open_dataset
+from training_flax.data.dataset import StreamedSplit
 
 tfds = pytest.importorskip("tensorflow_datasets", reason="tensorflow-datasets is not installed")
 
@@ -43,7 +43,7 @@ print(len(dataset.train.labels), "tensorflow" in sys.modules)
 def test_images_of_one_size_are_in_memory(tmp_path):
     prepare(tmp_path)
     dataset = open_dataset("tfds:pictures", data_dir=tmp_path)
-    assert isinstance(dataset.train, Part)
+    assert isinstance(dataset.train, Split)
     assert dataset.class_names == ("cat", "dog", "eel")
     assert dataset.train.labels.dtype == np.int32
     for part, split, count in ((dataset.train, "train", 12), (dataset.test, "test", 3)):
@@ -57,7 +57,7 @@ def test_images_of_one_size_are_in_memory(tmp_path):
 def test_images_of_many_sizes_are_streamed(tmp_path):
     prepare(tmp_path, shape=staticmethod(lambda index: (4 + index, 5, 3)))
     dataset = open_dataset("tfds:pictures:1.0.0", data_dir=tmp_path)
-    assert isinstance(dataset.train, StreamedPart)
+    assert isinstance(dataset.train, StreamedSplit)
     assert dataset.image_shape == (32, 32, 3)
     assert sorted(dataset.test.read(index).shape for index in range(3)) == [(4, 5, 3), (5, 5, 3), (6, 5, 3)]
     assert open_dataset("tfds:pictures", data_dir=tmp_path, image_size=9).image_shape == (9, 9, 3)
@@ -68,7 +68,7 @@ def test_records_that_do_not_fit_into_memory_are_read_when_asked_for(tmp_path, m
     monkeypatch.setattr("training_flax.data.tfds.MEMORY_LIMIT", 200)
     monkeypatch.setattr("training_flax.data.source.MEMORY_LIMIT", 200)
     part = open_dataset("tfds:pictures", data_dir=tmp_path).train
-    assert isinstance(part, StreamedPart)
+    assert isinstance(part, StreamedSplit)
     assert sorted(part.read(index).tobytes() for index in range(12)) == images_of("train", 12)
 
 

@@ -15,7 +15,7 @@ from theory_flax.base.options import Options
 from theory_flax.degradation.claim import Degradation, Training, degradation, kernel_paths
 from theory_flax.experiments.networks import dataset_of
 from theory_flax.experiments.setting import PLAIN, RESIDUAL, Setting, rate_in, setting_of, training_on
-from training_flax import Dataset, Part, make_eval_step, normalise
+from training_flax import Dataset, Split, make_eval_step, normalise
 
 # Test error in %; of the plain networks read off the curves of figure 6, of the others table 6.
 HE2015 = {"plain20": 9.0, "plain56": 13.0, "resnet20": 8.75, "resnet56": 6.97}
@@ -68,7 +68,7 @@ def training_of(
 ) -> Callable[[float, int], Training]:
     """The function (rate, seed) → `Training` of one network on a data set; errors as `training_on`."""
     model, training = training_on(dataset, name, setting)
-    test, pixels = cast(Part, dataset.test), slice(None, None, setting.every)
+    test, pixels = cast(Split, dataset.test), slice(None, None, setting.every)
     predict = jax.jit(
         lambda variables, images, labels: (
             make_eval_step(model)(variables, normalise(images, dataset.mean, dataset.std), labels).prediction

@@ -9,7 +9,7 @@ import numpy as np
 from flax import linen as nn
 
 from theory_flax.base.options import Options
-from training_flax import Dataset, Part, build_model, normalise, open_dataset, restore
+from training_flax import Dataset, Split, build_model, normalise, open_dataset, restore
 from training_flax.run.comparison import read_run
 
 
@@ -46,7 +46,7 @@ def images_of(dataset: Dataset, count: int, *, test: bool = False, seed: int = 0
     """`count` images, drawn without repetition and normalised (count, height, width, channels), and their labels."""
     part = dataset.test if test else dataset.train
     chosen = np.random.default_rng(seed).permutation(len(part.labels))[:count]
-    if isinstance(part, Part):
+    if isinstance(part, Split):
         pixels = part.images[chosen]
     else:
         from training_flax.data.decode import centre_crop

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from theory_flax.base.options import Options
 from theory_flax.experiments.training import Moment, make_training
-from training_flax import Dataset, Part, augment_images, build_model, normalise, parse_augmentations
+from training_flax import Dataset, Split, augment_images, build_model, normalise, parse_augmentations
 
 PLAIN, RESIDUAL = ("plain20", "plain56"), ("resnet20", "resnet56")
 
@@ -52,7 +52,7 @@ def training_on(dataset: Dataset, name: str, setting: Setting) -> tuple[Any, Cal
         ValueError: the data set does not fit into memory.
     """
     part = dataset.train
-    if not isinstance(part, Part):
+    if not isinstance(part, Split):
         raise ValueError(f"networks are trained on data sets of at most 1 GiB here; {dataset.name!r} has more")
     model = build_model(name, num_classes=len(dataset.class_names), width=setting.width)
     augmentations = parse_augmentations(setting.augment or ("none",))

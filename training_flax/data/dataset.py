@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 
-class Part(NamedTuple):
+class Split(NamedTuple):
     """The train or the test part of a data set, whole in memory."""
 
     images: np.ndarray  # (examples, height, width, channels) uint8
@@ -15,7 +15,7 @@ class Part(NamedTuple):
 
 
 @dataclass(frozen=True)
-class StreamedPart:
+class StreamedSplit:
     """The train or the test part of a data set whose images are read when they are asked for.
 
     Attributes:
@@ -44,8 +44,8 @@ class Dataset:
     """
 
     name: str
-    train: Part | StreamedPart
-    test: Part | StreamedPart
+    train: Split | StreamedSplit
+    test: Split | StreamedSplit
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -53,4 +53,4 @@ class Dataset:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(height, width, channels) of what networks see."""
-        return self.train.images.shape[1:] if isinstance(self.train, Part) else self.train.image_shape
+        return self.train.images.shape[1:] if isinstance(self.train, Split) else self.train.image_shape

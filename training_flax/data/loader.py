@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from training_flax.data.dataset import Part, StreamedPart
+from training_flax.data.dataset import Split, StreamedSplit
 from training_flax.data.decode import centre_crop, random_resized_crop
 from training_flax.data.order import batch_indices
 from training_flax.runtime.devices import Devices
@@ -27,7 +27,7 @@ class Batch(NamedTuple):
 
     examples: Any  # (batch,) int32: indices in the part
     epochs: Any  # (batch,) int32: the epoch that each example is seen in, or UNCHANGED
-    wish: Any  # (batch,) int32: what this process asks of all, see `training_flax.stopping`
+    stop_signal: Any  # (batch,) int32: what this process asks of all, see `training_flax.runtime.signals`
     images: Any = None  # (batch, height, width, channels) uint8, where the part is streamed
     labels: Any = None  # (batch,) int32, likewise
 
@@ -41,7 +41,7 @@ class Reader:
         workers: threads. Decoders let go of Python's lock while they work.
     """
 
-    def __init__(self, part: StreamedPart, fit: Callable[[np.ndarray, int, int], np.ndarray], workers: int | None):
+    def __init__(self, part: StreamedSplit, fit: Callable[[np.ndarray, int, int], np.ndarray], workers: int | None):
         self._part, self._fit = part, fit
         self._pool = ThreadPoolExecutor(workers or os.cpu_count() or 1, thread_name_prefix="reader")
 
@@ -80,7 +80,7 @@ def central_fit(size: int, ratio: float) -> Callable[[np.ndarray, int, int], np.
     return lambda image, epoch, index: centre_crop(image, size, ratio)
 
 
-class Feed:
+class Loader:
     """The batches of training from one step to another, on the devices.
 
     Args:
@@ -90,7 +90,7 @@ class Feed:
         seed: the run's.
         devices: where it runs.
         reader: what decodes a streamed part.
-        wish: what this process asks of all at a step, see `training_flax.stopping`.
+        stop_signal: what this process asks of all at a step, see `training_flax.runtime.signals`.
         change_until: the step from which on images are seen unchanged; None is none.
 
     Attributes:
@@ -99,17 +99,17 @@ class Feed:
 
     def __init__(
         self,
-        part: Part | StreamedPart,
+        part: Split | StreamedSplit,
         steps: range,
         batch_size: int,
         seed: int,
         devices: Devices,
         reader: Reader | None = None,
-        wish: Callable[[], int] = lambda: 0,
+        stop_signal: Callable[[], int] = lambda: 0,
         change_until: int | None = None,
     ):
         self._part, self._steps, self._batch_size, self._seed = part, steps, batch_size, seed
-        self._devices, self._reader, self._wish = devices, reader, wish
+        self._devices, self._reader, self._stop_signal = devices, reader, stop_signal
         self._change_until = change_until
         self.waited = 0.0
         self.idle: Callable[[], bool] = lambda: False  # whether the devices have nothing to do
@@ -127,7 +127,7 @@ class Feed:
             if images:
                 pixels = np.stack([self._result(image) for image in images])
                 rows = rows._replace(images=pixels, labels=self._part.labels[rows.examples])
-            rows = rows._replace(wish=np.full(len(rows.examples), self._wish(), np.int32))
+            rows = rows._replace(stop_signal=np.full(len(rows.examples), self._stop_signal(), np.int32))
             yield self._devices.put_rows(rows, mapped=True)
 
     def rows(self, step: int) -> Batch:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from training_flax.data.dataset import Dataset, Part, StreamedPart
+from training_flax.data.dataset import Dataset, Split, StreamedSplit
 from training_flax.data.decode import centre_crop
 
 MEMORY_LIMIT = 2**30  # bytes of pixels a part
@@ -64,7 +64,7 @@ def channel_moments(images: Iterable[np.ndarray]) -> tuple[tuple[float, ...], tu
     return tuple(mean.tolist()), tuple(np.where(std == 0, 1, std).tolist())
 
 
-def _in_memory(sources: tuple[Source, Source], image_size: int | None) -> tuple[Part, Part] | None:
+def _in_memory(sources: tuple[Source, Source], image_size: int | None) -> tuple[Split, Split] | None:
     """Both parts, or None where sizes differ, are not what is wanted, or fill too much memory."""
     shape = sources[0].read(0).shape
     if image_size is not None and shape[:2] != (image_size, image_size):
@@ -75,7 +75,7 @@ def _in_memory(sources: tuple[Source, Source], image_size: int | None) -> tuple[
     return None if train is None or test is None else (train, test)
 
 
-def _read_all(source: Source, shape: tuple[int, ...]) -> Part | None:
+def _read_all(source: Source, shape: tuple[int, ...]) -> Split | None:
     """Decodes a part into memory; None as soon as an image has another shape."""
     examples = len(source.labels)
     images = np.empty((examples, *shape), np.uint8)
@@ -89,19 +89,19 @@ def _read_all(source: Source, shape: tuple[int, ...]) -> Part | None:
         return True
 
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        return Part(images, source.labels) if all(threads.map(read_chunk, range(0, examples, CHUNK))) else None
+        return Split(images, source.labels) if all(threads.map(read_chunk, range(0, examples, CHUNK))) else None
 
 
 def _streamed(
     sources: tuple[Source, Source], image_size: int | None, default_image_size: int
-) -> tuple[StreamedPart, StreamedPart]:
+) -> tuple[StreamedSplit, StreamedSplit]:
     sizes = set()
     if sum(len(source.labels) for source in sources) <= HEADER_LIMIT:
         # All of them, even where the size is given: a file that is no image is better found now than in an hour.
         sizes = {source.size(index) for source in sources for index in range(len(source.labels))}
     own = min(sizes.pop()) if len(sizes) == 1 else default_image_size
     size = image_size or own
-    train, test = (StreamedPart(source.labels, (size, size, 3), _in_colour(source.read)) for source in sources)
+    train, test = (StreamedSplit(source.labels, (size, size, 3), _in_colour(source.read)) for source in sources)
     return train, test
 
 
@@ -113,10 +113,10 @@ def _in_colour(read: Callable[[int], np.ndarray]) -> Callable[[int], np.ndarray]
     return read_in_colour
 
 
-def _images(part: Part | StreamedPart) -> Iterator[np.ndarray]:
+def _images(part: Split | StreamedSplit) -> Iterator[np.ndarray]:
     """The images that a data set's mean and std are taken over, in groups that fit into memory as integers."""
     examples = len(part.labels)
-    if isinstance(part, Part):
+    if isinstance(part, Split):
         yield from (part.images[start : start + CHUNK] for start in range(0, examples, CHUNK))
         return
     indices = np.unique(np.linspace(0, examples - 1, min(examples, MOMENTS_LIMIT)).astype(int)).tolist()

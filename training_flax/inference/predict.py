@@ -12,7 +12,7 @@ import numpy as np
 from flax import linen as nn
 
 from common_flax.checks import check_images, check_positive
-from training_flax.data.dataset import StreamedPart
+from training_flax.data.dataset import StreamedSplit
 from training_flax.data.decode import read_image
 from training_flax.data.loader import AHEAD, Reader
 from training_flax.inference.classifier import Classifier, Predictions, image_channels, told
@@ -113,7 +113,7 @@ class FileStream:
 
     def __iter__(self) -> Iterator[FileBatch]:
         labels = np.zeros(len(self.paths), np.int32)
-        part = StreamedPart(labels, self._view.shape, lambda index: read_image(self.paths[index], self.paths[index]))
+        part = StreamedSplit(labels, self._view.shape, lambda index: read_image(self.paths[index], self.paths[index]))
         reader = Reader(part, self._view.fit, self._workers)
         try:
             yield from self._batches(reader)

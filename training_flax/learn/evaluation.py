@@ -10,7 +10,7 @@ import numpy as np
 from flax import linen as nn
 
 from common_flax.checks import check_positive
-from training_flax.data.dataset import Dataset, Part, StreamedPart
+from training_flax.data.dataset import Dataset, Split, StreamedSplit
 from training_flax.data.loader import AHEAD, Batch, Reader, central_fit
 from training_flax.learn.steps import EvalResult, make_eval_step, normalise
 from training_flax.runtime.compilation import compiler_options
@@ -45,14 +45,14 @@ def pixels_of(part: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
     return part.images[batch.examples], part.labels[batch.examples]
 
 
-def on_device(part: Part | StreamedPart, devices: Devices) -> Any:
+def on_device(part: Split | StreamedSplit, devices: Devices) -> Any:
     """A part in memory on every device; None of one that is streamed."""
-    return devices.replicate(part) if isinstance(part, Part) else None
+    return devices.replicate(part) if isinstance(part, Split) else None
 
 
-def test_reader(part: Part | StreamedPart, ratio: float, workers: int | None = None) -> Reader | None:
+def test_reader(part: Split | StreamedSplit, ratio: float, workers: int | None = None) -> Reader | None:
     """What decodes a streamed test part: the middle of each image."""
-    if isinstance(part, Part):
+    if isinstance(part, Split):
         return None
     return Reader(part, central_fit(part.image_shape[0], ratio), workers)
 
@@ -96,7 +96,7 @@ def whole_batch(batch_size: int, devices: Devices) -> int:
 
 def evaluate_part(
     step: Callable[[Batch], EvalResult],
-    part: Part | StreamedPart,
+    part: Split | StreamedSplit,
     batch_size: int,
     devices: Devices,
     reader: Reader | None = None,
@@ -113,7 +113,7 @@ def evaluate_part(
     return Evaluation(float(loss.mean(dtype=np.float64)), float((predictions == part.labels).mean()), predictions)
 
 
-def _batches(part: Part | StreamedPart, batch_size: int, devices: Devices, reader: Reader | None) -> Iterator[Batch]:
+def _batches(part: Split | StreamedSplit, batch_size: int, devices: Devices, reader: Reader | None) -> Iterator[Batch]:
     last, mine = len(part.labels) - 1, devices.rows(batch_size)
     rows = [
         np.minimum(np.arange(start, start + batch_size), last).astype(np.int32)[mine]

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from training_flax.data.dataset import Part
-from training_flax.data.loader import Batch, Feed, Reader, UnreadableImage, central_fit, random_fit
+from training_flax.data.dataset import Split
+from training_flax.data.loader import Batch, Loader, Reader, UnreadableImage, central_fit, random_fit
 from training_flax.learn.evaluation import Evaluation, evaluate_part, on_device, test_reader, whole_batch
 from training_flax.learn.optimizers import learning_rate
 from training_flax.learn.steps import TrainMetrics, TrainState
@@ -100,25 +100,25 @@ class Loop:
     def take_steps(self, epoch: int, steps: range) -> None:
         """Takes the steps of an epoch that are still to be taken."""
         job = self.job
-        feed = Feed(
+        loader = Loader(
             job.dataset.train,
             steps,
             job.batch_size,
             job.config.seed,
             job.devices,
             self.train_reader,
-            self.wish,
+            self.stop_signal,
             job.change_until,
         )
         start, before = time.perf_counter(), self.progress.seconds
         pending: tuple[TrainMetrics, jax.Array] | None = None
-        feed.idle = lambda: pending is None or pending[1].is_ready()  # type: ignore[attr-defined]
+        loader.idle = lambda: pending is None or pending[1].is_ready()  # type: ignore[attr-defined]
         images = (job.last_step(epoch) - job.last_step(epoch - 1)) * job.batch_size
         with self.terminal.bar(f"epoch {epoch}/{job.epochs}", images) as bar:
-            log = StepLog(self, epoch, steps.start, feed, bar)
-            wish = GO_ON
+            log = StepLog(self, epoch, steps.start, loader, bar)
+            stop_signal = GO_ON
             try:
-                for batch in feed:
+                for batch in loader:
                     with self.logs.step(self.steps_taken):
                         self.state, told = self.programs.train_step(self.state, self.train_part, batch)
                     self.step += 1
@@ -127,36 +127,36 @@ class Loop:
                         trim_memory()
                     # The device must not wait while the host reads what a step said: it is read one step late.
                     if pending is not None:
-                        wish = self.read(log, pending, batch)
+                        stop_signal = self.read(log, pending, batch)
                     pending = told
                     self.progress = self.progress._replace(seconds=before + time.perf_counter() - start)
                     # After the last step of an epoch a checkpoint is written anyway, which knows the evaluation.
-                    if wish >= STOP or (wish == SAVE and self.step < steps.stop):
+                    if stop_signal >= STOP or (stop_signal == SAVE and self.step < steps.stop):
                         self.read(log, pending, batch)
                         pending = None
-                        self.act(wish)
-                        wish = GO_ON
+                        self.act(stop_signal)
+                        stop_signal = GO_ON
             except UnreadableImage:
                 if pending is not None:  # the steps before it count
                     self.read(log, pending, batch)
                 raise
             if pending is not None:
-                wish = self.read(log, pending, batch)
+                stop_signal = self.read(log, pending, batch)
         self.seconds += time.perf_counter() - start
         self.progress = self.progress._replace(seconds=before + time.perf_counter() - start)
-        if wish >= STOP:
-            self.act(wish)
+        if stop_signal >= STOP:
+            self.act(stop_signal)
 
-    def wish(self) -> int:
+    def stop_signal(self) -> int:
         """What this process asks of all of them at the next step."""
-        if self.stop.wish != GO_ON:
-            return self.stop.wish
+        if self.stop.stop_signal != GO_ON:
+            return self.stop.stop_signal
         late = time.monotonic() - self.saved_at > 60 * self.job.config.checkpoint_minutes
         return SAVE if late else GO_ON
 
     def read(self, log: "StepLog", told: tuple[TrainMetrics, jax.Array], batch: Batch) -> int:
         """Reads what a step said to the host; gives what the processes ask for after it."""
-        metrics, wish = jax.device_get(told)
+        metrics, stop_signal = jax.device_get(told)
         log.add(metrics)
         self.checkpoints.check()
         if metrics.skipped_in_row >= self.job.config.max_skipped:
@@ -167,13 +167,13 @@ class Loop:
                 f"{metrics.skipped_in_row} steps in a row were skipped, for numbers that are not finite; {where}; "
                 f"the weights before them are in checkpoint {self.step} of {self.job.run}"
             )
-        return int(wish)
+        return int(stop_signal)
 
-    def act(self, wish: int) -> None:
+    def act(self, stop_signal: int) -> None:
         """Does what the processes ask for, after a step that all of them have taken."""
-        self.save(wait=wish >= STOP)
-        if wish >= STOP:
-            raise Stopped(wish - STOP, self.job.run, self.step)
+        self.save(wait=stop_signal >= STOP)
+        if stop_signal >= STOP:
+            raise Stopped(stop_signal - STOP, self.job.run, self.step)
 
     def save(self, wait: bool = False) -> None:
         """Writes a checkpoint of the state as it is, in the background or not."""
@@ -221,7 +221,7 @@ class Loop:
 def train_reader(job: Job) -> Reader | None:
     """What decodes a streamed train part: crops at random where the config has them, else the middle."""
     part, config = job.dataset.train, job.config
-    if isinstance(part, Part):
+    if isinstance(part, Split):
         return None
     size = part.image_shape[0]
     if job.min_area is None:
@@ -234,8 +234,8 @@ def train_reader(job: Job) -> Reader | None:
 class StepLog:
     """The steps of one epoch, told to the progress bar and, ten times an epoch, to the logs."""
 
-    def __init__(self, loop: Loop, epoch: int, start: int, feed: Feed, bar: Bar):
-        self._loop, self._feed, self._bar = loop, feed, bar
+    def __init__(self, loop: Loop, epoch: int, start: int, loader: Loader, bar: Bar):
+        self._loop, self._loader, self._bar = loop, loader, bar
         self._first, self._end = loop.job.last_step(epoch - 1), loop.job.last_step(epoch)
         self._every = max(1, round(len(loop.job.dataset.train.labels) / loop.job.batch_size / 10))
         self._step = start
@@ -245,7 +245,7 @@ class StepLog:
     def _begin_line(self) -> None:
         self._recent: list[tuple[float, float, float]] = []
         self._steps, self._skipped = 0, 0
-        self._since, self._waited = time.perf_counter(), self._feed.waited
+        self._since, self._waited = time.perf_counter(), self._loader.waited
 
     def add(self, metrics: TrainMetrics) -> None:
         """Takes the next step's metrics, read to the host."""
@@ -260,7 +260,7 @@ class StepLog:
             self._recent.append(now)
             loop.progress = loop.progress._replace(epoch_sums=(loss + now[0], accuracy + now[1], count + 1))
         seconds = time.perf_counter() - self._since
-        wait = (self._feed.waited - self._waited) / seconds
+        wait = (self._loader.waited - self._waited) / seconds
         means: list[Any] = np.mean(self._recent, 0).tolist() if self._recent else [None] * 3
         note = f"loss {means[0]:.3f}, accuracy {100 * means[1]:.1f} %" if self._recent else "no gradient is finite"
         self._bar.advance(job.batch_size, f"{note}, waiting for data {100 * wait:.0f} %" if wait > 0.01 else note)

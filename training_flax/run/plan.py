@@ -17,7 +17,7 @@ from resnet_flax import stack_blocks
 from training_flax.augment.registry import Augmentation, parse_augmentations
 from training_flax.config.config import MODEL, TrainConfig, build_network, reaching
 from training_flax.config.recipes import with_recipe
-from training_flax.data.dataset import Dataset, Part, StreamedPart
+from training_flax.data.dataset import Dataset, Split, StreamedSplit
 from training_flax.data.open import open_dataset
 from training_flax.learn.optimizers import check_patterns
 from training_flax.learn.starting_weights import normalisation, starting_weights
@@ -104,7 +104,7 @@ class Job:
     def min_area(self) -> float | None:
         """Least area of the random crops that are made while images are decoded; None where there are none."""
         given = [name for name in self.config.augment or () if name.startswith("random-resized-crop")]
-        if not given or not isinstance(self.dataset.train, StreamedPart):
+        if not given or not isinstance(self.dataset.train, StreamedSplit):
             return None
         return float(given[0].partition(":")[2] or 0.08)
 
@@ -137,13 +137,13 @@ def plan(config: TrainConfig, *, extend: bool = False) -> Job:
         image_size=named.image_size,
         default_image_size=published_size(ARCHS[named.arch]()),
     )
-    if config.test_image_size not in (None, dataset.image_shape[0]) and isinstance(dataset.test, Part):
+    if config.test_image_size not in (None, dataset.image_shape[0]) and isinstance(dataset.test, Split):
         shown = "×".join(map(str, dataset.image_shape[:2]))
         raise ValueError(
             f"test_image_size is for images that are resized; those of {config.data} all are {shown}; "
             f"given {config.test_image_size}"
         )
-    if named.test_image_size and isinstance(dataset.test, StreamedPart):
+    if named.test_image_size and isinstance(dataset.test, StreamedSplit):
         side = named.test_image_size
         dataset = replace(dataset, test=replace(dataset.test, image_shape=(side, side, dataset.image_shape[2])))
     classes = len(dataset.class_names)

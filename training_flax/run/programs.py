@@ -11,7 +11,7 @@ import numpy as np
 from layers_flax import variables_by_shape
 from training_flax.augment.mix import mix
 from training_flax.augment.registry import Augmentation, augment_images, example_keys
-from training_flax.data.dataset import Part, StreamedPart
+from training_flax.data.dataset import Split, StreamedSplit
 from training_flax.data.loader import UNCHANGED, Batch
 from training_flax.learn.evaluation import make_indexed_eval_step, pixels_of, whole_batch
 from training_flax.learn.optimizers import make_optimiser
@@ -56,11 +56,11 @@ def compile_programs(job: Job) -> Programs:
 
     def train_step(state: TrainState, part: Any, batch: Batch) -> tuple[TrainState, tuple[TrainMetrics, jax.Array]]:
         images, targets = load(state.key, part, batch)
-        wish = batch.wish.max()
+        stop_signal = batch.stop_signal.max()
         if devices.axis_name is not None:
-            wish = jax.lax.pmax(wish, devices.axis_name)
+            stop_signal = jax.lax.pmax(stop_signal, devices.axis_name)
         state, metrics = step(state, normalise_images(images, dataset.mean, dataset.std, job.image_dtype), targets)
-        return state, (metrics, wish)
+        return state, (metrics, stop_signal)
 
     def show(state: TrainState, part: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
         return load(state.key, part, batch)
@@ -141,10 +141,10 @@ def make_loader(job: Job) -> Callable[[jax.Array, Any, Batch], tuple[jax.Array, 
     return load
 
 
-def _shapes(part: Part | StreamedPart, rows: int) -> tuple[Any, Batch]:
+def _shapes(part: Split | StreamedSplit, rows: int) -> tuple[Any, Batch]:
     """Shapes of a part on the device, or None, and of a batch of `rows` of it."""
     numbers = jax.ShapeDtypeStruct((rows,), np.int32)
-    if isinstance(part, Part):
+    if isinstance(part, Split):
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), part), Batch(*[numbers] * 3)
     images = jax.ShapeDtypeStruct((rows, *part.image_shape), np.uint8)
     return None, Batch(numbers, numbers, numbers, images, numbers)

@@ -27,20 +27,20 @@ class StopRequest:
     """Whether a signal has asked the run to stop.
 
     Attributes:
-        wish: `GO_ON`, or `STOP` plus the signal's number.
-        armed: a step will see the wish. Before, there is nothing to save, and a signal ends the process at once.
+        stop_signal: `GO_ON`, or `STOP` plus the signal's number.
+        armed: a step will see the stop_signal. Before, there is nothing to save, and a signal ends the process at once.
     """
 
     def __init__(self) -> None:
-        self.wish, self.armed = GO_ON, False
+        self.stop_signal, self.armed = GO_ON, False
 
     def receive(self, number: int, frame: object) -> None:
         """Handles a signal: the first asks for a stop after the step, a second one does not wait for it."""
-        if self.armed and self.wish == GO_ON:
-            self.wish = STOP + number
+        if self.armed and self.stop_signal == GO_ON:
+            self.stop_signal = STOP + number
             return
         name = signal.Signals(number).name
-        what = "again; not waiting" if self.wish else "before the first step; there is nothing to save"
+        what = "again; not waiting" if self.stop_signal else "before the first step; there is nothing to save"
         print(f"\n{name} {what}", file=sys.stderr, flush=True)
         os._exit(128 + number)  # threads that compile cannot be told to stop
 
