@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from common_flax.files import whole_file
+
 
 def as_json(value: Any) -> Any:
     """What `json` writes of a result: dataclasses and named tuples by field, arrays as lists, nan as null."""
@@ -29,6 +31,5 @@ def as_json(value: Any) -> Any:
 def save_result(result: Any, path: Path, **about: Any) -> None:
     """Writes a result, under what is said `about` it, whole or not at all."""
     text = json.dumps(as_json({**about, "result": result}), indent=1)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text + "\n")
-    part.replace(path)
+    with whole_file(path) as file:
+        file.write_text(text + "\n")

@@ -11,6 +11,7 @@ from typing import Any, cast
 import jax
 import numpy as np
 
+from common_flax.files import whole_file
 from theory_flax.base.options import Options
 from theory_flax.degradation.claim import Degradation, Training, degradation, kernel_paths
 from theory_flax.experiments.networks import dataset_of
@@ -113,10 +114,8 @@ def in_depth(model: Any, params: Any) -> list[int]:
 def keep(file: Path, setting: Setting, found: Training) -> None:
     """Writes a finished training, whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.part")
-    with part.open("wb") as out:
+    with whole_file(file) as path, path.open("wb") as out:
         np.savez(out, setting=json.dumps(asdict(setting)), **found._asdict())
-    part.replace(file)
 
 
 def load(file: Path, setting: Setting) -> Training | None:

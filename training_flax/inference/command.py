@@ -17,6 +17,7 @@ from tyro.conf import Positional
 from common_flax.backend import check_backend
 from common_flax.checks import one_of
 from common_flax.command_line import parse_options
+from common_flax.files import whole_file
 from training_flax.config.config import DTYPES
 from training_flax.data.folder import find_images
 from training_flax.inference.classifier import Classifier, image_channels
@@ -162,12 +163,8 @@ def _draw(path: Path, batches: Sequence[FileBatch], names: Sequence[str]) -> Non
     titles = ["/".join(Path(path).parts[-2:]) for batch in batches for path in batch.paths]
     if not len(images):
         raise ValueError(f"picture {str(path)!r} is not drawn: no image could be read")
-    unfinished = path.with_name(f".{path.name}.unfinished{path.suffix}")
-    try:
-        draw_predictions(unfinished, images, titles, probabilities, classes, names)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        draw_predictions(file, images, titles, probabilities, classes, names, format=path.suffix[1:])
     _say(f"the first {len(images)} are in {path}" if len(images) > 1 else f"it is in {path}")
 
 
@@ -177,13 +174,8 @@ def _writing(path: Path | None) -> Iterator[IO[str]]:
     if path is None:
         yield sys.stdout
         return
-    unfinished = path.with_name(path.name + ".unfinished")
-    try:
-        with unfinished.open("w", encoding="utf-8", errors="replace") as file:
-            yield file
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole_file(path) as unfinished, unfinished.open("w", encoding="utf-8", errors="replace") as file:
+        yield file
 
 
 def _say(line: str) -> None:

@@ -35,6 +35,8 @@ def draw_predictions(
     probabilities: np.ndarray,
     classes: np.ndarray,
     names: Sequence[str],
+    *,
+    format: str,
 ) -> None:
     """The images (images, height, width, channels) uint8 that a network has seen, each with its likeliest classes.
 
@@ -44,6 +46,7 @@ def draw_predictions(
         titles: what stands over each image.
         probabilities, classes: (images, top), the likeliest class first.
         names: of the classes.
+        format: of the file, as the endings that Matplotlib knows: "png".
     """
     columns = min(6, len(images))
     rows = -(-len(images) // columns)
@@ -59,7 +62,7 @@ def draw_predictions(
         axes.set_title(_cut(title[::-1])[::-1], loc="left", fontsize=8, color="0.45", pad=3, parse_math=False)
         lines = [f"{100 * share:.0f} % {_cut(names[index])}" for share, index in zip(*likeliest, strict=True)]
         axes.set_xlabel("\n".join(lines[:shown]), loc="left", fontsize=8, parse_math=False)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, format=format)
 
 
 def _cut(text: str) -> str:

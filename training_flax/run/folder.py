@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from safetensors import SafetensorError
 
 from common_flax.errors import one_line
+from common_flax.files import whole_file
 from training_flax.config.config import MODEL, RUN, TrainConfig, reaching
 from training_flax.config.recipes import DEFAULTS
 from training_flax.data.dataset import Dataset
@@ -149,15 +149,14 @@ def written_to(run: Path) -> Iterator[None]:
     """Whatever cannot be written to a run that has begun, or read from it, ends it with one line."""
     try:
         yield
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise RunError(f"run {str(run)!r} cannot be written or read: {one_line(error)}") from error
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Writes `values` whole or not at all."""
-    unfinished = path.with_name(path.name + ".unfinished")
-    unfinished.write_text(json.dumps(values, indent=2) + "\n")
-    unfinished.replace(path)
+    with whole_file(path) as file:
+        file.write_text(json.dumps(values, indent=2) + "\n")
 
 
 def append_metrics(run: Path, values: Mapping[str, Any]) -> None:
@@ -190,6 +189,5 @@ def rewind_metrics(run: Path, step: int, evaluated: int) -> None:
     """Drops the lines of metrics.jsonl that a run which goes on after `step` will write anew."""
     last = {"train": step}
     lines = [line for line in read_metrics(run) if line["step"] <= last.get(line["split"], evaluated)]
-    unfinished = run / "metrics.jsonl.unfinished"
-    unfinished.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    unfinished.replace(run / "metrics.jsonl")
+    with whole_file(run / "metrics.jsonl") as file:
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))

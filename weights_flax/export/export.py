@@ -11,6 +11,7 @@ from flax.traverse_util import flatten_dict
 
 from common_flax.checks import check_positive, one_of
 from common_flax.errors import one_line
+from common_flax.files import whole_file
 from layers_flax import variables_by_shape
 from weights_flax.export.onnx_file import to_onnx
 from weights_flax.export.stablehlo import to_stablehlo
@@ -108,9 +109,5 @@ def _check_fit(model: nn.Module, variables: Mapping[str, Any], image_shape: Sequ
 
 
 def _write(path: Path, data: bytes) -> None:
-    unfinished = path.with_name(path.name + ".unfinished")
-    try:
-        unfinished.write_bytes(data)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        file.write_bytes(data)

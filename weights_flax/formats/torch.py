@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from common_flax.files import whole_file
 from weights_flax.formats.pickles import LIMIT, name_of, read_pickle
 from weights_flax.formats.tensors import Tensor, strided
 
@@ -212,8 +213,7 @@ def write_torch(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
     for name, value in tensors.items():
         if value.dtype not in names:
             raise ValueError(f"{name} is {value.dtype}, which PyTorch files do not hold")
-    unfinished = path.with_name(path.name + ".unfinished")
-    with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_STORED) as archive:
+    with whole_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
 
         def write(name: str, data: bytes) -> None:
             archive.writestr(zipfile.ZipInfo(f"archive/{name}"), data)  # whose date is always the same
@@ -223,7 +223,6 @@ def write_torch(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
         for number, value in enumerate(tensors.values()):
             write(f"data/{number}", np.ascontiguousarray(value).astype(value.dtype.newbyteorder("<")).tobytes())
         write("version", b"3\n")
-    unfinished.replace(path)
 
 
 def _state_dict_pickle(tensors: Mapping[str, np.ndarray], names: Mapping[np.dtype, str]) -> bytes:

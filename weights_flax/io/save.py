@@ -11,6 +11,8 @@ from flax import linen as nn
 from flax import serialization
 
 from common_flax.checks import one_of
+from common_flax.errors import one_line
+from common_flax.files import whole_file
 from weights_flax.formats.torch import write_torch
 from weights_flax.io.archs import describe, from_torch, to_torch
 
@@ -78,6 +80,7 @@ def save_weights(
     Raises:
         ValueError: the ending is none of these, the variables are not those of the model, or an argument does not fit
             it; nothing is written then.
+        OSError: the file cannot be written; nothing of it stays behind.
     """
     path = Path(path)
     one_of("ending of a file of weights", path.suffix, FORMATS)
@@ -97,24 +100,30 @@ def write_tensors(
     if path.suffix in (".pt", ".pth", ".th"):
         write_torch(path, tensors)
         return
-    unfinished = path.with_name(path.name + ".unfinished")
-    if path.suffix == ".safetensors":
-        write_safetensors(unfinished, tensors, card)
-    elif path.suffix == ".msgpack":
-        unfinished.write_bytes(serialization.to_bytes(dict(variables)))
-    else:
-        _write_npz(unfinished, variables, card)
-    unfinished.replace(path)
+    with whole_file(path) as file:
+        if path.suffix == ".safetensors":
+            write_safetensors(file, tensors, card)
+        elif path.suffix == ".msgpack":
+            file.write_bytes(serialization.to_bytes(dict(variables)))
+        else:
+            _write_npz(file, variables, card)
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], card: Mapping[str, Any]) -> None:
     """A file of safetensors. The card is one entry of its metadata, in JSON.
 
     The library writes several entries in no fixed order, and the same weights would not give the same file.
+
+    Raises:
+        OSError: the file cannot be written: the disk is full, or there is a limit to its size.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    save_file(dict(tensors), path, {"model": json.dumps(card)})
+    try:
+        save_file(dict(tensors), path, {"model": json.dumps(card)})
+    except SafetensorError as error:
+        raise OSError(one_line(error)) from None
 
 
 def _write_npz(path: Path, variables: Mapping[str, Any], card: Mapping[str, Any]) -> None:

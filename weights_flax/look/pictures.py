@@ -1,13 +1,13 @@
 """Pictures of a trained network: the filters of its stem, and activation maps over images."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from flax import linen as nn
 
+from common_flax.files import whole_file
 from densenet_flax import DenseNet
 from resnet_flax import VGG
 from weights_flax.look.features import stage_count
@@ -112,12 +112,8 @@ def _figure(width: float, height: float) -> Any:
 
 def _save(figure: Any, path: Path) -> None:
     """Writes a PNG, whole or not at all."""
-    unfinished = Path(f"{path}.unfinished")
     try:
-        figure.savefig(unfinished, format="png", dpi=120)
-        unfinished.replace(path)
+        with whole_file(path) as file:
+            figure.savefig(file, format="png", dpi=120)
     except OSError as error:
         raise ValueError(f"picture {str(path)!r} cannot be written: {error.strerror or error}") from None
-    finally:
-        with suppress(OSError):
-            unfinished.unlink()
