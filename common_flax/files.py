@@ -16,12 +16,15 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         path: the file to write; one that exists is replaced.
 
     Raises:
-        OSError: the file cannot be renamed. Errors of the block go on to the caller.
+        OSError: the file cannot be made, or renamed. Errors of the block go on to the caller.
     """
     path = Path(path)
     unfinished = path.with_name(f"{path.name}.unfinished")
     try:
+        unfinished.touch()
+        permissions = unfinished.stat().st_mode & 0o777
         yield unfinished
+        unfinished.chmod(permissions)  # some libraries put a file in its place that its owner alone can read
         unfinished.replace(path)
     finally:
         with suppress(OSError):  # renamed already, or never written

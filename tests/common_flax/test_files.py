@@ -101,3 +101,13 @@ def test_convert_says_so_in_one_line(name, network, tmp_path, capsys):
     assert captured.err.startswith("weights_flax: error: ") and "File too large" in captured.err
     assert captured.err.count("\n") == 1
     assert [entry.name for entry in tmp_path.iterdir()] == ["given.safetensors"]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_file_can_be_read_as_the_umask_allows(name, network, tmp_path):
+    before = os.umask(0o022)
+    try:
+        WRITERS[name](network, tmp_path / name)
+    finally:
+        os.umask(before)
+    assert (tmp_path / name).stat().st_mode & 0o777 == 0o644
