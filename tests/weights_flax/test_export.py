@@ -313,7 +313,7 @@ def test_nothing_is_written_where_something_is_wrong(networks, tmp_path, monkeyp
         fails("image_shape must be .* given 8", format=format, image_shape=8)
         fails("width in image_shape must be a positive integer; given 0", format=format, image_shape=(8, 0, 3))
     fails("is missing; .* is missing; .* is missing; … \\(14 such\\)$", {"params": variables["params"]})
-    monkeypatch.setattr(sys.modules["weights_flax.export"], "LARGEST", 1000)
+    monkeypatch.setattr(sys.modules["weights_flax.export.export"], "LARGEST", 1000)
     for format in ("stablehlo", "onnx"):
         fails("weights of [0-9,]+ bytes are too many for format .*: at most 1,000", format=format)
     monkeypatch.undo()
