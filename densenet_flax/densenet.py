@@ -79,6 +79,8 @@ class DenseNet(Network):
     axis_name: str | None = None
     folded: bool = False
 
+    first_conv, torch_head = "conv0", "classifier"
+
     def __post_init__(self):
         one_of("stem", self.stem_kind, STEMS)
         for name in ("growth_rate", "num_classes"):
@@ -119,6 +121,11 @@ class DenseNet(Network):
             features += size * self.growth_rate
         self.norm5 = norm()
         self.classifier = Linear(self.num_classes, self.param_dtype, torch_linear)
+
+    @property
+    def stage_sizes(self) -> Sequence[int]:
+        """Layers of each stage: `block_sizes`."""
+        return self.block_sizes
 
     @property
     def blocks(self) -> list[DenseBlock]:

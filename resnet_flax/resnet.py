@@ -102,6 +102,8 @@ class ResNet(Network):
     axis_name: str | None = None
     folded: bool = False
 
+    first_conv, torch_head = "conv1", "fc"
+
     def __post_init__(self):
         one_of("stem", self.stem_kind, STEMS)
         one_of("shortcut", self.shortcut, SHORTCUTS)

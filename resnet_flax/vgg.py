@@ -54,6 +54,8 @@ class VGG(Network):
     axis_name: str | None = None
     folded: bool = False
 
+    first_conv, torch_head = "features_0", "classifier.6"
+
     def __post_init__(self):
         for name in ("num_classes", "width"):
             check_positive(name, getattr(self, name))

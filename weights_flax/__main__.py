@@ -114,7 +114,7 @@ def export_network(options: Export) -> None:
     model, variables, card = _network(options)
     size = options.image_size or published_size(model)
     shape = card.get("image_shape") if options.image_size is None else None
-    channels = _first_kernel(variables).shape[-2]
+    channels = model.first_kernel(variables).shape[-2]
     image_shape = tuple(shape or (size, size, channels))
     normalised = card.get("normalisation") or {}
     metadata = (
@@ -136,12 +136,6 @@ def _network(options: Export) -> LoadedModel:
     images = jnp.zeros((1, 32, 32, 3))
     variables = model.init(jax.random.key(0), images, train=False)
     return LoadedModel(model, dict(variables), {})
-
-
-def _first_kernel(variables: Any) -> Any:
-    """The kernel that sees the images."""
-    params = variables["params"]
-    return next(params[name]["kernel"] for name in ("conv1", "conv0", "features_0") if name in params)
 
 
 CARRIED_OUT: dict[type, Any] = {Inspect: inspect, Convert: convert, Export: export_network}

@@ -1,6 +1,6 @@
 """What the networks of both families are."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,7 +13,36 @@ from jax.nn.initializers import Initializer
 
 
 class Network(nn.Module):
-    """A module whose `init` makes its variables and computes nothing else."""
+    """A module whose `init` makes its variables and computes nothing else, and what others ask of any network.
+
+    A family has `stage_sizes`, blocks or layers of each stage, and the methods `stem`, `stage`, `last_map`, `pool`,
+    `classify` and `head`.
+
+    Attributes:
+        first_conv: name of the convolution that sees the images, among the parameters.
+        torch_head: name of the classifier under PyTorch.
+    """
+
+    # Without annotations: Flax would make fields of them.
+    first_conv = ""
+    torch_head = ""
+
+    @property
+    def published_size(self) -> int:
+        """Pixels of a side of the images that it was published for: 32 with a stem for small images, else 224."""
+        return 32 if getattr(self, "stem_kind", "imagenet") == "cifar" else 224
+
+    @nn.nowrap
+    def first_kernel(self, variables: Mapping[str, Any]) -> Any:
+        """The kernel that sees the images, (height, width, channels, features), out of {"params", …}.
+
+        Raises:
+            ValueError: the variables are another network's.
+        """
+        layer = variables.get("params", {}).get(self.first_conv, {})
+        if "kernel" not in layer:
+            raise ValueError("the variables are not the model's: they have no first convolution")
+        return layer["kernel"]
 
     @nn.nowrap
     def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:

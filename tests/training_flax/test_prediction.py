@@ -244,8 +244,9 @@ def test_a_network_of_one_channel_sees_grey(network, tmp_path):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_family_tells_how_many_channels_it_sees(arch, channels):
     images = jax.ShapeDtypeStruct((1, 32, 32, channels), jnp.float32)
-    variables = jax.eval_shape(partial(build_model(arch).init, train=False), jax.random.key(0), images)
-    assert image_channels(variables) == channels
+    model = build_model(arch)
+    variables = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
+    assert image_channels(model, variables) == channels
 
 
 def test_an_image_is_left_whole_only_where_nothing_has_to_be_resized():

@@ -10,6 +10,7 @@ from theory_flax.architectures.trace import architecture
 from theory_flax.base.options import Options
 from theory_flax.experiments.networks import of_run
 from training_flax import ARCHS, build_model
+from weights_flax.io.archs import published_size
 
 FIGURE_3 = ("vgg19", "plain34", "resnet34")
 
@@ -48,7 +49,7 @@ def measure(options: Options, say: Callable[[str], None]) -> tuple[Network, ...]
     found = []
     for arch in options.arch or FIGURE_3:
         model = build_model(arch)
-        size = 32 if getattr(model, "stem_kind", "imagenet") == "cifar" else 224
+        size = published_size(model)
         found.append(_network(architecture(model, (size, size, 3), arch)))
         say(f"{arch}: {len(found[-1].trace.layers)} layers traced")
     return tuple(found)

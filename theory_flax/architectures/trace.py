@@ -11,9 +11,7 @@ import jax
 from flax import linen as nn
 from jax.extend import core
 
-from densenet_flax import DenseNet
-from layers_flax import BatchNorm, Conv, Linear, image_by_shape, multiply_adds_of, variables_by_shape
-from resnet_flax import VGG, ResNet
+from layers_flax import BatchNorm, Conv, Linear, Network, image_by_shape, multiply_adds_of, variables_by_shape
 from theory_flax.architectures.claim import IMAGES, Architecture, Layer
 
 MODULES = {Conv: "conv", Linear: "fc", nn.Dense: "fc", BatchNorm: "batch norm"}
@@ -38,7 +36,7 @@ def architecture(model: nn.Module, image_shape: Sequence[int] = (224, 224, 3), n
     Raises:
         ValueError: the model is of another kind, or the images are too small for it.
     """
-    if not isinstance(model, ResNet | VGG | DenseNet):
+    if not isinstance(model, Network):
         raise ValueError(f"a network of stem, stages and head can be shown; {type(model).__name__} is none")
     # Both hide blocks' layers in one operation.
     options = {name: False for name in ("remat", "scan") if hasattr(model, name)}
@@ -63,7 +61,7 @@ def architecture(model: nn.Module, image_shape: Sequence[int] = (224, 224, 3), n
 
 def _by_stage(model: Any, variables: Any, x: jax.Array) -> jax.Array:
     """The whole network, each of its parts under its name."""
-    count = len(model.block_sizes if isinstance(model, DenseNet) else model.stage_sizes)
+    count = len(model.stage_sizes)
     with jax.named_scope("stem"):
         x = model.apply(variables, x, method="stem")
     for index in range(count):

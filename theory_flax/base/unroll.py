@@ -187,7 +187,7 @@ def check(model: nn.Module, stage: int | None, train: bool, *, plain: bool = Fal
     for name, rate in dropped.items():
         if train and rate:
             raise ValueError(f"in train mode {name} would draw another network each time; it must be 0, not {rate}")
-    count = len(model.stage_sizes if isinstance(model, ResNet) else model.block_sizes)
+    count = len(model.stage_sizes)
     if stage is None and isinstance(model, DenseNet):
         raise ValueError(f"of a DenseNet one dense block is looked at: stage 0 to {count - 1}; given None")
     if stage is not None and not 0 <= stage < count:

@@ -21,6 +21,7 @@ from theory_flax.experiments.networks import dataset_of, images_of, of_run
 from theory_flax.experiments.training import make_training
 from theory_flax.feature_reuse.claim import PUBLISHED, Reuse, Supervision, of_same_depth, reuse_of, supervision
 from training_flax import Dataset, build_model, open_dataset
+from weights_flax.io.archs import published_size
 
 ARCH = "densenet_bc_40_12"
 BATCH = 64  # images whose gradient is looked at
@@ -176,7 +177,7 @@ def _of_run(options: Options, say: Callable[[str], None]) -> Report:
 def _dataset(options: Options, arch: str, size: Size) -> Dataset:
     if options.data != "digits":
         return dataset_of(options)
-    small = getattr(build_model(arch), "stem_kind", "") == "cifar"
+    small = published_size(build_model(arch)) == 32
     return open_dataset("digits", image_size=size.pixels if small else 32)
 
 
@@ -240,7 +241,7 @@ def _supervised(
 def _gradients(
     name: str, kind: str, when: str, model: Any, variables: Sequence[Any], images: jax.Array, labels: jax.Array
 ) -> Supervised:
-    sizes = model.block_sizes if isinstance(model, DenseNet) else model.stage_sizes
+    sizes = model.stage_sizes
     convolutions = 1 if getattr(model, "bottleneck_width", 4) is None else 2
     # Dropout and dropped paths would draw another network for each gradient.
     model = model.clone(**({"dropout": 0.0} if isinstance(model, DenseNet) else {}))

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -103,8 +102,9 @@ def measure(options: Options, say: Callable[[str], None]) -> Report:
 
 def stages_of(model: nn.Module) -> int:
     """How many stages, or dense blocks, a network has."""
-    sizes: Any = getattr(model, "stage_sizes", None) or getattr(model, "block_sizes", ())
-    return len(sizes) or 1  # of a run's network without shortcuts the first is asked for, and refused by name
+    return (
+        len(getattr(model, "stage_sizes", ())) or 1
+    )  # of a run's network without shortcuts the first is asked for, and refused by name
 
 
 def _error(network: Network, images: jax.Array, labels: jax.Array, stage: int, dtype: str) -> Error:

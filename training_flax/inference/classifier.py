@@ -11,8 +11,7 @@ import numpy as np
 from flax import linen as nn
 
 from common_flax.checks import check_positive
-from densenet_flax import DenseNet
-from resnet_flax import VGG, ResNet
+from layers_flax import Network
 from training_flax.inference.transform import with_channels
 from training_flax.learn.evaluation import whole_batch
 from training_flax.learn.steps import normalise
@@ -22,7 +21,6 @@ from weights_flax import fold_batch_norm
 
 TOP = 5
 WORTH_FOLDING = 256  # images: folding takes a second or two, and saves a fifth of the time or more
-FIRST_CONVOLUTIONS = ("conv1", "conv0", "features_0")  # of ResNets, DenseNets and VGG
 
 
 class Predictions(NamedTuple):
@@ -32,10 +30,9 @@ class Predictions(NamedTuple):
     classes: Any  # (images, top) int32
 
 
-def image_channels(variables: Mapping[str, Any]) -> int:
+def image_channels(model: nn.Module, variables: Mapping[str, Any]) -> int:
     """Channels of the images that a network sees."""
-    params = variables["params"]
-    return next(params[name]["kernel"].shape[2] for name in FIRST_CONVOLUTIONS if name in params)
+    return model.first_kernel(variables).shape[2]
 
 
 @cache
@@ -80,14 +77,14 @@ class Classifier:
         self.top = min(TOP, num_classes) if top is None else top
         if not 1 <= self.top <= num_classes:
             raise ValueError(f"top must be from 1 to the number of classes, {num_classes}; given {top!r}")
-        self._channels = channels = image_channels(variables)
+        self._channels = channels = image_channels(model, variables)
         for name, values in (("mean", mean), ("std", std)):
             if len(values) not in (1, channels) or not np.isfinite(values).all() or (name == "std" and 0 in values):
                 what = "number" + "s" * (channels > 1) + ", none of them 0" * (name == "std")
                 raise ValueError(f"{name} must be {channels} {what}, one for each channel; given {tuple(values)}")
         self._devices = Devices()
         self.batch_size = whole_batch(min(batch_size, max(images, 1)), self._devices)
-        if images >= WORTH_FOLDING and isinstance(model, DenseNet | ResNet | VGG) and not model.folded:
+        if images >= WORTH_FOLDING and isinstance(model, Network) and not model.folded:
             model, variables = fold_batch_norm(model, variables)
         self._model = model
         self._step: Callable[..., Predictions] = partial(_jitted(), model, self.top)

@@ -111,7 +111,7 @@ def run(options: CommandLine) -> int:
     names, mean, std, size = trained.class_names, trained.mean, trained.std, trained.size
     assert names is not None and mean is not None and std is not None and size is not None
     paths = find_images(options.images, sys.stdin)
-    view = View(size, image_channels(trained.variables), trained.crop, trained.keep)
+    view = View(size, image_channels(trained.model, trained.variables), trained.crop, trained.keep)
     classifier = Classifier(trained.model, trained.variables, mean, std, options.top, options.batch_size, len(paths))
     stream = FileStream(classifier, paths, view, options.workers)
     keep_compiled_programs()

@@ -68,7 +68,7 @@ def predict(
         return _joined(classifier, classifier.in_batches(images))
     paths = [str(path) for path in ([images] if isinstance(images, str | Path) else images)]
     size = published_size(model) if image_size is None else image_size
-    view = View((size, size), image_channels(variables), CROP if crop is None else crop, keep=crop is None)
+    view = View((size, size), image_channels(model, variables), CROP if crop is None else crop, keep=crop is None)
     classifier = Classifier(model, variables, mean, std, top, batch_size, len(paths))
     return _joined(classifier, (_unbroken(batch) for batch in FileStream(classifier, paths, view, workers)))
 

@@ -10,9 +10,7 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from densenet_flax import DenseNet
-from layers_flax import BatchNorm, Conv, image_by_shape, variables_by_shape
-from resnet_flax import VGG, ResNet
+from layers_flax import BatchNorm, Conv, Network, image_by_shape, variables_by_shape
 
 Path = tuple[str, ...]
 
@@ -37,11 +35,11 @@ def fold_batch_norm(model: nn.Module, variables: Mapping[str, Any]) -> tuple[nn.
         ValueError: the model is of another kind or folded already, the variables are not its own, or a running
             variance is negative or not finite.
     """
-    if not isinstance(model, DenseNet | ResNet | VGG):
+    if not isinstance(model, Network):
         raise ValueError(f"a ResNet, PlainNet, VGG or DenseNet can be folded; given a {type(model).__name__}")
     if model.folded:
         raise ValueError(f"the {type(model).__name__} is folded already")
-    image_shape = (224, 224, _channels(variables))
+    image_shape = (224, 224, model.first_kernel(variables).shape[2])
     _check(variables, variables_by_shape(model, image_shape))
     params, stats = (flatten_dict(variables[name]) for name in ("params", "batch_stats"))
     folded_model = model.clone(folded=True)
@@ -93,14 +91,6 @@ def _scale_and_shift(norm: Path, epsilon: float, params: Any, stats: Any) -> tup
         )
     scale = scale / np.sqrt(variance + epsilon)
     return scale, bias - mean * scale
-
-
-def _channels(variables: Mapping[str, Any]) -> int:
-    """Channels of the images, by the first convolution's kernel."""
-    for name in ("conv1", "conv0", "features_0"):
-        if "kernel" in variables.get("params", {}).get(name, {}):
-            return variables["params"][name]["kernel"].shape[2]
-    raise ValueError("the variables are not the model's: they have no first convolution")
 
 
 def _check(variables: Mapping[str, Any], shapes: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from flax import linen as nn
 import densenet_flax
 import resnet_flax
 from common_flax.checks import one_of
+from layers_flax import Network
 
 FAMILIES: dict[str, tuple[Callable[..., nn.Module], ...]] = {**densenet_flax.FAMILIES, **resnet_flax.FAMILIES}
 ARCHS: dict[str, Callable[..., nn.Module]] = {**densenet_flax.ARCHS, **resnet_flax.ARCHS}
@@ -32,7 +33,7 @@ def build_model(arch: str, **options: Any) -> nn.Module:
 
 def published_size(model: nn.Module) -> int:
     """Pixels of a side of the images that a network was published for: 32 with a stem for small ones, else 224."""
-    return 32 if getattr(model, "stem_kind", "imagenet") == "cifar" else 224
+    return model.published_size if isinstance(model, Network) else 224
 
 
 def describe(model: nn.Module) -> tuple[str | None, dict[str, Any]]:
@@ -76,9 +77,7 @@ def module_name(model: nn.Module) -> Callable[[tuple[str, ...]], str]:
 
 def head_name(model: nn.Module) -> str:
     """The classifier's name in PyTorch."""
-    if isinstance(model, densenet_flax.DenseNet):
-        return "classifier"
-    return "classifier.6" if isinstance(model, resnet_flax.VGG) else "fc"
+    return model.torch_head
 
 
 def constructor_options(arch: str) -> tuple[str, ...]:

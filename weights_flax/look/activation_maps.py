@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from densenet_flax import DenseNet
 from resnet_flax import VGG
 from weights_flax.look.features import apply_part, features, stage_count
 
@@ -45,7 +44,7 @@ def class_activation_map(
     x = features(model, variables, images, stop_at=stage)[stage]
     x = apply_part(model, variables, "last_map", x)
     chosen = apply_part(model, variables, _classify, x).argmax(-1) if given is None else given
-    kernel = variables["params"]["classifier" if isinstance(model, DenseNet) else "fc"]["kernel"]
+    kernel = variables["params"][model.torch_head]["kernel"]
     dtype = jnp.promote_types(jnp.result_type(x, kernel), jnp.float32)
     return jnp.einsum("bhwk,kb->bhw", x.astype(dtype), kernel.astype(dtype)[:, chosen])
 

@@ -10,9 +10,7 @@ import jax
 from flax import linen as nn
 
 from common_flax.checks import one_of
-from densenet_flax import DenseNet
-from layers_flax import image_by_shape, variables_by_shape
-from resnet_flax import VGG, ResNet
+from layers_flax import Network, image_by_shape, variables_by_shape
 
 
 @dataclass(frozen=True)
@@ -114,9 +112,14 @@ def feature_names(model: nn.Module) -> tuple[str, ...]:
 
 def stage_count(model: nn.Module) -> int:
     """How many stages a network has. Raises ValueError if it is of neither family."""
-    if not isinstance(model, ResNet | VGG | DenseNet):
+    return len(network(model).stage_sizes)
+
+
+def network(model: nn.Module) -> Network:
+    """The model. Raises ValueError if it is of neither family."""
+    if not isinstance(model, Network):
         raise ValueError(f"a model must be a ResNet, PlainNet, VGG or DenseNet; given {type(model).__name__}")
-    return len(model.block_sizes if isinstance(model, DenseNet) else model.stage_sizes)
+    return model
 
 
 def _outputs(bound: Any, images: jax.Array) -> Iterator[tuple[str, jax.Array]]:

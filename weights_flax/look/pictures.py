@@ -8,9 +8,7 @@ import numpy as np
 from flax import linen as nn
 
 from common_flax.files import whole_file
-from densenet_flax import DenseNet
-from resnet_flax import VGG
-from weights_flax.look.features import stage_count
+from weights_flax.look.features import network
 
 
 def draw_filters(path: Path, model: nn.Module, variables: Mapping[str, Any], title: str | None = None) -> None:
@@ -28,9 +26,7 @@ def draw_filters(path: Path, model: nn.Module, variables: Mapping[str, Any], tit
     Raises:
         ValueError: the model is of another kind, or the file cannot be written.
     """
-    stage_count(model)
-    name = "features_0" if isinstance(model, VGG) else "conv0" if isinstance(model, DenseNet) else "conv1"
-    kernel = np.asarray(variables["params"][name]["kernel"], np.float64)
+    name, kernel = network(model).first_conv, np.asarray(network(model).first_kernel(variables), np.float64)
     height, width, channels, count = kernel.shape
     picture = filter_grid(kernel)
     figure = _figure(6.0, 6.0 * picture.shape[0] / picture.shape[1] + 0.4)
