@@ -16,17 +16,8 @@ from training_flax.fit import FitResult, evaluate_run, fit
 from training_flax.inference.predict import Predictions, predict
 from training_flax.learn.evaluation import Evaluation, evaluate
 from training_flax.learn.optimizers import learning_rate, make_optimiser
-from training_flax.learn.steps import (
-    EvalResult,
-    LossScale,
-    TrainMetrics,
-    TrainState,
-    init_state,
-    make_eval_step,
-    make_train_step,
-    normalise,
-    start_state,
-)
+from training_flax.learn.state import EvalResult, LossScale, TrainMetrics, TrainState, init_state, start_state
+from training_flax.learn.steps import make_eval_step, make_train_step, normalise
 from training_flax.run.checkpoints import restore
 from training_flax.run.plan import Job, plan
 from training_flax.runtime.compilation import compiler_options, keep_compiled_programs

@@ -17,7 +17,7 @@ from training_flax.data.loader import Loader
 from training_flax.learn.evaluation import Evaluation, evaluate, on_device
 from training_flax.learn.optimizers import peak_rate
 from training_flax.learn.starting_weights import starting_weights
-from training_flax.learn.steps import TrainState
+from training_flax.learn.state import TrainState
 from training_flax.plots.curves import draw_confusion
 from training_flax.plots.grids import draw_batch
 from training_flax.run import folder as run_folder

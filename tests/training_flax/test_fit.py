@@ -18,7 +18,7 @@ from resnet_flax import from_torch, resnet20
 from training_flax import StopRequest, TrainConfig, evaluate, fit, open_dataset, plan, restore
 from training_flax.data.loader import Loader
 from training_flax.learn.evaluation import evaluate_part
-from training_flax.learn.steps import EvalResult
+from training_flax.learn.state import EvalResult
 from training_flax.run.folder import write_config
 from training_flax.run.programs import state_by_shape
 from training_flax.runtime.devices import Devices

@@ -10,7 +10,8 @@ import optax
 import pytest
 
 from training_flax import RECIPES, TrainConfig, learning_rate, make_optimiser
-from training_flax.learn.optimizers import check_patterns, frozen_leaves, kernels, peak_rate
+from training_flax.learn.freeze import check_patterns, frozen_leaves
+from training_flax.learn.optimizers import kernels, peak_rate
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "sgd.npz"
 

@@ -11,7 +11,7 @@ import optax
 from flax import linen as nn
 
 from training_flax import TrainMetrics, TrainState, batch_indices, make_train_step, start_state
-from training_flax.learn.steps import run_keys
+from training_flax.learn.state import run_keys
 
 Rate = float | Callable[[int], Any]
 """Of learning: a number, or Optax's schedule of the step."""

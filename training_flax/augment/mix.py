@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import optax
 
 # Folded into an example's key; smaller numbers are those of `augment_images`.
 _STREAM = 1 << 16
@@ -12,7 +13,7 @@ def smooth_labels(labels: jax.Array, classes: int, smoothing: float) -> jax.Arra
 
     Szegedy et al., arXiv:1512.00567, section 7.
     """
-    return (1 - smoothing) * jax.nn.one_hot(labels, classes) + smoothing / classes
+    return optax.smooth_labels(jax.nn.one_hot(labels, classes), smoothing)
 
 
 def mix(

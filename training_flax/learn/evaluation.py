@@ -12,7 +12,8 @@ from flax import linen as nn
 from common_flax.checks import check_positive
 from training_flax.data.dataset import Dataset, Split, StreamedSplit
 from training_flax.data.loader import AHEAD, Batch, Reader, central_fit
-from training_flax.learn.steps import EvalResult, make_eval_step, normalise
+from training_flax.learn.state import EvalResult
+from training_flax.learn.steps import make_eval_step, normalise
 from training_flax.runtime.compilation import compiler_options
 from training_flax.runtime.devices import Devices
 

@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import optax
 
 from training_flax.data.loader import Batch
-from training_flax.learn.optimizers import make_optimiser, path_name
-from training_flax.learn.steps import TrainState, normalise
+from training_flax.learn.freeze import path_name
+from training_flax.learn.optimizers import make_optimiser
+from training_flax.learn.state import TrainState
+from training_flax.learn.steps import normalise
 from training_flax.run.plan import Job
 from training_flax.run.programs import make_loader
 

@@ -11,7 +11,7 @@ from training_flax.data.dataset import Split
 from training_flax.data.loader import Batch, Loader, Reader, UnreadableImage, central_fit, random_fit
 from training_flax.learn.evaluation import Evaluation, evaluate_part, on_device, test_reader, whole_batch
 from training_flax.learn.optimizers import learning_rate
-from training_flax.learn.steps import TrainMetrics, TrainState
+from training_flax.learn.state import TrainMetrics, TrainState
 from training_flax.run.checkpoints import Checkpoints, Progress
 from training_flax.run.diagnosis import first_not_finite
 from training_flax.run.logs import Logs

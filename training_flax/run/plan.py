@@ -19,7 +19,7 @@ from training_flax.config.config import MODEL, TrainConfig, build_network, reach
 from training_flax.config.recipes import with_recipe
 from training_flax.data.dataset import Dataset, Split, StreamedSplit
 from training_flax.data.open import open_dataset
-from training_flax.learn.optimizers import check_patterns
+from training_flax.learn.freeze import check_patterns
 from training_flax.learn.starting_weights import normalisation, starting_weights
 from training_flax.run.folder import checkpoint_steps, run_path
 from training_flax.runtime.devices import Devices

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from training_flax.learn.starting_weights import starting_weights
-from training_flax.learn.steps import TrainState
+from training_flax.learn.state import TrainState
 from training_flax.run.plan import Job
 
 
