@@ -124,7 +124,7 @@ def layers_of(arch: str, pixels: int | None = None) -> list[Layer]:
 
     with ExitStack() as stack:
         stack.enter_context(nn.intercept_methods(convolution))
-        for module in (resnet_flax.resnet, resnet_flax.vgg, densenet_flax.densenet):
+        for module in (resnet_flax.resnet, resnet_flax.vgg, densenet_flax.blocks, densenet_flax.densenet):
             for name, run in (("max_pool", max_pool), ("avg_pool", avg_pool)):
                 if hasattr(module, name):
                     stack.enter_context(mock.patch.object(module, name, partial(pool, name, run)))
