@@ -28,8 +28,10 @@ class StopRequest:
 
     Attributes:
         stop_signal: `GO_ON`, or `STOP` plus the signal's number.
-        armed: a step will see the stop_signal. Before, there is nothing to save, and a signal ends the process at once.
+        armed: a step will see the signal. Before, there is nothing to save, and a signal ends the process at once.
     """
+
+    __slots__ = ("armed", "stop_signal")  # a misspelt attribute is an error, and not a run that does not stop
 
     def __init__(self) -> None:
         self.stop_signal, self.armed = GO_ON, False
