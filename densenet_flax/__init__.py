@@ -21,7 +21,7 @@ from densenet_flax.blocks import DenseBlock, DenseLayer, Transition
 from densenet_flax.deepen import deepen, deepen_state
 from densenet_flax.densenet import DenseNet
 from densenet_flax.feature_reuse import feature_reuse
-from densenet_flax.torch_weights import from_torch, to_torch
+from layers_flax import from_torch, to_torch
 
 __all__ = [
     "ARCHS",

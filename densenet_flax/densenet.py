@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from common_flax.checks import check_images, check_positive, check_rate, one_of
 from densenet_flax.blocks import DenseBlock, Transition
+from densenet_flax.torch_weights import module_name, present_name
 from layers_flax import (
     BatchNorm,
     Conv,
@@ -80,6 +81,7 @@ class DenseNet(Network):
     folded: bool = False
 
     first_conv, torch_head = "conv0", "classifier"
+    torch_module, torch_spelling = staticmethod(module_name), staticmethod(present_name)
 
     def __post_init__(self):
         one_of("stem", self.stem_kind, STEMS)

@@ -12,7 +12,7 @@ from layers_flax.model.counts import count_multiply_adds, count_parameters, mult
 from layers_flax.model.initializers import he_normal_fan_in, he_normal_fan_out, torch_linear
 from layers_flax.model.network import Network
 from layers_flax.model.shapes import image_by_shape, variables_by_shape
-from layers_flax.model.torch_names import variables_from_torch, variables_to_torch
+from layers_flax.model.torch_names import from_torch, to_torch, variables_from_torch, variables_to_torch
 from layers_flax.model.widening import carry_over, check_deeper
 from layers_flax.nn.batch_norm import BatchNorm, Moments, batch_moments
 from layers_flax.nn.channel_affine import ScaleShift, check_inference, conv_norm
@@ -44,6 +44,7 @@ __all__ = [
     "count_multiply_adds",
     "count_parameters",
     "folded_logits",
+    "from_torch",
     "global_avg_pool",
     "he_normal_fan_in",
     "he_normal_fan_out",
@@ -56,6 +57,7 @@ __all__ = [
     "optimization_barrier",
     "remat",
     "subsample",
+    "to_torch",
     "torch_linear",
     "variables_by_shape",
     "variables_from_torch",

@@ -1,6 +1,7 @@
 """Residual networks, their plain twins and VGG, as Flax Linen modules: pure functions of explicit state."""
 
 from common_flax import __version__
+from layers_flax import from_torch, to_torch
 from resnet_flax.archs import (
     ARCHS,
     FAMILIES,
@@ -52,7 +53,6 @@ from resnet_flax.deepen import deepen, deepen_state
 from resnet_flax.pre_activation import PreActBasicBlock, PreActBottleneckBlock
 from resnet_flax.resnet import PlainNet, ResNet
 from resnet_flax.scan import stack_blocks, unstack_blocks
-from resnet_flax.torch_weights import from_torch, to_torch
 from resnet_flax.vgg import VGG
 
 __all__ = [

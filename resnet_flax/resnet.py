@@ -30,6 +30,7 @@ from layers_flax.model.initializers import torch_linear
 from resnet_flax.blocks import STRIDES, BasicBlock
 from resnet_flax.scan import REST, roll, stack_of, unstack
 from resnet_flax.shortcut import SHORTCUTS
+from resnet_flax.torch_weights import module_name
 
 STEMS = ("imagenet", "cifar")
 PADDINGS: dict[str, tuple[Any, Any]] = {
@@ -103,6 +104,7 @@ class ResNet(Network):
     folded: bool = False
 
     first_conv, torch_head = "conv1", "fc"
+    torch_module = staticmethod(module_name)
 
     def __post_init__(self):
         one_of("stem", self.stem_kind, STEMS)

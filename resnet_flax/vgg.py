@@ -21,6 +21,7 @@ from layers_flax import (
     inference_conv2d,
     max_pool,
 )
+from resnet_flax.torch_weights import module_name
 
 
 class VGG(Network):
@@ -55,6 +56,7 @@ class VGG(Network):
     folded: bool = False
 
     first_conv, torch_head = "features_0", "classifier.6"
+    torch_module = staticmethod(module_name)
 
     def __post_init__(self):
         for name in ("num_classes", "width"):

@@ -1,9 +1,10 @@
 """Weights and models, in and out of files, and what one does with a trained network."""
 
 from common_flax import __version__
+from layers_flax import from_torch, to_torch
 from weights_flax.export.export import export
 from weights_flax.export.fold import fold_batch_norm
-from weights_flax.io.archs import ARCHS, FAMILIES, build_model, from_torch, to_torch
+from weights_flax.io.archs import ARCHS, FAMILIES, build_model
 from weights_flax.io.load import LoadedModel, load_model, load_weights, read_card
 from weights_flax.io.save import save_weights
 from weights_flax.look.activation_maps import class_activation_map, grad_cam

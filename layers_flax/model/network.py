@@ -27,6 +27,16 @@ class Network(nn.Module):
     first_conv = ""
     torch_head = ""
 
+    @staticmethod
+    def torch_module(path: tuple[str, ...]) -> str:
+        """PyTorch's name of the module at `path` among the variables."""
+        return ".".join(path)
+
+    @staticmethod
+    def torch_spelling(name: str) -> str:
+        """Today's spelling of a name in a state dict, which old files may spell otherwise."""
+        return name
+
     @property
     def published_size(self) -> int:
         """Pixels of a side of the images that it was published for: 32 with a stem for small images, else 224."""

@@ -19,6 +19,39 @@ Path = tuple[str, ...]  # of modules, without the collection and the leaf
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 
 
+def from_torch(model: Any, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables of `model` with the values of a PyTorch state dict.
+
+    Args:
+        model: any network of either family.
+        state_dict: torchvision's names, with or without a `module.` prefix, to NumPy arrays or tensors. Of DenseNets
+            the spelling of old files, `denselayer1.norm.1`, is read as `denselayer1.norm1`.
+
+    Returns:
+        {"params", "batch_stats"}, leaves NumPy arrays of the state dict's own types.
+
+    Raises:
+        ValueError: entries are missing, unused or misshapen; all are named.
+    """
+    state_dict = {model.torch_spelling(name): value for name, value in state_dict.items()}
+    first_conv = torch_name(("params", model.first_conv, "kernel"), model.torch_module)
+    return variables_from_torch(model, state_dict, model.torch_module, first_conv)
+
+
+def to_torch(model: Any, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The exact inverse of `from_torch`: PyTorch's names, in today's spelling, to NumPy arrays.
+
+    Args:
+        model: any network of either family.
+        variables: what `from_torch` or `init` gave, a part of it (`{"batch_stats": …}` as `apply` updates it), or
+            a tree of the same shape, such as gradients with respect to the parameters.
+
+    Raises:
+        ValueError: an entry that no PyTorch name belongs to.
+    """
+    return variables_to_torch(variables, model.torch_module)
+
+
 def variables_from_torch(
     model: nn.Module, state_dict: Mapping[str, Any], module_name: Callable[[Path], str], first_conv: str
 ) -> dict[str, Any]:

@@ -12,11 +12,10 @@ from flax.traverse_util import flatten_dict
 from common_flax.checks import check_positive, one_of
 from common_flax.errors import one_line
 from common_flax.files import whole_file
-from layers_flax import variables_by_shape
+from layers_flax import to_torch, variables_by_shape
 from weights_flax.export.onnx_file import to_onnx
 from weights_flax.export.stablehlo import to_stablehlo
 from weights_flax.formats.torch import write_torch
-from weights_flax.io.archs import to_torch
 
 FORMATS = ("stablehlo", "onnx", "torch")
 LARGEST = 2**31 - 2**26  # bytes of weights: files of both kinds that hold a program are under 2 GiB

@@ -1,10 +1,9 @@
 """The architectures of both families, under one roof."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, get_args
 
-import numpy as np
 from flax import linen as nn
 
 import densenet_flax
@@ -53,31 +52,6 @@ def describe(model: nn.Module) -> tuple[str | None, dict[str, Any]]:
         if all(name in constructor_options(arch) for name in options):
             found.append((arch, options))
     return min(found, key=lambda pair: len(pair[1]), default=(None, {}))
-
-
-def to_torch(model: nn.Module, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The variables of a network of either family under PyTorch's names."""
-    if isinstance(model, densenet_flax.DenseNet):
-        return densenet_flax.to_torch(model, variables)
-    return resnet_flax.to_torch(model, variables)  # type: ignore[arg-type]
-
-
-def from_torch(model: nn.Module, tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `to_torch`. Raises ValueError where a name or a shape does not fit."""
-    if isinstance(model, densenet_flax.DenseNet):
-        return densenet_flax.from_torch(model, tensors)
-    return resnet_flax.from_torch(model, tensors)  # type: ignore[arg-type]
-
-
-def module_name(model: nn.Module) -> Callable[[tuple[str, ...]], str]:
-    """The rule by which the modules of a network are named in PyTorch."""
-    family = densenet_flax if isinstance(model, densenet_flax.DenseNet) else resnet_flax
-    return family.torch_weights.module_name
-
-
-def head_name(model: nn.Module) -> str:
-    """The classifier's name in PyTorch."""
-    return model.torch_head
 
 
 def constructor_options(arch: str) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from layers_flax import variables_by_shape
 from layers_flax.model.torch_names import torch_axes, torch_name
 from resnet_flax import VGG, ResNet
 from weights_flax.formats.tensors import Tensor
-from weights_flax.io.archs import ARCHS, module_name
+from weights_flax.io.archs import ARCHS
 from weights_flax.names.recognise import Naming
 
 Shapes = dict[str, tuple[int, ...]]
@@ -43,7 +43,7 @@ def fitting(naming: Naming, tensors: Mapping[str, Tensor]) -> list[tuple[str, di
 def torch_shapes(model: nn.Module, channels: int = 3) -> Shapes:
     """Names and shapes of a network's tensors in PyTorch; nothing is computed."""
     return {
-        torch_name(path, module_name(model)): tuple(leaf.shape[axis] for axis in torch_axes(len(leaf.shape)))
+        torch_name(path, model.torch_module): tuple(leaf.shape[axis] for axis in torch_axes(len(leaf.shape)))
         for path, leaf in flatten_dict(variables_by_shape(model, (32, 32, channels))).items()
     }
 

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from layers_flax import image_by_shape, variables_to_torch
+from layers_flax import from_torch, image_by_shape, variables_to_torch
 from weights_flax.formats.open import WeightsFile, open_weights, reading
 from weights_flax.formats.tensors import Tensor, from_memory
-from weights_flax.io.archs import build_model, describe, from_torch, head_name
+from weights_flax.io.archs import build_model, describe
 from weights_flax.io.inspect import classes_of, fitting
 from weights_flax.names.recognise import Naming, recognise
 
@@ -131,7 +131,7 @@ def _with_head(
     model: nn.Module, where: str, tensors: dict[str, Tensor], *, new_head: bool, seed: int
 ) -> dict[str, Tensor]:
     """The tensors, with the new classifier that is asked for; one that stays must have the model's classes."""
-    head = head_name(model)
+    head = model.torch_head
     if new_head:
         return {**tensors, **_new_head(model, head, seed)}
     weight = tensors.get(f"{head}.weight")

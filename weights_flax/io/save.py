@@ -13,8 +13,9 @@ from flax import serialization
 from common_flax.checks import one_of
 from common_flax.errors import one_line
 from common_flax.files import whole_file
+from layers_flax import from_torch, to_torch
 from weights_flax.formats.torch import write_torch
-from weights_flax.io.archs import describe, from_torch, to_torch
+from weights_flax.io.archs import describe
 
 FORMATS = (".safetensors", ".npz", ".pt", ".pth", ".th", ".msgpack")
 

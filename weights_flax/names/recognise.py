@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from densenet_flax.torch_weights import module_name as densenet_module_name
+from densenet_flax import DenseNet
 from layers_flax.model.torch_names import LEAVES, torch_axes, torch_name
-from resnet_flax.torch_weights import module_name as resnet_module_name
+from resnet_flax import ResNet
 from weights_flax.formats.tensors import Tensor
 from weights_flax.names import keras
 from weights_flax.names.flax_example import from_example, is_example
@@ -86,7 +86,7 @@ def _timm_vgg(tensors: Tensors) -> dict[str, Tensor]:
 def _own_flax(tensors: Tensors) -> dict[str, Tensor]:
     """Variables of this project by their paths, "params/conv1/kernel"."""
     densenet = any(name.startswith("params/denseblock") for name in tensors)
-    module_name = densenet_module_name if densenet else resnet_module_name
+    module_name = DenseNet.torch_module if densenet else ResNet.torch_module
     found = {}
     for name, value in tensors.items():
         path = tuple(name.split("/"))
