@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from benchmarks.layers import layers_of
-from layers_flax import choices
+from layers_flax.conv import choices
 
 TABLES = {name: getattr(choices, name) for name in ("CONVOLUTION", "KERNEL_GRADIENT", "INFERENCE")}
 

@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 from laws import assert_close, derivatives
 
-from layers_flax import adaptive_avg_pool, avg_pool, global_avg_pool, in_chunks, max_pool, pieces
+from layers_flax import adaptive_avg_pool, avg_pool, global_avg_pool, in_chunks, max_pool
+from layers_flax.conv import chunks
 from layers_flax.conv.conv import both_sides
 from layers_flax.conv.im2col import steps_of
 from layers_flax.nn.means import mean_by_dot
@@ -160,7 +161,7 @@ def test_what_runs_in_pieces_is_the_same_function(x64, batch, height, width, pix
 
     def ours(variables, images):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(pieces, "PIXELS_AT_ONCE", pixels)
+            patch.setattr(chunks, "PIXELS_AT_ONCE", pixels)
             logits = in_chunks(network, variables, images)
         return network(variables, images) if logits is None else logits
 

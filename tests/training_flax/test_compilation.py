@@ -11,7 +11,8 @@ import pytest
 
 from densenet_flax import DenseNet
 from resnet_flax import BasicBlock, ResNet
-from training_flax import compilation, compiler_options
+from training_flax import compiler_options
+from training_flax.runtime import compilation
 from training_flax.runtime.compilation import compile_together, garbage_left
 
 

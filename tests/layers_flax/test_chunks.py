@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from laws import assert_close, derivatives, random_like
 
-from layers_flax import in_chunks, pieces
+from layers_flax import in_chunks
+from layers_flax.conv import chunks
 from weights_flax import build_model, fold_batch_norm
 
 PIXELS = 32
@@ -16,7 +17,7 @@ PIXELS = 32
 
 @pytest.fixture(autouse=True)
 def two_images_at_once(x64, monkeypatch):
-    monkeypatch.setattr(pieces, "PIXELS_AT_ONCE", 2 * PIXELS**2 + 5)
+    monkeypatch.setattr(chunks, "PIXELS_AT_ONCE", 2 * PIXELS**2 + 5)
 
 
 def mixing(variables, images):
@@ -49,7 +50,7 @@ def test_several_devices_and_accelerators_get_the_whole_batch(monkeypatch):
     assert in_chunks(mixing, *arguments(4)) is None
     monkeypatch.undo()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(pieces, "PIXELS_AT_ONCE", 2 * PIXELS**2)
+    monkeypatch.setattr(chunks, "PIXELS_AT_ONCE", 2 * PIXELS**2)
     assert in_chunks(mixing, *arguments(4)) is None
 
 
