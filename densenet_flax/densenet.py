@@ -177,7 +177,7 @@ class DenseNet(Network):
         return self.at_once(images, train)
 
     def at_once(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """As a call, but never in pieces, as folded networks run (`layers_flax.folded_logits`)."""
+        """As a call, but never in chunks, as folded networks run (`layers_flax.folded_logits`)."""
         x, moments = self.stem(images, train), None
         for index in range(len(self.block_sizes)):
             x, moments = self._grow(x, index, train, moments)

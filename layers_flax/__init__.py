@@ -2,6 +2,7 @@
 
 from common_flax import __version__
 from common_flax.checks import check_images, check_positive, check_rate, one_of
+from common_flax.renamed import renamed
 from layers_flax.autodiff.optimization_barrier import optimization_barrier
 from layers_flax.autodiff.remat import remat
 from layers_flax.conv.chunks import folded_logits, in_chunks
@@ -63,3 +64,7 @@ __all__ = [
     "variables_from_torch",
     "variables_to_torch",
 ]
+
+__getattr__ = renamed(
+    __name__, {"once": optimization_barrier, "forward_conv2d": inference_conv2d, "in_pieces": in_chunks}
+)

@@ -230,7 +230,7 @@ class ResNet(Network):
         return self.at_once(images, train)
 
     def at_once(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """As a call, but never in pieces, as folded networks run (`layers_flax.folded_logits`)."""
+        """As a call, but never in chunks, as folded networks run (`layers_flax.folded_logits`)."""
         x = self.stem(images, train)
         for index in range(len(self.stage_sizes)):
             x = self.stage(x, index, train)

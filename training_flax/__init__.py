@@ -1,10 +1,8 @@
 """Training: data in, steps, recipes, checkpoints, metrics, pictures; a run's weights out, and what they predict."""
 
-import warnings
-from typing import Any
-
 from common_flax import __version__
 from common_flax.command_line import parse_options
+from common_flax.renamed import renamed
 from training_flax.augment.mix import mix, smooth_labels
 from training_flax.augment.registry import augment_images, example_keys, parse_augmentations
 from training_flax.config.config import TrainConfig
@@ -77,12 +75,4 @@ __all__ = [
     "with_recipe",
 ]
 
-_RENAMED = {"Part": Split}
-
-
-def __getattr__(name: str) -> Any:
-    """Names that the package had before, with a warning."""
-    if name not in _RENAMED:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warnings.warn(f"training_flax.{name} is {_RENAMED[name].__name__} now", DeprecationWarning, stacklevel=2)
-    return _RENAMED[name]
+__getattr__ = renamed(__name__, {"Part": Split})

@@ -1,7 +1,6 @@
 """A file is whole under its name, or not there: the writer, and all that write by it."""
 
 import os
-import resource
 import sys
 from contextlib import contextmanager
 
@@ -16,6 +15,7 @@ from training_flax.run.folder import write_json
 from weights_flax import export, save_weights
 from weights_flax.__main__ import main
 
+resource = pytest.importorskip("resource")  # Unix has it
 needs_limits = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits to a file's size are Linux's")
 
 

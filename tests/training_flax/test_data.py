@@ -4,7 +4,6 @@ import sys
 import numpy as np
 import pytest
 
-import training_flax
 from training_flax import Split, batch_indices, open_dataset
 from training_flax.data.dataset import StreamedSplit
 
@@ -125,10 +124,3 @@ def test_the_order_follows_from_seed_and_step_alone():
     np.testing.assert_array_equal(
         batch_indices(2, 20, 50, 3), np.concatenate([batch_indices(s, 10, 50, 3) for s in (4, 5)])
     )
-
-
-def test_a_part_is_a_split_now():
-    with pytest.warns(DeprecationWarning, match="training_flax.Part is Split now"):
-        assert training_flax.Part is Split
-    with pytest.raises(AttributeError, match="'training_flax' has no attribute 'Piece'"):
-        _ = training_flax.Piece

@@ -102,9 +102,8 @@ def measure(options: Options, say: Callable[[str], None]) -> Report:
 
 def stages_of(model: nn.Module) -> int:
     """How many stages, or dense blocks, a network has."""
-    return (
-        len(getattr(model, "stage_sizes", ())) or 1
-    )  # of a run's network without shortcuts the first is asked for, and refused by name
+    # Of a run's network without shortcuts the first stage is asked for, and refused by name.
+    return len(getattr(model, "stage_sizes", ())) or 1
 
 
 def _error(network: Network, images: jax.Array, labels: jax.Array, stage: int, dtype: str) -> Error:
