@@ -5,14 +5,15 @@ from dataclasses import fields
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
 from common_flax import __version__
 from common_flax.optional import DISTRIBUTION, library
-from weights_flax.export.onnx_graph import CHANNELS_FIRST, OnnxGraph, Tensor
-from weights_flax.look.trace import trace_layers
+from weights_flax.export.onnx_graph import CHANNELS_FIRST, OnnxGraph, OnnxTensor
+from weights_flax.look.trace import trace_network
 
 OPSET, IR_VERSION = 17, 8  # of 2022: what runs them is easy to find
 
@@ -38,9 +39,11 @@ def to_onnx(
     TensorProto, helper, numpy_helper = onnx.TensorProto, onnx.helper, onnx.numpy_helper
     types = dict(dtype=None, param_dtype=jnp.float32, remat=False, scan=False)
     model = model.clone(**{name: value for name, value in types.items() if hasattr(model, name)})
-    jaxpr, layers = trace_layers(model, jax.tree.map(_float32, dict(variables)), image_shape)
-    graph = OnnxGraph(layers)
-    (logits,) = graph.write(jaxpr, [Tensor("images", CHANNELS_FIRST)])
+    variables = jax.tree.map(_float32, dict(variables))
+    (batch,) = jax.export.symbolic_shape("batch")
+    trace = trace_network(model, variables, image_shape, batch=batch)
+    graph = OnnxGraph(trace, variables)
+    (logits,) = graph.write(trace.closed, [*jax.tree.leaves(variables), OnnxTensor("images", CHANNELS_FIRST)])
     last = graph.name_of(logits, (0, 1))
     height, width, channels = image_shape
     nodes = [helper.make_node(op, inputs, [out], name, **options) for op, inputs, out, name, options in graph.nodes]
@@ -48,7 +51,7 @@ def to_onnx(
         [*nodes, helper.make_node("Identity", [last], ["logits"], "logits")],
         type(model).__name__,
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", channels, height, width])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", jaxpr.out_avals[0].shape[1]])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", trace.closed.out_avals[0].shape[1]])],
         [numpy_helper.from_array(value, name) for name, value in graph.constants.items()],
     )
     proto = helper.make_model(

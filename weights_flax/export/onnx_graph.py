@@ -1,22 +1,23 @@
 """The graph of an ONNX model, written from the program of a network's layers: there is no second copy of a network."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 from jax.extend import core
 
 from layers_flax import BatchNorm, Conv
-from weights_flax.look.trace import Layer
+from weights_flax.look.trace import Trace, TracedLayer
 
 CHANNELS_FIRST = (0, 2, 3, 1)  # where the axes of (batch, height, width, channels) are in ONNX's images
 POOL = re.compile(r"global_avg_pool|adaptive_avg_pool|(max|avg)_pool_\d+x\d+_\d+")
 ELEMENTWISE = {"add": "Add", "mul": "Mul"}
 
 
-class Tensor(NamedTuple):
+class OnnxTensor(NamedTuple):
     """An array of the network: it is ONNX's tensor `name`, transposed by `axes`."""
 
     name: str
@@ -44,12 +45,15 @@ class OnnxGraph:
         constants: the arrays that they read, by name.
     """
 
-    def __init__(self, layers: list[Layer]):
-        self.layers = layers
+    def __init__(self, trace: Trace, variables: Mapping[str, Any]):
+        self.trace = trace
+        self.weights: dict[tuple[str, ...], Any] = {}
+        for collection in ("params", "batch_stats"):
+            self.weights |= flatten_dict(variables.get(collection, {}))
         self.nodes: list[Node] = []
         self.constants: dict[str, np.ndarray] = {}
 
-    def write(self, closed: core.ClosedJaxpr, inputs: Sequence[Tensor | np.ndarray]) -> list[Any]:
+    def write(self, closed: core.ClosedJaxpr, inputs: Sequence[OnnxTensor | np.ndarray]) -> list[Any]:
         """Writes all of a jaxpr; its outputs for these inputs."""
         jaxpr = closed.jaxpr
         values: dict[Any, Any] = dict(zip(jaxpr.constvars, map(np.asarray, closed.consts), strict=True))
@@ -72,11 +76,11 @@ class OnnxGraph:
 
     def add(
         self, op: str, inputs: Sequence[str], axes: tuple[int, ...], name: str | None = None, **attributes: Any
-    ) -> Tensor:
+    ) -> OnnxTensor:
         """Adds a node; its output."""
         output = f"{op}_{len(self.nodes)}"
         self.nodes.append(Node(op, list(inputs), output, name or output, attributes))
-        return Tensor(output, axes)
+        return OnnxTensor(output, axes)
 
     def constant(self, value: np.ndarray, name: str | None = None) -> str:
         """Keeps an array with the file; its name."""
@@ -84,7 +88,7 @@ class OnnxGraph:
         self.constants[name] = np.ascontiguousarray(value).reshape(value.shape)
         return name
 
-    def name_of(self, value: Tensor | np.ndarray, axes: tuple[int, ...]) -> str:
+    def name_of(self, value: OnnxTensor | np.ndarray, axes: tuple[int, ...]) -> str:
         """The name of a tensor that is the value when transposed by `axes`; a scalar stays one."""
         order = np.argsort(axes)
         if isinstance(value, np.ndarray):
@@ -108,11 +112,11 @@ class OnnxGraph:
         if all(isinstance(operand, np.ndarray) for operand in operands):
             found = equation.primitive.bind(*operands, **params)
             return [np.asarray(value) for value in (found if equation.primitive.multiple_results else [found])]
-        x = next(operand for operand in operands if isinstance(operand, Tensor))
+        x = next(operand for operand in operands if isinstance(operand, OnnxTensor))
         axes, with_zero = x.axes, any(isinstance(value, np.ndarray) and not value.any() for value in operands)
         before, shape = _aval(equation.invars[0]).shape, _aval(equation.outvars[0]).shape
-        if kind == "layer":
-            layer = self.layers[params["index"]]
+        layer = self.trace.layer_of(equation)
+        if layer is not None:
             if len(shape) == (4 if isinstance(layer.module, Conv | BatchNorm) else 2):
                 return [self.layer(layer, x)]
             kind = type(layer.module).__name__
@@ -126,10 +130,10 @@ class OnnxGraph:
             names = [self.name_of(operand, axes) for operand in operands]
             return [self.add("Concat", names, axes, axis=axes[params["dimension"]])]
         if kind == "transpose":
-            return [Tensor(x.name, tuple(axes[axis] for axis in params["permutation"]))]
+            return [OnnxTensor(x.name, tuple(axes[axis] for axis in params["permutation"]))]
         if kind == "slice":
             return [self.slice(x, before, **params)]
-        if kind == "dynamic_update_slice" and isinstance(operands[1], Tensor):
+        if kind == "dynamic_update_slice" and isinstance(operands[1], OnnxTensor):
             part = _aval(equation.invars[1]).shape
             if isinstance(operands[0], np.ndarray) and not any(operands[2:]):
                 behind = [(0, 0 if whole == own else whole - own, 0) for whole, own in zip(shape, part, strict=True)]
@@ -141,18 +145,19 @@ class OnnxGraph:
             return [self.add("Flatten", [self.name_of(x, tuple(range(len(axes))))], (0, 1), axis=1)]
         raise ValueError(f"the network does {kind!r} of {before} to {shape}, which the ONNX export does not know")
 
-    def layer(self, layer: Layer, x: Tensor) -> Tensor:
+    def layer(self, layer: TracedLayer, x: OnnxTensor) -> OnnxTensor:
         """Convolution, BatchNorm in evaluation, or dense layer."""
-        module, values = layer.module, {name: np.asarray(value) for name, value in layer.values.items()}
+        module, path = layer.module, "/".join(layer.path)
+        values = {place[-1]: np.asarray(leaf) for place, leaf in self.weights.items() if place[:-1] == layer.path}
         if isinstance(module, Conv):
             values["kernel"] = values["kernel"].transpose(3, 2, 0, 1)
-        names = {name: self.constant(value, f"{layer.path}/{name}") for name, value in values.items()}
+        names = {name: self.constant(value, f"{path}/{name}") for name, value in values.items()}
         if isinstance(module, BatchNorm):
             inputs = [self.name_of(x, CHANNELS_FIRST), *(names[name] for name in ("scale", "bias", "mean", "var"))]
-            return self.add("BatchNormalization", inputs, CHANNELS_FIRST, layer.path, epsilon=module.epsilon)
+            return self.add("BatchNormalization", inputs, CHANNELS_FIRST, path, epsilon=module.epsilon)
         weights = [names[name] for name in ("kernel", "bias") if name in names]
         if not isinstance(module, Conv):
-            return self.add("Gemm", [self.name_of(x, (0, 1)), *weights], (0, 1), layer.path)
+            return self.add("Gemm", [self.name_of(x, (0, 1)), *weights], (0, 1), path)
         padding = (module.kernel_size - 1) // 2 if module.padding is None else module.padding
         # "same" is what ONNX calls so, with the odd pixel at the upper end of the axis.
         pads: dict[str, Any] = dict(auto_pad="SAME_UPPER") if padding == "same" else dict(pads=[padding] * 4)
@@ -160,13 +165,15 @@ class OnnxGraph:
             "Conv",
             [self.name_of(x, CHANNELS_FIRST), *weights],
             CHANNELS_FIRST,
-            layer.path,
+            path,
             strides=[module.stride] * 2,
             group=module.groups,
             **pads,
         )
 
-    def slice(self, x: Tensor, shape: tuple, start_indices: tuple, limit_indices: tuple, strides: Any) -> Tensor:
+    def slice(
+        self, x: OnnxTensor, shape: tuple, start_indices: tuple, limit_indices: tuple, strides: Any
+    ) -> OnnxTensor:
         """Part of an array, in steps; of axes that are taken whole nothing is said."""
         parts = list(zip(start_indices, limit_indices, strides or (1,) * len(shape), x.axes, strict=True))
         cut = [part for part, size in zip(parts, shape, strict=True) if part[:3] != (0, size, 1)]
@@ -175,7 +182,7 @@ class OnnxGraph:
         starts, ends, steps, axes = (self.constant(np.asarray(what, np.int64)) for what in zip(*cut, strict=True))
         return self.add("Slice", [x.name, starts, ends, axes, steps], x.axes)
 
-    def put(self, x: Tensor, new: Tensor, *rest: Any) -> Tensor:
+    def put(self, x: OnnxTensor, new: OnnxTensor, *rest: Any) -> OnnxTensor:
         """`x` with `new` in place of a part of it, along one axis: what is before it, itself, and what is behind."""
         *starts, shape, part = rest
         (axis,) = (axis for axis, (whole, own) in enumerate(zip(shape, part, strict=True)) if whole != own)
@@ -189,16 +196,16 @@ class OnnxGraph:
                 pieces = [piece, *pieces] if start == 0 else [*pieces, piece]
         return self.add("Concat", pieces, x.axes, axis=x.axes[axis])
 
-    def pad(self, x: Tensor, value: np.ndarray, config: Sequence[tuple[int, int, int]]) -> Tensor:
+    def pad(self, x: OnnxTensor, value: np.ndarray, config: Sequence[tuple[int, int, int]]) -> OnnxTensor:
         """A border of one value."""
         low, high, _ = np.asarray(config, np.int64)[np.argsort(x.axes)].T
         return self.add("Pad", [x.name, self.constant(np.concatenate([low, high])), self.constant(value)], x.axes)
 
-    def pool(self, pool: str, equations: list[core.JaxprEqn], read: Any) -> Tensor:
+    def pool(self, pool: str, equations: list[core.JaxprEqn], read: Any) -> OnnxTensor:
         """What `layers_flax.pooling` does in many operations, as ONNX's one."""
         made = {var for equation in equations for var in equation.outvars}
         atoms = [atom for equation in equations for atom in equation.invars]
-        source = next(atom for atom in atoms if atom not in made and isinstance(read(atom), Tensor))
+        source = next(atom for atom in atoms if atom not in made and isinstance(read(atom), OnnxTensor))
         x = self.name_of(read(source), CHANNELS_FIRST)
         if pool == "global_avg_pool":
             return self.add("Flatten", [self.add("GlobalAveragePool", [x], CHANNELS_FIRST).name], (0, 1), axis=1)
@@ -218,14 +225,14 @@ class OnnxGraph:
         options |= dict(kernel_shape=[window] * 2, strides=[stride] * 2, pads=pads)
         return self.add({"max": "MaxPool", "avg": "AveragePool"}[kind], [x], CHANNELS_FIRST, **options)
 
-    def adaptive_pool(self, x: str, dots: list[core.JaxprEqn], read: Any) -> Tensor:
+    def adaptive_pool(self, x: str, dots: list[core.JaxprEqn], read: Any) -> OnnxTensor:
         """Products with the weights of each output's inputs, along the height or the width or both."""
         for dot in dots:
             weights = read(dot.invars[0])  # (outputs, inputs)
             ((_, (axis,)), _) = dot.params["dimension_numbers"]
             factors = [self.constant(weights), x] if axis == 1 else [x, self.constant(weights.T)]
             x = self.add("MatMul", factors, CHANNELS_FIRST).name
-        return Tensor(x, CHANNELS_FIRST)
+        return OnnxTensor(x, CHANNELS_FIRST)
 
 
 def _inner(equation: core.JaxprEqn) -> Any:

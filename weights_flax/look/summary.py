@@ -2,19 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from math import prod
 from typing import Any, cast
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
-from jax.extend import core
 
 from common_flax.checks import check_positive
-from layers_flax import image_by_shape, multiply_adds_of, variables_by_shape
+from layers_flax import variables_by_shape
 from weights_flax.look.features import stage_count
+from weights_flax.look.trace import trace_network
 
 COLUMNS = ("part", "output", "parameters", "multiply-adds")
 
@@ -80,59 +78,24 @@ def table(model: nn.Module, image_shape: Sequence[int] = (224, 224, 3)) -> dict[
     are: ("stage1", "transition1", "avg_pool_2x2_2"). Arguments and errors as in `summary`.
     """
     stage_count(model)
-    # Both hide blocks' layers in one operation.
-    options = {name: False for name in ("remat", "scan") if hasattr(model, name)}
-    model = model.clone(**options, axis_name=None, parent=None, name=None)
     variables = variables_by_shape(model, image_shape)
-    parameters = {path[:-1]: 0 for path in flatten_dict(variables["params"])}
+    parameters: dict[tuple[str, ...], int] = {}
     for path, leaf in flatten_dict(variables["params"]).items():
-        parameters[path[:-1]] += prod(leaf.shape)
-    modules = {path[:end] for path in parameters for end in range(1, len(path) + 1)}
-
-    forward = partial(model.apply, method=_by_part)
+        parameters[path[:-1]] = parameters.get(path[:-1], 0) + prod(leaf.shape)
+    trace = trace_network(model, variables, image_shape)
     rows: dict[tuple[str, ...], Row] = {(): Row()}
-    for equation in jax.make_jaxpr(forward)(variables, image_by_shape(image_shape)).eqns:
-        place = _place(equation, modules)
+    for equation in trace.closed.eqns:
         out: Any = equation.outvars[0].aval
-        for part in _from_the_whole(place):
+        for part in _from_the_whole(trace.place_of(equation)):
             if part not in rows:
                 own = parameters.get(part[1:], 0) if len(part) > 1 else 0
                 rows[part] = Row(is_layer=own > 0)
                 for above in _from_the_whole(part):
                     rows[above].parameters += own
-            rows[part].multiply_adds += multiply_adds_of(equation)
+            rows[part].multiply_adds += trace.multiply_adds_of(equation)
             # The last operation of a part makes its output.
             rows[part].shape, rows[part].bytes = out.shape[1:], prod(out.shape) * out.dtype.itemsize
     return rows
-
-
-def _by_part(bound: Any, x: jax.Array) -> jax.Array:
-    """The whole network, each of its parts under its name."""
-    with jax.named_scope("stem"):
-        x = bound.stem(x)
-    for index in range(stage_count(bound)):
-        with jax.named_scope(f"stage{index}"):
-            x = bound.stage(x, index)
-    with jax.named_scope("head"):
-        return bound.head(x)
-
-
-def _place(equation: core.JaxprEqn, modules: set[tuple[str, ...]]) -> tuple[str, ...]:
-    """The part, the modules and the pool that an operation belongs to.
-
-    They are in the scopes of its name, "ResNet/stem/ResNet.stem/bn1", between methods of the network and of modules,
-    "layer1_0/layer1_0.branches/conv1", and whatever else a function calls its scope.
-    """
-    scopes = str(equation.source_info.name_stack).split("/")
-    part = next(scope for scope in scopes if scope in ("stem", "head") or scope.startswith("stage"))
-    path: tuple[str, ...] = ()
-    for scope in scopes:
-        if (module := (*path, scope.split(".")[0])) in modules:
-            path = module
-        elif "_pool" in scope:
-            path = (*path, scope)
-            break
-    return (part, *path)
 
 
 def _from_the_whole(place: tuple[str, ...]) -> Iterator[tuple[str, ...]]:

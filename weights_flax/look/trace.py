@@ -4,51 +4,120 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.export
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.traverse_util import flatten_dict
 from jax.extend import core
 
-from layers_flax import BatchNorm, Conv, Linear
+from layers_flax import BatchNorm, Conv, Linear, Network, multiply_adds_of
 
 LAYERS = (BatchNorm, Conv, Linear, nn.Dense)
 
-# What stands for a layer in the jaxpr: `index` tells which, and that it takes images to `shape` is all that it does.
+# A layer in the jaxpr: `index` is its place in the list of layers; `shape` and `dtype` are those of its output.
 _layer = core.Primitive("layer")
-_layer.def_abstract_eval(lambda x, *, index, shape: x.update(shape=shape))
+_layer.def_abstract_eval(lambda x, *, index, shape, dtype: x.update(shape=shape, dtype=dtype))
 
 
-class Layer(NamedTuple):
-    """A layer of a network, with the values it computes with."""
+class TracedLayer(NamedTuple):
+    """A layer of a network.
+
+    Attributes:
+        module: a `Conv`, `BatchNorm`, `Linear` or `nn.Dense`.
+        path: its place among the variables, ("layer1_0", "conv1").
+        multiply_adds: of a convolution or dense layer, for one image.
+    """
 
     module: nn.Module
-    path: str  # "layer1_0/conv1"
-    values: dict[str, Any]  # kernel, bias; scale, bias, mean, var
+    path: tuple[str, ...]
+    multiply_adds: int
 
 
-def trace_layers(
-    model: nn.Module, variables: Mapping[str, Any], image_shape: Sequence[int]
-) -> tuple[core.ClosedJaxpr, list[Layer]]:
-    """The network in evaluation, from images (batch, *image_shape) to logits, the batch's size a symbol.
+class Trace(NamedTuple):
+    """A network in evaluation, from images to logits.
 
-    What the layers do is left out: in the jaxpr each is one operation `layer` with its `index` in the list. The rest
-    (sums, concatenations, pooling) stands there as the network's own code has it.
+    Attributes:
+        closed: the jaxpr. Each layer is one operation `layer`, which stands for all that the layer computes; sums,
+            concatenations and pooling are the operations of the network's own code.
+        layers: what the operations `layer` stand for.
+        modules: paths of all modules that have parameters, and of the modules around them.
     """
-    layers: list[Layer] = []
+
+    closed: core.ClosedJaxpr
+    layers: list[TracedLayer]
+    modules: set[tuple[str, ...]]
+
+    def layer_of(self, equation: core.JaxprEqn) -> TracedLayer | None:
+        """The layer that an operation stands for; None for an operation between layers."""
+        return self.layers[equation.params["index"]] if equation.primitive is _layer else None
+
+    def multiply_adds_of(self, equation: core.JaxprEqn) -> int:
+        """Multiply-adds of an operation for one image."""
+        layer = self.layer_of(equation)
+        return multiply_adds_of(equation) if layer is None else layer.multiply_adds
+
+    def place_of(self, equation: core.JaxprEqn) -> tuple[str, ...]:
+        """The part of a `Network` that an operation belongs to, then its modules and, last, its pool.
+
+        ("stage1", "transition1", "avg_pool_2x2_2"), out of JAX's name for the operation. That name holds methods too,
+        "stage1/DenseNet.stage/transition1/avg_pool_2x2_2", and other scopes.
+        """
+        scopes = str(equation.source_info.name_stack).split("/")
+        part = next(scope for scope in scopes if scope in ("stem", "head") or scope.startswith("stage"))
+        path: tuple[str, ...] = ()
+        for scope in scopes:
+            if (module := (*path, scope.split(".")[0])) in self.modules:
+                path = module
+            elif "_pool" in scope:
+                return (part, *path, scope)
+        return (part, *path)
+
+
+def trace_network(
+    model: nn.Module, variables: Mapping[str, Any], image_shape: Sequence[int], *, batch: Any = 1
+) -> Trace:
+    """Traces a network by shape alone: nothing is computed, and no memory is taken.
+
+    Args:
+        model: a `Network`, traced part by part, or another module that is called as one.
+        variables: {"params", "batch_stats"}, arrays or their shapes. They are the first inputs of the jaxpr.
+        image_shape: (height, width, channels).
+        batch: the number of images, or a symbol of `jax.export`.
+    """
+    # Rematerialised blocks and blocks in a loop would hide their layers in one operation.
+    options: dict[str, Any] = dict(remat=False, scan=False, axis_name=None, parent=None, name=None)
+    model = model.clone(**{name: value for name, value in options.items() if hasattr(model, name)})
+    layers: list[TracedLayer] = []
 
     def as_one_operation(call: Any, arguments: tuple, keywords: dict, context: nn.module.InterceptorContext) -> Any:
         module = context.module
         if context.method_name != "__call__" or not isinstance(module, LAYERS):
             return call(*arguments, **keywords)
         x, *others = arguments
-        out = jax.eval_shape(lambda x: call(x, *others, **keywords), x)
-        values = {name: value for collection in module.variables.values() for name, value in collection.items()}
-        layers.append(Layer(module, "/".join(module.path), values))
-        return _layer.bind(x, index=len(layers) - 1, shape=out.shape)
+        inside = jax.make_jaxpr(lambda x: call(x, *others, **keywords))(x)
+        layers.append(TracedLayer(module, module.path, sum(map(multiply_adds_of, inside.eqns))))
+        (out,) = inside.out_avals
+        return _layer.bind(x, index=len(layers) - 1, shape=out.shape, dtype=out.dtype)
 
-    def logits(images: jax.Array) -> Any:
+    def logits(variables: Mapping[str, Any], images: jax.Array) -> Any:
         with nn.intercept_methods(as_one_operation):
-            return model.apply(variables, images, train=False)
+            return model.apply(variables, images, method=_by_part if isinstance(model, Network) else _whole)
 
-    (batch,) = jax.export.symbolic_shape("batch")
-    return jax.make_jaxpr(logits)(jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)), layers
+    images = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
+    closed = jax.make_jaxpr(logits)(variables, images)
+    paths = flatten_dict(variables["params"])
+    return Trace(closed, layers, {path[:end] for path in paths for end in range(1, len(path))})
+
+
+def _by_part(bound: Any, x: jax.Array) -> jax.Array:
+    """The whole network; the scope of each operation begins with the part that it belongs to."""
+    with jax.named_scope("stem"):
+        x = bound.stem(x)
+    for index in range(len(bound.stage_sizes)):
+        with jax.named_scope(f"stage{index}"):
+            x = bound.stage(x, index)
+    with jax.named_scope("head"):
+        return bound.head(x)
+
+
+def _whole(bound: Any, x: jax.Array) -> jax.Array:
+    return bound(x, train=False)
