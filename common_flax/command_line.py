@@ -3,7 +3,7 @@
 import contextlib
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import tyro
@@ -31,6 +31,24 @@ def parse_options(kind: type[Options], arguments: Sequence[str], *, prog: str, d
         if stop.code in (0, None):
             raise  # --help
         raise ValueError(_in_one_line(complaint.getvalue())) from None
+
+
+def run_command(name: str, command: Callable[[], object], *errors: type[Exception]) -> int:
+    """Runs a command and returns its exit code: 2 after an error that the user can correct, 130 after Ctrl-C, else 0.
+
+    Args:
+        name: the first word of the line that reports an error.
+        command: does all the work, reading of the options included.
+        errors: the errors that become one line on stderr, besides ValueError.
+    """
+    try:
+        command()
+    except (ValueError, *errors) as error:
+        print(f"{name}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
 
 
 def write_to_any_terminal() -> None:

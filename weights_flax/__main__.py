@@ -13,7 +13,7 @@ import numpy as np
 from tyro.conf import Positional, arg
 
 from common_flax.backend import check_backend
-from common_flax.command_line import parse_options, write_to_any_terminal
+from common_flax.command_line import parse_options, run_command, write_to_any_terminal
 from weights_flax.export.export import export
 from weights_flax.formats.open import open_weights, reading
 from weights_flax.io.archs import build_model, describe, published_size
@@ -138,26 +138,19 @@ def _network(options: Export) -> LoadedModel:
     return LoadedModel(model, dict(variables), {})
 
 
-CARRIED_OUT: dict[type, Any] = {Inspect: inspect, Convert: convert, Export: export_network}
+COMMANDS: dict[type, Any] = {Inspect: inspect, Convert: convert, Export: export_network}
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command line; gives the exit code: 2 for what cannot be done."""
-    try:
-        options: Any = parse_options(
-            Inspect | Convert | Export,  # type: ignore[arg-type]
-            arguments,
-            prog="python -m weights_flax",
-            description=DESCRIPTION,
-        )
+    """Runs the command line and returns its exit code: 2 after an error that the user can correct."""
+
+    def run() -> None:
+        kinds: Any = Inspect | Convert | Export
+        options = parse_options(kinds, arguments, prog="python -m weights_flax", description=DESCRIPTION)
         check_backend()
-        CARRIED_OUT[type(options)](options)
-    except (ValueError, OSError) as error:
-        print(f"weights_flax: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+        COMMANDS[type(options)](options)
+
+    return run_command("weights_flax", run, OSError)
 
 
 if __name__ == "__main__":
