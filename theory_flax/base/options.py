@@ -1,4 +1,4 @@
-"""The options of `python -m theory_flax`, and what a claim makes of them."""
+"""The options of `python -m theory_flax`, and the functions that a claim consists of for the command line."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
@@ -8,37 +8,39 @@ from typing import Annotated, Any, NamedTuple
 import tyro
 from matplotlib.figure import Figure
 
+ALWAYS = {"claim", "out", "quick"}
+
 
 @dataclass(frozen=True)
 class Options:
     """Runs a claim of the theory; writes NAME.json and NAME.png."""
 
     claim: Annotated[str, tyro.conf.Positional]
-    """Which one, or "all"."""
+    """The claim's name, or "all"."""
     out: Path = Path("theory")
     """Folder to write to."""
     arch: tuple[str, ...] = ()
-    """Architectures to look at, in place of the claim's own."""
+    """Architectures to measure, in place of the claim's own."""
     run: Path | None = None
-    """A training run of train.py, whose network is looked at."""
+    """The folder of a training run of train.py, whose network is measured."""
     quick: bool = False
-    """Minutes on a laptop; without it, as thoroughly as the paper."""
+    """Take minutes on a laptop; without this option the claim is measured as thoroughly as in the paper."""
     data: str = "digits"
     """Data set, as train.py takes it."""
     data_dir: Path | None = None
-    """Where prepared data sets of TFDS are."""
+    """Folder of prepared data sets of TFDS."""
     seeds: int | None = None
-    """How many seeds the error bars are over; the claim's own number if not given."""
+    """Number of seeds that the error bars are computed over; by default the claim's own number."""
 
 
 class Claim(NamedTuple):
-    """How a claim is run from the command line.
+    """A claim as the command line runs it.
 
     Attributes:
         measure: (options, say) → a frozen result; `say` prints a line of progress.
         draw: result → figure.
-        summary: result → lines for the terminal, what was found.
-        uses: names of the options that mean something to it, besides claim, out and quick.
+        summary: result → lines for the terminal.
+        uses: names of the options that the claim reads, besides claim, out and quick.
     """
 
     measure: Callable[[Options, Callable[[str], None]], Any]
@@ -48,15 +50,15 @@ class Claim(NamedTuple):
 
 
 def meant_for(name: str, claim: Claim, options: Options) -> Options:
-    """The options of one claim: of "all" each takes what it uses.
+    """Returns the options of one claim: under "all" each claim gets only the options that it uses.
 
     Raises:
-        ValueError: an option was given that means nothing to the claim, or is out of range.
+        ValueError: the claim does not use an option that was given, or an option is out of range.
     """
     unused: dict[str, Any] = {
         field.name: field.default
         for field in fields(Options)
-        if field.name not in claim.uses | {"claim", "out", "quick"} and getattr(options, field.name) != field.default
+        if field.name not in claim.uses | ALWAYS and getattr(options, field.name) != field.default
     }
     if unused and options.claim != "all":
         given = next(iter(unused))
