@@ -1,4 +1,4 @@
-"""Weights and models, in and out of files, and what one does with a trained network."""
+"""Reading, writing and export of weights and models, and tools that look inside a trained network."""
 
 from common_flax import __version__
 from layers_flax import from_torch, to_torch

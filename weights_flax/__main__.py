@@ -1,4 +1,4 @@
-"""Files of weights from the command line: python -m weights_flax inspect, convert or export."""
+"""Command line over files of weights: python -m weights_flax inspect, convert or export."""
 
 import sys
 from collections.abc import Sequence
@@ -22,29 +22,29 @@ from weights_flax.io.load import LoadedModel, load_model
 from weights_flax.io.save import save_weights
 from weights_flax.names.recognise import recognise
 
-DESCRIPTION = "Reads, rewrites and hands on the weights of networks, whoever trained them. No code in a file is run."
+DESCRIPTION = "Reads, converts and exports the weights of networks from many sources. No code in a file is run."
 
 
 @dataclass(frozen=True)
 class Inspect:
-    """Say what a file of weights holds, whose names it has, and which architectures it fits."""
+    """Print what a file of weights holds, the source of its names, and the architectures that it fits."""
 
     file: Annotated[Positional[str], arg(metavar="FILE")]
     """A file of weights, a run's folder, or hf://OWNER/NAME."""
     tensors: bool = False
-    """List all tensors, and not only the first and the last."""
+    """Print all tensors, not only the first and the last."""
 
 
 @dataclass(frozen=True)
 class Convert:
-    """Rewrite a file of weights under our names, in the format that the new file's ending says."""
+    """Convert a file of weights to this project's names, in the format that the ending of the new file chooses."""
 
     file: Annotated[Positional[str], arg(metavar="FILE")]
     """A file of weights, a run's folder, or hf://OWNER/NAME."""
     out: Path
     """The new file: .safetensors, .npz, .pt, .pth, .th or .msgpack."""
     arch: str | None = None
-    """The architecture; left out, what the file says or what its names and shapes fit."""
+    """The architecture; by default the one that the file names, or that its names and shapes fit."""
 
 
 @dataclass(frozen=True)
@@ -56,17 +56,17 @@ class Export:
     format: str
     """stablehlo (run by JAX alone), onnx, or torch (a state dict for torch.load)."""
     arch: str | None = None
-    """The architecture; left out, what the weights say."""
+    """The architecture; by default the one that the weights name or fit."""
     weights: str | None = None
-    """A file of weights; without one, and without a run, the network is as it is initialised."""
+    """A file of weights; without weights and run the network has its initial weights."""
     run: Path | None = None
     """The folder of a run."""
     image_size: int | None = None
-    """Pixels of a side; left out, those of the training, else what the network was published for."""
+    """Height and width in pixels; by default those of the training, else those that the network was published for."""
 
 
 def inspect(options: Inspect) -> None:
-    """Prints what is in a file; no more than names, shapes and types are read."""
+    """Prints the content of a file; only names, shapes and types are read."""
     file = open_weights(options.file)
     values = sum(prod(tensor.shape) for tensor in file.tensors.values())
     kinds = sorted({str(tensor.dtype) for tensor in file.tensors.values()})
@@ -74,10 +74,10 @@ def inspect(options: Inspect) -> None:
     with reading(file.path):
         naming, tensors = recognise(file.tensors)
     print(f"names     {naming.title}")
-    found = fitting(naming, tensors)
-    for number, (arch, named) in enumerate(found):
+    fits = fitting(naming, tensors)
+    for number, (arch, named) in enumerate(fits):
         print(f"{'' if number else 'fits':9} {arch}({', '.join(f'{key}={value!r}' for key, value in named.items())})")
-    if not found:
+    if not fits:
         print("fits      no architecture")
     for name, value in file.card.items():
         print(f"{name.replace('_', ' ').removeprefix('num '):9} {_short(value)}")
@@ -94,7 +94,7 @@ def _short(value: Any) -> str:
 
 
 def convert(options: Convert) -> None:
-    """Rewrites a file, and says what it was."""
+    """Converts a file, and prints the network that it belongs to."""
     model, variables, card = load_model(options.file, options.arch)
     normalised = card.get("normalisation") or {}
     about = {name: card.get(name) for name in ("class_names", "image_shape", "licence", "source")}

@@ -1,8 +1,8 @@
-"""Networks for users of NNX: an `nnx.Module` around a network, and its variables back.
+"""Networks for users of NNX: an `nnx.Module` around a network, and the way back to its variables.
 
-`flax.nnx.bridge.ToNNX` wraps them too, but takes no given variables, leaves the running statistics as they are unless
-each call asks for them, and does not hear `train()` and `eval()`, all of it without a word. Not imported by
-`weights_flax` itself, for NNX loads Optax.
+`flax.nnx.bridge.ToNNX` wraps networks too, but it accepts no existing variables, updates running statistics only if
+each call requests them, and ignores `train()` and `eval()`, all without a warning. `weights_flax` does not import this
+module, since NNX loads Optax.
 """
 
 from collections.abc import Mapping
@@ -14,16 +14,17 @@ from flax import nnx
 
 
 class NNXNetwork(nnx.Module):
-    """A network and its variables in one object, as `nnx.jit`, `nnx.grad` and `nnx.Optimizer` take them.
+    """A network and its variables in one object, for `nnx.jit`, `nnx.grad` and `nnx.Optimizer`.
 
-    Made by `to_nnx`, in evaluation; `train()` and `eval()` switch, of this module or of one that it is part of.
+    `to_nnx` makes it, in evaluation mode; `train()` and `eval()` switch the mode, also when called on a module that
+    contains this one.
 
     Attributes:
         model: the network.
         params: its parameters, a tree of `nnx.Param`.
         batch_stats: BatchNorm's running statistics, a tree of `nnx.BatchStat`.
-        rngs: where dropout's keys are from, or None.
-        use_running_average: evaluation, where running statistics normalise and nothing is dropped.
+        rngs: the source of dropout's keys, or None.
+        use_running_average: True in evaluation, where running statistics normalise and nothing is dropped.
     """
 
     def __init__(self, model: nn.Module, variables: Mapping[str, Any], rngs: nnx.Rngs | None = None):
@@ -34,9 +35,9 @@ class NNXNetwork(nnx.Module):
         self.use_running_average = True
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Images (batch, height, width, channels) to logits (batch, num_classes), float32 or wider.
+        """Maps images (batch, height, width, channels) to logits (batch, num_classes), float32 or wider.
 
-        In training, BatchNorm takes the batch's statistics and updates the running ones, which are kept here.
+        In training, BatchNorm uses the batch's statistics, and this module's running statistics are updated.
         """
         variables = from_nnx(self)
         if self.use_running_average:
@@ -48,32 +49,31 @@ class NNXNetwork(nnx.Module):
 
 
 def to_nnx(model: nn.Module, variables: Mapping[str, Any], rngs: nnx.Rngs | None = None) -> NNXNetwork:
-    """An `nnx.Module` that computes what `model` does with these variables, to the last bit::
+    """Returns an `nnx.Module` that computes bit for bit the same as `model` with these variables::
 
         module = to_nnx(model, variables)
-        optimiser = nnx.Optimizer(module, optax.sgd(0.1), wrt=nnx.Param)
+        optimizer = nnx.Optimizer(module, optax.sgd(0.1), wrt=nnx.Param)
 
         @nnx.jit
-        def train_step(module, optimiser, images, labels):
+        def train_step(module, optimizer, images, labels):
             loss_of = lambda module: loss(module(images), labels)
             value, gradients = nnx.value_and_grad(loss_of)(module)
-            optimiser.update(module, gradients)
+            optimizer.update(module, gradients)
             return value
 
         module.train()
-        train_step(module, optimiser, images, labels)
+        train_step(module, optimizer, images, labels)
         variables = from_nnx(module)
 
     Args:
         model: any network of either family.
-        variables: {"params", "batch_stats"}, which are not changed.
-        rngs: keys of dropout and stochastic depth, as `nnx.Rngs(dropout=0)`; its own stream, which each call in
-            training moves on by one.
+        variables: {"params", "batch_stats"}, which stay unchanged.
+        rngs: keys for dropout and stochastic depth, as `nnx.Rngs(dropout=0)`; each call in training takes the next key.
     """
     return NNXNetwork(model, variables, rngs)
 
 
 def from_nnx(module: NNXNetwork) -> dict[str, Any]:
-    """The variables that `module` holds now: {"params", "batch_stats"}, as `model.apply` takes them."""
+    """Returns the present variables of `module`: {"params", "batch_stats"}, for `model.apply`."""
     trees = {"params": module.params, "batch_stats": module.batch_stats}
     return jax.tree.map(lambda variable: variable[...], trees, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))

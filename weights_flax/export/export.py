@@ -1,4 +1,4 @@
-"""A network handed on: one file that runs, or is read, without this project."""
+"""Export of a network to one file that runs, or can be read, without this project."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from weights_flax.export.stablehlo import to_stablehlo
 from weights_flax.formats.torch import write_torch
 
 FORMATS = ("stablehlo", "onnx", "torch")
-LARGEST = 2**31 - 2**26  # bytes of weights: files of both kinds that hold a program are under 2 GiB
+LARGEST = 2**31 - 2**26  # bytes of weights: StableHLO and ONNX files must stay under 2 GiB
 
 
 def export(
@@ -30,33 +30,33 @@ def export(
     image_shape: Sequence[int] = (224, 224, 3),
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes a network in evaluation, with its weights, to a file that needs nothing of this project.
+    """Writes a network in evaluation, with its weights, to a file that does not need this project.
 
-    The file takes a batch of any size, of images normalised as in training, and gives logits (batch, num_classes),
+    The exported network maps a batch of any size, of images normalised as in training, to logits (batch, num_classes),
     both float32.
 
-    - "stablehlo" is run by JAX alone, on CPU, GPU or TPU; images are (batch, height, width, channels)::
+    - "stablehlo" needs only JAX, on CPU, GPU or TPU; images are (batch, height, width, channels)::
 
           logits = jax.jit(jax.export.deserialize(Path(path).read_bytes()).call)(images)
 
-      As all that `jax.export` writes, later versions of JAX read it for half a year at least.
-    - "onnx" is run by whatever knows opset 17; images are (batch, channels, height, width)::
+      JAX guarantees that its later versions read such files for half a year at least.
+    - "onnx" runs in every runtime that supports opset 17; images are (batch, channels, height, width)::
 
           (logits,) = onnxruntime.InferenceSession(path).run(["logits"], {"images": images})
 
-    - "torch" has the weights alone, under PyTorch's names, for the network that torchvision has by the same name::
+    - "torch" holds only the weights, under PyTorch's names, for torchvision's network of the same name::
 
           network.load_state_dict(torch.load(path, weights_only=True))
 
     Args:
-        model: a network of either family, at any options. "stablehlo" computes in its `dtype`, though in no wider type
-            than float32, "onnx" in float32; "torch" keeps the types of the variables.
-        variables: {"params", "batch_stats"} of it.
-        path: the file, which appears when it is whole.
+        model: a network of either family, with any options. "stablehlo" computes in its `dtype`, but float64 becomes
+            float32; "onnx" computes in float32; "torch" keeps the types of the variables.
+        variables: its {"params", "batch_stats"}.
+        path: the file, which appears only when it is complete.
         format: "stablehlo", "onnx" (needs the package onnx) or "torch".
         image_shape: (height, width, channels) of the images that the network will see.
-        metadata: strings that an ONNX file shall tell beside `image_shape`, `layout` and `architecture`; say how
-            images are normalised.
+        metadata: strings for the metadata of an ONNX file, beside `image_shape`, `layout` and `architecture`; for
+            example the normalisation of images.
 
     Raises:
         ValueError: an argument is not allowed, the variables do not fit the model, onnx is missing, or the file cannot

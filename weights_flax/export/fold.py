@@ -1,38 +1,37 @@
-"""Networks for inference: each BatchNorm folded into the convolution before it, where there is one."""
+"""Folding of BatchNorms into the convolutions before them, for inference."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from layers_flax import BatchNorm, Conv, Network, image_by_shape, variables_by_shape
+from layers_flax import BatchNorm, Conv, Network, variables_by_shape
+from weights_flax.look.trace import trace_network
 
 Path = tuple[str, ...]
 
 
 def fold_batch_norm(model: nn.Module, variables: Mapping[str, Any]) -> tuple[nn.Module, dict[str, Any]]:
-    """The same network for inference, and faster: what BatchNorms do is in the weights of convolutions.
+    """Returns the same network for faster inference, with BatchNorms merged into the weights of convolutions.
 
     A BatchNorm in evaluation is a scale s = scale / sqrt(var + epsilon) and a shift b = bias - mean · s of each
-    channel. Behind a convolution it becomes part of it, `kernel` · s and `bias` · s + b; anywhere else, as behind a
-    sum or a concatenation, it stays as a layer of its own, `scale` s and `bias` b. Both are computed in float64.
+    channel. Behind a convolution both become part of the convolution, `kernel` · s and `bias` · s + b; elsewhere, as
+    behind a sum or a concatenation, they stay a layer, `scale` s and `bias` b. Both are computed in float64.
 
     Args:
         model: a ResNet, plain network, VGG or DenseNet.
         variables: its {"params", "batch_stats"}.
 
     Returns:
-        `(folded_model, folded_variables)`, called as any other with `train=False`: `model.clone(folded=True)`, and
-        {"params", "batch_stats"} with nothing in the latter. Parameters have the types of those they are made of,
-        and logits are the same within rounding.
+        `(folded_model, folded_variables)`: `model.clone(folded=True)`, called like any other network with
+        `train=False`, and {"params", "batch_stats"} with empty batch_stats. Parameters keep their types, and logits
+        are the same within rounding.
 
     Raises:
-        ValueError: the model is of another kind or folded already, the variables are not its own, or a running
+        ValueError: the model is of another kind or folded already, the variables are not the model's, or a running
             variance is negative or not finite.
     """
     if not isinstance(model, Network):
@@ -43,7 +42,7 @@ def fold_batch_norm(model: nn.Module, variables: Mapping[str, Any]) -> tuple[nn.
     _check(variables, variables_by_shape(model, image_shape))
     params, stats = (flatten_dict(variables[name]) for name in ("params", "batch_stats"))
     folded_model = model.clone(folded=True)
-    # What the folded network has no place for is gone with the BatchNorms that convolutions have taken in.
+    # The BatchNorms that are merged into convolutions have no parameters in the folded network.
     left = flatten_dict(variables_by_shape(folded_model, image_shape)["params"])
     folded = {path: leaf for path, leaf in params.items() if path in left}
     for norm, (epsilon, conv) in _batch_norms(model, image_shape).items():
@@ -59,29 +58,21 @@ def fold_batch_norm(model: nn.Module, variables: Mapping[str, Any]) -> tuple[nn.
 
 
 def _batch_norms(model: nn.Module, image_shape: Sequence[int]) -> dict[Path, tuple[float, Path]]:
-    """Of each BatchNorm: its epsilon, and the convolution whose output it takes, () where it takes another's.
-
-    Found by running the network on shapes alone.
-    """
-    made: list[tuple[jax.Array, Path]] = []
-    found: dict[Path, tuple[float, Path]] = {}
-
-    def note(run: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        layer = context.module
-        if isinstance(layer, BatchNorm) and context.method_name == "__call__":
-            found[layer.path] = layer.epsilon, next((path for out, path in made if out is args[0]), ())
-        out = run(*args, **kwargs)
-        if isinstance(layer, Conv):
-            made.append((out, layer.path))
-        return out
-
-    with nn.intercept_methods(note):
-        jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image_by_shape(image_shape))
-    return found
+    """Returns for each BatchNorm its epsilon, and the convolution before it, () if another layer is before it."""
+    trace = trace_network(model, variables_by_shape(model, image_shape), image_shape)
+    convs: dict[Any, Path] = {}
+    norms: dict[Path, tuple[float, Path]] = {}
+    for equation in trace.closed.eqns:
+        layer = trace.layer_of(equation)
+        if layer is not None and isinstance(layer.module, Conv):
+            convs[equation.outvars[0]] = layer.path
+        if layer is not None and isinstance(layer.module, BatchNorm):
+            norms[layer.path] = layer.module.epsilon, convs.get(equation.invars[0], ())
+    return norms
 
 
 def _scale_and_shift(norm: Path, epsilon: float, params: Any, stats: Any) -> tuple[np.ndarray, np.ndarray]:
-    """What a BatchNorm multiplies with and adds in evaluation, in float64."""
+    """Returns the factor and the summand of a BatchNorm in evaluation, in float64."""
     scale, bias = (np.asarray(params[(*norm, name)], np.float64) for name in ("scale", "bias"))
     mean, variance = (np.asarray(stats[(*norm, name)], np.float64) for name in ("mean", "var"))
     wrong = ~((variance >= 0) & (variance < np.inf))
@@ -94,7 +85,7 @@ def _scale_and_shift(norm: Path, epsilon: float, params: Any, stats: Any) -> tup
 
 
 def _check(variables: Mapping[str, Any], shapes: Mapping[str, Any]) -> None:
-    """Raises ValueError, naming one that differs, unless the variables have the model's names and shapes."""
+    """Raises ValueError, which names a variable that differs, unless names and shapes are the model's."""
     ours, given = (flatten_dict(dict(tree), sep="/") for tree in (shapes, variables))
     for name in sorted(ours.keys() ^ given.keys()):
         raise ValueError(f"the variables are not the model's: {name} is {'missing' if name in ours else 'not in it'}")

@@ -1,4 +1,4 @@
-"""A network as an ONNX file: its graph, and what the file tells of it."""
+"""ONNX files of networks: the graph and its metadata."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -15,7 +15,7 @@ from common_flax.optional import DISTRIBUTION, library
 from weights_flax.export.onnx_graph import CHANNELS_FIRST, OnnxGraph, OnnxTensor
 from weights_flax.look.trace import trace_network
 
-OPSET, IR_VERSION = 17, 8  # of 2022: what runs them is easy to find
+OPSET, IR_VERSION = 17, 8  # of 2022: most runtimes support them
 
 
 def to_onnx(
@@ -24,16 +24,16 @@ def to_onnx(
     image_shape: Sequence[int],
     metadata: Mapping[str, str] | None = None,
 ) -> bytes:
-    """The network in evaluation as an ONNX model of float32, from `images` to `logits`.
+    """Returns the network in evaluation as an ONNX model in float32, from `images` to `logits`.
 
     Args:
-        model: any network of these packages, or one made of `layers_flax`; its compute type is left aside.
+        model: any network of these packages, or one made of `layers_flax`; its compute type is ignored.
         variables: {"params", "batch_stats"}.
         image_shape: (height, width, channels); `images` are (batch, channels, height, width).
-        metadata: what the file tells beside the image's shape and layout.
+        metadata: entries of the file's metadata beside architecture, image shape and layout.
 
     Raises:
-        ValueError: the package onnx is not installed, or the network does what is not known here.
+        ValueError: the package onnx is not installed, or the network has an operation that is not supported.
     """
     onnx = library("onnx", extra="onnx", purpose="format 'onnx'")
     TensorProto, helper, numpy_helper = onnx.TensorProto, onnx.helper, onnx.numpy_helper
@@ -61,19 +61,19 @@ def to_onnx(
         ir_version=IR_VERSION,
         opset_imports=[helper.make_opsetid("", OPSET)],
     )
-    told = {
+    properties = {
         "architecture": _described(model),
         "image_shape": f"{height} {width} {channels}",
         "layout": "NCHW",
         **(metadata or {}),
     }
-    helper.set_model_props(proto, told)
+    helper.set_model_props(proto, properties)
     onnx.checker.check_model(proto)
     return proto.SerializeToString()
 
 
 def _described(model: nn.Module) -> str:
-    """The class and the options that are not its defaults: "ResNet(stage_sizes=(3, 4, 6, 3), block=BasicBlock)"."""
+    """Returns the class and its options that are not defaults: "ResNet(stage_sizes=(3, 4, 6, 3), block=BasicBlock)"."""
     options = [
         f"{field.name}={getattr(value, '__name__', value)}"
         for field in fields(model)

@@ -1,4 +1,4 @@
-"""The graph of an ONNX model, written from the program of a network's layers: there is no second copy of a network."""
+"""ONNX graphs, written from the trace of a network's own code, so that there is no second copy of a network."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,20 +12,20 @@ from jax.extend import core
 from layers_flax import BatchNorm, Conv
 from weights_flax.look.trace import Trace, TracedLayer
 
-CHANNELS_FIRST = (0, 2, 3, 1)  # where the axes of (batch, height, width, channels) are in ONNX's images
+CHANNELS_FIRST = (0, 2, 3, 1)  # the places of batch, height, width and channels in ONNX's images
 POOL = re.compile(r"global_avg_pool|adaptive_avg_pool|(max|avg)_pool_\d+x\d+_\d+")
 ELEMENTWISE = {"add": "Add", "mul": "Mul"}
 
 
 class OnnxTensor(NamedTuple):
-    """An array of the network: it is ONNX's tensor `name`, transposed by `axes`."""
+    """An array of the network: axis i of the array is axis `axes[i]` of ONNX's tensor `name`."""
 
     name: str
     axes: tuple[int, ...]
 
 
 class Node(NamedTuple):
-    """An operation of ONNX with one output."""
+    """An ONNX operation with one output."""
 
     op: str
     inputs: list[str]
@@ -35,14 +35,15 @@ class Node(NamedTuple):
 
 
 class OnnxGraph:
-    """Operations of a jaxpr as nodes of ONNX, whose images have the channels first.
+    """Nodes of ONNX for the operations of a trace; images in ONNX have the channels first.
 
-    What a transposition does to a tensor is only kept in mind, until a node needs it done.
+    A transposition only changes the `axes` of a tensor; a node is added when another node needs the transposed tensor.
 
     Attributes:
-        layers: what the jaxpr's operations `layer` stand for.
+        trace: the network's operations.
+        weights: its variables by path.
         nodes: in the order in which they run.
-        constants: the arrays that they read, by name.
+        constants: the arrays that nodes read, by name.
     """
 
     def __init__(self, trace: Trace, variables: Mapping[str, Any]):
@@ -54,7 +55,7 @@ class OnnxGraph:
         self.constants: dict[str, np.ndarray] = {}
 
     def write(self, closed: core.ClosedJaxpr, inputs: Sequence[OnnxTensor | np.ndarray]) -> list[Any]:
-        """Writes all of a jaxpr; its outputs for these inputs."""
+        """Adds nodes for a whole jaxpr, and returns its outputs for these inputs."""
         jaxpr = closed.jaxpr
         values: dict[Any, Any] = dict(zip(jaxpr.constvars, map(np.asarray, closed.consts), strict=True))
         values |= zip(jaxpr.invars, inputs, strict=True)
@@ -69,7 +70,7 @@ class OnnxGraph:
                 continue
             for equation in equations:
                 if equation.primitive.name == "dim_as_value":
-                    continue  # the size of the batch, which an operation was given and has not used
+                    continue  # the size of the batch, which no node needs
                 outputs = self.operation(equation, [read(atom) for atom in equation.invars])
                 values |= zip(equation.outvars, outputs, strict=True)
         return [read(atom) for atom in jaxpr.outvars]
@@ -77,19 +78,19 @@ class OnnxGraph:
     def add(
         self, op: str, inputs: Sequence[str], axes: tuple[int, ...], name: str | None = None, **attributes: Any
     ) -> OnnxTensor:
-        """Adds a node; its output."""
+        """Adds a node, and returns its output."""
         output = f"{op}_{len(self.nodes)}"
         self.nodes.append(Node(op, list(inputs), output, name or output, attributes))
         return OnnxTensor(output, axes)
 
     def constant(self, value: np.ndarray, name: str | None = None) -> str:
-        """Keeps an array with the file; its name."""
+        """Adds an array to the file, and returns its name."""
         name = name or f"constant_{len(self.constants)}"
         self.constants[name] = np.ascontiguousarray(value).reshape(value.shape)
         return name
 
     def name_of(self, value: OnnxTensor | np.ndarray, axes: tuple[int, ...]) -> str:
-        """The name of a tensor that is the value when transposed by `axes`; a scalar stays one."""
+        """Returns the name of a tensor that has the value's axes in the places `axes`; scalars have no axes."""
         order = np.argsort(axes)
         if isinstance(value, np.ndarray):
             return self.constant(value.transpose(order) if value.ndim else value)
@@ -98,7 +99,7 @@ class OnnxGraph:
         return self.add("Transpose", [value.name], axes, perm=[value.axes[axis] for axis in order]).name
 
     def operation(self, equation: core.JaxprEqn, operands: list[Any]) -> Sequence[Any]:
-        """Writes one operation, or computes it where it knows all operands; its outputs."""
+        """Adds nodes for one operation, or computes it if all operands are arrays; returns the outputs."""
         kind, params = equation.primitive.name, equation.params
         inner = _inner(equation)
         if isinstance(inner, core.ClosedJaxpr):
@@ -108,10 +109,10 @@ class OnnxGraph:
             and not operands[0].ndim
             and not all(isinstance(size, int) for size in params["shape"])
         ):
-            return operands  # a number for a whole array, whose size is not known
+            return operands  # a number broadcast to an array of unknown size stays a number
         if all(isinstance(operand, np.ndarray) for operand in operands):
-            found = equation.primitive.bind(*operands, **params)
-            return [np.asarray(value) for value in (found if equation.primitive.multiple_results else [found])]
+            result = equation.primitive.bind(*operands, **params)
+            return [np.asarray(value) for value in (result if equation.primitive.multiple_results else [result])]
         x = next(operand for operand in operands if isinstance(operand, OnnxTensor))
         axes, with_zero = x.axes, any(isinstance(value, np.ndarray) and not value.any() for value in operands)
         before, shape = _aval(equation.invars[0]).shape, _aval(equation.outvars[0]).shape
@@ -121,7 +122,7 @@ class OnnxGraph:
                 return [self.layer(layer, x)]
             kind = type(layer.module).__name__
         if kind == "add" and with_zero:
-            return [x]  # a plain network's shortcut is zero
+            return [x]  # the shortcut of a plain network is zero
         if kind in ELEMENTWISE:
             return [self.add(ELEMENTWISE[kind], [self.name_of(operand, axes) for operand in operands], axes)]
         if kind == "max" and with_zero:
@@ -146,7 +147,7 @@ class OnnxGraph:
         raise ValueError(f"the network does {kind!r} of {before} to {shape}, which the ONNX export does not know")
 
     def layer(self, layer: TracedLayer, x: OnnxTensor) -> OnnxTensor:
-        """Convolution, BatchNorm in evaluation, or dense layer."""
+        """Adds a convolution, a BatchNorm in evaluation, or a dense layer."""
         module, path = layer.module, "/".join(layer.path)
         values = {place[-1]: np.asarray(leaf) for place, leaf in self.weights.items() if place[:-1] == layer.path}
         if isinstance(module, Conv):
@@ -159,7 +160,7 @@ class OnnxGraph:
         if not isinstance(module, Conv):
             return self.add("Gemm", [self.name_of(x, (0, 1)), *weights], (0, 1), path)
         padding = (module.kernel_size - 1) // 2 if module.padding is None else module.padding
-        # "same" is what ONNX calls so, with the odd pixel at the upper end of the axis.
+        # SAME_UPPER is our "same": an odd pixel of padding goes to the upper end of the axis.
         pads: dict[str, Any] = dict(auto_pad="SAME_UPPER") if padding == "same" else dict(pads=[padding] * 4)
         return self.add(
             "Conv",
@@ -174,7 +175,7 @@ class OnnxGraph:
     def slice(
         self, x: OnnxTensor, shape: tuple, start_indices: tuple, limit_indices: tuple, strides: Any
     ) -> OnnxTensor:
-        """Part of an array, in steps; of axes that are taken whole nothing is said."""
+        """Adds a slice with steps, which names only the axes that it shortens."""
         parts = list(zip(start_indices, limit_indices, strides or (1,) * len(shape), x.axes, strict=True))
         cut = [part for part, size in zip(parts, shape, strict=True) if part[:3] != (0, size, 1)]
         if not cut:
@@ -183,7 +184,7 @@ class OnnxGraph:
         return self.add("Slice", [x.name, starts, ends, axes, steps], x.axes)
 
     def put(self, x: OnnxTensor, new: OnnxTensor, *rest: Any) -> OnnxTensor:
-        """`x` with `new` in place of a part of it, along one axis: what is before it, itself, and what is behind."""
+        """Replaces a part of `x` along one axis by `new`: concatenates `x` before it, `new`, and `x` behind it."""
         *starts, shape, part = rest
         (axis,) = (axis for axis, (whole, own) in enumerate(zip(shape, part, strict=True)) if whole != own)
         first, last = int(starts[axis]), int(starts[axis]) + part[axis]
@@ -197,12 +198,12 @@ class OnnxGraph:
         return self.add("Concat", pieces, x.axes, axis=x.axes[axis])
 
     def pad(self, x: OnnxTensor, value: np.ndarray, config: Sequence[tuple[int, int, int]]) -> OnnxTensor:
-        """A border of one value."""
+        """Adds a border of one value."""
         low, high, _ = np.asarray(config, np.int64)[np.argsort(x.axes)].T
         return self.add("Pad", [x.name, self.constant(np.concatenate([low, high])), self.constant(value)], x.axes)
 
     def pool(self, pool: str, equations: list[core.JaxprEqn], read: Any) -> OnnxTensor:
-        """What `layers_flax.pooling` does in many operations, as ONNX's one."""
+        """Adds one node for the many operations of a pool of `layers_flax`."""
         made = {var for equation in equations for var in equation.outvars}
         atoms = [atom for equation in equations for atom in equation.invars]
         source = next(atom for atom in atoms if atom not in made and isinstance(read(atom), OnnxTensor))
@@ -226,7 +227,7 @@ class OnnxGraph:
         return self.add({"max": "MaxPool", "avg": "AveragePool"}[kind], [x], CHANNELS_FIRST, **options)
 
     def adaptive_pool(self, x: str, dots: list[core.JaxprEqn], read: Any) -> OnnxTensor:
-        """Products with the weights of each output's inputs, along the height or the width or both."""
+        """Adds products with the averaging weights along height, width or both."""
         for dot in dots:
             weights = read(dot.invars[0])  # (outputs, inputs)
             ((_, (axis,)), _) = dot.params["dimension_numbers"]
@@ -236,19 +237,19 @@ class OnnxGraph:
 
 
 def _inner(equation: core.JaxprEqn) -> Any:
-    """The program of an operation that calls one, or None."""
+    """Returns the jaxpr that an operation calls, or None."""
     return equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
 
 
 def _inside(equations: Iterable[core.JaxprEqn]) -> Iterator[core.JaxprEqn]:
-    """Operations, with those that a function with a derivative of its own is made of in its place."""
+    """Yields operations; a call of a jaxpr is replaced by the operations of that jaxpr."""
     for equation in equations:
         inner = _inner(equation)
         yield from [equation] if inner is None else _inside(inner.eqns)
 
 
 def _pool_of(equation: core.JaxprEqn) -> str | None:
-    """The name of the pool that an operation is a part of, from the scope that it runs under."""
+    """Returns the name of the pool that an operation is a part of, from the operation's scope."""
     found = POOL.search(str(equation.source_info.name_stack))
     return found and found[0]
 

@@ -1,4 +1,4 @@
-"""A network as StableHLO: one file with its weights, which JAX alone runs on CPU, GPU and TPU at any batch size."""
+"""StableHLO programs of networks: one file with the weights, which JAX runs on CPU, GPU and TPU at any batch size."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,16 +13,16 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def to_stablehlo(model: nn.Module, variables: Mapping[str, Any], image_shape: Sequence[int]) -> bytes:
-    """What `jax.export` makes of the network in evaluation.
+    """Exports the network in evaluation by `jax.export`.
 
     Args:
-        model: any network; it computes in its own `dtype`, but in no wider type than float32.
+        model: any network; it computes in its own `dtype`, but float64 becomes float32.
         variables: {"params", "batch_stats"}, which become constants of the program.
         image_shape: (height, width, channels).
 
     Returns:
         The serialised function from images (batch, height, width, channels), float32, to logits
-        (batch, num_classes), float32; the batch is of any size.
+        (batch, num_classes), float32; the batch has any size.
     """
     if getattr(model, "dtype", None) is not None and jnp.dtype(model.dtype) == jnp.float64:
         model = model.clone(dtype=jnp.float32)

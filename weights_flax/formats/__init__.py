@@ -1,1 +1,1 @@
-"""Kinds of files, each read into named tensors without running code."""
+"""Formats of files, each read into named tensors without running code."""

@@ -1,5 +1,6 @@
-"""HDF5 files of Keras."""
+"""Reader of Keras' HDF5 files."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ from weights_flax.formats.tensors import Tensor
 
 
 def read_hdf5(path: Path) -> dict[str, Tensor]:
-    """The arrays of an HDF5 file of Keras, by their paths; its optimiser's are passed over.
+    """Reads the arrays of an HDF5 file of Keras, by their paths, except those of the optimizer.
 
     Raises:
-        ValueError: h5py is missing, or an array is kept in another file.
+        ValueError: h5py is not installed, or an array is stored in another file.
     """
     h5py = library("h5py", extra="keras", purpose="a file of Keras")
     tensors: dict[str, Tensor] = {}
@@ -23,20 +24,17 @@ def read_hdf5(path: Path) -> dict[str, Tensor]:
             return
         if item.external is not None or item.is_virtual:
             raise ValueError(f"{name[:100]!r} is kept in another file")
-        tensors[name.removeprefix("model_weights/")] = Tensor(item.shape, item.dtype, _hdf5_reader(path, name))
+        tensors[name.removeprefix("model_weights/")] = Tensor(item.shape, item.dtype, partial(_read, path, name))
 
     with h5py.File(path, "r") as file:
-        file.visititems(visit)  # which follows no links
+        file.visititems(visit)  # h5py follows no links here
     if not tensors:
         raise ValueError("it has no tensors")
     return tensors
 
 
-def _hdf5_reader(path: Path, name: str) -> Any:
-    def read() -> np.ndarray:
-        import h5py
+def _read(path: Path, name: str) -> np.ndarray:
+    import h5py
 
-        with h5py.File(path, "r") as file:
-            return np.asarray(file[name])
-
-    return read
+    with h5py.File(path, "r") as file:
+        return np.asarray(file[name])

@@ -1,4 +1,4 @@
-"""Files of the Hugging Face hub."""
+"""Download of files of the Hugging Face hub."""
 
 from pathlib import Path
 
@@ -7,10 +7,10 @@ from common_flax.optional import library
 
 
 def download(address: str) -> Path:
-    """The file at "hf://OWNER/NAME[/FILE]", downloaded or from the hub's own cache; FILE is model.safetensors if left.
+    """Downloads "hf://OWNER/NAME[/FILE]", or takes it from the hub's own cache; FILE is model.safetensors by default.
 
     Raises:
-        ValueError: the address is not one, huggingface_hub is missing, or the hub does not give the file.
+        ValueError: the address is not of this form, huggingface_hub is not installed, or the download fails.
     """
     owner, _, rest = address.removeprefix("hf://").partition("/")
     name, _, file = rest.partition("/")
@@ -19,5 +19,5 @@ def download(address: str) -> Path:
     hub = library("huggingface_hub", extra="hub", purpose=address)
     try:
         return Path(hub.hf_hub_download(f"{owner}/{name}", file or "model.safetensors"))
-    except Exception as error:  # its own errors, and those of the libraries that it speaks to the network with
+    except Exception as error:  # its own errors, and those of the network libraries under it
         raise ValueError(f"{address} cannot be had: {one_line(error)}") from None

@@ -1,4 +1,4 @@
-"""Files of `flax.serialization.to_bytes`."""
+"""Reader of the files that `flax.serialization.to_bytes` makes."""
 
 from math import prod
 from pathlib import Path
@@ -11,7 +11,7 @@ from weights_flax.formats.tensors import Tensor
 
 
 def read_msgpack(path: Path) -> dict[str, Any]:
-    """The tree of a file of `flax.serialization.to_bytes`, with `Tensor` leaves.
+    """Reads the tree of a file of `flax.serialization.to_bytes`, with `Tensor` leaves.
 
     Raises:
         ValueError: the file is damaged.
@@ -19,19 +19,19 @@ def read_msgpack(path: Path) -> dict[str, Any]:
     import msgpack
 
     def extension(code: int, data: bytes) -> Any:
-        if code != 1:  # scalars and complex numbers, which no network of ours has
+        if code != 1:  # scalars and complex numbers, which none of our networks has
             return None
         shape, dtype, buffer = msgpack.unpackb(data, raw=True, max_array_len=32, max_map_len=0)
         return _array(tuple(shape), np.dtype(jnp.dtype(dtype.decode())), buffer)
 
     try:
-        # Lists are shapes and the like. Their memory is taken before they are read, up to these lengths.
-        found = msgpack.unpackb(path.read_bytes(), ext_hook=extension, raw=False, max_array_len=4096, max_map_len=2**20)
+        # Lists are only shapes here. msgpack allocates a list before reading it, so its length must be limited.
+        tree = msgpack.unpackb(path.read_bytes(), ext_hook=extension, raw=False, max_array_len=4096, max_map_len=2**20)
     except (msgpack.UnpackException, TypeError, AttributeError, UnicodeDecodeError) as error:
         raise ValueError(f"its msgpack is damaged ({type(error).__name__})") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"it holds no dict of tensors, but a {type(found).__name__}")
-    return found
+    if not isinstance(tree, dict):
+        raise ValueError(f"it holds no dict of tensors, but a {type(tree).__name__}")
+    return tree
 
 
 def _array(shape: tuple[int, ...], dtype: np.dtype, buffer: bytes) -> Tensor:

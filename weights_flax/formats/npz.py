@@ -1,4 +1,4 @@
-"""Files of `np.savez`."""
+"""Reader of `.npz` files."""
 
 import zipfile
 from functools import partial
@@ -12,13 +12,13 @@ from weights_flax.formats.tensors import Tensor
 
 
 def read_npz(path: Path) -> dict[str, Tensor]:
-    """The arrays of a file of `np.savez` or `np.savez_compressed`.
+    """Reads the arrays of a file of `np.savez` or `np.savez_compressed`.
 
     Raises:
         ValueError: the file is damaged, or has an array of objects.
     """
     tensors = {}
-    archive = zipfile.ZipFile(path)  # open for as long as its tensors are there
+    archive = zipfile.ZipFile(path)  # stays open as long as its tensors exist
     for entry in archive.infolist():
         with archive.open(entry) as file:
             version = np.lib.format.read_magic(file)
@@ -30,7 +30,7 @@ def read_npz(path: Path) -> dict[str, Tensor]:
             raise ValueError(f"{entry.filename[:100]!r} holds objects, not numbers")
         if size != entry.file_size:
             raise ValueError(f"{entry.filename[:100]!r} has {entry.file_size:,} bytes, not {size:,}")
-        # NumPy does not know JAX's bfloat16, and names it two bytes without a meaning.
+        # NumPy has no bfloat16, and stores its values as two bytes without a type.
         kind = np.dtype(jnp.bfloat16) if dtype == np.dtype("V2") else dtype
         tensors[entry.filename.removesuffix(".npy")] = Tensor(shape, kind, partial(_read_npy, archive, entry, kind))
     return tensors

@@ -1,4 +1,4 @@
-"""Files of weights, whatever their format: what is in them by name, and what they say of themselves."""
+"""Reader of files of weights in any format: their tensors by name, and their card."""
 
 import json
 import pickle
@@ -20,20 +20,20 @@ from weights_flax.formats.safetensors import read_safetensors
 from weights_flax.formats.tensors import Tensor
 from weights_flax.formats.torch import LEGACY_START, read_torch_legacy, read_torch_zip
 
-# Under these keys checkpoints keep a network beside an optimiser and the like; the first that is there is taken.
+# Keys under which checkpoints store a network beside an optimizer and other state; the first match is used.
 WRAPPERS = ("state_dict", "model", "model_state_dict", "net", "params", "state_dict_ema", "model_ema")
 DEPTH = 3
 
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """What a file of weights holds; no value has been read yet.
+    """The content of a file of weights, whose values are not read yet.
 
     Attributes:
         path: the file, or the folder of a checkpoint.
-        format: what kind of file it is, in words.
-        tensors: by the file's own names; of nested dicts their keys are joined by "/".
-        card: what it says of its network, see `save_weights`; empty where it says nothing.
+        format: its name, for messages.
+        tensors: by the file's own names; keys of nested dicts are joined by "/".
+        card: the description of its network, see `save_weights`; empty if the file has none.
     """
 
     path: Path
@@ -43,16 +43,15 @@ class WeightsFile:
 
 
 def open_weights(source: str | Path) -> WeightsFile:
-    """Finds out what kind of file `source` is, by what it begins with, and what is in it.
+    """Opens a file of weights; its first bytes tell the format.
 
     Args:
         source: a file of safetensors, of PyTorch (zipped or legacy), .npz, Keras' HDF5 or Flax's msgpack; a run's
-            folder, of whose weights the averaged ones come first; a folder that Orbax wrote; or
-            "hf://OWNER/NAME[/FILE]".
+            folder, whose averaged weights are preferred; a folder that Orbax wrote; or "hf://OWNER/NAME[/FILE]".
 
     Raises:
-        ValueError: there is no such file, or it is damaged, or holds something other than tensors. Nothing in it is
-            run, and nothing large is read.
+        ValueError: the file does not exist, is damaged, or holds something other than tensors. No code in it is run and
+            nothing large is read.
     """
     path = download(str(source)) if str(source).startswith("hf:") else Path(source).expanduser()
     path = _in_folder(path) if path.is_dir() else path
@@ -85,7 +84,7 @@ def open_weights(source: str | Path) -> WeightsFile:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Whatever goes wrong in reading `path` becomes one line of a ValueError."""
+    """Turns every error of reading `path` into a ValueError of one line."""
     try:
         yield
     except FileNotFoundError:
@@ -97,7 +96,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def _in_folder(folder: Path) -> Path:
-    """The weights in a folder: of a finished run, of one that goes on, of a snapshot of the hub, or Orbax' own."""
+    """Returns the weights in the folder of a run, finished or not, of a snapshot of the hub, or of Orbax."""
     for name in ("model_ema.safetensors", "model.safetensors", "pytorch_model.bin"):
         if (folder / name).is_file():
             return folder / name
@@ -125,7 +124,7 @@ def _card(text: str) -> dict[str, Any]:
 
 
 def _state_dict(found: dict[str, Any]) -> dict[str, Tensor]:
-    """The dict of tensors in a checkpoint, and of nothing else."""
+    """Returns the innermost dict of a checkpoint that has tensors, without its other entries."""
     for _ in range(DEPTH):
         tensors = {key: value for key, value in found.items() if isinstance(key, str) and isinstance(value, Tensor)}
         if tensors:
@@ -139,7 +138,7 @@ def _state_dict(found: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def _flat(tree: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The network's leaves of a tree of Flax, by paths; of a training state without the optimiser."""
+    """Returns the network's leaves of a tree of Flax by paths, without the optimizer of a training state."""
     inside = [tree, *(value for value in tree.values() if isinstance(value, Mapping))]
     state = next((part for part in inside if isinstance(part.get("params"), Mapping)), tree)
     averaged = state.get("ema")

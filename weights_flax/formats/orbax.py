@@ -1,4 +1,4 @@
-"""Folders of Orbax."""
+"""Reader of Orbax' folders."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -16,17 +16,17 @@ Arguments = TypeVarTuple("Arguments")
 
 
 def read_orbax(path: Path) -> dict[str, Any]:
-    """The tree of a folder that Orbax wrote, with `Tensor` leaves; all is read when the first of them is.
+    """Reads the tree of a folder that Orbax wrote, with `Tensor` leaves; the first one that is read reads all values.
 
     Raises:
-        ValueError: Orbax finds it damaged.
+        ValueError: Orbax cannot read the folder.
     """
     import orbax.checkpoint as ocp
 
     try:
         with _quiet_loops(), ocp.PyTreeCheckpointer() as reader:
             tree = reader.metadata(path.absolute()).item_metadata.tree
-    except Exception as error:  # whatever Orbax and TensorStore raise of a damaged file
+    except Exception as error:  # Orbax and TensorStore raise many types for damaged files
         raise ValueError(f"{type(error).__name__}: {error}") from None
     values: dict[str, Any] = {}
 
@@ -34,8 +34,8 @@ def read_orbax(path: Path) -> dict[str, Any]:
         if not values:
             with _quiet_loops(), ocp.PyTreeCheckpointer() as reader:
                 as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-                found = reader.restore(path.absolute(), restore_args=as_numpy)
-            values.update({jax.tree_util.keystr(p): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(found)})
+                restored = reader.restore(path.absolute(), restore_args=as_numpy)
+            values.update({jax.tree_util.keystr(p): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(restored)})
         return np.asarray(values[jax.tree_util.keystr(path_in_tree)])
 
     def lazy(place: Any, leaf: Any) -> Any:
@@ -47,7 +47,7 @@ def read_orbax(path: Path) -> dict[str, Any]:
 
 
 class _QuietLoop(asyncio.SelectorEventLoop):
-    """A loop that drops what is called for once it is closed."""
+    """An event loop that drops callbacks once it is closed."""
 
     def call_soon_threadsafe(
         self, callback: Callable[[*Arguments], object], *args: *Arguments, context: Context | None = None
@@ -62,10 +62,10 @@ class _QuietLoop(asyncio.SelectorEventLoop):
 
 @contextmanager
 def _quiet_loops() -> Iterator[None]:
-    """Has Orbax read with loops that are quiet once they are closed.
+    """Makes Orbax use event loops that stay quiet after they are closed.
 
-    At the first damaged array Orbax gives up and closes its loop, while TensorStore still reads other arrays: each of
-    these would print a traceback at its end. A policy of loops would do the same, but Python 3.14 deprecates policies.
+    At the first damaged array Orbax closes its loop, while TensorStore still reads other arrays; each of these would
+    then print a traceback. An event loop policy would do the same, but Python 3.14 deprecates policies.
     """
     usual = asyncio.new_event_loop
     asyncio.new_event_loop = _QuietLoop

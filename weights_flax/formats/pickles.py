@@ -1,7 +1,7 @@
-"""Pickles read without running code: a machine of the opcodes that files of tensors need, and of nothing else.
+"""Reader of pickles that runs no code: a machine with only the opcodes that files of tensors need.
 
-Python's own unpickler calls what a file names. This one has no way to call anything: a name in the file is looked up in
-a table of the caller's functions, and a name that is not there is an error.
+Python's own unpickler calls any function that a file names. This one looks a name up in a table of the caller's
+functions, and a name that is not in the table is an error.
 """
 
 import pickletools
@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from io import BytesIO
 from typing import Any
 
-LIMIT = 2**24  # bytes of a pickle: that of 1,202 layers has under one million
-MOST_OPCODES = 2_000_000  # a second or two of them
+LIMIT = 2**24  # bytes of a pickle: the one of a network of 1,202 layers has under one million
+MOST_OPCODES = 2_000_000  # reading these takes a second or two
 
 Name = tuple[str, str]  # module, name
 Builder = Callable[..., Any]
@@ -23,12 +23,12 @@ _PASSED_OVER = ("PROTO", "FRAME")
 
 
 def read_pickle(stream: BytesIO, builders: Mapping[Name, Builder], persistent: Builder | None = None) -> Any:
-    """The object of the pickle at the stream's position; the stream is left behind it.
+    """Reads the pickle at the stream's position, and leaves the stream at the end of the pickle.
 
     Args:
-        stream: the bytes; whoever opens them keeps them to `LIMIT`.
-        builders: what stands for each name that a pickle may hold, called with the pickle's arguments.
-        persistent: makes an object of a persistent id.
+        stream: the bytes; the caller limits their number to `LIMIT`.
+        builders: for each name that a pickle may hold, the function that is called with the pickle's arguments.
+        persistent: makes an object from a persistent id.
 
     Raises:
         ValueError: the pickle is damaged, names something else, or uses an opcode that tensors do not need.
@@ -53,7 +53,7 @@ class _Machine:
         self._memo: dict[int, Any] = {}
 
     def pop(self) -> Any:
-        """The topmost object."""
+        """Removes and returns the topmost object."""
         value = self._stack.pop()
         if value is _MARK:
             raise IndexError
@@ -61,7 +61,7 @@ class _Machine:
 
     def _pop_to_mark(self) -> list[Any]:
         place = len(self._stack) - 1
-        while self._stack[place] is not _MARK:  # IndexError at the bottom is a damaged pickle's
+        while self._stack[place] is not _MARK:  # an IndexError at the bottom means a damaged pickle
             place -= 1
             if place < 0:
                 raise IndexError
@@ -70,7 +70,7 @@ class _Machine:
         return values
 
     def run(self, name: str, argument: Any) -> None:
-        """Carries out one opcode."""
+        """Runs one opcode."""
         stack = self._stack
         if name in _PUSHED:
             stack.append(argument)
@@ -115,7 +115,7 @@ class _Machine:
                 raise ValueError("its pickle calls what is no name")
             stack.append(build.builder(*arguments))
         elif name == "BUILD":
-            self.pop()  # attributes of an object: those of a dict of tensors say nothing of them
+            self.pop()  # attributes of an object, which tell nothing about tensors
         elif name == "BINPERSID" and self._persistent is not None:
             stack.append(self._persistent(self.pop()))
         elif name not in _PASSED_OVER:
@@ -128,14 +128,14 @@ class _Machine:
 
 
 class _Named:
-    """A name of the file, on the stack until it is called or held as it is."""
+    """A name of the file, on the stack until it is called or stored."""
 
     def __init__(self, builder: Builder, name: Name):
         self.builder, self.name = builder, name
 
 
 def name_of(value: Any) -> Name:
-    """The name that a pickle holds as an object, such as a type of storage."""
+    """Returns the name that a pickle stores as an object, such as a type of storage."""
     if not isinstance(value, _Named):
         raise TypeError
     return value.name
@@ -154,7 +154,7 @@ def _dict(value: Any) -> dict:
 
 
 def _key(value: Any) -> str | int:
-    # Nested tuples as keys could be hashed only by a recursion as deep as the file pleases.
+    # Hashing of nested tuples recurses as deep as the file nests them, so tuples are no keys.
     if not isinstance(value, str | int):
         raise TypeError
     return value

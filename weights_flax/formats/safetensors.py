@@ -1,4 +1,4 @@
-"""Files of safetensors."""
+"""Reader of safetensors files."""
 
 from functools import partial
 from pathlib import Path
@@ -9,7 +9,7 @@ import numpy as np
 
 from weights_flax.formats.tensors import Tensor
 
-HEADER_LIMIT = 2**25  # bytes of a safetensors header: that of 1,202 layers has one million
+HEADER_LIMIT = 2**25  # bytes of the header: the one of a network of 1,202 layers has one million
 TYPES: dict[str, Any] = {
     "F64": np.float64,
     "F32": np.float32,
@@ -25,10 +25,10 @@ TYPES: dict[str, Any] = {
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], str]:
-    """The tensors of a file, and the entry "model" of its metadata.
+    """Reads the tensors of a file, and the entry "model" of its metadata.
 
     Raises:
-        ValueError: the library finds the file damaged.
+        ValueError: the library cannot read the file.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -37,7 +37,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], str]:
     if header > HEADER_LIMIT:
         raise ValueError(f"its header of {header:,} bytes is over {HEADER_LIMIT:,}")
     try:
-        # Open for as long as its tensors are there: to open it anew for each would read the header each time.
+        # The file stays open for all tensors: opening it again for each would read the header each time.
         opened: Any = safe_open(path, "numpy")
         tensors = {name: _safetensor(opened, name) for name in opened.keys()}  # noqa: SIM118
         return tensors, (opened.metadata() or {}).get("model", "")

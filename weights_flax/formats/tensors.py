@@ -1,4 +1,4 @@
-"""Tensors of a file whose values are read when they are asked for: names and shapes are checked before."""
+"""Tensors whose values stay in their file until they are needed, so that names and shapes are checked first."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +17,8 @@ class Tensor:
     """An array that is still in its file; `np.asarray` reads it.
 
     Attributes:
-        shape: as the file says.
-        dtype: as the file says.
-        read: gives the values, an array of that shape and type.
+        shape, dtype: as the file says.
+        read: returns the values, an array of this shape and type.
     """
 
     shape: tuple[int, ...]
@@ -31,23 +30,23 @@ class Tensor:
         return values if dtype is None else values.astype(dtype)
 
     def map(self, change: Callable[[np.ndarray], np.ndarray]) -> "Tensor":
-        """The tensor with changed values, of the same shape and type."""
+        """Returns the tensor with changed values, of the same shape and type."""
         return Tensor(self.shape, self.dtype, lambda: change(self.read()).astype(self.dtype))
 
     def transpose(self, *axes: int) -> "Tensor":
-        """The tensor with its axes in another order."""
+        """Returns the tensor with its axes in another order."""
         shape = tuple(self.shape[axis] for axis in axes)
         return Tensor(shape, self.dtype, lambda: np.ascontiguousarray(self.read().transpose(axes)))
 
     def reshape(self, *shape: int) -> "Tensor":
-        """The same values in another shape."""
+        """Returns the tensor in another shape."""
         if prod(shape) != prod(self.shape):
             raise ValueError(f"a tensor of shape {self.shape} cannot take the shape {shape}")
         return Tensor(shape, self.dtype, lambda: self.read().reshape(shape))
 
 
 def from_memory(source: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Tensors of a PyTorch state dict, or of Flax's variables by their paths, "params/conv1/kernel"."""
+    """Returns the tensors of a PyTorch state dict, or of Flax's variables by their paths, "params/conv1/kernel"."""
     flat = source
     if isinstance(source.get("params"), Mapping):
         leaves = jax.tree_util.tree_leaves_with_path({k: source[k] for k in ("params", "batch_stats") if k in source})
@@ -60,10 +59,10 @@ def from_memory(source: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def strided(flat: np.ndarray, offset: int, shape: Sequence[int], strides: Sequence[int]) -> np.ndarray:
-    """The view of `flat` that begins at `offset`, with strides counted in items.
+    """Returns the view of `flat` that begins at `offset`, with strides counted in items.
 
     Raises:
-        ValueError: it goes beyond `flat`.
+        ValueError: the view goes beyond `flat`.
     """
     if offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)) >= len(flat):
         raise ValueError(f"a tensor of shape {tuple(shape)} goes beyond its {len(flat):,} numbers")

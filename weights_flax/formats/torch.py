@@ -1,4 +1,4 @@
-"""PyTorch's files of tensors, zipped and legacy, read and written without PyTorch and without running code."""
+"""Reader and writer of PyTorch's files, zipped and legacy, which need no PyTorch and run no code."""
 
 import pickle
 import struct
@@ -33,7 +33,7 @@ STORAGES: dict[str, np.dtype] = {
 
 
 class _Storage(NamedTuple):
-    """Numbers in a row, of which a tensor is a view."""
+    """A row of numbers that tensors are views of."""
 
     key: str
     dtype: np.dtype
@@ -42,7 +42,7 @@ class _Storage(NamedTuple):
 
 
 def read_torch_zip(path: Path) -> dict[str, Any]:
-    """What `torch.save` has written since version 1.6: nested dicts with `Tensor` leaves.
+    """Reads a file of `torch.save` since version 1.6: nested dicts with `Tensor` leaves.
 
     Raises:
         ValueError: the file is damaged, or holds something other than tensors and containers.
@@ -69,7 +69,7 @@ def read_torch_zip(path: Path) -> dict[str, Any]:
 
 
 def _bytes_of(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int) -> bytes:
-    if entry.compress_type != zipfile.ZIP_STORED:  # what PyTorch never does: a few bytes could become gigabytes
+    if entry.compress_type != zipfile.ZIP_STORED:  # PyTorch never compresses, and a few bytes could become gigabytes
         raise ValueError(f"its entry {entry.filename[:60]!r} is compressed")
     if entry.file_size > limit:
         raise ValueError(f"its entry {entry.filename[:60]!r} has {entry.file_size:,} bytes, over {limit:,}")
@@ -77,7 +77,7 @@ def _bytes_of(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int) -> b
 
 
 def read_torch_legacy(path: Path) -> dict[str, Any]:
-    """What `torch.save` wrote before version 1.6: nested dicts with `Tensor` leaves.
+    """Reads a file of `torch.save` before version 1.6: nested dicts with `Tensor` leaves.
 
     Raises:
         ValueError: the file is damaged, or holds something other than tensors and containers.
@@ -85,7 +85,7 @@ def read_torch_legacy(path: Path) -> dict[str, Any]:
     size_of_file = path.stat().st_size
     with path.open("rb") as file:
         head = BytesIO(file.read(LIMIT))
-    places: dict[str, tuple[int, np.dtype, int]] = {}  # where each storage begins
+    places: dict[str, tuple[int, np.dtype, int]] = {}  # the first byte of each storage, its type and size
 
     def storage(key: str, dtype: np.dtype, size: int) -> _Storage:
         if places.setdefault(key, (0, dtype, size))[1:] != (dtype, size):
@@ -108,7 +108,7 @@ def read_torch_legacy(path: Path) -> dict[str, Any]:
     system = read_pickle(head, {})
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise ValueError("its numbers are big-endian")
-    found = read_pickle(head, _builders(), _storages(storage))
+    tree = read_pickle(head, _builders(), _storages(storage))
     keys = read_pickle(head, {})
     if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(places):
         raise ValueError("its list of storages is not that of its tensors")
@@ -122,7 +122,7 @@ def read_torch_legacy(path: Path) -> dict[str, Any]:
             place += 8 + size * dtype.itemsize
             if place > size_of_file:
                 raise ValueError(f"it ends within the storage {key[:40]!r}")
-    return _as_dict(found)
+    return _as_dict(tree)
 
 
 def _number(file: BinaryIO, place: int) -> int | None:
@@ -132,7 +132,7 @@ def _number(file: BinaryIO, place: int) -> int | None:
 
 
 def _storages(make: Callable[[str, np.dtype, int], _Storage]) -> Callable[[Any], _Storage]:
-    """The maker of a storage from its persistent id: ("storage", type, key, device, size, …)."""
+    """Returns a function that makes a storage from its persistent id, ("storage", type, key, device, size, …)."""
 
     def storage(identity: Any) -> _Storage:
         kind, typename, key, _, size, *view = identity
@@ -150,15 +150,14 @@ def _storages(make: Callable[[str, np.dtype, int], _Storage]) -> Callable[[Any],
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
-    """`torch._utils._rebuild_tensor_v2`: a view of a storage."""
+    """Makes a view of a storage, as `torch._utils._rebuild_tensor_v2` does."""
     if not isinstance(storage, _Storage) or not _is_size(offset):
         raise ValueError("it has a tensor without a storage")
-    if not isinstance(shape, tuple) or not isinstance(strides, tuple) or len(shape) != len(strides) or len(shape) > 32:
-        raise ValueError(f"it has a tensor whose shape is {str(shape)[:60]}, with strides {str(strides)[:60]}")
-    if not all(map(_is_size, (*shape, *strides))):
+    tuples = isinstance(shape, tuple) and isinstance(strides, tuple)
+    if not tuples or not len(shape) == len(strides) <= 32 or not all(map(_is_size, (*shape, *strides))):
         raise ValueError(f"it has a tensor whose shape is {str(shape)[:60]}, with strides {str(strides)[:60]}")
     last = sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-    # A view that shows a number more than once could be larger than its file.
+    # A view that repeats numbers could be far larger than its file.
     if prod(shape) and max(offset + last + 1, offset + prod(shape)) > storage.size:
         raise ValueError(f"it has a tensor of shape {str(shape)[:60]} that goes beyond its storage of {storage.size:,}")
     if not prod(shape):
@@ -171,7 +170,7 @@ def _is_size(value: Any) -> bool:
 
 
 def _builders() -> dict[tuple[str, str], Callable[..., Any]]:
-    """What stands for the names in files of tensors. What says nothing of tensors is passed over."""
+    """Returns the builders of the names in files of tensors; names of other things build None."""
 
     def nothing(*_: Any) -> None:
         return None
@@ -202,11 +201,11 @@ def write_torch(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
     The same tensors give the same bytes.
 
     Args:
-        path: the file, which appears when it is whole.
-        tensors: names to arrays of numbers that PyTorch has.
+        path: the file, which appears only when it is complete.
+        tensors: names to arrays, of types that PyTorch has.
 
     Raises:
-        ValueError: an array's type is not one of PyTorch's.
+        ValueError: PyTorch does not have the type of an array.
     """
     path = Path(path)
     names = {dtype: name for name, dtype in STORAGES.items()}
@@ -216,7 +215,7 @@ def write_torch(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
     with whole_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
 
         def write(name: str, data: bytes) -> None:
-            archive.writestr(zipfile.ZipInfo(f"archive/{name}"), data)  # whose date is always the same
+            archive.writestr(zipfile.ZipInfo(f"archive/{name}"), data)  # with a fixed date
 
         write("data.pkl", _state_dict_pickle(tensors, names))
         write("byteorder", b"little")
@@ -226,9 +225,9 @@ def write_torch(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
 
 
 def _state_dict_pickle(tensors: Mapping[str, np.ndarray], names: Mapping[np.dtype, str]) -> bytes:
-    """A dict of `torch._utils._rebuild_tensor_v2(storage, offset, shape, strides, requires_grad, hooks)`.
+    """Pickles a dict of `torch._utils._rebuild_tensor_v2(storage, offset, shape, strides, requires_grad, hooks)`.
 
-    Put together by hand, since Python's pickler would import what it names.
+    Python's own pickler would have to import PyTorch.
     """
     parts = [pickle.PROTO + b"\x02", pickle.EMPTY_DICT, pickle.MARK]
     for number, (name, value) in enumerate(tensors.items()):

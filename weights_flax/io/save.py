@@ -1,4 +1,4 @@
-"""Weights out, with what they belong to."""
+"""Writing of weights to files, together with a card that says what network they belong to."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,33 +20,6 @@ from weights_flax.io.archs import describe
 FORMATS = (".safetensors", ".npz", ".pt", ".pth", ".th", ".msgpack")
 
 
-def make_card(
-    model: nn.Module,
-    *,
-    class_names: Sequence[str] | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-    image_shape: Sequence[int] | None = None,
-    licence: str | None = None,
-    source: str | None = None,
-) -> dict[str, Any]:
-    """What a file says of its network: "arch", "options", "num_classes", and what is given.
-
-    Arguments as in `save_weights`. "arch" is missing where no constructor makes such a network.
-    """
-    arch, options = describe(model)
-    num_classes: int = getattr(model, "num_classes")  # noqa: B009
-    if class_names is not None and len(class_names) != num_classes:
-        raise ValueError(f"class_names must be {num_classes}, one for each class; given {len(class_names)}")
-    if (mean is None) != (std is None):
-        raise ValueError(f"give mean and std, or neither; given mean={mean!r}, std={std!r}")
-    card: dict[str, Any] = {"arch": arch, "options": options, "num_classes": num_classes}
-    card |= {"class_names": None if class_names is None else list(class_names)}
-    card |= {"normalisation": None if mean is None or std is None else {"mean": list(mean), "std": list(std)}}
-    card |= {"image_shape": None if image_shape is None else list(image_shape), "licence": licence, "source": source}
-    return {name: value for name, value in card.items() if value is not None}
-
-
 def save_weights(
     model: nn.Module,
     variables: Mapping[str, Any],
@@ -61,19 +34,21 @@ def save_weights(
 ) -> Path:
     """Writes the variables of `model` to a file that `load_weights` and `load_model` read.
 
-    The file's ending says in which format: .safetensors under PyTorch's names and layouts, with a card of the network;
-    .npz under Flax's paths, with the card; .pt, .pth or .th, a state dict for `torch.load(…, weights_only=True)`, and
-    .msgpack, a tree for `flax.serialization`, without a card. The same variables give the same bytes.
+    The ending of the file chooses the format: .safetensors under PyTorch's names and layouts, with a card of the
+    network; .npz under Flax's paths, with the card; .pt, .pth or .th, a state dict for
+    `torch.load(…, weights_only=True)`, and .msgpack, a tree for `flax.serialization`, without a card. The card has
+    "arch" (left out if no constructor makes such a network), "options", "num_classes" and the optional arguments. The
+    same variables give the same bytes.
 
     Args:
         model: any network of either family.
         variables: {"params", "batch_stats"}.
-        path: the file, which appears when it is whole.
+        path: the file, which appears only when it is complete.
         class_names: one for each class.
-        mean, std: what images, of pixels from 0 to 1, are normalised with, channel by channel.
-        image_shape: (height, width, channels) of the images that it was trained on.
+        mean, std: for each channel, what images with pixels from 0 to 1 are normalised with.
+        image_shape: (height, width, channels) of the images that the network was trained on.
         licence: of the weights.
-        source: where they are from.
+        source: the origin of the weights.
 
     Returns:
         The path.
@@ -81,42 +56,43 @@ def save_weights(
     Raises:
         ValueError: the ending is none of these, the variables are not those of the model, or an argument does not fit
             it; nothing is written then.
-        OSError: the file cannot be written; nothing of it stays behind.
+        OSError: the file cannot be written; no part of it stays behind.
     """
     path = Path(path)
     one_of("ending of a file of weights", path.suffix, FORMATS)
-    card = make_card(
-        model, class_names=class_names, mean=mean, std=std, image_shape=image_shape, licence=licence, source=source
-    )
+    arch, options = describe(model)
+    num_classes: int = getattr(model, "num_classes")  # noqa: B009
+    if class_names is not None and len(class_names) != num_classes:
+        raise ValueError(f"class_names must be {num_classes}, one for each class; given {len(class_names)}")
+    if (mean is None) != (std is None):
+        raise ValueError(f"give mean and std, or neither; given mean={mean!r}, std={std!r}")
+    card: dict[str, Any] = {"arch": arch, "options": options, "num_classes": num_classes}
+    card |= {"class_names": None if class_names is None else list(class_names)}
+    card |= {"normalisation": None if mean is None or std is None else {"mean": list(mean), "std": list(std)}}
+    card |= {"image_shape": None if image_shape is None else list(image_shape), "licence": licence, "source": source}
+    card = {name: value for name, value in card.items() if value is not None}
     tensors = to_torch(model, variables)
-    variables = from_torch(model, tensors)  # which finds what is missing
-    write_tensors(path, tensors, variables, card)
-    return path
-
-
-def write_tensors(
-    path: Path, tensors: Mapping[str, np.ndarray], variables: Mapping[str, Any], card: Mapping[str, Any]
-) -> None:
-    """Writes a network under PyTorch's names or as Flax's variables, by what the format is read with."""
+    variables = from_torch(model, tensors)  # raises an error for missing variables
     if path.suffix in (".pt", ".pth", ".th"):
         write_torch(path, tensors)
-        return
+        return path
     with whole_file(path) as file:
         if path.suffix == ".safetensors":
-            write_safetensors(file, tensors, card)
+            _write_safetensors(file, tensors, card)
         elif path.suffix == ".msgpack":
             file.write_bytes(serialization.to_bytes(dict(variables)))
         else:
             _write_npz(file, variables, card)
+    return path
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], card: Mapping[str, Any]) -> None:
-    """A file of safetensors. The card is one entry of its metadata, in JSON.
+def _write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], card: Mapping[str, Any]) -> None:
+    """Writes a file of safetensors. The card is one entry of its metadata, in JSON.
 
-    The library writes several entries in no fixed order, and the same weights would not give the same file.
+    The library writes several entries in random order, and the same weights would then not give the same file.
 
     Raises:
-        OSError: the file cannot be written: the disk is full, or there is a limit to its size.
+        OSError: the file cannot be written: the disk is full, or the file exceeds a limit of its size.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
@@ -137,5 +113,5 @@ def _write_npz(path: Path, variables: Mapping[str, Any], card: Mapping[str, Any]
 
 
 def _known_to_numpy(value: np.ndarray) -> np.ndarray:
-    """bfloat16, which .npz cannot name, as float32, which holds it exactly."""
+    """Converts bfloat16, which .npz does not support, to float32, which holds its values exactly."""
     return value.astype(np.float32) if value.dtype.name == "bfloat16" else value

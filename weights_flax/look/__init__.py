@@ -1,1 +1,1 @@
-"""Looking inside a network: features, tables, traces and pictures."""
+"""Tools that look inside a network: features, tables, traces and pictures."""

@@ -1,4 +1,4 @@
-"""What a network sees of images, part by part, and the sizes of the maps it makes."""
+"""Feature maps of a network, part by part, and their sizes."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,13 +15,12 @@ from layers_flax import Network, image_by_shape, variables_by_shape
 
 @dataclass(frozen=True)
 class FeatureInfo:
-    """A map that a network makes.
+    """The size of a feature map.
 
     Attributes:
         name: "stem", "stage0", …: its name in `features`.
-        channels: of the map.
+        channels, height, width: of the map.
         stride: pixels of the image from one pixel of the map to the next, along both axes.
-        height, width: of the map.
     """
 
     name: str
@@ -34,24 +33,24 @@ class FeatureInfo:
 def features(
     model: nn.Module, variables: Mapping[str, Any], images: jax.Array, *, stop_at: str | None = None
 ) -> dict[str, jax.Array]:
-    """The output of each part of a network in evaluation.
+    """Computes the output of each part of a network in evaluation.
 
     Under `jax.jit` the model and `stop_at` are static: `jax.jit(partial(features, model, stop_at="stage2"))`.
 
     Args:
         model: a `ResNet`, `PlainNet`, `VGG` or `DenseNet` with any options.
-        variables: {"params", "batch_stats"} of it.
-        images: (batch, height, width, channels) of any size that the network takes.
-        stop_at: the name of the last output that is wanted; what comes behind it is not computed.
+        variables: its {"params", "batch_stats"}.
+        images: (batch, height, width, channels) of any size that the network accepts.
+        stop_at: the name of the last output to compute.
 
     Returns:
-        In the order in which they are computed, of the model's compute type:
+        The outputs in the order of the network, in the model's compute type:
 
-        - "stem": (batch, height, width, channels), what the first stage takes; of a VGG the images themselves.
-        - "stage0", "stage1", …: (batch, height, width, channels), what each stage makes. A DenseNet's stage i > 0 is
+        - "stem": (batch, height, width, channels), the input of the first stage; for a VGG the images themselves.
+        - "stage0", "stage1", …: (batch, height, width, channels), the output of each stage. A DenseNet's stage i > 0 is
           transition i and dense block i + 1; a VGG's ends with its max pool.
-        - "pooled": what the classifier takes: (batch, channels), float32 or wider, the mean over the pixels of the last
-          map, normalised and activated first in a DenseNet or a pre-activation network; of a VGG (batch,
+        - "pooled": the input of the classifier: (batch, channels), float32 or wider, the mean over the pixels of the
+          last map, which a DenseNet or a pre-activation network first normalises and activates; for a VGG (batch,
           49 · channels), 7×7 means, channel by channel.
         - "logits": (batch, num_classes), float32 or wider.
 
@@ -61,20 +60,20 @@ def features(
     one_of("feature", stop_at, (None, *feature_names(model)))
 
     def forward(bound: Any, images: jax.Array) -> dict[str, jax.Array]:
-        found: dict[str, jax.Array] = OrderedDict()  # what jit makes of a plain dict is sorted by name
+        outputs: dict[str, jax.Array] = OrderedDict()  # jit would sort a plain dict by name
         for name, value in _outputs(bound, images):
-            found[name] = value
+            outputs[name] = value
             if name == stop_at:
                 break
-        return found
+        return outputs
 
     return apply_part(model, variables, forward, images)
 
 
 def feature_info(model: nn.Module, image_shape: Sequence[int] = (224, 224, 3)) -> tuple[FeatureInfo, ...]:
-    """The maps of a network, from the stem to the last stage, as detection and segmentation need to know them.
+    """Returns the sizes of a network's maps from the stem to the last stage, as detection and segmentation need them.
 
-    By shape alone: nothing is computed, no memory is taken.
+    Uses shapes only: nothing is computed, and no memory is taken.
 
     Args:
         model: as in `features`.
@@ -84,46 +83,45 @@ def feature_info(model: nn.Module, image_shape: Sequence[int] = (224, 224, 3)) -
         ValueError: the model is of another kind, or the images are too small for it.
     """
     last = f"stage{stage_count(model) - 1}"
-    # Sizes are rounded up or down at each stride. Of images whose size all strides divide they are not.
+    # Each stride may round the size of a map. With images whose size all strides divide there is no rounding.
     even = 64 * 2 ** stage_count(model)
     variables = variables_by_shape(model, image_shape)
     maps, even_maps = (
         jax.eval_shape(partial(features, model, stop_at=last), variables, image_by_shape(shape))
         for shape in (image_shape, (even, even, *image_shape[2:]))
     )
-    found = []
-    for name, x in maps.items():
-        _, height, width, channels = x.shape
-        found.append(FeatureInfo(name, channels, even // even_maps[name].shape[1], height, width))
-    return tuple(found)
+    return tuple(
+        FeatureInfo(name, x.shape[3], even // even_maps[name].shape[1], x.shape[1], x.shape[2])
+        for name, x in maps.items()
+    )
 
 
 def apply_part(
     model: nn.Module, variables: Mapping[str, Any], method: str | Callable[..., Any], *arguments: Any
 ) -> Any:
-    """What a method of the model, or a function of the bound model, makes of `arguments` in evaluation."""
+    """Calls a method of the model, or a function of the bound model, with `arguments` in evaluation."""
     return model.apply(variables, *arguments, method=method)
 
 
 def feature_names(model: nn.Module) -> tuple[str, ...]:
-    """The names of `features`, in their order."""
+    """Returns the names of `features`, in their order."""
     return ("stem", *(f"stage{index}" for index in range(stage_count(model))), "pooled", "logits")
 
 
 def stage_count(model: nn.Module) -> int:
-    """How many stages a network has. Raises ValueError if it is of neither family."""
+    """Returns the number of stages. Raises ValueError if the model is of neither family."""
     return len(network(model).stage_sizes)
 
 
 def network(model: nn.Module) -> Network:
-    """The model. Raises ValueError if it is of neither family."""
+    """Returns the model. Raises ValueError if it is of neither family."""
     if not isinstance(model, Network):
         raise ValueError(f"a model must be a ResNet, PlainNet, VGG or DenseNet; given {type(model).__name__}")
     return model
 
 
 def _outputs(bound: Any, images: jax.Array) -> Iterator[tuple[str, jax.Array]]:
-    """The parts of a bound model, each run when it is asked for."""
+    """Yields the outputs of a bound model's parts; each part runs when its output is requested."""
     x = bound.stem(images)
     yield "stem", x
     for index in range(stage_count(bound)):

@@ -12,16 +12,16 @@ from weights_flax.look.features import network
 
 
 def draw_filters(path: Path, model: nn.Module, variables: Mapping[str, Any], title: str | None = None) -> None:
-    """The filters of a network's first convolution in a grid, row by row, as Krizhevsky 2012 shows his in figure 3.
+    """Draws the filters of a network's first convolution in a grid, row by row, as figure 3 of Krizhevsky 2012.
 
-    Each is divided by its largest absolute weight; mid-grey is zero. Of three input channels red, green and blue are
-    the weights of each; of another number each channel has a grey picture of its own, those of a filter side by side.
+    Each filter is divided by its largest absolute weight; mid-grey is zero. Weights of three input channels are shown
+    as red, green and blue; with another number of channels each has its own grey picture, side by side with the others.
 
     Args:
         path: a PNG.
         model: a `ResNet`, `PlainNet`, `VGG` or `DenseNet`.
-        variables: {"params", …} of it.
-        title: above the picture; None says how many filters there are, and of what size.
+        variables: its {"params", …}.
+        title: above the picture; None gives the number of filters and their size.
 
     Raises:
         ValueError: the model is of another kind, or the file cannot be written.
@@ -38,19 +38,19 @@ def draw_filters(path: Path, model: nn.Module, variables: Mapping[str, Any], tit
 
 
 def draw_activation_maps(path: Path, images: np.ndarray, maps: np.ndarray, titles: Sequence[str]) -> None:
-    """Images, and below each the same with its activation map laid over it.
+    """Draws images, and below each the same image under its activation map.
 
-    Each map is stretched to its image and divided by its largest value; negative values, which speak against the class,
-    are left dark, as zero is.
+    Each map is stretched to its image and divided by its largest value; negative values, which are evidence against the
+    class, are as dark as zero.
 
     Args:
         path: a PNG.
-        images: (batch, height, width, channels), 0 to 255; of 3 channels in colour, otherwise the first alone.
-        maps: (batch, map height, map width), as `class_activation_map` and `grad_cam` give them.
+        images: (batch, height, width, channels), 0 to 255; three channels are shown in colour, else only the first.
+        maps: (batch, map height, map width), as `class_activation_map` and `grad_cam` return them.
         titles: one for each image.
 
     Raises:
-        ValueError: there are not as many maps and titles as images, or the file cannot be written.
+        ValueError: the numbers of images, maps and titles differ, or the file cannot be written.
     """
     images, maps = np.asarray(images, np.float64), np.asarray(maps, np.float64)
     if images.ndim != 4 or maps.ndim != 3 or not len(images) == len(maps) == len(titles) > 0:
@@ -80,10 +80,10 @@ def draw_activation_maps(path: Path, images: np.ndarray, maps: np.ndarray, title
 
 
 def filter_grid(kernel: np.ndarray) -> np.ndarray:
-    """Filters (height, width, channels, count) as one picture with values from 0 to 1, white between the filters.
+    """Arranges filters (height, width, channels, count) in one picture, with white lines between the filters.
 
     Returns:
-        (grid height, grid width, 3).
+        (grid height, grid width, 3), values from 0 to 1.
     """
     height, width, channels, count = kernel.shape
     largest = np.abs(kernel).max((0, 1, 2))
@@ -101,13 +101,13 @@ def filter_grid(kernel: np.ndarray) -> np.ndarray:
 
 
 def _figure(width: float, height: float) -> Any:
-    from matplotlib.figure import Figure  # heavy, and networks are looked at without pictures as well
+    from matplotlib.figure import Figure  # slow to import, and only pictures need matplotlib
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def _save(figure: Any, path: Path) -> None:
-    """Writes a PNG, whole or not at all."""
+    """Writes a PNG; after an error no part of the file stays behind."""
     try:
         with whole_file(path) as file:
             figure.savefig(file, format="png", dpi=120)

@@ -1,4 +1,4 @@
-"""A network as a table of its parts: output shapes, parameters, multiply-adds, memory."""
+"""Tables of a network's parts: output shapes, parameters, multiply-adds, memory."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,8 +24,8 @@ class Row:
     Attributes:
         shape: of its output for one image: (height, width, channels) or (channels,).
         bytes: of its output for one image.
-        parameters, multiply_adds: of all that is in it.
-        is_layer: it has parameters of its own.
+        parameters, multiply_adds: of the part and of all parts inside it.
+        is_layer: True if it has parameters of its own.
     """
 
     shape: tuple[int, ...] = ()
@@ -36,17 +36,17 @@ class Row:
 
 
 def summary(model: nn.Module, image_shape: Sequence[int] = (224, 224, 3), *, depth: int = 2) -> str:
-    """A table of a network's parts in evaluation, and what it takes of memory.
+    """Returns a table of a network's parts in evaluation, and the memory that the network needs.
 
-    By shape alone: nothing is computed, no memory is taken. Parameters are the trainable ones; multiply-adds are those
-    of convolutions and dense layers, for one image. Activations are the outputs of all layers that have parameters,
-    for one image: what the forward pass makes, whether or not a compiler keeps all of it. 1 MB is 10⁶ bytes.
+    Uses shapes only: nothing is computed, and no memory is taken. Parameters are the trainable ones; multiply-adds are
+    those of convolutions and dense layers, for one image. Activations are the outputs of all layers with parameters,
+    for one image; a compiler may keep fewer of them. 1 MB is 10⁶ bytes.
 
     Args:
         model: a `ResNet`, `PlainNet`, `VGG` or `DenseNet` with any options.
         image_shape: (height, width, channels).
-        depth: how far parts are taken apart: 1, stem, stages and head; 2, their blocks; 3, what is in the blocks: the
-            layers of a ResNet, the dense layers of a DenseNet, whose convolutions are 4.
+        depth: levels of the table: 1, stem, stages and head; 2, their blocks; 3, the layers of a ResNet's blocks or the
+            dense layers of a DenseNet's; 4, the convolutions of those dense layers.
 
     Returns:
         Lines of at most 100 characters.
@@ -72,10 +72,10 @@ def summary(model: nn.Module, image_shape: Sequence[int] = (224, 224, 3), *, dep
 
 
 def table(model: nn.Module, image_shape: Sequence[int] = (224, 224, 3)) -> dict[tuple[str, ...], Row]:
-    """The parts of a network by their place, in the order in which they are run; () is the whole.
+    """Returns the parts of a network by their place, in the order in which they run; () is the whole network.
 
-    A place begins with "stem", "stage0", … or "head"; modules follow by name, and pools, which have none, by what they
-    are: ("stage1", "transition1", "avg_pool_2x2_2"). Arguments and errors as in `summary`.
+    A place begins with "stem", "stage0", … or "head"; modules follow by name, pools, which have no name, by kind and
+    size: ("stage1", "transition1", "avg_pool_2x2_2"). Arguments and errors as in `summary`.
     """
     stage_count(model)
     variables = variables_by_shape(model, image_shape)

@@ -1,1 +1,1 @@
-"""Names that other projects give to tensors, and torchvision's for them."""
+"""Translation of other projects' names of tensors into torchvision's."""

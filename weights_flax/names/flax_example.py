@@ -1,7 +1,8 @@
-"""The names of the ResNets of Flax's ImageNet example (its examples/imagenet/models.py) as torchvision's.
+"""Translation of the names in Flax's ImageNet example (its examples/imagenet/models.py) into torchvision's.
 
-Its blocks are counted through all stages, and its modules have Flax's automatic names. It pads strided 3×3 convolutions
-and the max pool by "SAME", at the lower and right edges alone where sizes are even: `padding="same"` here.
+The example counts its blocks through all stages, and its modules have Flax's automatic names. It pads strided 3×3
+convolutions and the max pool by "SAME", which pads even sizes at the lower and right edges only: `padding="same"`
+here.
 """
 
 import re
@@ -14,26 +15,26 @@ BLOCK = re.compile(r"(?:params|batch_stats)/(?:Bottleneck)?ResNetBlock_(\d+)/")
 
 
 def is_example(names: Iterable[str]) -> bool:
-    """Whether these are the names of the example's variables."""
+    """Tells if these are the names of the example's variables."""
     return "params/conv_init/kernel" in set(names)
 
 
 def from_example(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The example's variables, by paths, under torchvision's names and in its layouts."""
+    """Returns the example's variables, given by paths, under torchvision's names and in its layouts."""
     places = _places(tensors)
-    found = {}
+    renamed = {}
     for name, value in tensors.items():
         *path, leaf = name.split("/")
         module = _module(path[1:], places)
         if module is None or leaf not in LEAVES:
-            found[name] = value
+            renamed[name] = value
         else:
-            found[f"{module}.{LEAVES[leaf]}"] = value.transpose(*torch_axes(len(value.shape)))
-    return found
+            renamed[f"{module}.{LEAVES[leaf]}"] = value.transpose(*torch_axes(len(value.shape)))
+    return renamed
 
 
 def _places(names: Iterable[str]) -> dict[int, str]:
-    """Where each block is; a stage begins with a block that has a projection."""
+    """Returns torchvision's name of each block; a block with a projection begins a stage."""
     blocks = sorted({int(match[1]) for name in names if (match := BLOCK.match(name))})
     projected = {int(match[1]) for name in names if (match := BLOCK.match(name)) and "/conv_proj/" in name}
     places, stage, first = {}, 0, 0

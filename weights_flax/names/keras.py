@@ -1,8 +1,8 @@
-"""The names of Keras applications' ResNet, DenseNet and VGG as torchvision's.
+"""Translation of the names in Keras applications' ResNet, DenseNet and VGG into torchvision's.
 
 Keras' kernels are HWIO and (in, out), its BatchNorm divides by sqrt(variance + 1.001e-5), and the convolutions of its
-ResNets have biases. A bias before a BatchNorm moves the running mean, and the other epsilon the running variance, so
-that the same logits come out in evaluation.
+ResNets have biases. Each bias is subtracted from the running mean of the BatchNorm behind it, and the difference of
+epsilons is added to the running variance, so that the logits in evaluation stay the same.
 """
 
 import re
@@ -20,20 +20,17 @@ LEAVES |= {"moving_mean": "running_mean", "moving_variance": "running_var"}
 HEADS = ("predictions", "fc1000", "probs")
 
 RESNET = (
-    (r"^conv1_conv$", "conv1"),
-    (r"^conv1_bn$", "bn1"),
+    (r"^conv1_(conv|bn)$", r"\g<1>1"),
     (r"^conv(\d)_block(\d+)_0_conv$", r"layer\1.\2.downsample.0"),
     (r"^conv(\d)_block(\d+)_0_bn$", r"layer\1.\2.downsample.1"),
-    (r"^conv(\d)_block(\d+)_([123])_conv$", r"layer\1.\2.conv\3"),
-    (r"^conv(\d)_block(\d+)_([123])_bn$", r"layer\1.\2.bn\3"),
+    (r"^conv(\d)_block(\d+)_([123])_(conv|bn)$", r"layer\1.\2.\4\3"),
 )
 DENSENET = (
     (r"^conv1[_/]conv$", "features.conv0"),
     (r"^conv1[_/]bn$", "features.norm0"),
     (r"^conv(\d)_block(\d+)_0_bn$", r"features.denseblock\1.denselayer\2.norm1"),
-    (r"^conv(\d)_block(\d+)_1_conv$", r"features.denseblock\1.denselayer\2.conv1"),
     (r"^conv(\d)_block(\d+)_1_bn$", r"features.denseblock\1.denselayer\2.norm2"),
-    (r"^conv(\d)_block(\d+)_2_conv$", r"features.denseblock\1.denselayer\2.conv2"),
+    (r"^conv(\d)_block(\d+)_([12])_conv$", r"features.denseblock\1.denselayer\2.conv\3"),
     (r"^pool(\d)_bn$", r"features.transition\1.norm"),
     (r"^pool(\d)_conv$", r"features.transition\1.conv"),
     (r"^bn$", "features.norm5"),
@@ -44,45 +41,44 @@ Tensors = Mapping[str, Tensor]
 
 
 def is_resnet(names: Iterable[str]) -> bool:
-    """Whether these are the names of a Keras ResNet of 2015, whose blocks end in a BatchNorm."""
-    layers = _layers(names)
-    return {"conv1_conv", "conv1_bn", "conv2_block1_3_bn"} <= layers
+    """Tells if these are the names of a Keras ResNet of 2015, whose blocks end in a BatchNorm."""
+    return {"conv1_conv", "conv1_bn", "conv2_block1_3_bn"} <= _layers(names)
 
 
 def is_densenet(names: Iterable[str]) -> bool:
-    """Whether these are the names of a Keras DenseNet."""
+    """Tells if these are the names of a Keras DenseNet."""
     return {"conv2_block1_0_bn", "pool2_bn", "bn"} <= _layers(names)
 
 
 def is_vgg(names: Iterable[str]) -> bool:
-    """Whether these are the names of a Keras VGG."""
+    """Tells if these are the names of a Keras VGG."""
     return {"block1_conv1", "block5_conv1"} <= _layers(names)
 
 
 def from_resnet(tensors: Tensors) -> dict[str, Tensor]:
-    """A Keras ResNet: stages from conv2 on are torchvision's from layer1 on, blocks count from 1."""
-    found = _translated(tensors, RESNET, "fc", stage_from=2, block_from=1)
-    for name in [name for name in found if name.endswith(".bias") and f"{name[:-5]}.running_mean" not in found]:
+    """Renames a ResNet: Keras' stage conv2 is torchvision's layer1, and its blocks count from 1."""
+    renamed = _translated(tensors, RESNET, "fc", stage_from=2, block_from=1)
+    for name in [name for name in renamed if name.endswith(".bias") and f"{name[:-5]}.running_mean" not in renamed]:
         if not name.startswith("fc."):
-            bias = found.pop(name)
+            bias = renamed.pop(name)
             norm = _norm_behind(name)
-            mean = found.get(f"{norm}.running_mean")
+            mean = renamed.get(f"{norm}.running_mean")
             if mean is not None and mean.shape == bias.shape:
-                found[f"{norm}.running_mean"] = mean.map(partial(_less, bias))
-    return found
+                renamed[f"{norm}.running_mean"] = mean.map(partial(_minus, bias))
+    return renamed
 
 
-def _less(bias: Tensor, mean: np.ndarray) -> np.ndarray:
+def _minus(bias: Tensor, mean: np.ndarray) -> np.ndarray:
     return mean - np.asarray(bias)
 
 
 def from_densenet(tensors: Tensors) -> dict[str, Tensor]:
-    """A Keras DenseNet: conv2 is torchvision's denseblock1, pool2 its transition1."""
+    """Renames a DenseNet: Keras' conv2 is torchvision's denseblock1, its pool2 is transition1."""
     return _translated(tensors, DENSENET, "classifier", stage_from=2, block_from=0)
 
 
 def from_vgg(tensors: Tensors) -> dict[str, Tensor]:
-    """A Keras VGG: places in torchvision's sequence of convolutions, ReLUs and pools are counted up."""
+    """Renames a VGG: torchvision numbers convolutions, ReLUs and pools as one sequence."""
     sizes = VGG_LAYERS.get(sum(layer.startswith("block5_conv") for layer in _layers(tensors)), ())
     places, place = {}, 0
     for stage, size in enumerate(sizes, 1):
@@ -91,14 +87,14 @@ def from_vgg(tensors: Tensors) -> dict[str, Tensor]:
             place += 2
         place += 1
     rules = tuple((f"^{layer}$", there) for layer, there in places.items())
-    found = _translated(tensors, (*rules, ("^fc1$", "classifier.0"), ("^fc2$", "classifier.3")), "classifier.6")
-    first = found.get("classifier.0.weight")
+    renamed = _translated(tensors, (*rules, ("^fc1$", "classifier.0"), ("^fc2$", "classifier.3")), "classifier.6")
+    first = renamed.get("classifier.0.weight")
     if first is not None and len(first.shape) == 2 and first.shape[1] % 49 == 0:
         # Keras flattens pixels first, PyTorch channels first.
         out, inner = first.shape
         by_pixel = first.reshape(out, 7, 7, inner // 49)
-        found["classifier.0.weight"] = by_pixel.transpose(0, 3, 1, 2).reshape(out, inner)
-    return found
+        renamed["classifier.0.weight"] = by_pixel.transpose(0, 3, 1, 2).reshape(out, inner)
+    return renamed
 
 
 def _layers(names: Iterable[str]) -> set[str]:
@@ -106,7 +102,7 @@ def _layers(names: Iterable[str]) -> set[str]:
 
 
 def _layer_and_leaf(name: str) -> tuple[str, str]:
-    """The layer and the leaf of "conv1_conv/conv1_conv/kernel:0", or of "conv1/bn/gamma:0"."""
+    """Splits "conv1_conv/conv1_conv/kernel:0", or "conv1/bn/gamma:0", into layer and leaf."""
     *parts, leaf = name.removesuffix(":0").split("/")
     half = len(parts) // 2
     layer = parts[:half] if half and parts[:half] == parts[half:] else parts[:1] if len(parts) == 2 else parts
@@ -116,28 +112,28 @@ def _layer_and_leaf(name: str) -> tuple[str, str]:
 def _translated(
     tensors: Tensors, rules: Iterable[tuple[str, str]], head: str, *, stage_from: int = 0, block_from: int = 0
 ) -> dict[str, Tensor]:
-    """Tensors under torchvision's names; what no rule names keeps its own, so that it is told as unused."""
+    """Renames tensors by rules; a tensor without a rule keeps its name, and is reported as surplus later."""
     rules = (*rules, (f"^({'|'.join(HEADS)})$", head))
-    found = {}
+    renamed = {}
     for name, value in tensors.items():
         layer, leaf = _layer_and_leaf(name)
         rule = next(((pattern, there) for pattern, there in rules if re.match(pattern, layer)), None)
         if rule is None or leaf not in LEAVES:
-            found[name] = value
+            renamed[name] = value
             continue
         module = _counted(re.sub(*rule, layer), stage_from, block_from)
-        found[f"{module}.{LEAVES[leaf]}"] = _as_torch(leaf, value)
-    return found
+        renamed[f"{module}.{LEAVES[leaf]}"] = _as_torch(leaf, value)
+    return renamed
 
 
 def _counted(module: str, stage_from: int, block_from: int) -> str:
-    """Stages and blocks counted as torchvision does."""
+    """Renumbers stages and blocks as torchvision counts them."""
 
-    def less(by: int) -> Callable[[re.Match], str]:
+    def minus(by: int) -> Callable[[re.Match], str]:
         return lambda match: f"{match[1]}{int(match[2]) - by}"
 
-    module = re.sub(r"(\blayer|denseblock|transition)(\d+)", less(stage_from - 1), module) if stage_from else module
-    return re.sub(r"(\blayer\d+\.)(\d+)", less(block_from), module)
+    module = re.sub(r"(\blayer|denseblock|transition)(\d+)", minus(stage_from - 1), module) if stage_from else module
+    return re.sub(r"(\blayer\d+\.)(\d+)", minus(block_from), module)
 
 
 def _as_torch(leaf: str, value: Tensor) -> Tensor:
@@ -148,6 +144,6 @@ def _as_torch(leaf: str, value: Tensor) -> Tensor:
 
 
 def _norm_behind(bias: str) -> str:
-    """The BatchNorm behind the convolution of a bias: "layer1.0.conv2.bias" has "layer1.0.bn2"."""
+    """Returns the BatchNorm behind the convolution of a bias: "layer1.0.bn2" for "layer1.0.conv2.bias"."""
     conv = bias.removesuffix(".bias")
     return re.sub(r"conv(\d)$", r"bn\1", conv).replace("downsample.0", "downsample.1")

@@ -1,6 +1,6 @@
-"""Whose names the tensors of a file have, and how they become the names and layouts of torchvision.
+"""Recognition of the source of a file's names, and translation into torchvision's names and layouts.
 
-What torchvision has not, such as pre-activation networks, follows the same rules: `resnet_flax.to_torch`.
+Networks that torchvision lacks, such as pre-activation networks, follow the same rules: `layers_flax.to_torch`.
 """
 
 import re
@@ -22,10 +22,10 @@ class Naming(NamedTuple):
     """Names of one origin.
 
     Attributes:
-        title: whose they are.
-        fits: whether a file's names are these.
-        convert: a file's tensors under torchvision's names, in its layouts.
-        options: what a network must have been built with to compute what its weights were trained for.
+        title: the origin.
+        fits: tells if a file's names are of this origin.
+        convert: returns a file's tensors under torchvision's names, in its layouts.
+        options: constructor options without which a network would compute something else with these weights.
     """
 
     title: str
@@ -35,10 +35,10 @@ class Naming(NamedTuple):
 
 
 def recognise(tensors: Tensors) -> tuple[Naming, dict[str, Tensor]]:
-    """Whose names `tensors` have, and the tensors under torchvision's names.
+    """Recognises the names of `tensors`; returns their origin, and the tensors under torchvision's names.
 
     Raises:
-        ValueError: they are nobody's that is known here; the first ones are named.
+        ValueError: the names are of no origin listed here; the message shows the first ones.
     """
     tensors = _without_prefix(tensors)
     for naming in NAMINGS:
@@ -49,62 +49,57 @@ def recognise(tensors: Tensors) -> tuple[Naming, dict[str, Tensor]]:
 
 
 def _without_prefix(tensors: Tensors) -> Tensors:
-    """Names without what wrappers put before each of them."""
+    """Removes the prefixes that wrappers put before all names."""
     while prefix := next((p for p in PREFIXES if tensors and all(name.startswith(p) for name in tensors)), None):
         tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     return tensors
 
 
 def _has(*parts: str) -> Callable[[Iterable[str]], bool]:
-    """Whether for each pattern there is a name that it matches from the start."""
+    """Returns a test: each of the patterns must match the start of some name."""
     return lambda names: all(any(re.match(part, name) for name in names) for part in parts)
 
 
 def _renamed(*rules: tuple[str, str]) -> Callable[[Tensors], dict[str, Tensor]]:
     def convert(tensors: Tensors) -> dict[str, Tensor]:
-        found = {}
+        renamed = {}
         for name, value in tensors.items():
             for pattern, new in rules:
                 name = re.sub(pattern, new, name)
-            found[name] = value
-        return found
+            renamed[name] = value
+        return renamed
 
     return convert
 
 
 def _timm_vgg(tensors: Tensors) -> dict[str, Tensor]:
-    """Its dense layers are convolutions over the whole 7×7 map."""
+    """Renames timm's VGG, whose dense layers are convolutions over the whole 7×7 map."""
     rules = (r"^pre_logits\.fc1", "classifier.0"), (r"^pre_logits\.fc2", "classifier.3"), (r"^head\.fc", "classifier.6")
-    found = _renamed(*rules)(tensors)
+    renamed = _renamed(*rules)(tensors)
     for name in ("classifier.0.weight", "classifier.3.weight"):
-        if name in found and len(found[name].shape) == 4:
-            out, *inner = found[name].shape
-            found[name] = found[name].reshape(out, inner[0] * inner[1] * inner[2])
-    return found
+        if name in renamed and len(renamed[name].shape) == 4:
+            out, *inner = renamed[name].shape
+            renamed[name] = renamed[name].reshape(out, inner[0] * inner[1] * inner[2])
+    return renamed
 
 
 def _own_flax(tensors: Tensors) -> dict[str, Tensor]:
-    """Variables of this project by their paths, "params/conv1/kernel"."""
+    """Renames variables of this project, given by their paths, "params/conv1/kernel"."""
     densenet = any(name.startswith("params/denseblock") for name in tensors)
     module_name = DenseNet.torch_module if densenet else ResNet.torch_module
-    found = {}
+    renamed = {}
     for name, value in tensors.items():
         path = tuple(name.split("/"))
         if path[0] not in ("params", "batch_stats") or path[-1] not in LEAVES or len(path) < 3:
             raise ValueError(f"{name[:100]!r} is no variable of a network")
-        found[torch_name(path, module_name)] = value.transpose(*torch_axes(len(value.shape)))
-    return found
+        renamed[torch_name(path, module_name)] = value.transpose(*torch_axes(len(value.shape)))
+    return renamed
 
 
 NAMINGS = (
     Naming("Flax's ImageNet example", is_example, from_example, {"padding": "same"}),
     Naming("this project, as a tree of Flax", _has("params/"), _own_flax),
-    Naming(
-        "Keras applications' ResNet",
-        keras.is_resnet,
-        keras.from_resnet,
-        {"bottleneck_stride": "v1"},
-    ),
+    Naming("Keras applications' ResNet", keras.is_resnet, keras.from_resnet, {"bottleneck_stride": "v1"}),
     Naming("Keras applications' DenseNet", keras.is_densenet, keras.from_densenet),
     Naming("Keras applications' VGG", keras.is_vgg, keras.from_vgg),
     Naming("timm's VGG", _has(r"pre_logits\.fc1\.", r"features\.0\."), _timm_vgg),
