@@ -1,8 +1,8 @@
 """Networks as tables and graphs of their layers (He 2015, figure 3; Huang 2017, figures 1 and 2).
 
-Nothing of a network is written down here. A model is traced by shape alone, stage by stage as it is called, and its
-layers, their sizes and what each reads are found in the trace: a shortcut is a value that an addition takes from
-further back, a dense connection one that a convolution reads from several layers.
+The layers, their sizes and their inputs come from a trace of the model's own code, stage by stage, on shapes only. A
+shortcut is an operand of an addition that comes from an earlier layer; a dense connection is one of several layers that
+a convolution reads.
 """
 
 from collections.abc import Sequence
@@ -19,18 +19,18 @@ class Layer:
     """A layer, or an addition of two.
 
     Attributes:
-        name: its place among the variables, "layer1_0/conv1"; of what has none, where it is.
+        name: its path among the variables, "layer1_0/conv1"; for pools and additions, which have none, their place.
         kind: "conv", "fc", "batch norm", "max pool", "average pool", "global average pool" or "add".
         stage: "stem", "stage 1", … or "head".
-        kernel: height and width of the window; None where there is none.
+        kernel: height and width of the window, or None.
         stride: of both axes.
-        groups: of channels that do not see each other.
+        groups: of channels that are convolved separately.
         channels: of the output.
         size: height and width of the output; (1, 1) behind the global pool.
-        parameters: trainable ones.
+        parameters: the number of trainable ones.
         multiply_adds: for one image.
-        reads: the layers whose outputs it takes, in the order of their channels, as places in `Architecture.layers`;
-            IMAGES is the images.
+        reads: the layers whose outputs are its input, in the order of their channels, as places in
+            `Architecture.layers`; IMAGES stands for the images.
     """
 
     name: str
@@ -48,12 +48,12 @@ class Layer:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network as it is run on one image.
+    """A network as it runs on one image.
 
     Attributes:
-        name: what to call it.
+        name: for titles.
         image_shape: (height, width, channels).
-        layers: in the order in which they are run.
+        layers: in the order in which they run.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Architecture:
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """The stages in which there are layers."""
+        """The names of the stages that have layers."""
         return tuple(dict.fromkeys(layer.stage for layer in self.layers))
 
     @property
@@ -83,8 +83,8 @@ class Row:
     Attributes:
         what: "3×3 conv, 64, /2".
         size, channels: of the output.
-        count: how many there are.
-        parameters, multiply_adds: of all of them.
+        count: the number of layers.
+        parameters, multiply_adds: of all these layers.
     """
 
     what: str
@@ -97,7 +97,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage by its layers; `parameters` and `multiply_adds` are those of all rows."""
+    """A stage as rows of equal layers; `parameters` and `multiply_adds` are the sums of all rows."""
 
     name: str
     rows: tuple[Row, ...]
@@ -107,12 +107,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Shortcut:
-    """A connection that leaves layers out.
+    """A connection that skips layers.
 
     Attributes:
         start, end: places in `Architecture.layers` of convolutions, pools or dense layers of the main path: the
-            output of `start` is added to that of `end`, or read by `end` beside others.
-        kind: "identity", "zero padding" or "projection" of what is added; "concatenation" of what is read.
+            output of `start` is added to that of `end`, or `end` reads it beside other outputs.
+        kind: of an added output "identity", "zero padding" or "projection"; of an output that is read, "concatenation".
     """
 
     start: int
@@ -122,14 +122,14 @@ class Shortcut:
 
 @dataclass(frozen=True)
 class Block:
-    """Layers of one module, as places in `Architecture.layers`, and how many such modules follow each other."""
+    """Layers of one module, as places in `Architecture.layers`, and the number of equal modules in a row."""
 
     layers: tuple[int, ...]
     times: int
 
 
-def describe(layer: Layer) -> str:
-    """A layer as the papers' figures write it: "3×3 conv, 64, /2"."""
+def caption(layer: Layer) -> str:
+    """Returns a layer as the papers' figures write it: "3×3 conv, 64, /2"."""
     window = f"{layer.kernel}×{layer.kernel} " if layer.kernel else ""
     groups = f", {layer.groups} groups" if layer.groups > 1 else ""
     channels = f", {layer.channels}" if layer.kind in ("conv", "fc") else ""
@@ -137,14 +137,14 @@ def describe(layer: Layer) -> str:
     return f"{window}{layer.kind}{channels}{groups}{stride}"
 
 
-def by_stage(found: Architecture) -> tuple[Stage, ...]:
-    """The layers of each stage, equal ones together, in the order in which they first occur."""
+def by_stage(network: Architecture) -> tuple[Stage, ...]:
+    """Returns the layers of each stage; equal layers are one row, in the order of their first one."""
     stages = []
-    for name in found.stages:
+    for name in network.stages:
         alike: dict[tuple[str, tuple[int, int], int], list[Layer]] = {}
-        for layer in found.layers:
+        for layer in network.layers:
             if layer.stage == name and layer.kind != "add":
-                alike.setdefault((describe(layer), layer.size, layer.channels), []).append(layer)
+                alike.setdefault((caption(layer), layer.size, layer.channels), []).append(layer)
         rows = tuple(
             Row(what, size, channels, len(layers), *_sums(layers)) for (what, size, channels), layers in alike.items()
         )
@@ -156,38 +156,38 @@ def _sums(parts: Sequence[Layer] | Sequence[Row]) -> tuple[int, int]:
     return sum(part.parameters for part in parts), sum(part.multiply_adds for part in parts)
 
 
-def main_path(found: Architecture) -> tuple[int, ...]:
-    """The longest way from the images to the logits, as places in `layers`."""
+def main_path(network: Architecture) -> tuple[int, ...]:
+    """Returns the longest path from the images to the logits, as places in `layers`."""
     length: list[int] = []
-    for layer in found.layers:
+    for layer in network.layers:
         length.append(1 + max(length[read] if read != IMAGES else 0 for read in layer.reads))
-    path = [len(found.layers) - 1]
-    while (reads := found.layers[path[-1]].reads) != (IMAGES,):
+    path = [len(network.layers) - 1]
+    while (reads := network.layers[path[-1]].reads) != (IMAGES,):
         path.append(max(reads, key=lambda read: length[read]))
     return tuple(reversed(path))
 
 
-def shown(found: Architecture) -> tuple[int, ...]:
-    """The main path without BatchNorms and additions: what the papers' figures have a box for."""
-    return tuple(index for index in main_path(found) if found.layers[index].kind not in PASSED_OVER)
+def shown(network: Architecture) -> tuple[int, ...]:
+    """Returns the layers of the main path that have a box in the papers' figures: no BatchNorms, no additions."""
+    return tuple(index for index in main_path(network) if network.layers[index].kind not in PASSED_OVER)
 
 
-def shortcuts(found: Architecture) -> tuple[Shortcut, ...]:
-    """The connections beside the main path, in the order of their ends."""
-    path, boxes = main_path(found), shown(found)
+def shortcuts(network: Architecture) -> tuple[Shortcut, ...]:
+    """Returns the connections beside the main path, in the order of their ends."""
+    path, boxes = main_path(network), shown(network)
     on_path = set(path)
     result = []
     for before, index in pairwise(path):
-        layer = found.layers[index]
+        layer = network.layers[index]
         for read in layer.reads:
             if read == before:
                 continue
             source = read
             while source not in on_path:
-                (source,) = found.layers[source].reads
+                (source,) = network.layers[source].reads
             start = max(box for box in boxes if box <= source)
             if layer.kind == "add":
-                same = (found.layers[source].size, found.layers[source].channels) == (layer.size, layer.channels)
+                same = (network.layers[source].size, network.layers[source].channels) == (layer.size, layer.channels)
                 kind = "projection" if source != read else "identity" if same else "zero padding"
                 result.append(Shortcut(start, max(box for box in boxes if box <= index), kind))
             else:
@@ -195,18 +195,18 @@ def shortcuts(found: Architecture) -> tuple[Shortcut, ...]:
     return tuple(result)
 
 
-def blocks(found: Architecture, *, merge: bool = True) -> tuple[Block, ...]:
-    """The boxes of `shown` by module; with `merge`, equal modules that follow each other are one block."""
+def blocks(network: Architecture, *, merge: bool = True) -> tuple[Block, ...]:
+    """Groups the boxes of `shown` by module; with `merge`, equal modules in a row are one block."""
 
     def module(index: int) -> tuple[str, str]:
-        parent, _, own = found.layers[index].name.rpartition("/")
-        return found.layers[index].stage, parent or own
+        parent, _, own = network.layers[index].name.rpartition("/")
+        return network.layers[index].stage, parent or own
 
     result: list[Block] = []
     looks: list[Any] = []
-    for _, members in groupby(shown(found), module):
+    for _, members in groupby(shown(network), module):
         layers = tuple(members)
-        look = [(describe(found.layers[i]), found.layers[i].size, found.layers[i].stage) for i in layers]
+        look = [(caption(network.layers[i]), network.layers[i].size, network.layers[i].stage) for i in layers]
         if merge and looks and looks[-1] == look:
             result[-1] = replace(result[-1], times=result[-1].times + 1)
         else:

@@ -1,4 +1,4 @@
-"""Networks side by side, drawn and listed from their trace (He 2015, figure 3)."""
+"""Networks side by side, as tables and graphs of their layers (He 2015, figure 3)."""
 
 import json
 from collections.abc import Callable
@@ -16,15 +16,15 @@ FIGURE_3 = ("vgg19", "plain34", "resnet34")
 
 
 @dataclass(frozen=True)
-class Network:
-    """What is said of a network.
+class TracedNetwork:
+    """The table and the connections of a network.
 
     Attributes:
-        name, image_shape: which, and (height, width, channels) of what it is run on.
+        name, image_shape: the network, and (height, width, channels) of its images.
         parameters, multiply_adds: of all layers.
         stages: its layers as a table.
         shortcuts: its connections beside the main path.
-        trace: all layers, and what each reads.
+        trace: all layers, each with the layers that it reads.
     """
 
     name: str
@@ -36,8 +36,8 @@ class Network:
     trace: Architecture
 
 
-def measure(options: Options, say: Callable[[str], None]) -> tuple[Network, ...]:
-    """Traces the networks: those of the paper's figure, those named, or a run's."""
+def measure(options: Options, say: Callable[[str], None]) -> tuple[TracedNetwork, ...]:
+    """Traces the networks of the paper's figure, those of the options, or the one of a run."""
     if options.run is not None:
         network = of_run(options.run)
         shape = json.loads((options.run / "config.json").read_text())["image_shape"]
@@ -46,25 +46,18 @@ def measure(options: Options, say: Callable[[str], None]) -> tuple[Network, ...]
         one_of("arch", arch, ARCHS)
     if len(options.arch) > 3:
         raise ValueError(f"up to 3 networks fit on a page; given {len(options.arch)}")
-    found = []
+    networks = []
     for arch in options.arch or FIGURE_3:
         model = build_model(arch)
         size = published_size(model)
-        found.append(_network(architecture(model, (size, size, 3), arch)))
-        say(f"{arch}: {len(found[-1].trace.layers)} layers traced")
-    return tuple(found)
+        networks.append(_network(architecture(model, (size, size, 3), arch)))
+        say(f"{arch}: {len(networks[-1].trace.layers)} layers traced")
+    return tuple(networks)
 
 
-def _network(found: Architecture) -> Network:
-    return Network(
-        found.name,
-        found.image_shape,
-        found.parameters,
-        found.multiply_adds,
-        by_stage(found),
-        shortcuts(found),
-        found,
-    )
+def _network(trace: Architecture) -> TracedNetwork:
+    totals = trace.parameters, trace.multiply_adds
+    return TracedNetwork(trace.name, trace.image_shape, *totals, by_stage(trace), shortcuts(trace), trace)
 
 
 USES = frozenset({"arch", "run"})

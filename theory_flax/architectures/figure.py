@@ -1,4 +1,4 @@
-"""The figure of the claim, and its lines on the terminal."""
+"""The figure of the claim, and its table for the terminal."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from matplotlib.patches import FancyBboxPatch, PathPatch, Rectangle
 from matplotlib.path import Path
 
 from common_flax.palette import AMBER, BLACK, BLUE, GREEN, ORANGE, PINK, SKY
-from theory_flax.architectures.claim import Architecture, Block, blocks, describe, main_path, shown
-from theory_flax.architectures.experiment import Network
+from theory_flax.architectures.claim import Architecture, Block, blocks, caption, main_path, shown
+from theory_flax.architectures.experiment import TracedNetwork
 
 INCHES, ABOVE, BELOW = 0.35, 4.7, 1.2  # height of a row; rows for titles; rows for the legend
-LEGIBLE = 48  # boxes below each other; of more, equal blocks are drawn once
+LEGIBLE = 48  # the most boxes in a column; a longer network shows equal blocks once
 TINTS = (SKY, AMBER, GREEN, PINK, BLUE, ORANGE)
 STYLES: dict[str, dict[str, Any]] = {
     "identity": dict(color=BLACK, ls="-"),
@@ -31,22 +31,22 @@ class _Column:
     """A network as boxes below each other.
 
     Attributes:
-        network: which.
-        blocks: what is drawn, from top to bottom.
-        tops: where the boxes of each output size begin, counted in rows from the top.
+        network: the network of the column.
+        blocks: the blocks that are drawn, from top to bottom.
+        tops: for each output size its first row, counted from the top.
         y: the row of each box, by its layer's place in the trace.
-        drawn: for each layer of the main path what is drawn in its place: itself, or that of an equal block.
+        drawn: for each layer of the main path the layer whose box stands for it: itself, or one of an equal block.
     """
 
-    network: Network
+    network: TracedNetwork
     blocks: tuple[Block, ...]
     tops: dict[tuple[int, int], float]
     y: dict[int, float]
     drawn: dict[int, int]
 
 
-def draw(networks: Sequence[Network]) -> Figure:
-    """The networks side by side, equal output sizes at equal heights where all take the same images."""
+def draw(networks: Sequence[TracedNetwork]) -> Figure:
+    """Draws networks side by side, with equal output sizes at equal heights if all have images of the same size."""
     aligned = len({network.image_shape for network in networks}) == 1
     groups = [networks] if aligned else [[network] for network in networks]
     columns = [column for group in groups for column in _lay_out(group)]
@@ -54,7 +54,7 @@ def draw(networks: Sequence[Network]) -> Figure:
 
     words = [_words(column.network.trace, index) for column in columns for index in column.y]
     box = 0.078 * max(map(len, words)) + 0.16
-    margin = 0.75  # for the output's size, at the left of the page or of each column
+    margin = 0.75  # for the output sizes, at the left of the page or of each column
     left, right = 1.25 if aligned else 1.25 + margin, 0.95
     pitch = left + box + right
     width, rows = max(margin * aligned + pitch * len(columns), 6.0), ABOVE + bottom + BELOW
@@ -75,8 +75,8 @@ def draw(networks: Sequence[Network]) -> Figure:
     return figure
 
 
-def _lay_out(networks: Sequence[Network]) -> list[_Column]:
-    """Rows for networks that share them: each output size has as many as the longest of them needs."""
+def _lay_out(networks: Sequence[TracedNetwork]) -> list[_Column]:
+    """Lays out networks in the same rows; the network with most boxes of an output size sets their number."""
     drawn = [_drawn_blocks(network.trace) for network in networks]
     boxes = [[index for block in of_network for index in block.layers] for of_network in drawn]
     sizes = [
@@ -96,17 +96,17 @@ def _lay_out(networks: Sequence[Network]) -> list[_Column]:
     return columns
 
 
-def _drawn_blocks(found: Architecture) -> tuple[Block, ...]:
-    """All blocks one by one where they fit on a page, else equal ones once."""
-    return blocks(found, merge=len(shown(found)) > LEGIBLE)
+def _drawn_blocks(network: Architecture) -> tuple[Block, ...]:
+    """Returns all blocks if they fit on a page, else equal blocks once."""
+    return blocks(network, merge=len(shown(network)) > LEGIBLE)
 
 
-def _words(found: Architecture, index: int) -> str:
-    return describe(found.layers[index]).replace("average", "avg")
+def _words(network: Architecture, index: int) -> str:
+    return caption(network.layers[index]).replace("average", "avg")
 
 
 def _draw_column(axes: Axes, column: _Column, x: float, box: float) -> None:
-    """Title, boxes, arrows, connections, and each stage's size to the left of its first box."""
+    """Draws title, boxes, lines, connections, and the size of each stage to the left of its first box."""
     network, trace, centre = column.network, column.network.trace, x + box / 2
     axes.text(centre, -2.15, network.name, ha="center", fontsize=13, weight="bold")
     sizes = f"{_short(network.parameters)} parameters\n{_short(network.multiply_adds)} multiply-adds"
@@ -137,7 +137,7 @@ def _draw_column(axes: Axes, column: _Column, x: float, box: float) -> None:
 
 
 def _connect(axes: Axes, column: _Column, x: float) -> None:
-    """Arcs to the right of the boxes, which start at `x` and bulge with their length."""
+    """Draws connections as arcs to the right of the boxes, from `x`; longer ones reach further."""
     ends = {
         (column.drawn[shortcut.start], column.drawn[shortcut.end], shortcut.kind)
         for shortcut in column.network.shortcuts
@@ -148,7 +148,7 @@ def _connect(axes: Axes, column: _Column, x: float) -> None:
     for (start, end, kind), span in spans.items():
         joins = kind == "concatenation"
         if start == end:
-            continue  # of blocks drawn once, the shortcut of each but the first
+            continue  # a shortcut between equal blocks that are drawn once
         first, last = column.y[start] + (0.1 if joins else 0.42), column.y[end] - (0.1 if joins else -0.42)
         bulge = 0.15 + 0.85 * abs(span) / max(dense) if joins else 0.55
         curve = Path([(x, first), (x + bulge, first), (x + bulge, last), (x, last)], [1, 4, 4, 4])
@@ -156,7 +156,7 @@ def _connect(axes: Axes, column: _Column, x: float) -> None:
         axes.add_patch(PathPatch(curve, fill=False, **style))
 
 
-def _legend(axes: Axes, networks: Sequence[Network]) -> None:
+def _legend(axes: Axes, networks: Sequence[TracedNetwork]) -> None:
     kinds = {shortcut.kind for network in networks for shortcut in network.shortcuts}
     words = {
         "identity": "identity shortcut",
@@ -170,7 +170,7 @@ def _legend(axes: Axes, networks: Sequence[Network]) -> None:
 
 
 def _short(count: float) -> str:
-    """A count in three digits: "21.8 M"."""
+    """Returns a count with three digits: "21.8 M"."""
     for unit, word in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if count >= unit:
             digits = max(0, 2 - int(np.log10(count / unit)))
@@ -178,16 +178,16 @@ def _short(count: float) -> str:
     return str(count)
 
 
-def summary(networks: Sequence[Network]) -> list[str]:
-    """A table of each network by stage."""
+def summary(networks: Sequence[TracedNetwork]) -> list[str]:
+    """Returns a table of each network by stage."""
     lines = []
     for network in networks:
         kinds = [shortcut.kind for shortcut in network.shortcuts]
-        found = ", ".join(f"{kinds.count(kind)} of {kind}" for kind in dict.fromkeys(kinds)) or "none"
+        connections = ", ".join(f"{kinds.count(kind)} of {kind}" for kind in dict.fromkeys(kinds)) or "none"
         depth = sum(network.trace.layers[i].kind in ("conv", "fc") for i in main_path(network.trace))
         lines += [
             f"{network.name} on {'×'.join(map(str, network.image_shape))}: {network.parameters:,} parameters, "
-            f"{network.multiply_adds:,} multiply-adds; {depth} layers with weights; connections: {found}"
+            f"{network.multiply_adds:,} multiply-adds; {depth} layers with weights; connections: {connections}"
         ]
         lines.append(f"  {'':8} {'output':>12}  {'layer':32} {'':>5} {'parameters':>12} {'multiply-adds':>15}")
         for stage in network.stages:

@@ -1,4 +1,4 @@
-"""The layers of a network, and what each reads, out of the trace of the network's own code."""
+"""The layers of a network and their inputs, taken from a trace of the network's own code."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -25,12 +25,12 @@ POOLS = {
 
 
 def architecture(model: nn.Module, image_shape: Sequence[int] = (224, 224, 3), name: str = "") -> Architecture:
-    """Traces a network of either family. Nothing is computed, no memory is taken.
+    """Traces a network of either family on shapes only: nothing is computed, and no memory is taken.
 
     Args:
-        model: a `ResNet`, `PlainNet`, `VGG` or `DenseNet` with any options; evaluation is what is traced.
+        model: a `ResNet`, `PlainNet`, `VGG` or `DenseNet` with any options; it is traced in evaluation.
         image_shape: (height, width, channels).
-        name: what to call it; its class, if not given.
+        name: of the network; by default its class.
 
     Raises:
         ValueError: the model is of another kind, or the images are too small for it.
@@ -46,10 +46,10 @@ def architecture(model: nn.Module, image_shape: Sequence[int] = (224, 224, 3), n
 
 
 def _layers(trace: Trace, parameters: Mapping[tuple[str, ...], int]) -> tuple[Layer, ...]:
-    """The layers of a trace, in the order in which they run.
+    """Returns the layers of a trace, in the order in which they run.
 
-    `made_of` maps each value to the layers whose outputs it is made of. All operations of a pool are one layer; an
-    operation between layers passes on what its operands are made of.
+    `made_of` maps each value to the layers whose outputs it depends on. All operations of a pool are one layer; the
+    result of an operation between layers depends on the same layers as its operands.
     """
     layers: list[Layer] = []
     opened: dict[tuple[str, ...], int] = {}
@@ -80,7 +80,7 @@ def _layers(trace: Trace, parameters: Mapping[tuple[str, ...], int]) -> tuple[La
 def _begun(
     place: tuple[str, ...], traced: TracedLayer | None, is_sum: bool, parameters: Mapping[tuple[str, ...], int]
 ) -> Layer | None:
-    """The layer that an operation at `place` belongs to, without its output; None for an operation between layers."""
+    """Returns the layer that an operation at `place` belongs to, without its output; None between layers."""
     part, *path = place
     name, stage = "/".join(path), f"stage {int(part[5:]) + 1}" if part.startswith("stage") else part
     if traced is not None:
