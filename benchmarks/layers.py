@@ -1,12 +1,12 @@
-"""Every layer by itself beside the stock one: `python -m benchmarks.layers --arch resnet50 --batch 1,8`.
+"""Speed of each layer beside the stock one: `python -m benchmarks.layers --arch resnet50 --batch 1,8`.
 
-The distinct convolutions and pools of all architectures, found by shape alone, on images of 224×224 or 32×32. Ours
-and XLA's own, as `nn.Conv` and `nn.max_pool` run it, take turns in one process: forward ("forward"), forward and
-backward ("train"), forward by inference's formulas, with a bias and ReLU behind, as in a folded network ("infer"); and
-the gradient of the kernel alone by each formula ("filter"). Both are compiled as `train.py` and `predict` do, with
-`training_flax.compiler_options`, or `--plain`, as `jax.jit` alone does; the process keeps its memory, as `train.py`
-does. Prints a line of JSON for each, which `--out` keeps: what stands there is not measured again, so that a run that
-was ended goes on. `--write` puts the tables into docs/layers.md.
+Measures the distinct convolutions and pools of all architectures on images of 224×224 or 32×32. Our layer and the stock
+one, XLA's own as `nn.Conv` and `nn.max_pool` run it, take turns in one process. The modes are forward ("forward"),
+forward and backward ("train"), forward by the formulas of inference with a bias and a ReLU, as in a folded network
+("infer"), and the gradient of the kernel by each formula ("filter"). Both are compiled with
+`training_flax.compiler_options`, as in `train.py` and `predict`, or with `--plain` as `jax.jit` does by default; the
+process keeps its memory, as `train.py` does. Prints a line of JSON for each measurement; `--out` keeps the lines, and a
+run with the same file continues after the last one. `--write` puts the tables into docs/layers.md.
 """
 
 import json
@@ -24,56 +24,57 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from flax import linen as nn
 
 import densenet_flax
 import resnet_flax
-from benchmarks.command_line import check_known, fail, listed
-from layers_flax import Conv, avg_pool, conv2d, inference_conv2d, max_pool
+from benchmarks.command_line import check_known, fail, listed, run_benchmark
+from layers_flax import Conv, avg_pool, conv2d, inference_conv2d, max_pool, variables_by_shape
 from layers_flax.conv.choices import Shape
 from layers_flax.conv.conv import both_sides
 from layers_flax.conv.filter_gradients import FORMULAS
 from layers_flax.conv.im2col import stock_conv
 from training_flax import compiler_options, keep_memory, trim_memory
 from training_flax.runtime.compilation import compile_together
+from weights_flax.io.archs import published_size
+from weights_flax.look.trace import trace_network
 
 PROGRAM = "benchmarks.layers"
 ARCHS = resnet_flax.ARCHS | densenet_flax.ARCHS
 MODES = ("train", "forward", "infer", "filter")
-SLOW = 0.9  # of the stock layer's speed
-PATIENCE = 5.0  # seconds; a stock layer of which one call would take longer is not run
+SLOW = 0.9  # times the stock layer's speed
+PATIENCE = 5.0  # seconds; a stock layer is not run if one call would take longer
 
 
 @dataclass(frozen=True)
 class Options:
-    """What is measured."""
+    """Measures layers one by one beside the stock ones."""
 
     arch: str = ""
-    """Architectures, with commas between; left out, all."""
+    """Architectures, separated by commas; by default all."""
     batch: str = "1,8,64"
-    """Images at once, with commas between."""
+    """Batch sizes, separated by commas."""
     mode: str = "train,forward,infer,filter"
-    """What the layers do, with commas between."""
+    """Modes, separated by commas."""
     kernel: int | None = None
-    """Only layers with a window of this size."""
+    """Measure only layers with a window of this size."""
     groups: int | None = None
-    """Only convolutions of so many groups."""
+    """Measure only convolutions with this number of groups."""
     seconds: float = 0.2
-    """How long a layer's turns take in all, at least two each."""
+    """Total time of a layer's turns; at least two turns each."""
     limit_seconds: float | None = None
-    """When to end; the widest and narrowest of layers that differ in width alone come first, and of these the small."""
+    """Time limit of the run. Of layers that differ only in width, the narrowest and the widest are measured first."""
     out: Path | None = None
-    """A file of JSON lines: what it holds is not measured again, and what is measured is added."""
+    """A file of JSON lines: new results are added to it, and results in it are not measured again."""
     plain: bool = False
-    """Compile as `jax.jit` alone does, without `training_flax.compiler_options`."""
+    """Compile without `training_flax.compiler_options`."""
     only_slow: bool = False
-    """Measure anew what --out has below 0.9 of the stock layer's speed, and nothing else."""
+    """Measure again only the layers that --out has below 0.9 of the stock layer's speed."""
     write: bool = False
     """Put the tables of --out, or of this run, into docs/layers.md."""
 
 
-class Layer(NamedTuple):
+class MeasuredLayer(NamedTuple):
     """A convolution or pool of images of one size."""
 
     kind: str
@@ -93,52 +94,51 @@ class Layer(NamedTuple):
         return f"{self.kind} {self.kernel}×{self.kernel} {of} at {self.height}×{self.width}{more}"
 
     def shape(self, batch: int | None) -> Shape:
-        """What formulas of a convolution are chosen by."""
+        """Returns the shape by which formulas of a convolution are chosen."""
         taps, pads = (self.kernel, self.kernel), ((self.padding,) * 2,) * 2
         size = (self.height, self.width)
         return Shape(batch, size, self.inputs, self.outputs, taps, self.stride, pads, self.groups, 4)
 
     @property
     def operations(self) -> int:
-        """Multiply-adds or additions for an image."""
+        """Multiply-adds of a convolution, or additions of a pool, for one image."""
         inputs = self.inputs // self.groups if self.kind == "conv" else 1
         return self.shape(1).pixels_out * self.outputs * self.kernel**2 * inputs
 
 
-def layers_of(arch: str, pixels: int | None = None) -> list[Layer]:
-    """The distinct layers of an architecture, as images meet them, of 224×224 or 32×32 or else of `pixels`."""
-    model, found = ARCHS[arch](), {}
-    pixels = pixels or (224 if model.num_classes == 1000 else 32)
-
-    def convolution(call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
-        if isinstance(layer := context.module, Conv) and context.method_name == "__call__":
-            _, *sizes = args[0].shape
-            pad = both_sides(layer.padding, sizes[0], layer.kernel_size, layer.stride)[0]
-            found[Layer("conv", *sizes, layer.features, layer.kernel_size, layer.stride, pad, layer.groups)] = arch
-        return call(*args, **kwargs)
+def layers_of(arch: str, pixels: int | None = None) -> list[MeasuredLayer]:
+    """Returns the distinct layers of an architecture for images of 224×224 or 32×32, or of `pixels`."""
+    model, layers = ARCHS[arch](), {}
+    pixels = pixels or published_size(model)
 
     def pool(name: str, run: Callable, x: jax.Array, window: int, stride: int | None = None, padding: int = 0) -> Any:
         _, *sizes = x.shape
-        found[Layer(name, *sizes, sizes[-1], window, stride or window, padding, 1)] = arch
+        layers[MeasuredLayer(name, *sizes, sizes[-1], window, stride or window, padding, 1)] = arch
         return run(x, window, stride, padding)
 
     with ExitStack() as stack:
-        stack.enter_context(nn.intercept_methods(convolution))
         for module in (resnet_flax.resnet, resnet_flax.vgg, densenet_flax.blocks, densenet_flax.densenet):
             for name, run in (("max_pool", max_pool), ("avg_pool", avg_pool)):
                 if hasattr(module, name):
                     stack.enter_context(mock.patch.object(module, name, partial(pool, name, run)))
-        images = jax.ShapeDtypeStruct((1, pixels, pixels, 3), jnp.float32)
-        jax.eval_shape(partial(model.init, train=False), jax.random.key(0), images)
-    return list(found)
+        image_shape = (pixels, pixels, 3)
+        trace = trace_network(model, variables_by_shape(model, image_shape), image_shape)
+    for equation in trace.closed.eqns:
+        traced = trace.layer_of(equation)
+        if traced is not None and isinstance(conv := traced.module, Conv):
+            images: Any = equation.invars[0].aval
+            pad = both_sides(conv.padding, images.shape[1], conv.kernel_size, conv.stride)[0]
+            window = conv.features, conv.kernel_size, conv.stride, pad, conv.groups
+            layers[MeasuredLayer("conv", *images.shape[1:], *window)] = arch
+    return list(layers)
 
 
-def in_order(layers: Iterable[Layer], batches: Iterable[int]) -> list[tuple[Layer, int]]:
-    """With each batch: of layers that differ in width alone the narrowest and widest, then those between, halving.
+def in_order(layers: Iterable[MeasuredLayer], batches: Iterable[int]) -> list[tuple[MeasuredLayer, int]]:
+    """Orders layers and batches: of layers that differ only in width first the two ends, then the middle, and so on.
 
-    Of equal rank those come first that take the least time.
+    Among layers of equal rank the one with the fewest operations comes first.
     """
-    series: dict[tuple, list[Layer]] = {}
+    series: dict[tuple, list[MeasuredLayer]] = {}
     for layer in dict.fromkeys(layers):
         narrow = layer.inputs if layer.kind == "conv" and layer.outputs != layer.inputs else 0
         series.setdefault((*layer[:3], layer.outputs if narrow else 0, *layer[5:]), []).append(layer)
@@ -151,7 +151,7 @@ def in_order(layers: Iterable[Layer], batches: Iterable[int]) -> list[tuple[Laye
 
 
 def halving(count: int) -> list[int]:
-    """Ranks of `count` places: 0 for the two ends, 1 for the middle, 2 for the quarters and so on."""
+    """Returns ranks of `count` places: 0 for the two ends, 1 for the middle, 2 for the quarters and so on."""
     ranks = [0] * count
     spans, rank = [(0, count - 1)], 1
     while spans:
@@ -165,8 +165,8 @@ def halving(count: int) -> list[int]:
     return ranks
 
 
-def contenders(layer: Layer, mode: str) -> dict[str, Callable]:
-    """Functions of images, kernel and the output's gradient that compute the same; none where the mode has no sense."""
+def contenders(layer: MeasuredLayer, mode: str) -> dict[str, Callable]:
+    """Returns functions of images, kernel and output gradient that compute the same; none if the mode does not fit."""
     pads = ((layer.padding,) * 2,) * 2
     if layer.kind != "conv":
         if mode not in ("train", "forward"):
@@ -206,8 +206,8 @@ def activated(run: Callable) -> Callable:
     return lambda x, kernel, dy: nn.relu(run(x, kernel) + kernel[0, 0, 0])
 
 
-def backward(run: Callable, layer: Layer) -> Callable:
-    """The output and the gradients of images and kernel; of the kernel alone in a stem, whose images are the data."""
+def backward(run: Callable, layer: MeasuredLayer) -> Callable:
+    """Wraps a layer to return its output and the gradients of images and kernel; a stem needs only the kernel's."""
 
     def both(x: jax.Array, kernel: jax.Array, dy: jax.Array) -> Any:
         if layer.kind != "conv":
@@ -222,12 +222,12 @@ def backward(run: Callable, layer: Layer) -> Callable:
 
 
 def measure(
-    layer: Layer, batch: int, mode: str, options: Options, fewer: dict[str, Any] | None = None
+    layer: MeasuredLayer, batch: int, mode: str, options: Options, fewer: dict[str, Any] | None = None
 ) -> dict[str, Any] | None:
-    """Median seconds of each contender, and the medians of the rounds' ratios of the stock one's to theirs.
+    """Returns the median seconds of each contender, and the median ratio of the stock layer's time to each.
 
-    `fewer` is the row of the same layer with fewer images. Where by that the stock one would take too long, the ratios
-    are those of fewer images.
+    `fewer` is the row of the same layer with fewer images. If it shows that the stock layer would now take too long,
+    its ratios are used.
     """
     functions = contenders(layer, mode)
     if not functions:
@@ -247,15 +247,15 @@ def measure(
     row = {"layer": layer.name, "batch": batch, "mode": mode} | ({"plain": True} if options.plain else {})
     if len(set(texts.values())) == 1:
         return row | {"same": True, "times stock": dict.fromkeys((name for name in texts if name != "stock"), 1.0)}
-    told = {} if options.plain else compiler_options()
+    flags = {} if options.plain else compiler_options()
     unlike = {text: lowered[name] for name, text in texts.items()}
-    compiling = compile_together(unlike.values(), told)
+    compiling = compile_together(unlike.values(), flags)
     programs = {text: program.result() for text, program in zip(unlike, compiling, strict=True)}
     inputs = [draw(shape) for shape in shapes]
     runs = {name: partial(programs[text], *inputs) for name, text in texts.items()}
     times = take_turns(runs, options.seconds)
     ratios = times_stock(times)
-    if min(ratios.values()) < SLOW and mode != "filter":  # once more, for longer, lest it be chance
+    if min(ratios.values()) < SLOW and mode != "filter":  # measure again for longer, since the result may be chance
         more = take_turns(runs, 3 * options.seconds)
         times = {name: times[name] + more[name] for name in times}
         ratios = times_stock(times)
@@ -270,12 +270,12 @@ def million() -> np.ndarray:
 
 
 def draw(shape: tuple[int, ...]) -> jax.Array:
-    """Normal numbers, a million of them again and again: more take longer to draw than a layer does to run."""
+    """Returns normal numbers, the same million repeated: drawing more would take longer than running a layer."""
     return jnp.asarray(np.resize(million()[: prod(shape)], shape))
 
 
 def take_turns(runs: dict[str, Callable], seconds: float) -> dict[str, list[float]]:
-    """Seconds a call, round by round, of as many calls as take a hundredth of a second at least."""
+    """Returns seconds a call for each round; short layers are called up to a hundred times a round."""
     calls = {}
     for name, run in runs.items():
         jax.block_until_ready(run())
@@ -296,7 +296,7 @@ def take_turns(runs: dict[str, Callable], seconds: float) -> dict[str, list[floa
 
 
 def times_stock(times: dict[str, list[float]]) -> dict[str, float]:
-    """Speeds, with the stock layer's as the unit."""
+    """Returns speeds relative to the stock layer's."""
     return {
         name: round(median(stock / mine for stock, mine in zip(times["stock"], values, strict=True)), 3)
         for name, values in times.items()
@@ -304,7 +304,7 @@ def times_stock(times: dict[str, list[float]]) -> dict[str, float]:
     }
 
 
-def works(options: Options) -> Iterator[tuple[Layer, int, str]]:
+def works(options: Options) -> Iterator[tuple[MeasuredLayer, int, str]]:
     archs = listed(options.arch) or list(ARCHS)
     batches, modes = [int(batch) for batch in listed(options.batch)], listed(options.mode)
     for layer, batch in in_order((layer for arch in archs for layer in layers_of(arch)), batches):
@@ -315,7 +315,7 @@ def works(options: Options) -> Iterator[tuple[Layer, int, str]]:
 
 
 def check(options: Options) -> None:
-    """Ends with exit code 2 where an option is wrong."""
+    """Ends with exit code 2 if an option is wrong."""
     check_known(PROGRAM, "arch", options.arch, ARCHS)
     check_known(PROGRAM, "mode", options.mode, MODES)
     for batch in listed(options.batch):
@@ -349,7 +349,7 @@ def main(options: Options) -> None:
             with options.out.open("a") as file:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         if len(rows) % 50 == 0:
-            jax.clear_caches()  # of programs, which would fill the memory
+            jax.clear_caches()  # compiled programs would fill the memory
             trim_memory()
     if options.write:
         from benchmarks.layers_page import write_page
@@ -358,13 +358,13 @@ def main(options: Options) -> None:
 
 
 def with_fewer_images(rows: Iterable[dict[str, Any]], name: str, batch: int, mode: str) -> dict[str, Any] | None:
-    """The row of the same layer that was run with most images, though fewer than `batch`."""
+    """Returns the row of the same layer with the largest measured batch below `batch`."""
     alike = [row for row in rows if (row["layer"], row["mode"]) == (name, mode) and "seconds" in row]
     return max((row for row in alike if row["batch"] < batch), key=lambda row: row["batch"], default=None)
 
 
 def read(path: Path | None, plain: bool) -> dict[tuple[str, int, str], dict[str, Any]]:
-    """Rows of an earlier run that was compiled likewise; of the same work the last one."""
+    """Reads the rows of earlier runs with the same compiler options; the last row of a layer counts."""
     if path is None or not path.exists():
         return {}
     rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -373,4 +373,4 @@ def read(path: Path | None, plain: bool) -> dict[tuple[str, int, str], dict[str,
 
 if __name__ == "__main__":
     keep_memory()
-    main(tyro.cli(Options))
+    run_benchmark(PROGRAM, main, Options)

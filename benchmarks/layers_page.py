@@ -1,10 +1,10 @@
-"""The tables of docs/layers.md: the choices of formulas, and what `benchmarks.layers` measured."""
+"""Tables of docs/layers.md: the choices of formulas, and the results of `benchmarks.layers`."""
 
 from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from benchmarks.page import DOCS, replace_between
+from benchmarks.page import DOCS, markdown, replace_between
 from layers_flax.conv.choices import CONVOLUTION, INFERENCE, KERNEL_GRADIENT
 
 PAGE = DOCS / "layers.md"
@@ -14,7 +14,7 @@ SLOWEST = 12
 
 
 def write_page(rows: Sequence[dict[str, Any]]) -> None:
-    """Replaces the tables between their marks; one of which nothing was measured stays as it is."""
+    """Replaces the tables between their marks; a table without new results stays as it is."""
     tables = {"choices": choices()}
     if any(row["mode"] != "filter" for row in rows):
         tables["speeds"] = speeds(rows)
@@ -25,44 +25,40 @@ def write_page(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def choices() -> str:
-    """The tables of `layers_flax.choices`, a line of Markdown for each row."""
-    lines = ["| of the | formula | layers | on | because |", "|---|---|---|---|---|"]
-    for name, table in TABLES.items():
-        for row in table:
-            where = "CPU" if row.cpu else "all"
-            lines.append(f"| {name} | {row.formula} | {row.fits.__doc__} | {where} | {row.why} |")
-    return "\n".join(lines) + "\n"
+    """Returns the tables of `layers_flax.conv.choices`, a line of Markdown for each row."""
+    rows = [
+        (name, row.formula, row.fits.__doc__, "CPU" if row.cpu else "all", row.why)
+        for name, table in TABLES.items()
+        for row in table
+    ]
+    return markdown(("of the", "formula", "layers", "on", "because"), rows, texts=5)
 
 
 def speeds(rows: Sequence[dict[str, Any]]) -> str:
-    """A line for each mode and batch, and then the slowest layers."""
+    """Returns a line for each mode and batch, and a table of the slowest layers."""
     ours = [row for row in rows if "ours" in row["times stock"]]
-    lines = ["| | batch | layers | least | median | most | below 0.9 |", "|---|---:|---:|---:|---:|---:|---:|"]
+    cells = []
     for mode, batch in sorted({(row["mode"], row["batch"]) for row in ours}):
         speed = [row["times stock"]["ours"] for row in ours if (row["mode"], row["batch"]) == (mode, batch)]
-        cells = (mode, batch, len(speed), min(speed), round(median(speed), 2), max(speed), sum(s < 0.9 for s in speed))
-        lines.append(f"| {' | '.join(map(str, cells))} |")
+        spread = min(speed), round(median(speed), 2), max(speed)
+        cells.append((mode, batch, len(speed), *spread, sum(s < 0.9 for s in speed)))
+    text = markdown(("", "batch", "layers", "least", "median", "most", "below 0.9"), cells)
     if guessed := sum("as of batch" in row for row in ours):
-        lines += ["", f"The ratio of {guessed} is that of fewer images: with so many the stock one takes too long."]
-    lines += [
-        "",
-        "The slowest:",
-        "",
-        "| layer | | batch | × stock | in the fastest rounds |",
-        "|---|---|---:|---:|---:|",
-    ]
+        text += f"\nThe ratio of {guessed} is that of fewer images: with so many the stock one takes too long.\n"
+    slowest = []
     for row in sorted(ours, key=lambda row: row["times stock"]["ours"])[:SLOWEST]:
         best = row.get("of the fastest rounds", row["times stock"])["ours"]
-        lines.append(f"| {row['layer']} | {row['mode']} | {row['batch']} | {row['times stock']['ours']} | {best} |")
-    return "\n".join(lines) + "\n"
+        slowest.append((row["layer"], row["mode"], row["batch"], row["times stock"]["ours"], best))
+    heads = ("layer", "", "batch", "× stock", "in the fastest rounds")
+    return f"{text}\nThe slowest:\n\n{markdown(heads, slowest, texts=2)}"
 
 
 def formulas(rows: Sequence[dict[str, Any]]) -> str:
-    """The gradient of the kernel by each formula, a line for each layer and batch."""
-    found = [row for row in rows if row["mode"] == "filter" and "seconds" in row]
+    """Returns the speeds of the formulas for the kernel's gradient, a line for each layer and batch."""
+    measured = [row for row in rows if row["mode"] == "filter" and "seconds" in row]
     names = list(dict.fromkeys(row.formula for row in KERNEL_GRADIENT))
-    lines = [f"| layer | batch | stock, ms | {' | '.join(names)} |", f"|---|---:|---:|{'---:|' * len(names)}"]
-    for row in sorted(found, key=lambda row: (row["layer"], row["batch"])):
-        speed = [str(row["times stock"].get(name, "–")) for name in names]
-        lines.append(f"| {row['layer']} | {row['batch']} | {1e3 * row['seconds']['stock']:.3g} | {' | '.join(speed)} |")
-    return "\n".join(lines) + "\n"
+    cells = []
+    for row in sorted(measured, key=lambda row: (row["layer"], row["batch"])):
+        speed = [row["times stock"].get(name, "–") for name in names]
+        cells.append((row["layer"], row["batch"], f"{1e3 * row['seconds']['stock']:.3g}", *speed))
+    return markdown(("layer", "batch", "stock, ms", *names), cells)

@@ -1,4 +1,4 @@
-"""The tables and the plot of docs/memory.md, of what `benchmarks.memory` measured."""
+"""Tables and plot of docs/memory.md, from the results of `benchmarks.memory`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.page import DOCS, replace_between
+from benchmarks.page import DOCS, markdown, replace_between
 
 PAGE = DOCS / "memory.md"
 BEGIN, END = "<!-- {} by benchmarks.memory -->\n", "<!-- end of {} -->\n"
@@ -21,9 +21,9 @@ def write_page(depths: Rows, prices: Rows) -> None:
 
 
 def line_of(rows: Rows, arch: str, name: str) -> dict[str, Any]:
-    """The straight line nearest to memory over layers, and how far the points are from it, in parts of the largest.
+    """Fits a straight line to memory over layers; "off the line" is the largest distance relative to the most memory.
 
-    Without the gradient of the parameters, of which there are as many as the square of the layers.
+    The gradient of the parameters is left out, since it grows with the square of the number of layers.
     """
     layers = np.array([row["layers"] for row in rows if row["arch"] == arch])
     megabytes = np.array([row[name]["temp_mb"] - row["gradient_mb"] for row in rows if row["arch"] == arch])
@@ -33,14 +33,14 @@ def line_of(rows: Rows, arch: str, name: str) -> dict[str, Any]:
 
 
 def by_depth(rows: Rows) -> str:
-    """A line for each depth, and what the straight line through them is."""
-    lines = ["| network | dense layers | default, MB | `remat`, MB | ratio | gradient of the parameters, MB |"]
-    lines.append("|---|---:|---:|---:|---:|---:|")
+    """Returns a line for each depth, and the straight line through all depths."""
+    heads = ("network", "dense layers", "default, MB", "`remat`, MB", "ratio", "gradient of the parameters, MB")
+    cells = []
     for row in rows:
         plain, again = row["default"]["temp_mb"], row["remat"]["temp_mb"]
-        cells = [row["arch"], str(row["layers"]), f"{plain:.0f}", f"{again:.0f}", f"{again / plain:.2f}"]
-        lines.append(f"| {' | '.join(cells)} | {row['gradient_mb']:.0f} |")
-    lines.append("")
+        megabytes = f"{plain:.0f}", f"{again:.0f}", f"{again / plain:.2f}", f"{row['gradient_mb']:.0f}"
+        cells.append((row["arch"], row["layers"], *megabytes))
+    lines = [markdown(heads, cells)]
     for arch in dict.fromkeys(row["arch"] for row in rows):
         fits = {name: line_of(rows, arch, name) for name in ("default", "remat")}
         lines.append(
@@ -52,33 +52,24 @@ def by_depth(rows: Rows) -> str:
 
 
 def by_network(rows: Rows) -> str:
-    """A line for each network: memory, time and compile time, with and without."""
-    lines = ["| network | batch | memory, MB | `remat`'s | step takes | compile, s | `remat`'s |"]
-    lines.append("|---|---:|---:|---:|---:|---:|---:|")
+    """Returns a line for each network: memory, time and compile time with and without `remat`."""
+    heads = ("network", "batch", "memory, MB", "`remat`'s", "step takes", "compile, s", "`remat`'s")
+    cells = []
     for row in rows:
-        plain, again = row["default"], row["remat"]
-        cells = [
-            row["arch"],
-            str(row["batch"]),
-            f"{plain['temp_mb']:.0f}",
-            f"{again['temp_mb']:.0f}",
-            f"{row['times as long']:.2f} × ({row['least']:.2f} to {row['most']:.2f})",
-            f"{plain['compile_seconds']:.1f}",
-            f"{again['compile_seconds']:.1f}",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        memory = [f"{row[name]['temp_mb']:.0f}" for name in ("default", "remat")]
+        compiling = [f"{row[name]['compile_seconds']:.1f}" for name in ("default", "remat")]
+        times = f"{row['times as long']:.2f} × ({row['least']:.2f} to {row['most']:.2f})"
+        cells.append((row["arch"], row["batch"], *memory, times, *compiling))
+    return markdown(heads, cells)
 
 
 def draw(rows: Rows, path: Path) -> None:
-    """Memory over depth, a panel a network, with the straight lines nearest to the points."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    """Draws memory over depth, a panel for each network, with the fitted lines."""
+    from matplotlib.figure import Figure
 
     archs = list(dict.fromkeys(row["arch"] for row in rows))
-    figure, panels = plt.subplots(1, len(archs), figsize=(5 * len(archs), 3.6), layout="constrained", squeeze=False)
+    figure = Figure(figsize=(5 * len(archs), 3.6), layout="constrained")
+    panels = figure.subplots(1, len(archs), squeeze=False)
     for axes, arch in zip(panels[0], archs, strict=True):
         shown = [row for row in rows if row["arch"] == arch]
         layers = [row["layers"] for row in shown]
@@ -86,9 +77,8 @@ def draw(rows: Rows, path: Path) -> None:
             memory = [(row[name]["temp_mb"] - row["gradient_mb"]) / 1e3 for row in shown]
             axes.plot(layers, memory, "o", color=colour, label=name)
             fit = line_of(rows, arch, name)
-            ends = [0, max(layers)]
-            line = [(fit["mb of none"] + fit["mb a layer"] * end) / 1e3 for end in ends]
-            axes.plot(ends, line, color=colour, linewidth=0.8)
+            line = [(fit["mb of none"] + fit["mb a layer"] * end) / 1e3 for end in (0, max(layers))]
+            axes.plot([0, max(layers)], line, color=colour, linewidth=0.8)
         axes.set(
             title=f"{arch}, batch {shown[0]['batch']}",
             xlabel="dense layers",
@@ -97,4 +87,3 @@ def draw(rows: Rows, path: Path) -> None:
         axes.set_ylim(bottom=0)
         axes.legend()
     figure.savefig(path, dpi=110)
-    plt.close(figure)

@@ -1,7 +1,7 @@
-"""What the trainer costs beside its bare step: `python -m benchmarks.overhead`.
+"""Cost of the training loop beside its bare step: `python -m benchmarks.overhead`.
 
-The same compiled step on the same data, by the whole loop (loader, metrics, progress, logs) and called by itself, in
-turn, in one process. Prints a JSON line a round and the medians.
+The same compiled step runs on the same data in the whole loop (loader, metrics, progress, logs) and by itself, in turn,
+in one process. Prints a JSON line for each round, and one with the medians.
 """
 
 import json
@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
-import numpy as np
-import tyro
 
+from benchmarks.command_line import compared, run_benchmark
 from training_flax import StopRequest, TrainConfig, keep_memory, plan
 from training_flax.data.loader import Loader
 from training_flax.run.checkpoints import Checkpoints, Progress
@@ -25,13 +24,13 @@ from training_flax.runtime.terminal import Terminal
 
 @dataclass(frozen=True)
 class Options:
-    """What is measured."""
+    """Compares the speed of the training loop with that of its bare step."""
 
     arch: str = "resnet20"
     data: str = "fake:32x32x3:10:10000"
     batch_size: int = 64
     steps: int = 60
-    """Steps in each round, by either side."""
+    """Steps of each side in a round."""
     rounds: int = 5
 
 
@@ -47,37 +46,26 @@ def main(options: Options) -> None:
             job, programs, programs.init(), Progress(), checkpoints, Logs(job), Terminal(quiet=True), StopRequest()
         )
         batch = next(iter(Loader(job.dataset.train, range(1), job.batch_size, 0, job.devices)))
-        rates: dict[str, list[float]] = {"trainer": [], "bare step": []}
+        speeds: dict[str, list[float]] = {"trainer": [], "bare step": []}
+        images = options.steps * job.batch_size
         for number in range(options.rounds):
             start = time.perf_counter()
             loop.take_steps(1, range(number * options.steps, (number + 1) * options.steps))
             jax.block_until_ready(loop.state)
-            rates["trainer"].append(options.steps * job.batch_size / (time.perf_counter() - start))
+            speeds["trainer"].append(images / (time.perf_counter() - start))
             state = loop.state
             start = time.perf_counter()
             for _ in range(options.steps):
                 state, _ = programs.train_step(state, loop.train_part, batch)
             jax.block_until_ready(state)
-            rates["bare step"].append(options.steps * job.batch_size / (time.perf_counter() - start))
+            speeds["bare step"].append(images / (time.perf_counter() - start))
             loop.state = state
-            print(
-                json.dumps({"round": number, **{name: round(rate[-1], 1) for name, rate in rates.items()}}), flush=True
-            )
+            line = {"round": number, **{side: round(values[-1], 1) for side, values in speeds.items()}}
+            print(json.dumps(line), flush=True)
         checkpoints.close()
-    medians = {name: float(np.median(rate)) for name, rate in rates.items()}
-    ratios = np.divide(rates["trainer"], rates["bare step"])
-    print(
-        json.dumps(
-            {
-                **vars(options),
-                **{f"{name}, images/s": round(rate, 1) for name, rate in medians.items()},
-                "ratio": round(float(np.median(ratios)), 4),
-                "spread of the ratio": [round(float(ratios.min()), 4), round(float(ratios.max()), 4)],
-            }
-        )
-    )
+    print(json.dumps({**vars(options), **compared(speeds)}))
 
 
 if __name__ == "__main__":
     keep_memory()
-    main(tyro.cli(Options))
+    run_benchmark("benchmarks.overhead", main, Options)

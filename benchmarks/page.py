@@ -1,6 +1,6 @@
-"""The table and the plot of docs/benchmarks.md, of what `benchmarks.speed` measured."""
+"""Table and plot of docs/benchmarks.md, from the results of `benchmarks.speed`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +28,22 @@ def write_page(results: Sequence[dict[str, Any]]) -> None:
 
 
 def with_peers(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those that have a ratio."""
+    """Returns the results that have a ratio to a peer."""
     return [result for result in results if "times torch" in result or "times naive" in result]
 
 
 def replace_between(page: Path, begin: str, end: str, text: str) -> None:
-    """Puts the text in the place of what stands between two marks of a page."""
+    """Replaces the text between two marks of a page."""
     before, rest = page.read_text().split(begin)
     page.write_text(before + begin + text + end + rest.split(end)[1])
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
-    """A line of Markdown for each work."""
-    lines = [f"| {' | '.join(HEADS)} |", f"|---{'|---:' * (len(HEADS) - 1)}|"]
+    """Returns a line of Markdown for each work."""
+    rows = []
     for result in results:
         ours, naive = result["ours"], result.get("naive", {})
-        cells = [
+        row = [
             result["work"],
             f"{ours['images_per_second']:.1f}",
             ratio(result.get("times torch")),
@@ -54,23 +54,28 @@ def table(results: Sequence[dict[str, Any]]) -> str:
             f"{naive['temp_mb']:.0f}" if naive else "–",
             f"{100 * result['share of the peak']:.0f} %",
         ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        rows.append(row)
+    return markdown(HEADS, rows)
+
+
+def markdown(heads: Sequence[str], rows: Iterable[Sequence[Any]], texts: int = 1) -> str:
+    """Returns a table of Markdown, whose columns hold numbers, except the first ones, which hold texts."""
+    lines = ["".join(f" {cell} |" if cell != "" else " |" for cell in row) for row in (heads, *rows)]
+    lines.insert(1, "---|" * texts + "---:|" * (len(heads) - texts))
+    return "".join(f"|{line}\n" for line in lines)
 
 
 def ratio(times: dict[str, Any] | None) -> str:
-    """Median and spread."""
+    """Returns a median and its spread as text."""
     return f"{times['median']:.2f} ({times['least']:.2f} to {times['most']:.2f})" if times else "–"
 
 
 def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
-    """Bars of the ratios, with their spread."""
-    import matplotlib
+    """Draws the ratios as bars, with their spread."""
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(8, 1 + 0.5 * len(results)), layout="constrained")
+    figure = Figure(figsize=(8, 1 + 0.5 * len(results)), layout="constrained")
+    axes = figure.subplots()
     for place, (peer, label) in enumerate(PEERS.items()):
         shown = [(row, result[f"times {peer}"]) for row, result in enumerate(results) if f"times {peer}" in result]
         rows = [row + 0.4 * (place - 0.5) for row, _ in shown]
@@ -86,4 +91,3 @@ def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
     axes.set_xlabel("speed, times the peer's")
     axes.legend(loc="lower right")
     figure.savefig(path, dpi=110)
-    plt.close(figure)

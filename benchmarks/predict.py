@@ -1,8 +1,8 @@
-"""What prediction from files costs beside the bare forward pass: `python -m benchmarks.predict --weights FILE IMAGES`.
+"""Cost of prediction from files beside the bare forward pass: `python -m benchmarks.predict --weights FILE IMAGES`.
 
-The same network, by `FileStream` (files decoded, predictions fetched) and as a jitted forward pass over one batch in
-memory, repeated, in turn, in one process. Prints one line of JSON. On a machine that others use too, the time of its
-cores says more than that of the clock.
+The same network runs by `FileStream` (files decoded, predictions fetched) and as a jitted forward pass that repeats one
+batch in memory, in turn, in one process. Prints one line of JSON. On a shared machine the time of the cores is more
+reliable than that of the clock.
 """
 
 import json
@@ -12,9 +12,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import tyro
 from tyro.conf import Positional
 
+from benchmarks.command_line import compared, run_benchmark
 from training_flax import build_model, normalise
 from training_flax.data.folder import find_images
 from training_flax.inference.classifier import Classifier
@@ -28,23 +28,23 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Options:
-    """What is measured."""
+    """Compares the speed of prediction from files with that of the bare forward pass."""
 
     images: Positional[tuple[str, ...]]
-    """Files and folders."""
+    """Image files and folders."""
     weights: str | None = None
-    """File of weights; left out, they are drawn."""
+    """A file of weights; without one the weights are random."""
     arch: str = "resnet20"
-    """Architecture, where no weights are given."""
+    """The architecture without --weights."""
     batch_size: int = 64
     workers: int | None = None
-    """Threads that decode."""
+    """The number of threads that decode images."""
     rounds: int = 10
-    """In each round either side has its share of the images, in whole batches."""
+    """The images are divided among the rounds, in whole batches."""
 
 
-def note(rates: dict, cpu: dict, side: str, images: int, start: tuple[float, float]) -> None:
-    rates[side].append(images / (time.perf_counter() - start[0]))
+def note(speeds: dict, cpu: dict, side: str, images: int, start: tuple[float, float]) -> None:
+    speeds[side].append(images / (time.perf_counter() - start[0]))
     cpu[side] += (time.process_time() - start[1]) / images
 
 
@@ -64,40 +64,34 @@ def main(options: Options) -> None:
     batch = next(iter(FileStream(classifier, paths[: classifier.batch_size], view))).images
     on_device = jax.device_put((dict(variables), batch))
     jax.block_until_ready(bare(*on_device))
-    rates: dict[str, list[float]] = {"predict": [], "bare forward pass": []}
-    cpu = dict.fromkeys(rates, 0.0)
+    speeds: dict[str, list[float]] = {"predict": [], "bare forward pass": []}
+    cpu = dict.fromkeys(speeds, 0.0)
     waits = np.zeros(2)
     for number in range(options.rounds):
         share = paths[number :: options.rounds]
         share = share[: len(share) // classifier.batch_size * classifier.batch_size]
         start = (time.perf_counter(), time.process_time())
         stream = FileStream(classifier, share, view, options.workers)
-        seen = sum(len(found.paths) for found in stream)
-        note(rates, cpu, "predict", seen, start)
+        seen = sum(len(batch.paths) for batch in stream)
+        note(speeds, cpu, "predict", seen, start)
         waits += (stream.waited_for_network, stream.waited_for_images)
         start = (time.perf_counter(), time.process_time())
         for _ in range(seen // classifier.batch_size):
             jax.block_until_ready(bare(*on_device))
-        note(rates, cpu, "bare forward pass", seen, start)
-    ratios = np.divide(rates["predict"], rates["bare forward pass"])
-    print(
-        json.dumps(
-            {
-                "network": Path(options.weights).name if options.weights else options.arch,
-                "images": len(paths),
-                "pixels": size,
-                "batch_size": classifier.batch_size,
-                "workers": options.workers,
-                **{f"{side}, images/s": round(float(np.median(rate)), 1) for side, rate in rates.items()},
-                "ratio": round(float(np.median(ratios)), 4),
-                "spread of the ratio": [round(float(ratios.min()), 4), round(float(ratios.max()), 4)],
-                **{f"{side}, ms of a core an image": round(1e3 * c / options.rounds, 3) for side, c in cpu.items()},
-                "waited for the network, s": round(float(waits[0]), 2),
-                "waited for images, s": round(float(waits[1]), 2),
-            }
-        )
-    )
+        note(speeds, cpu, "bare forward pass", seen, start)
+    result = {
+        "network": Path(options.weights).name if options.weights else options.arch,
+        "images": len(paths),
+        "pixels": size,
+        "batch_size": classifier.batch_size,
+        "workers": options.workers,
+        **compared(speeds),
+        **{f"{side}, ms of a core an image": round(1e3 * c / options.rounds, 3) for side, c in cpu.items()},
+        "waited for the network, s": round(float(waits[0]), 2),
+        "waited for images, s": round(float(waits[1]), 2),
+    }
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    run_benchmark("benchmarks.predict", main, Options)

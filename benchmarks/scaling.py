@@ -1,20 +1,17 @@
-"""Time against depth and batch, beside PyTorch and Flax by hand: `python -m benchmarks.scaling --torch-python PYTHON`.
+"""Time over depth and batch, beside PyTorch and Flax by hand: `python -m benchmarks.scaling --torch-python PYTHON`.
 
-Training steps, as `benchmarks.speed` takes them: ResNets of 20 to 110 layers on 128 images of 32×32, and networks of
-224×224 on 1 to 16 images. Prints what `benchmarks.speed` prints; `--write` puts the table and a figure into
+Measures training steps as `benchmarks.speed` does: ResNets of 20 to 110 layers on 128 images of 32×32, and networks for
+224×224 on 1 to 16 images. Prints the same lines as `benchmarks.speed`; `--write` puts the table and a figure into
 docs/benchmarks.md.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from benchmarks import speed
-from benchmarks.command_line import check_known, fail, listed
+from benchmarks.command_line import check_known, fail, listed, run_benchmark
 from benchmarks.page import DOCS, PEERS, replace_between, table
 from benchmarks.works import SMALL, WORKS, Work
 
@@ -26,26 +23,26 @@ LARGE = sorted({work.arch for work in WORKS if not work.small})
 
 @dataclass(frozen=True)
 class Options(speed.Turns):
-    """What is measured."""
+    """Measures training steps over depth and batch, beside PyTorch and Flax by hand."""
 
     depth: str = ",".join(DEPTHS)
-    """Networks of different depth, with commas between."""
+    """Networks of different depth, separated by commas."""
     depth_batch: int = 128
-    """Images at once of those."""
+    """The batch size of these networks."""
     arch: str = "resnet50,densenet121"
-    """Networks at different batches, with commas between."""
+    """Networks to run at different batch sizes, separated by commas."""
     batch: str = "1,4,16"
-    """Images at once of those, with commas between."""
+    """The batch sizes of these networks, separated by commas."""
     rounds: int = 3
-    """How often each contender has its turn."""
+    """Turns of each contender."""
     seconds: float = 0.5
-    """How long a turn is, at least one step."""
+    """Time of a turn; at least one step."""
     write: bool = False
     """Put the table and the figure into docs/benchmarks.md."""
 
 
 def works_of(options: Options) -> list[Work]:
-    """Ends with exit code 2 where a name or a number is wrong."""
+    """Returns the works of the options; a wrong name or number ends with exit code 2."""
     check_known(PROGRAM, "depth", options.depth, DEPTHS)
     check_known(PROGRAM, "arch", options.arch, LARGE)
     for batch in (*listed(options.batch), str(options.depth_batch)):
@@ -58,49 +55,39 @@ def works_of(options: Options) -> list[Work]:
 def main(options: Options) -> None:
     works = works_of(options)
     speed.check(PROGRAM, works, options)
-    results = []
-    for work in works:
-        results.append(speed.measure(work, options))
-        print(json.dumps(results[-1]), flush=True)
+    results = speed.measure_all(works, options)
     if options.write:
         replace_between(DOCS / "benchmarks.md", BEGIN, END, table(results))
         draw(results, DOCS / "images" / "scaling.png")
 
 
 def draw(results: Sequence[dict[str, Any]], path: Path) -> None:
-    """A panel of time over depth, one of compile time over depth, and one of images a second over batch a network."""
-    import matplotlib
+    """Draws panels of time over depth, of compile time over depth, and for each network of speed over batch."""
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    found = [(*result["work"].split(), result) for result in results]
-    deep = [(DEPTHS[arch], result) for arch, _, _, result in found if arch in SMALL]
-    archs = list(dict.fromkeys(arch for arch, *_ in found if arch not in SMALL))
-    figure, panels = plt.subplots(1, 2 + len(archs), figsize=(3.6 * (2 + len(archs)), 3.4), layout="constrained")
-    for axes, key, title in (
-        (panels[0], "seconds", "a training step, s"),
-        (panels[1], "compile_seconds", "compiling it, s"),
-    ):
+    rows = [(*result["work"].split(), result) for result in results]
+    deep = [(DEPTHS[arch], result) for arch, _, _, result in rows if arch in SMALL]
+    archs = list(dict.fromkeys(arch for arch, *_ in rows if arch not in SMALL))
+    figure = Figure(figsize=(3.6 * (2 + len(archs)), 3.4), layout="constrained")
+    panels = figure.subplots(1, 2 + len(archs))
+    titles = {"seconds": "a training step, s", "compile_seconds": "compiling it, s"}
+    for axes, (key, title) in zip(panels, titles.items(), strict=False):
         curves(axes, deep, key)
         axes.set(xlabel="layers of a CIFAR ResNet", title=title)
         axes.set_ylim(bottom=0)
     for axes, arch in zip(panels[2:], archs, strict=True):
-        curves(
-            axes, [(int(batch[1:]), result) for name, _, batch, result in found if name == arch], "images_per_second"
-        )
+        points = [(int(batch[1:]), result) for name, _, batch, result in rows if name == arch]
+        curves(axes, points, "images_per_second")
         axes.set(xlabel="batch", title=f"{arch}, images a second", xscale="log")
-        batches = [int(batch[1:]) for name, _, batch, _ in found if name == arch]
-        axes.set_xticks(batches, [str(batch) for batch in batches])
+        axes.set_xticks([batch for batch, _ in points], [str(batch) for batch, _ in points])
         axes.minorticks_off()
         axes.set_ylim(bottom=0)
     panels[0].legend()
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def curves(axes: Any, points: Sequence[tuple[int, dict[str, Any]]], key: str) -> None:
-    """A line for ours and for each peer that has such a number."""
+    """Draws a line for ours and for each peer that has this number."""
     for colour, (name, label) in enumerate({"ours": "ours", **PEERS}.items()):
         shown = [(x, value) for x, result in points if (value := value_of(result, name, key)) is not None]
         if shown:
@@ -108,7 +95,7 @@ def curves(axes: Any, points: Sequence[tuple[int, dict[str, Any]]], key: str) ->
 
 
 def value_of(result: dict[str, Any], name: str, key: str) -> float | None:
-    """Of PyTorch, the layout that is faster."""
+    """Returns a contender's number, or None; PyTorch's is that of its faster layout."""
     if name in ("torch", "naive") and f"times {name}" not in result:
         return None
     contender = result[f"times {name}"]["of"] if name != "ours" else name
@@ -116,4 +103,4 @@ def value_of(result: dict[str, Any], name: str, key: str) -> float | None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    run_benchmark(PROGRAM, main, Options)

@@ -1,10 +1,11 @@
-"""Parameters and multiply-adds of every architecture, as a table: `python -m benchmarks.sizes densenet`."""
+"""Table of parameters and multiply-adds of every architecture: `python -m benchmarks.sizes densenet`."""
 
 import sys
 
 import densenet_flax
 import resnet_flax
 from layers_flax import count_multiply_adds, count_parameters
+from weights_flax.io.archs import published_size
 
 PACKAGES = {"densenet": densenet_flax, "resnet": resnet_flax}
 
@@ -15,7 +16,7 @@ def main(name: str) -> None:
     for family, archs in PACKAGES[name].FAMILIES.items():
         for arch in archs:
             model = arch()
-            shape = (224, 224, 3) if model.num_classes == 1000 else (32, 32, 3)
+            shape = (published_size(model), published_size(model), 3)
             parameters, multiply_adds = count_parameters(model, shape), count_multiply_adds(model, shape)
             print(f"| {family} | `{arch.__name__}` | {parameters:,} | {multiply_adds / 1e9:.3f} |", flush=True)
 

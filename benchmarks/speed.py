@@ -1,9 +1,9 @@
 """Ours beside PyTorch and Flax by hand: `python -m benchmarks.speed --torch-python VENV/bin/python`.
 
-Each work (`benchmarks.works`), or those of `--arch` and `--batch`, is run by ours and by each peer in a process of its
-own, in turn, round by round, while the others wait; a product of matrices runs beside them and gives the processor's
-peak. Prints a line of JSON for each contender's turn and one for each work: medians, and ratios to the peers, which are
-medians of the rounds' ratios with the smallest and the largest. `--write` puts the table and its plot into docs/.
+Each work (`benchmarks.works`), or those of `--arch` and `--batch`, is run by ours and each peer, in separate processes
+that take turns, round by round, while the others wait. A product of matrices takes turns too, and measures the
+processor's peak. Prints a line of JSON for each turn and one for each work: medians, and ratios to the peers, each the
+median of the rounds' ratios with the smallest and the largest. `--write` puts the table and its plot into docs/.
 """
 
 import json
@@ -11,61 +11,59 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
-import tyro
-
-from benchmarks.command_line import check_known, fail, listed
+from benchmarks.command_line import check_known, fail, listed, run_benchmark
 from benchmarks.works import ALONE, WORKS, Work
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = "benchmarks.speed"
 PEERS = {"torch": ("torch", "torch channels_last"), "naive": ("naive",)}
-# PyTorch is at its best as well where the process keeps its memory: this asks glibc for what `keep_memory` does.
+# PyTorch too is fastest when the process keeps its memory: this does by glibc's options what `keep_memory` does.
 KEPT = "glibc.malloc.trim_threshold=0xffffffffffffffff:glibc.malloc.mmap_max=0"
 
 
 @dataclass(frozen=True)
 class Turns:
-    """Who takes turns, and how often."""
+    """The contenders and the length of their turns."""
 
     peer: str = "torch,naive"
-    """Whom ours is compared with; nobody at the deepest networks."""
+    """Peers, separated by commas; the deepest networks run without them."""
     torch_python: str = os.environ.get("TORCH_PYTHON", sys.executable)
-    """The Python that has torch; $TORCH_PYTHON by default, or else this one."""
+    """The Python that has torch; by default $TORCH_PYTHON, or else this one."""
     rounds: int = 5
-    """How often each contender has its turn."""
+    """Turns of each contender."""
     seconds: float = 3.0
-    """How long a turn is, at least one step."""
+    """Time of a turn; at least one step."""
 
 
 @dataclass(frozen=True)
 class Options(Turns):
-    """What is measured."""
+    """Measures our networks beside PyTorch and Flax by hand."""
 
     arch: str = ""
-    """Architectures, with commas between; left out, all."""
+    """Architectures, separated by commas; by default all."""
     batch: int | None = None
-    """Another batch than the table's."""
+    """A batch size in place of the works' own."""
     mode: Literal["train", "infer", "both"] = "both"
-    """What the networks do."""
+    """Training, inference or both."""
     write: bool = False
     """Put the table and the plot into docs/benchmarks.md."""
 
 
 class Contender:
-    """A process that does a work when it is told to."""
+    """A process that runs a work on request."""
 
     def __init__(self, name: str, work: Work, python: str):
         self.name = name
         command = [python, "-m", "benchmarks.worker", name, work.arch, str(work.batch)]
         command.append("train" if work.train else "infer")
-        # What is compiled is compiled anew, whatever a cache holds.
+        # Compile times must be measured, so nothing comes from a cache.
         environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}
         if name.startswith("torch"):
             environment["GLIBC_TUNABLES"] = KEPT
@@ -76,7 +74,7 @@ class Contender:
         self.seconds: list[float] = []
 
     def turn(self, seconds: float) -> dict[str, Any]:
-        """Runs for at least so long; the median of the runs is the turn's time."""
+        """Runs for at least `seconds`; the median of the runs is the turn's time."""
         assert self.process.stdin is not None
         print(seconds, file=self.process.stdin, flush=True)
         answer = self._read()
@@ -98,7 +96,7 @@ class Contender:
 
 
 def measure(work: Work, turns: Turns) -> dict[str, Any]:
-    """One work by all contenders."""
+    """Runs one work by all contenders, and summarises their times."""
     peers = [] if work.arch in ALONE else listed(turns.peer)
     names = ["ours", *(name for peer in peers for name in PEERS[peer])]
     with ExitStack() as stack:
@@ -116,7 +114,7 @@ def measure(work: Work, turns: Turns) -> dict[str, Any]:
 
 
 def summarise(work: Work, contenders: dict[str, Contender]) -> dict[str, Any]:
-    """Medians and ratios. PyTorch's time in a round is that of the layout which is faster in all rounds."""
+    """Returns medians and ratios. PyTorch's time in a round is that of the layout with the smaller median."""
     result: dict[str, Any] = {"work": work.name, "rounds": len(contenders["ours"].seconds)}
     for name, contender in contenders.items():
         if name == "gemm":
@@ -132,7 +130,7 @@ def summarise(work: Work, contenders: dict[str, Contender]) -> dict[str, Any]:
         ratios = [theirs / mine for theirs, mine in zip(peer.seconds, ours.seconds, strict=True)]
         result[f"times {name}"] = {"median": round(median(ratios), 3), "of": peer.name}
         result[f"times {name}"] |= {"least": round(min(ratios), 3), "most": round(max(ratios), 3)}
-    # A backward pass is two forward passes: gradients of what comes in, and of the kernels.
+    # A backward pass counts as two forward passes: gradients of the inputs, and of the kernels.
     operations = 2 * ours.facts["multiply_adds"] * (3 if work.train else 1)
     peak = 2 * 2048**3 / min(contenders["gemm"].seconds)
     result["peak, GFLOP/s"] = round(peak / 1e9, 1)
@@ -141,36 +139,42 @@ def summarise(work: Work, contenders: dict[str, Contender]) -> dict[str, Any]:
 
 
 def chosen(options: Options) -> Sequence[Work]:
-    """The works that the options name."""
+    """Returns the works that the options name."""
     archs, modes = listed(options.arch), {"train": (True,), "infer": (False,), "both": (True, False)}[options.mode]
     check_known(PROGRAM, "arch", options.arch, sorted({work.arch for work in WORKS}))
     works = [work for work in WORKS if work.train in modes and (not archs or work.arch in archs)]
-    if archs and options.mode == "infer":  # those that the table has in training alone
-        works += [
-            replace(work, train=False) for work in WORKS if work.arch in set(archs) - {work.arch for work in works}
-        ]
+    if archs and options.mode == "infer":  # for the works that the table has only in training
+        others = set(archs) - {work.arch for work in works}
+        works += [replace(work, train=False) for work in WORKS if work.arch in others]
     if options.batch is None:
         return works
     return list(dict.fromkeys(replace(work, batch=options.batch) for work in works))
 
 
 def has_torch(python: str) -> bool:
-    """Whether there is such a Python and it imports torch."""
+    """Tells if this Python exists and imports torch."""
     command = [python, "-c", "import torch"]
     return bool(shutil.which(python)) and subprocess.run(command, capture_output=True).returncode == 0
 
 
 def check(program: str, works: Sequence[Work], turns: Turns) -> None:
-    """Ends with exit code 2 where an option is wrong, or PyTorch is asked for and not there."""
+    """Ends with exit code 2 if an option is wrong, or if PyTorch is requested and not installed."""
     check_known(program, "peer", turns.peer, sorted(PEERS))
     if turns.rounds < 1:
         fail(program, f"--rounds must be at least 1; given {turns.rounds}")
-    compared = any(work.arch not in ALONE for work in works)
-    if compared and "torch" in listed(turns.peer) and not has_torch(turns.torch_python):
-        fail(
-            program,
-            f"{turns.torch_python} has no torch: name one that has by --torch-python, or go on with --peer naive",
-        )
+    with_peers = any(work.arch not in ALONE for work in works)
+    if with_peers and "torch" in listed(turns.peer) and not has_torch(turns.torch_python):
+        hint = "name one that has by --torch-python, or go on with --peer naive"
+        fail(program, f"{turns.torch_python} has no torch: {hint}")
+
+
+def measure_all(works: Iterable[Work], turns: Turns) -> list[dict[str, Any]]:
+    """Runs all works, and prints a line of JSON for each."""
+    results = []
+    for work in works:
+        results.append(measure(work, turns))
+        print(json.dumps(results[-1]), flush=True)
+    return results
 
 
 def main(options: Options) -> None:
@@ -178,10 +182,7 @@ def main(options: Options) -> None:
         fail(PROGRAM, f"--batch must be at least 1; given {options.batch}")
     works = chosen(options)
     check(PROGRAM, works, options)
-    results = []
-    for work in works:
-        results.append(measure(work, options))
-        print(json.dumps(results[-1]), flush=True)
+    results = measure_all(works, options)
     if options.write:
         from benchmarks.page import write_page
 
@@ -189,4 +190,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    run_benchmark(PROGRAM, main, Options)

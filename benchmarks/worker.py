@@ -1,7 +1,8 @@
-"""One contender at one work, in a process of its own: `python -m benchmarks.worker ours resnet50 8 train`.
+"""One contender at one work, in its own process: `python -m benchmarks.worker ours resnet50 8 train`.
 
-Prints a line of JSON when it is ready, then one for each line that it reads, a number of seconds to go on for at least:
-the seconds of each run. Contenders: ours, naive, torch, torch channels_last, gemm (a product of 2048×2048 matrices).
+Prints a line of JSON when it is ready. For each line of input, a number of seconds, it then runs for at least that time
+and prints the seconds of each run. Contenders: ours, naive, torch, torch channels_last, gemm (a product of 2048×2048
+matrices).
 """
 
 import json
@@ -15,7 +16,7 @@ from benchmarks.works import Work
 
 
 def gemm() -> tuple[Callable[[], Any], dict[str, float]]:
-    """Twice 2048³ operations by XLA: what is called the peak of the processor here."""
+    """Returns a product of matrices by XLA, twice 2048³ operations, whose speed we call the processor's peak."""
     import jax
     import jax.numpy as jnp
 
@@ -25,7 +26,7 @@ def gemm() -> tuple[Callable[[], Any], dict[str, float]]:
 
 
 def prepare(contender: str, work: Work) -> tuple[Callable[[], Any], dict[str, float]]:
-    """What the contender runs; what it needs is imported here, for torch has an environment without JAX."""
+    """Returns the function that the contender runs; imports are local, since torch's environment has no JAX."""
     if contender == "gemm":
         return gemm()
     if contender.startswith("torch"):

@@ -41,9 +41,10 @@ def run_command(name: str, command: Callable[[], object], *errors: type[Exceptio
         command: does all the work, reading of the options included.
         errors: the errors that become one line on stderr, besides ValueError.
     """
+    reported: tuple[type[Exception], ...] = (ValueError, *errors)
     try:
         command()
-    except (ValueError, *errors) as error:
+    except reported as error:
         print(f"{name}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -177,7 +177,7 @@ def test_the_peers_are_the_same_networks(name):
 
 
 def test_layers_are_measured_beside_the_stock_ones_and_kept(tmp_path, monkeypatch, capsys):
-    small = layers.Layer("conv", 8, 8, 4, 5, 3, 1, 1, 1)
+    small = layers.MeasuredLayer("conv", 8, 8, 4, 5, 3, 1, 1, 1)
     monkeypatch.setattr(layers, "layers_of", lambda arch: [small])
     out = tmp_path / "layers.jsonl"
     options = ["--arch", "resnet20", "--batch", "1", "--seconds", "0.1", "--out", str(out)]
@@ -200,7 +200,7 @@ def test_layers_are_measured_beside_the_stock_ones_and_kept(tmp_path, monkeypatc
 
 
 def test_a_stock_layer_that_takes_too_long_is_run_with_fewer_images_alone(monkeypatch, capsys):
-    monkeypatch.setattr(layers, "layers_of", lambda arch: [layers.Layer("conv", 8, 8, 4, 5, 3, 1, 1, 1)])
+    monkeypatch.setattr(layers, "layers_of", lambda arch: [layers.MeasuredLayer("conv", 8, 8, 4, 5, 3, 1, 1, 1)])
     monkeypatch.setattr(layers, "PATIENCE", 1e-9)
     options = ["--arch", "resnet20", "--batch", "1,8,64", "--seconds", "0.1", "--mode", "train"]
     layers.main(tyro.cli(layers.Options, args=options))
@@ -232,7 +232,7 @@ def test_wrong_options_of_layers_end_with_one_line(options, says, capsys):
 def test_layers_that_differ_in_width_come_in_halves():
     assert layers.halving(1) == [0] and layers.halving(2) == [0, 0]
     assert layers.halving(5) == [0, 2, 1, 2, 0]
-    made = [layers.Layer("conv", 8, 8, width, 12, 3, 1, 1, 1) for width in (10, 20, 30, 40, 50)]
+    made = [layers.MeasuredLayer("conv", 8, 8, width, 12, 3, 1, 1, 1) for width in (10, 20, 30, 40, 50)]
     assert [layer.inputs for layer, _ in layers.in_order(made, [1])] == [10, 50, 30, 20, 40]
     assert [(layer.inputs, batch) for layer, batch in layers.in_order(made, [1, 8])][:4] == [
         (10, 1),
@@ -245,10 +245,10 @@ def test_layers_that_differ_in_width_come_in_halves():
 def test_layers_found_by_shape_are_those_of_the_network():
     found = layers.layers_of("densenet121")
     assert len(found) == len(set(found))
-    assert layers.Layer("conv", 224, 224, 3, 64, 7, 2, 3, 1) in found
-    assert layers.Layer("max_pool", 112, 112, 64, 64, 3, 2, 1, 1) in found
-    assert layers.Layer("avg_pool", 56, 56, 128, 128, 2, 2, 0, 1) in found
-    assert layers.Layer("conv", 56, 56, 128, 32, 3, 1, 1, 1) in found
+    assert layers.MeasuredLayer("conv", 224, 224, 3, 64, 7, 2, 3, 1) in found
+    assert layers.MeasuredLayer("max_pool", 112, 112, 64, 64, 3, 2, 1, 1) in found
+    assert layers.MeasuredLayer("avg_pool", 56, 56, 128, 128, 2, 2, 0, 1) in found
+    assert layers.MeasuredLayer("conv", 56, 56, 128, 32, 3, 1, 1, 1) in found
 
 
 def test_the_page_of_layers_has_the_choices_as_they_are(tmp_path, monkeypatch):

@@ -1,1 +1,1 @@
-"""What a user would pick otherwise, at the same works."""
+"""Peers that users would choose instead, at the same works."""

@@ -1,4 +1,4 @@
-"""The ResNet and DenseNet that one writes by hand in Flax, of `nn.Conv`, `nn.BatchNorm` and `nn.max_pool` alone."""
+"""ResNet and DenseNet as users write them by hand in Flax, with only `nn.Conv`, `nn.BatchNorm` and `nn.max_pool`."""
 
 import time
 from collections.abc import Callable
@@ -7,17 +7,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import linen as nn
 
-from benchmarks.works import Work
+from benchmarks.works import Work, compiled_facts
 
 conv = partial(nn.Conv, use_bias=False)
 
 
 def norm_of(train: bool) -> Callable[..., nn.BatchNorm]:
     return partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5)
+
+
+def imagenet_stem(x, width, norm):
+    x = nn.relu(norm()(conv(width, (7, 7), (2, 2), padding=[(3, 3), (3, 3)])(x)))
+    return nn.max_pool(x, (3, 3), (2, 2), "SAME")
 
 
 class Bottleneck(nn.Module):
@@ -59,11 +63,7 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, x, train):
         norm = norm_of(train)
-        if self.small:
-            x = nn.relu(norm()(conv(self.width, (3, 3))(x)))
-        else:
-            x = nn.relu(norm()(conv(self.width, (7, 7), (2, 2), padding=[(3, 3), (3, 3)])(x)))
-            x = nn.max_pool(x, (3, 3), (2, 2), "SAME")
+        x = nn.relu(norm()(conv(self.width, (3, 3))(x))) if self.small else imagenet_stem(x, self.width, norm)
         for i, size in enumerate(self.sizes):
             for j in range(size):
                 x = self.block(self.width * 2**i, 2 if i > 0 and j == 0 else 1)(x, train)
@@ -80,11 +80,7 @@ class DenseNet(nn.Module):
     @nn.compact
     def __call__(self, x, train):
         norm = norm_of(train)
-        if self.small:
-            x = conv(self.stem, (3, 3))(x)
-        else:
-            x = nn.relu(norm()(conv(self.stem, (7, 7), (2, 2), padding=[(3, 3), (3, 3)])(x)))
-            x = nn.max_pool(x, (3, 3), (2, 2), "SAME")
+        x = conv(self.stem, (3, 3))(x) if self.small else imagenet_stem(x, self.stem, norm)
         for i, size in enumerate(self.sizes):
             for _ in range(size):
                 y = conv(4 * self.growth, (1, 1))(nn.relu(norm()(x)))
@@ -108,14 +104,12 @@ MODELS = {
 
 
 def prepare(work: Work) -> tuple[Callable[[], Any], dict[str, float]]:
-    """A function that does the work once and waits for it, and what compiling it took."""
+    """Returns a function that does the work once and waits for the result, and compile time and memory."""
     model = MODELS[work.arch]
-    rng = np.random.default_rng(0)
-    images = jnp.asarray(rng.standard_normal((work.batch, work.pixels, work.pixels, 3)), jnp.float32)
-    labels = jnp.asarray(rng.integers(0, work.classes, work.batch), jnp.int32)
+    images, labels = map(jnp.asarray, work.data())
     variables = jax.jit(partial(model.init, train=False))(jax.random.key(0), images[:1])
-    optimiser = optax.sgd(0.1, momentum=0.9)
-    state = variables["params"], variables["batch_stats"], optimiser.init(variables["params"])
+    optimizer = optax.sgd(0.1, momentum=0.9)
+    state = variables["params"], variables["batch_stats"], optimizer.init(variables["params"])
 
     def step(state, images, labels):
         params, stats, opt_state = state
@@ -126,7 +120,7 @@ def prepare(work: Work) -> tuple[Callable[[], Any], dict[str, float]]:
             return losses.mean(), updates["batch_stats"]
 
         (loss, new_stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
-        updates, opt_state = optimiser.update(gradients, opt_state, params)
+        updates, opt_state = optimizer.update(gradients, opt_state, params)
         return (optax.apply_updates(params, updates), new_stats, opt_state), loss
 
     start = time.perf_counter()
@@ -134,10 +128,7 @@ def prepare(work: Work) -> tuple[Callable[[], Any], dict[str, float]]:
         compiled = jax.jit(step, donate_argnums=0).lower(state, images, labels).compile()
     else:
         compiled = jax.jit(partial(model.apply, train=False)).lower(variables, images).compile()
-    facts = {
-        "compile_seconds": time.perf_counter() - start,
-        "temp_mb": compiled.memory_analysis().temp_size_in_bytes / 1e6,
-    }
+    facts = compiled_facts(compiled, start)
 
     def run() -> None:
         nonlocal state

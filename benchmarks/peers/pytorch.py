@@ -1,4 +1,4 @@
-"""PyTorch's ResNet and DenseNet, in torchvision's layout. Needs torch alone, in an environment of its own."""
+"""PyTorch's ResNet and DenseNet, as in torchvision. Needs only torch, in its own environment."""
 
 from collections.abc import Callable
 from typing import Any
@@ -96,7 +96,7 @@ MODELS = {
 
 
 def prepare(work: Work, channels_last: bool) -> tuple[Callable[[], Any], dict[str, float]]:
-    """A function that does the work once."""
+    """Returns a function that does the work once."""
     rng = np.random.default_rng(0)
     images = torch.tensor(rng.standard_normal((work.batch, 3, work.pixels, work.pixels)), dtype=torch.float32)
     labels = torch.tensor(rng.integers(0, work.classes, work.batch))
@@ -104,13 +104,13 @@ def prepare(work: Work, channels_last: bool) -> tuple[Callable[[], Any], dict[st
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
         images = images.contiguous(memory_format=torch.channels_last)
-    optimiser = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
     model.train(work.train)
 
     def train() -> None:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         F.cross_entropy(model(images), labels).backward()
-        optimiser.step()
+        optimizer.step()
 
     def infer() -> None:
         with torch.inference_mode():
