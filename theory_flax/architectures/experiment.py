@@ -58,6 +58,3 @@ def measure(options: Options, say: Callable[[str], None]) -> tuple[TracedNetwork
 def _network(trace: Architecture) -> TracedNetwork:
     totals = trace.parameters, trace.multiply_adds
     return TracedNetwork(trace.name, trace.image_shape, *totals, by_stage(trace), shortcuts(trace), trace)
-
-
-USES = frozenset({"arch", "run"})

@@ -1,18 +1,16 @@
 """The layers of a network and their inputs, taken from a trace of the network's own code."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from math import prod
 from typing import Any
 
 from flax import linen as nn
-from flax.traverse_util import flatten_dict
 from jax.extend import core
 
 from layers_flax import BatchNorm, Conv, Linear, Network, variables_by_shape
 from theory_flax.architectures.claim import IMAGES, Architecture, Layer
-from weights_flax.look.trace import Trace, TracedLayer, trace_network
+from weights_flax.look.trace import Trace, trace_network
 
 MODULES = {Conv: "conv", Linear: "fc", nn.Dense: "fc", BatchNorm: "batch norm"}
 WINDOW: dict[str, Any] = {"kernel_size": None, "stride": 1, "groups": 1}
@@ -37,15 +35,11 @@ def architecture(model: nn.Module, image_shape: Sequence[int] = (224, 224, 3), n
     """
     if not isinstance(model, Network):
         raise ValueError(f"a network of stem, stages and head can be shown; {type(model).__name__} is none")
-    variables = variables_by_shape(model, image_shape)
-    parameters: dict[tuple[str, ...], int] = {}
-    for path, leaf in flatten_dict(variables["params"]).items():
-        parameters[path[:-1]] = parameters.get(path[:-1], 0) + prod(leaf.shape)
-    layers = _layers(trace_network(model, variables, image_shape), parameters)
-    return Architecture(name or type(model).__name__, tuple(image_shape), layers)
+    trace = trace_network(model, variables_by_shape(model, image_shape), image_shape)
+    return Architecture(name or type(model).__name__, tuple(image_shape), _layers(trace))
 
 
-def _layers(trace: Trace, parameters: Mapping[tuple[str, ...], int]) -> tuple[Layer, ...]:
+def _layers(trace: Trace) -> tuple[Layer, ...]:
     """Returns the layers of a trace, in the order in which they run.
 
     `made_of` maps each value to the layers whose outputs it depends on. All operations of a pool are one layer; the
@@ -58,7 +52,7 @@ def _layers(trace: Trace, parameters: Mapping[tuple[str, ...], int]) -> tuple[La
         operands = [made_of.get(v, ()) for v in equation.invars if not isinstance(v, core.Literal)]
         reads = tuple(dict.fromkeys(source for operand in operands for source in operand))
         place, is_sum = trace.place_of(equation), equation.primitive.name == "add" and sum(map(bool, operands)) == 2
-        begun = _begun(place, trace.layer_of(equation), is_sum, parameters)
+        begun = _begun(trace, equation, place, is_sum)
         if begun is not None:
             if begun.kind == "add" or place not in opened:
                 opened[place] = len(layers)
@@ -77,16 +71,14 @@ def _layers(trace: Trace, parameters: Mapping[tuple[str, ...], int]) -> tuple[La
     return tuple(layers)
 
 
-def _begun(
-    place: tuple[str, ...], traced: TracedLayer | None, is_sum: bool, parameters: Mapping[tuple[str, ...], int]
-) -> Layer | None:
+def _begun(trace: Trace, equation: core.JaxprEqn, place: tuple[str, ...], is_sum: bool) -> Layer | None:
     """Returns the layer that an operation at `place` belongs to, without its output; None between layers."""
-    part, *path = place
+    traced, (part, *path) = trace.layer_of(equation), place
     name, stage = "/".join(path), f"stage {int(part[5:]) + 1}" if part.startswith("stage") else part
     if traced is not None:
         kind = next(kind for module, kind in MODULES.items() if isinstance(traced.module, module))
         kernel, stride, groups = (getattr(traced.module, name, default) for name, default in WINDOW.items())
-        return Layer(name, kind, stage, kernel, stride, groups, 0, (1, 1), parameters.get(traced.path, 0), 0, ())
+        return Layer(name, kind, stage, kernel, stride, groups, 0, (1, 1), trace.parameters.get(traced.path, 0), 0, ())
     if path and (pool := re.fullmatch(r"(\w*_pool)(?:_(\d+)x\d+_(\d+))?", path[-1])):
         window = int(pool[2]) if pool[2] else None
         return Layer(name, POOLS[pool[1]], stage, window, int(pool[3] or 1), 1, 0, (1, 1), 0, 0, ())

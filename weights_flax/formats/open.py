@@ -89,9 +89,8 @@ def reading(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise ValueError(f"weights {str(path)!r}: there is no such file") from None
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"weights {str(path)!r} cannot be read: {one_line(error)}") from None
-    except (RuntimeError, NotImplementedError, RecursionError) as error:  # encrypted, or compressed in unknown ways
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+        # zipfile raises RuntimeError for encrypted files and for kinds of compression that it does not support.
         raise ValueError(f"weights {str(path)!r} cannot be read: {one_line(error)}") from None
 
 

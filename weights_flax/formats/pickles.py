@@ -20,6 +20,7 @@ _EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_TUPLE": tuple, "EMPTY_LIST": list
 _PUSHED = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
 _PUSHED |= {"BINBYTES", "SHORT_BINBYTES", "BINSTRING", "SHORT_BINSTRING"}
 _PASSED_OVER = ("PROTO", "FRAME")
+KEYS = str | int  # no tuples: hashing of nested tuples recurses as deep as the file nests them
 
 
 def read_pickle(stream: BytesIO, builders: Mapping[Name, Builder], persistent: Builder | None = None) -> Any:
@@ -93,16 +94,16 @@ class _Machine:
             stack.append(tuple(self._pop_to_mark()))
         elif name == "APPEND":
             value = self.pop()
-            _list(stack[-1]).append(value)
+            _of(list, stack[-1]).append(value)
         elif name in ("APPENDS", "ADDITEMS"):
             values = self._pop_to_mark()
-            _list(stack[-1]).extend(values)
+            _of(list, stack[-1]).extend(values)
         elif name == "SETITEM":
             value, key = self.pop(), self.pop()
-            _dict(stack[-1])[_key(key)] = value
+            _of(dict, stack[-1])[_of(KEYS, key)] = value
         elif name == "SETITEMS":
             values = self._pop_to_mark()
-            _dict(stack[-1]).update({_key(values[i]): values[i + 1] for i in range(0, len(values), 2)})
+            _of(dict, stack[-1]).update({_of(KEYS, values[i]): values[i + 1] for i in range(0, len(values), 2)})
         elif name == "GLOBAL":
             module, _, what = argument.partition(" ")
             stack.append(self._builder((module, what)))
@@ -136,25 +137,11 @@ class _Named:
 
 def name_of(value: Any) -> Name:
     """Returns the name that a pickle stores as an object, such as a type of storage."""
-    if not isinstance(value, _Named):
-        raise TypeError
-    return value.name
+    return _of(_Named, value).name
 
 
-def _list(value: Any) -> list:
-    if not isinstance(value, list):
-        raise TypeError
-    return value
-
-
-def _dict(value: Any) -> dict:
-    if not isinstance(value, dict):
-        raise TypeError
-    return value
-
-
-def _key(value: Any) -> str | int:
-    # Hashing of nested tuples recurses as deep as the file nests them, so tuples are no keys.
-    if not isinstance(value, str | int):
+def _of(kind: Any, value: Any) -> Any:
+    """Returns the value. Raises TypeError unless it is of this kind."""
+    if not isinstance(value, kind):
         raise TypeError
     return value

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from io import BytesIO
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -116,19 +116,14 @@ def read_torch_legacy(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         for key in keys:
             _, dtype, size = places[key]
-            if _number(file, place) != size:
+            file.seek(place)
+            if int.from_bytes(file.read(8), "little", signed=True) != size:
                 raise ValueError(f"its storage {key[:40]!r} has another size than its tensors say")
             places[key] = (place + 8, dtype, size)
             place += 8 + size * dtype.itemsize
             if place > size_of_file:
                 raise ValueError(f"it ends within the storage {key[:40]!r}")
     return _as_dict(tree)
-
-
-def _number(file: BinaryIO, place: int) -> int | None:
-    file.seek(place)
-    data = file.read(8)
-    return int.from_bytes(data, "little", signed=True) if len(data) == 8 else None
 
 
 def _storages(make: Callable[[str, np.dtype, int], _Storage]) -> Callable[[Any], _Storage]:

@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.traverse_util import flatten_dict
 
 from common_flax.checks import check_positive
 from layers_flax import variables_by_shape
@@ -78,17 +77,13 @@ def table(model: nn.Module, image_shape: Sequence[int] = (224, 224, 3)) -> dict[
     size: ("stage1", "transition1", "avg_pool_2x2_2"). Arguments and errors as in `summary`.
     """
     stage_count(model)
-    variables = variables_by_shape(model, image_shape)
-    parameters: dict[tuple[str, ...], int] = {}
-    for path, leaf in flatten_dict(variables["params"]).items():
-        parameters[path[:-1]] = parameters.get(path[:-1], 0) + prod(leaf.shape)
-    trace = trace_network(model, variables, image_shape)
+    trace = trace_network(model, variables_by_shape(model, image_shape), image_shape)
     rows: dict[tuple[str, ...], Row] = {(): Row()}
     for equation in trace.closed.eqns:
         out: Any = equation.outvars[0].aval
         for part in _from_the_whole(trace.place_of(equation)):
             if part not in rows:
-                own = parameters.get(part[1:], 0) if len(part) > 1 else 0
+                own = trace.parameters.get(part[1:], 0)
                 rows[part] = Row(is_layer=own > 0)
                 for above in _from_the_whole(part):
                     rows[above].parameters += own

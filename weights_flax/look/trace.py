@@ -1,6 +1,7 @@
 """A network as the short program of its layers: a jaxpr in which each layer is one operation."""
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import jax
@@ -39,11 +40,13 @@ class Trace(NamedTuple):
         closed: the jaxpr. Each layer is one operation `layer`, which stands for all that the layer computes; sums,
             concatenations and pooling are the operations of the network's own code.
         layers: what the operations `layer` stand for.
-        modules: paths of all modules that have parameters, and of the modules around them.
+        parameters: the number of parameters of each module that has any of its own, by path.
+        modules: paths of these modules, and of the modules around them.
     """
 
     closed: core.ClosedJaxpr
     layers: list[TracedLayer]
+    parameters: dict[tuple[str, ...], int]
     modules: set[tuple[str, ...]]
 
     def layer_of(self, equation: core.JaxprEqn) -> TracedLayer | None:
@@ -104,8 +107,11 @@ def trace_network(
 
     images = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
     closed = jax.make_jaxpr(logits)(variables, images)
-    paths = flatten_dict(variables["params"])
-    return Trace(closed, layers, {path[:end] for path in paths for end in range(1, len(path))})
+    parameters: dict[tuple[str, ...], int] = {}
+    for path, leaf in flatten_dict(variables["params"]).items():
+        parameters[path[:-1]] = parameters.get(path[:-1], 0) + prod(leaf.shape)
+    modules = {path[:end] for path in parameters for end in range(1, len(path) + 1)}
+    return Trace(closed, layers, parameters, modules)
 
 
 def _by_part(bound: Any, x: jax.Array) -> jax.Array:

@@ -14,11 +14,6 @@ from weights_flax.formats.tensors import Tensor
 BLOCK = re.compile(r"(?:params|batch_stats)/(?:Bottleneck)?ResNetBlock_(\d+)/")
 
 
-def is_example(names: Iterable[str]) -> bool:
-    """Tells if these are the names of the example's variables."""
-    return "params/conv_init/kernel" in set(names)
-
-
 def from_example(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Returns the example's variables, given by paths, under torchvision's names and in its layouts."""
     places = _places(tensors)

@@ -11,6 +11,7 @@ from functools import partial
 
 import numpy as np
 
+from layers_flax.model.torch_names import torch_axes
 from weights_flax.formats.tensors import Tensor
 
 EPSILON = 1.001e-5  # of Keras applications
@@ -40,19 +41,9 @@ VGG_LAYERS = {2: (1, 1, 2, 2, 2), 3: (2, 2, 3, 3, 3), 4: (2, 2, 4, 4, 4)}  # by 
 Tensors = Mapping[str, Tensor]
 
 
-def is_resnet(names: Iterable[str]) -> bool:
-    """Tells if these are the names of a Keras ResNet of 2015, whose blocks end in a BatchNorm."""
-    return {"conv1_conv", "conv1_bn", "conv2_block1_3_bn"} <= _layers(names)
-
-
-def is_densenet(names: Iterable[str]) -> bool:
-    """Tells if these are the names of a Keras DenseNet."""
-    return {"conv2_block1_0_bn", "pool2_bn", "bn"} <= _layers(names)
-
-
-def is_vgg(names: Iterable[str]) -> bool:
-    """Tells if these are the names of a Keras VGG."""
-    return {"block1_conv1", "block5_conv1"} <= _layers(names)
+def has_layers(*layers: str) -> Callable[[Iterable[str]], bool]:
+    """Returns a test: names must include those of all these layers."""
+    return lambda names: set(layers) <= _layers(names)
 
 
 def from_resnet(tensors: Tensors) -> dict[str, Tensor]:
@@ -139,8 +130,7 @@ def _counted(module: str, stage_from: int, block_from: int) -> str:
 def _as_torch(leaf: str, value: Tensor) -> Tensor:
     if leaf == "moving_variance":
         return value.map(lambda variance: variance + (EPSILON - OURS))
-    axes = {4: (3, 2, 0, 1), 2: (1, 0)}.get(len(value.shape))
-    return value if axes is None else value.transpose(*axes)
+    return value.transpose(*torch_axes(len(value.shape)))
 
 
 def _norm_behind(bias: str) -> str:

@@ -12,7 +12,7 @@ from layers_flax.model.torch_names import LEAVES, torch_axes, torch_name
 from resnet_flax import ResNet
 from weights_flax.formats.tensors import Tensor
 from weights_flax.names import keras
-from weights_flax.names.flax_example import from_example, is_example
+from weights_flax.names.flax_example import from_example
 
 Tensors = Mapping[str, Tensor]
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.")  # DistributedDataParallel, torch.compile, trainers
@@ -96,12 +96,16 @@ def _own_flax(tensors: Tensors) -> dict[str, Tensor]:
     return renamed
 
 
+# The blocks of the networks of 2015 end in a BatchNorm; those of Keras' ResNet v2 do not.
+KERAS_RESNET = keras.has_layers("conv1_conv", "conv1_bn", "conv2_block1_3_bn")
 NAMINGS = (
-    Naming("Flax's ImageNet example", is_example, from_example, {"padding": "same"}),
+    Naming("Flax's ImageNet example", _has(r"params/conv_init/kernel$"), from_example, {"padding": "same"}),
     Naming("this project, as a tree of Flax", _has("params/"), _own_flax),
-    Naming("Keras applications' ResNet", keras.is_resnet, keras.from_resnet, {"bottleneck_stride": "v1"}),
-    Naming("Keras applications' DenseNet", keras.is_densenet, keras.from_densenet),
-    Naming("Keras applications' VGG", keras.is_vgg, keras.from_vgg),
+    Naming("Keras applications' ResNet", KERAS_RESNET, keras.from_resnet, {"bottleneck_stride": "v1"}),
+    Naming(
+        "Keras applications' DenseNet", keras.has_layers("conv2_block1_0_bn", "pool2_bn", "bn"), keras.from_densenet
+    ),
+    Naming("Keras applications' VGG", keras.has_layers("block1_conv1", "block5_conv1"), keras.from_vgg),
     Naming("timm's VGG", _has(r"pre_logits\.fc1\.", r"features\.0\."), _timm_vgg),
     Naming(
         "akamaster's CIFAR ResNets",
