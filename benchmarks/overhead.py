@@ -27,8 +27,8 @@ class Options:
     """Compares the speed of the training loop with that of its bare step."""
 
     arch: str = "resnet20"
-    data: str = "fake:32x32x3:10:10000"
     batch_size: int = 64
+    data: str = "fake:32x32x3:10:10000"
     steps: int = 60
     """Steps of each side in a round."""
     rounds: int = 5

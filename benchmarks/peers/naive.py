@@ -24,10 +24,12 @@ def imagenet_stem(x, width, norm):
     return nn.max_pool(x, (3, 3), (2, 2), "SAME")
 
 
-class Bottleneck(nn.Module):
+class Block(nn.Module):
     width: int
     stride: int = 1
 
+
+class Bottleneck(Block):
     @nn.compact
     def __call__(self, x, train):
         norm, strides = norm_of(train), (self.stride, self.stride)
@@ -39,10 +41,7 @@ class Bottleneck(nn.Module):
         return nn.relu(x + y)
 
 
-class Basic(nn.Module):
-    width: int
-    stride: int = 1
-
+class Basic(Block):
     @nn.compact
     def __call__(self, x, train):
         norm, strides = norm_of(train), (self.stride, self.stride)

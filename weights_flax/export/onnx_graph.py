@@ -61,7 +61,8 @@ class OnnxGraph:
         values |= zip(jaxpr.invars, inputs, strict=True)
 
         def read(atom: Any) -> Any:
-            return np.asarray(atom.val, _aval(atom).dtype) if isinstance(atom, core.Literal) else values.get(atom)
+            aval: Any = atom.aval
+            return np.asarray(atom.val, aval.dtype) if isinstance(atom, core.Literal) else values.get(atom)
 
         for pool, group in groupby(jaxpr.eqns, _pool_of):
             equations = list(group)
@@ -115,7 +116,9 @@ class OnnxGraph:
             return [np.asarray(value) for value in (result if equation.primitive.multiple_results else [result])]
         x = next(operand for operand in operands if isinstance(operand, OnnxTensor))
         axes, with_zero = x.axes, any(isinstance(value, np.ndarray) and not value.any() for value in operands)
-        before, shape = _aval(equation.invars[0]).shape, _aval(equation.outvars[0]).shape
+        inputs: list[Any] = [atom.aval for atom in equation.invars]
+        output: Any = equation.outvars[0].aval
+        before, shape = inputs[0].shape, output.shape
         layer = self.trace.layer_of(equation)
         if layer is not None:
             if len(shape) == (4 if isinstance(layer.module, Conv | BatchNorm) else 2):
@@ -135,7 +138,7 @@ class OnnxGraph:
         if kind == "slice":
             return [self.slice(x, before, **params)]
         if kind == "dynamic_update_slice" and isinstance(operands[1], OnnxTensor):
-            part = _aval(equation.invars[1]).shape
+            part = inputs[1].shape
             if isinstance(operands[0], np.ndarray) and not any(operands[2:]):
                 behind = [(0, 0 if whole == own else whole - own, 0) for whole, own in zip(shape, part, strict=True)]
                 return [self.pad(x, operands[0], behind)]
@@ -252,7 +255,3 @@ def _pool_of(equation: core.JaxprEqn) -> str | None:
     """Returns the name of the pool that an operation is a part of, from the operation's scope."""
     found = POOL.search(str(equation.source_info.name_stack))
     return found and found[0]
-
-
-def _aval(atom: Any) -> Any:
-    return atom.aval
