@@ -1,1 +1,1 @@
-"""What claims share: a network as a sum of its blocks, estimates, results, figures, options."""
+"""Shared by claims: a network as a sum of its blocks, estimates, results, figures, options."""

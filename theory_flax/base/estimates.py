@@ -8,11 +8,14 @@ from scipy import stats
 
 
 class Estimate(NamedTuple):
-    """A mean over seeds with its 95 % interval; of one seed the interval is nan."""
+    """A mean over seeds with its 95 % interval, which is nan for one seed; f"{estimate:.2f}" is "mean [low, high]"."""
 
     mean: float
     low: float
     high: float
+
+    def __format__(self, form: str) -> str:
+        return f"{self.mean:{form}} [{self.low:{form}}, {self.high:{form}}]"
 
 
 def estimate(values: Sequence[float] | np.ndarray) -> Estimate:

@@ -1,4 +1,4 @@
-"""Results as JSON: a frozen dataclass of numbers, names and arrays, as it is."""
+"""Results as JSON: frozen dataclasses of numbers, names and arrays."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from common_flax.files import whole_file
 
 
 def as_json(value: Any) -> Any:
-    """What `json` writes of a result: dataclasses and named tuples by field, arrays as lists, nan as null."""
+    """Converts a result for `json`: dataclasses and named tuples by field, arrays to lists, nan to null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: as_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
@@ -29,7 +29,7 @@ def as_json(value: Any) -> Any:
 
 
 def save_result(result: Any, path: Path, **about: Any) -> None:
-    """Writes a result, under what is said `about` it, whole or not at all."""
+    """Writes a result to a file behind the fields `about` it, whole or not at all."""
     text = json.dumps(as_json({**about, "result": result}), indent=1)
     with whole_file(path) as file:
         file.write_text(text + "\n")
