@@ -1,1 +1,1 @@
-"""What experiments share: networks of runs and images, and how networks are trained to be compared."""
+"""Shared by experiments: networks and images to measure, and trainings that are compared."""

@@ -16,16 +16,16 @@ PLAIN, RESIDUAL = ("plain20", "plain56"), ("resnet20", "resnet56")
 
 @dataclass(frozen=True)
 class Setting:
-    """How all networks are trained.
+    """The training of all networks that are compared.
 
     Attributes:
         data: name of the data set.
         width: channels of the first stage.
-        every: only every so manyth pixel, along both axes, is seen.
+        every: the networks see every n-th pixel along both axes.
         augment: random changes of the training images.
         steps, batch_size: of SGD with momentum 0.9 and weight decay 1e-4.
-        window: steps that are noted together.
-        decay_at: steps at which the rate is divided by ten.
+        window: number of steps whose means are noted.
+        decay_at: steps at which the learning rate is divided by ten.
     """
 
     data: str
@@ -39,14 +39,14 @@ class Setting:
 
 
 def setting_of(options: Options) -> Setting:
-    """The quick setting, small enough for minutes of two cores; or that of He 2015, section 4.2."""
+    """The quick setting, which takes minutes on two cores, or that of He 2015, section 4.2."""
     if options.quick:
         return Setting(options.data, width=8, every=4, augment=(), steps=160, batch_size=64, window=8)
     return Setting(options.data, 16, 1, ("pad-crop:4", "flip"), 64_000, 128, 500, (32_000, 48_000))
 
 
 def training_on(dataset: Dataset, name: str, setting: Setting) -> tuple[Any, Callable[..., Iterator[Moment]]]:
-    """A network for a data set, and its training in a setting, see `make_training`.
+    """Makes a network for a data set, and its training in a setting, see `make_training`.
 
     Raises:
         ValueError: the data set does not fit into memory.
@@ -66,5 +66,5 @@ def training_on(dataset: Dataset, name: str, setting: Setting) -> tuple[Any, Cal
 
 
 def rate_in(setting: Setting, rate: float) -> Callable[[int], float]:
-    """The rate of each step, of a training that begins with `rate`."""
+    """Returns the learning rate of each step of a training that begins with the learning rate `rate`."""
     return lambda step: rate / 10 ** sum(step >= at for at in setting.decay_at)
