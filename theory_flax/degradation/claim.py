@@ -1,12 +1,13 @@
 """Deeper plain networks train worse, and residual ones do not (He 2015, sections 1 and 4.2, figures 1 and 6).
 
-The deeper network could copy the shallow one and leave the rest at the identity, so that its training loss need not be
-higher. That it is higher is not overfitting, which would show in the test error alone; nor do gradients vanish: with
-BatchNorm they arrive at the first layer (section 4.1). The same layers with shortcuts do not degrade.
+The deeper network could copy the shallow one and leave its other layers at the identity, so that its training loss need
+not be higher. The loss is higher all the same. Overfitting is not the reason, because that would raise the test error
+alone; nor do gradients vanish: with BatchNorm they reach the first layer (section 4.1). The same layers with shortcuts
+do not degrade.
 
-Under BatchNorm a kernel W gives the same network as any multiple of it, and its gradient shrinks as it grows:
-∂L/∂(cW) = (∂L/∂W) / c. What tells how much a layer can learn is ‖W‖ ‖∂L/∂W‖, which has no scale (van Laarhoven 2017,
-arXiv:1706.05350, section 2).
+Under BatchNorm a kernel W and any multiple of W make the same network, but the gradient shrinks as the kernel grows:
+∂L/∂(cW) = (∂L/∂W) / c. The measure of how much a layer can learn is therefore ‖W‖ ‖∂L/∂W‖, which does not depend on the
+scale (van Laarhoven 2017, arXiv:1706.05350, section 2).
 """
 
 from collections.abc import Callable, Sequence
@@ -23,15 +24,15 @@ FINAL_WINDOWS = 3
 
 
 class Training(NamedTuple):
-    """What is noted of one training, in windows of equally many steps; float64.
+    """The metrics of one training, in windows of equally many steps; float64.
 
     Attributes:
         loss: (windows,) mean cross-entropy of the training batches.
-        error: (windows,) share of the images in them that are classified wrong.
+        error: (windows,) share of the batches' images that are classified wrong.
         gradient_norms: (windows, layers) mean ‖∂L/∂W‖ of each layer's kernel, first layer first.
         scaled_norms: (windows, layers) mean ‖W‖ ‖∂L/∂W‖.
         first_norms: (layers,) ‖∂L/∂W‖ at the first step.
-        test_error: share of the test images that the trained network, with running statistics, gets wrong.
+        test_error: share of the test images that the trained network, with running statistics, classifies wrong.
     """
 
     loss: np.ndarray
@@ -43,23 +44,23 @@ class Training(NamedTuple):
 
     @property
     def final_loss(self) -> float:
-        """The mean of the last windows; infinite where it is not finite."""
+        """The mean loss of the last windows; infinite if it is nan."""
         return float(np.nan_to_num(self.loss[-FINAL_WINDOWS:].mean(), nan=np.inf))
 
 
 @dataclass(frozen=True)
 class NetworkRuns:
-    """A network trained from several seeds at the best of several rates.
+    """A network trained from several seeds, at the best of several learning rates.
 
     Attributes:
         name: of the network.
-        rate: of learning: that of the least mean final loss.
-        tried: (rates, seeds) the final loss at every rate.
+        rate: the learning rate with the least mean final loss.
+        tried: (rates, seeds) the final loss at every learning rate.
         loss, error: (seeds, windows) of training, as in `Training`.
         final_loss, final_error, test_error: (seeds,); final is the mean of the last windows.
         gradient_norms, scaled_norms, first_norms: as in `Training`, means over seeds.
-        first_layer: (seeds, 3) at the first layer ‖∂L/∂W‖ at the first step, its mean over the second half of the
-            training, and that of ‖W‖ ‖∂L/∂W‖.
+        first_layer: (seeds, 3) for the first layer: ‖∂L/∂W‖ at the first step, and the means of ‖∂L/∂W‖ and of
+            ‖W‖ ‖∂L/∂W‖ over the second half of the training.
     """
 
     name: str
@@ -78,11 +79,11 @@ class NetworkRuns:
 
 @dataclass(frozen=True)
 class Gap:
-    """What depth does to a pair of networks: deeper minus shallow, paired over seeds.
+    """The effect of depth on a pair of networks: deeper minus shallow, paired over seeds.
 
     Attributes:
         loss, error, test_error: differences of the final training loss and error, and of the test error.
-        first_gradient, late_gradient, late_scaled: deeper over shallow, of the first layer's gradients as in
+        first_gradient, late_gradient, late_scaled: deeper divided by shallow, for the three columns of
             `NetworkRuns.first_layer`; geometric means over seeds.
     """
 
@@ -96,14 +97,14 @@ class Gap:
 
 @dataclass(frozen=True)
 class Degradation:
-    """What came out of both pairs.
+    """The results of both pairs.
 
     Attributes:
-        rates: that were tried with each network.
+        rates: the learning rates tried with each network.
         seeds: of all trainings.
         plain, residual: the shallow network, and the deeper one.
-        plain_gap, residual_gap: what depth does to each.
-        excess: the residual pair's difference in final loss, less a tenth of the plain pair's.
+        plain_gap, residual_gap: the effect of depth on each pair.
+        excess: the residual pair's difference in final loss, less a tenth of the plain pair's difference.
     """
 
     rates: tuple[float, ...]
@@ -123,19 +124,20 @@ def degradation(
     rates: Sequence[float],
     seeds: Sequence[int],
 ) -> Degradation:
-    """Trains two pairs of a shallow and a deeper network, each at its own best rate, and compares the pairs.
+    """Trains two pairs of a shallow and a deeper network, each at its own best learning rate, and compares the pairs.
 
-    Every network is trained at every rate from every seed, so that a rate that suits one depth alone decides nothing.
+    Every network is trained at every learning rate from every seed, so that no depth has an advantage by a learning
+    rate that suits it alone.
 
     Args:
-        train: (network, rate, seed) → `Training`: the same data, order and steps for all networks of a seed.
+        train: (network, learning rate, seed) → `Training`: the same data, order and steps for all networks of a seed.
         plain: names of the shallow and the deeper plain network, as `train` takes them.
         residual: the same layers with shortcuts.
-        rates: of learning.
+        rates: learning rates.
         seeds: at least two for intervals.
 
     Raises:
-        ValueError: there is no rate or no seed, or one is given twice.
+        ValueError: a list is empty, or holds a number twice.
     """
     for name, values in (("rates", rates), ("seeds", seeds)):
         if not values or len(set(values)) < len(values):
@@ -143,15 +145,8 @@ def degradation(
     found = {name: _best(train, name, rates, seeds) for name in (*plain, *residual)}
     flat, skip = ((found[shallow], found[deep]) for shallow, deep in (plain, residual))
     plain_loss, residual_loss = (deep.final_loss - shallow.final_loss for shallow, deep in (flat, skip))
-    return Degradation(
-        rates=tuple(rates),
-        seeds=tuple(seeds),
-        plain=flat,
-        residual=skip,
-        plain_gap=_gap(flat),
-        residual_gap=_gap(skip),
-        excess=estimate(residual_loss - plain_loss / 10),
-    )
+    excess = estimate(residual_loss - plain_loss / 10)
+    return Degradation(tuple(rates), tuple(seeds), flat, skip, _gap(flat), _gap(skip), excess)
 
 
 def _best(
@@ -160,12 +155,8 @@ def _best(
     runs = [[train(name, rate, seed) for seed in seeds] for rate in rates]
     tried = np.array([[run.final_loss for run in row] for row in runs])
     best = int(tried.mean(1).argmin())
-    chosen = runs[best]
-    loss, error = np.array([run.loss for run in chosen]), np.array([run.error for run in chosen])
-    norms = np.array([run.gradient_norms for run in chosen])
-    scaled = np.array([run.scaled_norms for run in chosen])
+    loss, error, norms, scaled, first, test_error = map(np.array, zip(*runs[best], strict=True))
     late = slice(loss.shape[1] // 2, None)
-    first = np.array([run.first_norms for run in chosen])
     return NetworkRuns(
         name=name,
         rate=rates[best],
@@ -174,7 +165,7 @@ def _best(
         error=error,
         final_loss=tried[best],
         final_error=error[:, -FINAL_WINDOWS:].mean(1),
-        test_error=np.array([run.test_error for run in chosen]),
+        test_error=test_error,
         gradient_norms=norms.mean(0),
         scaled_norms=scaled.mean(0),
         first_norms=first.mean(0),
@@ -193,9 +184,9 @@ def _gap(pair: tuple[NetworkRuns, NetworkRuns]) -> Gap:
 
 
 def kernel_paths(model: ResNet) -> tuple[tuple[str, ...], ...]:
-    """Where the kernels of a ResNet or plain network are among its parameters, from the first layer to the last.
+    """Paths to the kernels among the parameters of a ResNet or plain network, from the first layer to the last.
 
-    The shortcuts' projections are left out: both twins have the layers that are named.
+    Projections of shortcuts are left out, so that a network has the same paths as its twin without shortcuts.
     """
     if not isinstance(model, ResNet):
         raise ValueError(f"layers are in a row in a ResNet or a plain network; given a {type(model).__name__}")

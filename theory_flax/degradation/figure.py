@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from common_flax.palette import BLUE, ORANGE
-from theory_flax.base.estimates import Estimate, estimate
-from theory_flax.base.figures import label, new_figure
+from theory_flax.base.estimates import estimate
+from theory_flax.base.figures import draw_band, label, new_figure
 from theory_flax.degradation.claim import NetworkRuns
 from theory_flax.degradation.experiment import Report
 
@@ -17,25 +17,18 @@ COLOURS = ((BLUE, "-"), (ORANGE, "-"), (BLUE, "--"), (ORANGE, "--"))
 
 
 def draw(report: Report) -> Figure:
-    """Training error through time, errors at the end, and gradients through depth and time."""
+    """Draws training losses through time, errors at the end, and gradients through depth and time."""
     found, setting = report.found, report.setting
     networks = (*found.plain, *found.residual)
     data = setting.data.split(":")[0] if report.published is None else "CIFAR-10"
     figure, panels = new_figure(
-        f"Deeper plain networks train worse, residual ones do not ({data}, {len(found.seeds)} seeds)",
-        3,
-        2,
-        height=3.7,
+        f"Deeper plain networks train worse, residual ones do not ({data}, {len(found.seeds)} seeds)", 3, 2, height=3.7
     )
     loss, errors, depth, late, time, scaled = panels.flat
     steps = (np.arange(networks[0].loss.shape[1]) + 0.5) * setting.window
     for network, (colour, style) in zip(networks, COLOURS, strict=True):
         look: dict[str, Any] = dict(color=colour, ls=style)
-        middles = [estimate(column) for column in network.loss.T]
-        loss.plot(steps, [middle.mean for middle in middles], **look, label=f"{network.name}, rate {network.rate:g}")
-        if len(found.seeds) > 1:
-            low, high = ([max(getattr(middle, end), 1e-4) for middle in middles] for end in ("low", "high"))
-            loss.fill_between(steps, low, high, color=colour, alpha=0.15, lw=0)
+        draw_band(loss, steps, network.loss, floor=1e-4, label=f"{network.name}, rate {network.rate:g}", **look)
         layers = np.linspace(0, 1, len(network.first_norms))
         depth.plot(layers, network.first_norms, **look, label=network.name)
         second_half = network.scaled_norms[len(steps) // 2 :].mean(0)
@@ -45,7 +38,7 @@ def draw(report: Report) -> Figure:
     _bars(errors, networks, report.published)
     for axes in (loss, depth, late, time, scaled):
         axes.set_yscale("log")
-    late.set_ylim(top=20 * late.get_ylim()[1])  # with room for the legend
+    late.set_ylim(top=20 * late.get_ylim()[1])  # leaves room for the legend
     loss.set_ylim(bottom=max(loss.get_ylim()[0], 1e-4))
     label(loss, "training loss; bands are 95 % intervals", "step", "cross-entropy, nats")
     label(depth, "gradients at the first step", "depth of the layer, first 0 to last 1", "‖∂L/∂W‖")
@@ -57,30 +50,23 @@ def draw(report: Report) -> Figure:
 
 
 def _bars(axes: Axes, networks: tuple[NetworkRuns, ...], published: dict[str, float] | None) -> None:
-    """Errors at the end of training, with intervals."""
+    """Draws errors at the end of training, with intervals."""
     places = np.arange(len(networks))
     for shift, colour, what in ((-0.2, BLUE, "training"), (0.2, ORANGE, "test")):
         values = [network.final_error if what == "training" else network.test_error for network in networks]
-        middles = [estimate(100 * value) for value in values]
-        half = np.nan_to_num([middle.high - middle.mean for middle in middles])
-        heights = [middle.mean for middle in middles]
-        # An error is never below zero, whatever the interval's symmetry says.
-        axes.bar(places + shift, heights, 0.38, color=colour, alpha=0.8, label=what)
-        axes.errorbar(
-            places + shift, heights, [np.minimum(half, heights), half], fmt="none", ecolor="black", capsize=3, lw=1
-        )
+        mean, _, high = np.array([estimate(100 * value) for value in values]).T
+        axes.bar(places + shift, mean, 0.38, color=colour, alpha=0.8, label=what)
+        above = np.nan_to_num(high - mean)
+        below = np.minimum(above, mean)  # an error is never below zero
+        axes.errorbar(places + shift, mean, [below, above], fmt="none", ecolor="black", capsize=3, lw=1)
     if published is not None:
         axes.plot(places + 0.2, [published[network.name] for network in networks], "kx", label="test, He 2015")
     axes.set_xticks(places, [network.name for network in networks])
     label(axes, "errors at the end of training", "", "error, %")
 
 
-def _words(value: Estimate, form: str = "+.4f") -> str:
-    return f"{value.mean:{form}} [{value.low:{form}}, {value.high:{form}}]"
-
-
 def summary(report: Report) -> list[str]:
-    """What was found, in lines."""
+    """Says the result in lines."""
     found = report.found
     lines = []
     for network in (*found.plain, *found.residual):
@@ -91,13 +77,12 @@ def summary(report: Report) -> list[str]:
         )
     for name, gap in (("plain", found.plain_gap), ("residual", found.residual_gap)):
         lines.append(
-            f"{name}, deeper minus shallow: training loss {_words(gap.loss)}, training error "
-            f"{_words(gap.error, '+.1%')}, test error {_words(gap.test_error, '+.1%')}"
+            f"{name}, deeper minus shallow: training loss {gap.loss:+.4f}, training error {gap.error:+.1%}, "
+            f"test error {gap.test_error:+.1%}"
         )
         lines.append(
-            f"{name}, deeper over shallow, gradient at the first layer: {_words(gap.first_gradient, '.2f')} at the "
-            f"first step; in the second half {_words(gap.late_gradient, '.2f')}, free of the weights' scale "
-            f"{_words(gap.late_scaled, '.2f')}"
+            f"{name}, deeper over shallow, gradient at the first layer: {gap.first_gradient:.2f} at the first step; "
+            f"in the second half {gap.late_gradient:.2f}, free of the weights' scale {gap.late_scaled:.2f}"
         )
-    lines.append(f"residual difference of loss less a tenth of the plain one: {_words(found.excess)}")
+    lines.append(f"residual difference of loss less a tenth of the plain one: {found.excess:+.4f}")
     return lines

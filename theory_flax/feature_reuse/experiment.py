@@ -1,73 +1,61 @@
-"""Feature reuse in a trained DenseNet, whom the loss supervises directly, and accuracy for its cost beside ResNets'."""
+"""Feature reuse in a trained DenseNet, its gradients beside those of ResNets, and errors beside their cost."""
 
 import json
 import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
 from densenet_flax import DenseNet, feature_reuse
 from layers_flax import count_multiply_adds, count_parameters
-from theory_flax.architectures.trace import architecture
 from theory_flax.base.estimates import Estimate, estimate
 from theory_flax.base.options import Options
-from theory_flax.experiments.networks import dataset_of, images_of, of_run
+from theory_flax.experiments.networks import dataset_of, error_on, images_of, init_for, of_run, some
 from theory_flax.experiments.training import make_training
 from theory_flax.feature_reuse.claim import PUBLISHED, Reuse, Supervision, of_same_depth, reuse_of, supervision
 from training_flax import Dataset, build_model, open_dataset
 from weights_flax.io.archs import published_size
 
 ARCH = "densenet_bc_40_12"
-BATCH = 64  # images whose gradient is looked at
+BATCH = 64  # images that gradients are computed for
 
 
-@dataclass(frozen=True)
-class Size:
-    """How thoroughly it is measured.
-
-    Attributes:
-        seeds, steps, decay: of training; the latter of weights.
-        pixels: height and width of the digits, which have 8.
-        growth_rates, widths: of further DenseNets and of the ResNet-20s whose errors are compared.
-        batch: images of a step.
-        deepest: layers of the deepest published network that is counted.
-    """
+class Size(NamedTuple):
+    """The thoroughness of the experiment."""
 
     seeds: int
-    steps: int
-    decay: float
-    pixels: int
-    growth_rates: tuple[int, ...]
-    widths: tuple[int, ...]
-    batch: int
-    deepest: int
+    steps: int  # of training
+    decay: float  # weight decay
+    pixels: int  # height and width of the digits, which have 8
+    growth_rates: tuple[int, ...]  # of further DenseNets whose errors are compared
+    widths: tuple[int, ...]  # of ResNet-20s whose errors are compared
+    batch: int  # images of a training step
+    deepest: int  # published networks of more layers are left out
 
 
-# Huang's decay of 1e-4 takes 10⁵ steps to wear the initial weights off: after a short training the figure would show
-# the initialisation, where all sources weigh the same. Normalised layers learn as well under a larger one; from about
-# .08 on dense networks collapse.
+# Huang's weight decay of 1e-4 needs 10⁵ steps to remove the initial weights: after a short training the figure would
+# show the initialisation, where all sources weigh the same. Normalised layers learn as well under a larger decay; from
+# about .08 on dense networks collapse.
 QUICK = Size(seeds=3, steps=300, decay=0.03, pixels=8, growth_rates=(), widths=(16,), batch=32, deepest=110)
 WHOLE = Size(
     seeds=5, steps=3000, decay=0.005, pixels=16, growth_rates=(3, 6, 24), widths=(4, 8, 16, 32), batch=64, deepest=1202
 )
-RATE = 0.1
 
 
 @dataclass(frozen=True)
 class Point:
-    """What a network costs, and how often it errs.
+    """The cost of a network, and its error.
 
     Attributes:
-        name, kind: which; "DenseNet" or "ResNet".
+        name, kind: the network's name, and "DenseNet" or "ResNet".
         parameters, multiply_adds: of the network on one image.
-        error: of the test part, %, over seeds; or published.
-        source: where the error is from.
+        error: test error in %, over seeds; or published.
+        source: the data set or the paper's table of the error.
     """
 
     name: str
@@ -80,10 +68,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Supervised:
-    """How the loss reaches the layers of a network.
+    """The gradients at the layers of a network.
 
     Attributes:
-        name, kind: which; "DenseNet", "ResNet" or "plain".
+        name, kind: the network's name, and "DenseNet", "ResNet" or "plain".
         when: "at initialisation" or "trained".
         depth: (layers,) convolutions up to and with each layer's last, of all stages.
         stages: for each stage, each seed's gradients in it.
@@ -98,17 +86,17 @@ class Supervised:
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured.
+    """The result of the experiment.
 
     Attributes:
-        network: which, and how it was trained.
-        seeds: that are averaged.
-        weights: for each dense block, as `densenet_flax.feature_reuse`, each target's divided by its largest; the mean
+        network: the name of the network, and its training.
+        seeds: number of seeds in the averages.
+        weights: for each dense block, as `densenet_flax.feature_reuse`, divided by the largest of each target; the mean
             over seeds.
-        trained, initial: the figure in numbers, over seeds, of the trained networks and of those they began as.
+        trained, initial: `Reuse` over seeds, of the trained networks and of the same networks at initialisation.
         supervised: the gradients of networks of the same depth.
-        points: this data set's.
-        published: CIFAR-10's, from the papers.
+        points: costs and errors on this data set.
+        published: costs and errors on CIFAR-10, from the papers.
     """
 
     network: str
@@ -121,168 +109,130 @@ class Report:
     published: tuple[Point, ...]
 
 
+class _Networks(NamedTuple):
+    title: str
+    name: str
+    model: Any
+    dataset: Dataset
+    before: Sequence[Any]  # variables at initialisation, seed by seed
+    after: Sequence[Any]  # trained variables
+    points: list[Point]
+
+
 def measure(options: Options, say: Callable[[str], None]) -> Report:
-    """Trains a DenseNet from several seeds, or takes a run's, and looks at its weights, its gradients and its cost."""
+    """Measures weights, gradients and cost of a DenseNet that is trained from several seeds, or of a run's network."""
     size = QUICK if options.quick else WHOLE
-    if options.run is not None:
-        return _of_run(options, say)
+    found = _train_all(options, size, say) if options.run is None else _of_run(options.run, options)
+    begins, ends = (
+        [feature_reuse(found.model, of_seed) for of_seed in moment] for moment in (found.before, found.after)
+    )
+    relative = [[block / np.nanmax(block, axis=0) for block in of_seed] for of_seed in ends]
+    return Report(
+        network=found.title,
+        seeds=len(ends),
+        weights=tuple(np.mean(blocks, axis=0) for blocks in zip(*relative, strict=True)),
+        trained=_estimates([reuse_of(of_seed) for of_seed in ends]),
+        initial=_estimates([reuse_of(of_seed) for of_seed in begins]),
+        supervised=_supervised(found, say),
+        points=tuple(found.points),
+        published=_published(size.deepest),
+    )
+
+
+def _of_run(run: Path, options: Options) -> _Networks:
+    name, model, variables = of_run(run)
+    of_same_depth(model)  # refuses networks that are not DenseNets
+    dataset = dataset_of(options)
+    points, summary = [], run / "summary.json"
+    if summary.exists():
+        error = 100 * (1 - json.loads(summary.read_text())["test_accuracy"])
+        points.append(_point(name, model, dataset.image_shape, [error], run.name))
+    return _Networks(f"{name}, run {run.name}", name, model, dataset, [init_for(dataset, model)], [variables], points)
+
+
+def _train_all(options: Options, size: Size, say: Callable[[str], None]) -> _Networks:
+    """Trains the DenseNet, then the networks whose errors are compared with its error."""
     if len(options.arch) > 1:
         raise ValueError(f"one DenseNet is looked at; given {len(options.arch)}: {', '.join(options.arch)}")
     arch = options.arch[0] if options.arch else ARCH
-    model: Any = build_model(arch)
-    of_same_depth(model)  # refuses what is no DenseNet, before anything is trained
-    dataset = _dataset(options, arch, size)
-    seeds = range(options.seeds or size.seeds)
-    classes: dict[str, Any] = dict(num_classes=len(dataset.class_names))
-    model = build_model(arch, **classes)
-    before, after, errors = _train(model, dataset, size, seeds, say, arch)
-    points = [_point(arch, "DenseNet", model, dataset, errors, options.data)]
-    others = [
-        *((f"{arch}, k = {k}", "DenseNet", build_model(arch, growth_rate=k, **classes)) for k in size.growth_rates),
-        *((f"resnet20, width {w}", "ResNet", build_model("resnet20", width=w, **classes)) for w in size.widths),
-    ]
-    for name, kind, other in others:
-        *_, errors = _train(other, dataset, size, seeds, say, name)
-        points.append(_point(name, kind, other, dataset, errors, options.data))
-    supervised = _supervised(arch, model, dataset, {"at initialisation": before, "trained": after}, say)
-    trained = f"{arch}, {size.steps} steps on {options.data}, {dataset.image_shape[0]} px"
-    return _report(trained, model, before, after, supervised, points, size.deepest)
+    of_same_depth(build_model(arch))  # refuses other networks before anything is trained
+    pixels = size.pixels if published_size(build_model(arch)) == 32 else 32
+    dataset = open_dataset("digits", image_size=pixels) if options.data == "digits" else dataset_of(options)
+    networks: dict[str, tuple[str, dict[str, Any]]] = {arch: (arch, {})}
+    networks |= {f"{arch}, k = {k}": (arch, dict(growth_rate=k)) for k in size.growth_rates}
+    networks |= {f"resnet20, width {width}": ("resnet20", dict(width=width)) for width in size.widths}
+    images, test = images_of(dataset, 10_000), some(dataset.test, 2_000)
+
+    def rate(step: int) -> float:
+        return 0.1 / 2 * (1 + math.cos(math.pi * (step / size.steps)))
+
+    models, moments, points = [], [], []
+    for name, (of, changed) in networks.items():
+        model = build_model(of, num_classes=len(dataset.class_names), **changed)
+        training = make_training(model, *images, batch_size=size.batch, weight_decay=size.decay)
+        runs = (
+            training(steps=size.steps, every=size.steps, rate=rate, seed=seed)
+            for seed in range(options.seeds or size.seeds)
+        )
+        before, after = zip(*([moment.variables for moment in run] for run in runs), strict=True)
+        errors = [100 * error_on(test, model, variables, dataset) for variables in after]
+        say(f"{name}: test error {', '.join(f'{error:.1f}' for error in errors)} % after {size.steps} steps")
+        models.append(model)
+        moments.append((before, after))
+        points.append(_point(name, model, dataset.image_shape, errors, options.data))
+    title = f"{arch}, {size.steps} steps on {options.data}, {dataset.image_shape[0]} px"
+    return _Networks(title, arch, models[0], dataset, *moments[0], points)
 
 
-def _of_run(options: Options, say: Callable[[str], None]) -> Report:
-    assert options.run is not None
-    network = of_run(options.run)
-    of_same_depth(network.model)
-    dataset = dataset_of(options)
-    begins = [_init(network.model, dataset)(jax.random.key(0))]
-    supervised = _supervised(
-        network.name, network.model, dataset, {"at initialisation": begins, "trained": [network.variables]}, say
-    )
-    points = []
-    summary = options.run / "summary.json"
-    if summary.exists():
-        error = 100 * (1 - json.loads(summary.read_text())["test_accuracy"])
-        points.append(_point(network.name, "DenseNet", network.model, dataset, [error], options.run.name))
-    return _report(
-        f"{network.name}, run {options.run.name}",
-        network.model,
-        begins,
-        [network.variables],
-        supervised,
-        points,
-        (QUICK if options.quick else WHOLE).deepest,
-    )
+def _point(name: str, model: nn.Module, shape: tuple[int, ...], errors: Sequence[float], source: str) -> Point:
+    kind = "DenseNet" if isinstance(model, DenseNet) else "ResNet"
+    costs = count_parameters(model, shape), count_multiply_adds(model, shape)
+    return Point(name, kind, *costs, estimate(errors), source)
 
 
-def _dataset(options: Options, arch: str, size: Size) -> Dataset:
-    if options.data != "digits":
-        return dataset_of(options)
-    small = published_size(build_model(arch)) == 32
-    return open_dataset("digits", image_size=size.pixels if small else 32)
-
-
-def _init(model: nn.Module, dataset: Dataset) -> Callable[[jax.Array], Any]:
-    image = jnp.zeros((1, *dataset.image_shape), jnp.float32)
-    return lambda key: model.init(key, image, train=False)
-
-
-def _train(
-    model: Any, dataset: Dataset, size: Size, seeds: Sequence[int], say: Callable[[str], None], name: str
-) -> tuple[list[Any], list[Any], list[float]]:
-    """The variables before and after training from each seed, and the errors on the test part, %."""
-    images, labels = images_of(dataset, min(len(dataset.train.labels), 10_000))
-    test_images, test_labels = images_of(dataset, min(len(dataset.test.labels), 2_000), test=True)
-    training = make_training(model, images, labels, batch_size=size.batch, weight_decay=size.decay)
-    predict = jax.jit(lambda variables, images: model.apply(variables, images, train=False).argmax(-1))
-    before, after, errors = [], [], []
-    for seed in seeds:
-        first, last = training(steps=size.steps, every=size.steps, rate=lambda at: _cosine(at / size.steps), seed=seed)
-        before.append(first.variables)
-        after.append(last.variables)
-        wrong = [
-            np.asarray(predict(last.variables, test_images[i : i + 500]) != test_labels[i : i + 500])
-            for i in range(0, len(test_labels), 500)
-        ]
-        errors.append(100 * float(np.concatenate(wrong).mean()))
-    say(f"{name}: test error {', '.join(f'{error:.1f}' for error in errors)} % after {size.steps} steps")
-    return before, after, errors
-
-
-def _cosine(share: float) -> float:
-    return RATE / 2 * (1 + math.cos(math.pi * share))
-
-
-def _point(name: str, kind: str, model: nn.Module, dataset: Dataset, errors: Sequence[float], source: str) -> Point:
-    shape = dataset.image_shape
-    return Point(
-        name, kind, count_parameters(model, shape), count_multiply_adds(model, shape), estimate(errors), source
-    )
-
-
-def _supervised(
-    arch: str, model: Any, dataset: Dataset, moments: dict[str, list[Any]], say: Callable[[str], None]
-) -> tuple[Supervised, ...]:
-    """Of the DenseNet at its moments, and of its twins of the same depth as they are initialised."""
-    images, labels = images_of(dataset, BATCH)
-    count = len(next(iter(moments.values())))
-    found = [_gradients(arch, "DenseNet", when, model, all_, images, labels) for when, all_ in moments.items()]
+def _supervised(networks: _Networks, say: Callable[[str], None]) -> tuple[Supervised, ...]:
+    """Measures the DenseNet before and after training, and its twins of the same depth at initialisation."""
+    name, model, dataset = networks.name, networks.model, networks.dataset
+    images = images_of(dataset, BATCH)
     residual, plain = of_same_depth(model)
-    init = _init(residual, dataset)
-    begins = [init(jax.random.key(seed)) for seed in range(count)]
+    begins = [init_for(dataset, residual, seed) for seed in range(len(networks.before))]
     depth = 2 + 2 * sum(residual.stage_sizes)
-    for kind, twin in (("ResNet", residual), ("plain", plain)):
-        found.append(_gradients(f"{kind}-{depth}", kind, "at initialisation", twin, begins, images, labels))
+    found = (
+        _gradients(name, "DenseNet", "at initialisation", model, networks.before, *images),
+        _gradients(name, "DenseNet", "trained", model, networks.after, *images),
+        _gradients(f"ResNet-{depth}", "ResNet", "at initialisation", residual, begins, *images),
+        _gradients(f"plain-{depth}", "plain", "at initialisation", plain, begins, *images),
+    )
     for network in found:
         first = [share.direct_share[0] for share in network.stages[0]]
         say(f"{network.name} {network.when}: {np.mean(first):.0%} of the first layer's gradient is direct")
-    return tuple(found)
+    return found
 
 
 def _gradients(
-    name: str, kind: str, when: str, model: Any, variables: Sequence[Any], images: jax.Array, labels: jax.Array
+    name: str, kind: str, when: str, model: Any, variables: Sequence[Any], images: Any, labels: Any
 ) -> Supervised:
-    sizes = model.stage_sizes
+    dense, sizes = isinstance(model, DenseNet), model.stage_sizes
     convolutions = 1 if getattr(model, "bottleneck_width", 4) is None else 2
-    # Dropout and dropped paths would draw another network for each gradient.
-    model = model.clone(**({"dropout": 0.0} if isinstance(model, DenseNet) else {}))
+    # With dropout each gradient would be that of another network.
+    model = model.clone(**({"dropout": 0.0} if dense else {}))
     stages = tuple(
         tuple(supervision(model, of_seed, images, labels, stage=stage, train=True) for of_seed in variables)
         for stage in range(len(sizes))
     )
-    passed = np.cumsum([0, *(size * convolutions + isinstance(model, DenseNet) for size in sizes)])
+    passed = np.cumsum([0, *(size * convolutions + dense for size in sizes)])
     depth = [1 + first + convolutions * (1 + np.arange(size)) for first, size in zip(passed, sizes, strict=False)]
     return Supervised(name, kind, when, np.concatenate(depth), stages)
 
 
-def _report(
-    network: str,
-    model: Any,
-    before: Sequence[Any],
-    after: Sequence[Any],
-    supervised: tuple[Supervised, ...],
-    points: Sequence[Point],
-    deepest: int,
-) -> Report:
-    begins, ends = ([feature_reuse(model, variables) for variables in moment] for moment in (before, after))
-    relative = [[block / np.nanmax(block, axis=0) for block in of_seed] for of_seed in ends]
-    weights = tuple(np.mean(blocks, axis=0) for blocks in zip(*relative, strict=True))
-    published = []
-    for known in PUBLISHED:
-        if int(re.findall(r"\d+", known.arch)[0]) <= deepest:
-            kind = "DenseNet" if known.arch.startswith("densenet") else "ResNet"
-            found = architecture(build_model(known.arch), (32, 32, 3))
-            error = Estimate(known.error, math.nan, math.nan)
-            published.append(Point(known.arch, kind, found.parameters, found.multiply_adds, error, known.source))
-    return Report(
-        network=network,
-        seeds=len(after),
-        weights=weights,
-        trained=_estimates([reuse_of(of_seed) for of_seed in ends]),
-        initial=_estimates([reuse_of(of_seed) for of_seed in begins]),
-        supervised=supervised,
-        points=tuple(points),
-        published=tuple(published),
-    )
+def _published(deepest: int) -> tuple[Point, ...]:
+    """The networks of the papers' tables with at most `deepest` layers."""
+    points = []
+    for published in PUBLISHED:
+        if int(re.findall(r"\d+", published.arch)[0]) <= deepest:
+            model = build_model(published.arch)
+            points.append(_point(published.arch, model, (32, 32, 3), [published.error], published.source))
+    return tuple(points)
 
 
 def _estimates(found: Sequence[Reuse]) -> dict[str, tuple[Estimate, ...]]:
@@ -290,6 +240,3 @@ def _estimates(found: Sequence[Reuse]) -> dict[str, tuple[Estimate, ...]]:
         name: tuple(estimate(of_block) for of_block in zip(*(getattr(one, name) for one in found), strict=True))
         for name in ("input_row", "last_sources", "unevenness")
     }
-
-
-USES = frozenset({"arch", "run", "data", "data_dir", "seeds"})

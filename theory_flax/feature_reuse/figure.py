@@ -11,14 +11,14 @@ from matplotlib.ticker import NullFormatter
 
 from common_flax.palette import BLACK, BLUE, GREEN, ORANGE
 from theory_flax.base.estimates import Estimate, estimate, geometric
-from theory_flax.base.figures import label
+from theory_flax.base.figures import draw_bars, label
 from theory_flax.feature_reuse.experiment import Point, Report, Supervised
 
 KINDS = {"DenseNet": (GREEN, "o"), "ResNet": (BLUE, "s"), "plain": (ORANGE, "^")}
 
 
 def draw(report: Report) -> Figure:
-    """The weights of each block; whom the loss reaches directly, and how strongly; errors for their cost."""
+    """Draws the weights of each block, the gradient at each layer and its direct share, and errors over costs."""
     figure = Figure(figsize=(11, 11.5), layout="constrained")
     figure.suptitle(f"Feature reuse: {report.network}", fontsize=13)
     rows: Any = figure.subfigures(3, 1, height_ratios=(1.05, 1, 1))
@@ -66,13 +66,11 @@ def _draw_map(axes: Axes, block: np.ndarray, index: int, reader: str) -> Any:
 
 
 def _draw_gradients(share: Axes, norm: Axes, network: Supervised) -> None:
-    """At initialisation means and intervals; trained networks, which differ more, seed by seed."""
+    """Draws means and intervals at initialisation; trained networks, which differ more, seed by seed."""
     colour, marker = KINDS[network.kind]
     style: dict[str, Any] = dict(color=colour, marker=marker, ms=4)
-    at = 0
-    for i, stage in enumerate(network.stages):
-        depth = network.depth[at : at + len(stage[0].total)]
-        at += len(depth)
+    ends = np.cumsum([len(stage[0].total) for stage in network.stages])
+    for i, (stage, depth) in enumerate(zip(network.stages, np.split(network.depth, ends[:-1]), strict=True)):
         words = f"{network.name}, {network.when}" if i == 0 else None
         shares, norms = np.array([[of_seed.direct_share, of_seed.total] for of_seed in stage]).swapaxes(0, 1)
         if network.when == "trained":
@@ -81,9 +79,7 @@ def _draw_gradients(share: Axes, norm: Axes, network: Supervised) -> None:
                     axes.plot(depth, line, ls="--", lw=1, mfc="white", label=None if j else words, **style)
             continue
         for axes, values, average in ((share, shares, estimate), (norm, norms, geometric)):
-            mean, low, high = np.array([average(column) for column in values.T]).T
-            reach = None if np.isnan(low).any() else [mean - low, high - mean]
-            axes.errorbar(depth, mean, reach, lw=1.4, capsize=2, label=words, **style)
+            draw_bars(axes, depth, values, average, lw=1.4, capsize=2, label=words, **style)
 
 
 def _draw_points(axes: Axes, points: Sequence[Point], cost: str) -> None:
@@ -104,7 +100,7 @@ def _draw_points(axes: Axes, points: Sequence[Point], cost: str) -> None:
 
 
 def summary(report: Report) -> list[str]:
-    """What was found, in lines; of one seed without intervals."""
+    """Says the result in lines; without intervals if there is one seed."""
     lines = []
     words = {
         "input_row": "weight on the block's input, over that on its layers",

@@ -4,12 +4,12 @@ In a stage of pre-activation blocks x_L = x_1 + Σ h_l(x_l). With g = ∂L/∂x_
 
     ∂L/∂x_1 = g + Σ c_l,
 
-where h_l(x_l) is a function of x_1 through all blocks before. For other networks the "1" is what the shortcuts alone
-carry from x_L to x_1, and c_l takes what they carry from x_L to the place where h_l is added:
+where h_l(x_l) is a function of x_1 through all blocks before. In other networks the "1" is the part of g that the
+shortcuts alone carry from x_L to x_1, and g in c_l becomes the part that they carry to the place where h_l is added:
 
-- post-activation blocks, x_{l+1} = relu(x_l + h_l(x_l)): the masks of the ReLUs lie on the way;
-- projections, where shapes change: their transposes;
-- DenseNet, x_{l+1} = [x_l, h_l(x_l)]: of g the channels of x_0, and for each layer the channels that it made.
+- in post-activation blocks, x_{l+1} = relu(x_l + h_l(x_l)), it passes the masks of the ReLUs;
+- in projections, where shapes change, it passes their transposes;
+- in a DenseNet, x_{l+1} = [x_l, h_l(x_l)], it is the channels of g that belong to x_0, or to the output of layer l.
 """
 
 import math
@@ -26,7 +26,7 @@ from flax import linen as nn
 from theory_flax.base.blocks import Step, branches, join
 from theory_flax.base.unroll import Walk, walk, walk_of
 
-ROWS = 4  # cotangents that a block takes at once, so that blocks of a kind share a program however many there are
+ROWS = 4  # cotangents that a block pulls back in one call, always as many, so that blocks of a kind share a program
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,15 @@ class GradientIdentity:
 
     Attributes:
         total: ∂L/∂x_1 by `jax.grad` of the real model.
-        identity: the "1": ∂L/∂x_L, or what of it the shortcuts carry to x_1.
+        identity: the "1": ∂L/∂x_L, or the part of it that the shortcuts carry to x_1.
         residuals: the c_l, one by one.
         relative_error: ‖total − identity − Σ residuals‖ / ‖total‖.
-        shares: (blocks,) what each c_l contributes to ‖total‖, ⟨c_l, total⟩ / ‖total‖²; by one forward-mode pass.
-        identity_share: the same of `identity`; with `shares` it adds up to 1.
-        plain_error: of post-activation stages, ‖total − g − Σ (∂h_l(x_l)/∂x_1)ᵀ g‖ / ‖total‖: what the identity
-            without masks misses. 0 up to rounding in pre-activation stages; None where shortcuts are more than x.
+        shares: (blocks,) the share of ‖total‖ that each c_l contributes, ⟨c_l, total⟩ / ‖total‖²; by one forward-mode
+            pass.
+        identity_share: the same for `identity`; with `shares` it adds up to 1.
+        plain_error: of post-activation stages, ‖total − g − Σ (∂h_l(x_l)/∂x_1)ᵀ g‖ / ‖total‖: the error of the
+            identity without masks. 0 up to rounding in pre-activation stages; None where shortcuts are not the
+            identity.
     """
 
     total: np.ndarray
@@ -56,12 +58,12 @@ class GradientIdentity:
 def gradient_identity(
     model: nn.Module, variables: Any, images: jax.Array, labels: jax.Array, *, stage: int | None, train: bool = False
 ) -> GradientIdentity:
-    """Computes both sides of the identity for one batch.
+    """Computes both sides of the identity for one batch, exact to the rounding of the images' type.
 
     The left side is `jax.grad` of the real model from x_1 on. The right side is built from the blocks, last to first:
     one vector-Jacobian product of a block for each c_l that passes it.
 
-    Args, errors: as `theory_flax.unroll`. Exact to the rounding of the images' type.
+    Args, errors: as `theory_flax.unroll`.
     """
     return _take_apart(walk(model, variables, images, labels, stage=stage, train=train))
 
@@ -69,7 +71,7 @@ def gradient_identity(
 def gradient_identity_of(
     x1: jax.Array, residuals: Sequence[Callable[[jax.Array], jax.Array]], loss_of: Callable[[jax.Array], jax.Array]
 ) -> GradientIdentity:
-    """Both sides of the identity for x_{l+1} = x_l + h_l(x_l) with functions of one's own.
+    """Computes both sides of the identity for x_{l+1} = x_l + h_l(x_l) with functions of your own.
 
     Args:
         x1: an array of any shape.
@@ -81,14 +83,14 @@ def gradient_identity_of(
 
 def _take_apart(start: Walk) -> GradientIdentity:
     total = jax.grad(start.loss_from)(start.x1)
-    *inputs, last = inputs_of(start.steps, start.x1)
-    # Where the real model has its x_L, to the last bit: what follows may be steep, as BatchNorm of few values is.
+    _, steps = backwards(start)
+    # x_L as the real model computes it, to the last bit: the loss may be steep there, as BatchNorm of few values is.
     g = jax.grad(start.loss_of)(jax.vjp(start.whole, start.x1)[0])
-    plain = all(_adds_its_input(step, x) for step, x in zip(start.steps, inputs, strict=True))
-    # On their way from x_L to x_1: what the shortcuts carry of g; Σ (∂h_l(x_l)/∂x)ᵀ g over the blocks so far, which is
-    # the plain identity's; and the c_l.
+    plain = all(_adds_its_input(step, x) for step, x, _ in steps)
+    # Three kinds of cotangents go from x_L to x_1: the part of g that the shortcuts carry; Σ (∂h_l(x_l)/∂x)ᵀ g over
+    # the blocks so far, for the identity without masks; and the c_l.
     rows, arriving = [g, jnp.zeros_like(g)], []
-    for step, x, y in backwards(start.steps, inputs, last):
+    for step, x, y in steps:
         parts = [step.before_join(y, row) for row in rows]
         arriving.append(parts[0][1])
         parts.append((jnp.zeros_like(parts[0][0]), parts[0][1]))  # c_l begins here
@@ -104,7 +106,7 @@ def _take_apart(start: Walk) -> GradientIdentity:
         identity=identity,
         residuals=residuals,
         relative_error=relative_error(total, identity, residuals),
-        shares=_shares(start.steps, start.x1, arriving[::-1], total),
+        shares=_shares(start, arriving[::-1], total),
         identity_share=_inner(identity, total) / _inner(total, total),
         plain_error=relative_error(total, np.asarray(g), [np.asarray(rows[1])]) if plain else None,
     )
@@ -120,13 +122,13 @@ def relative_error(total: np.ndarray, identity: np.ndarray, residuals: Sequence[
 
 @dataclass(frozen=True)
 class GradientProfile:
-    """How much of the gradient the shortcuts carry, seen from each block on. Arrays are of float64, (blocks + 1,).
+    """The part of the gradient that the shortcuts carry, from each block on. Arrays are float64, (blocks + 1,).
 
     Attributes:
         total: ‖∂L/∂x_l‖ at the input of each block, and ‖g‖ at the end.
-        identity: ‖what the shortcuts alone carry from x_L to x_l‖.
+        identity: norm of the part that the shortcuts alone carry from x_L to x_l.
         residual: ‖Σ‖, the norm of the rest.
-        cosine: between the "1" and the Σ; nan at the end, where there is no rest.
+        cosine: between the "1" and the Σ; nan at the end, where the rest is 0.
     """
 
     total: np.ndarray
@@ -138,28 +140,21 @@ class GradientProfile:
 def gradient_profile(
     model: nn.Module, variables: Any, images: jax.Array, labels: jax.Array, *, stage: int | None, train: bool = False
 ) -> GradientProfile:
-    """‖g‖, ‖Σ‖ and the cosine between them from every block on, by one backward pass.
+    """Computes ‖g‖, ‖Σ‖ and the cosine between them from every block on, by one backward pass.
 
     Args, errors: as `theory_flax.unroll`.
     """
     start = walk(model, variables, images, labels, stage=stage, train=train)
-    *inputs, last = inputs_of(start.steps, start.x1)
-    g = jax.grad(start.loss_of)(last)
-    total = along = g  # the whole gradient, and what the shortcuts carry
-    rows = [_profile_row(total, along)]
-    for step, x, y in backwards(start.steps, inputs, last):
-        by_shortcut, at_residual = step.before_join(y, along)
-        total, along = pull(step, x, [step.before_join(y, total), (by_shortcut, jnp.zeros_like(at_residual))])
-        rows.append(_profile_row(total, along))
+    rows = [_profile_row(*at_input) for at_input, _ in both_ways(start)]
     return GradientProfile(*np.array(rows[::-1]).T)
 
 
 def _profile_row(total: jax.Array, along: jax.Array) -> tuple[float, float, float, float]:
     whole, identity = np.asarray(total, np.float64), np.asarray(along, np.float64)
     rest = whole - identity
-    norms = np.linalg.norm(whole), np.linalg.norm(identity), np.linalg.norm(rest)
-    cosine = _inner(identity, rest) / (norms[1] * norms[2]) if norms[1] * norms[2] else np.nan
-    return float(norms[0]), float(norms[1]), float(norms[2]), float(cosine)
+    total_norm, identity_norm, rest_norm = (float(np.linalg.norm(part)) for part in (whole, identity, rest))
+    scale = identity_norm * rest_norm
+    return total_norm, identity_norm, rest_norm, _inner(identity, rest) / scale if scale else math.nan
 
 
 @dataclass(frozen=True)
@@ -168,8 +163,8 @@ class PathLengths:
 
     Attributes:
         norms: (blocks + 1,) float64: the norm of the sum over all paths of length 0, 1, 2, …
-        shares: (blocks + 1,) float64: what each length contributes to ‖∂L/∂x_1‖, as a share; they add up to 1.
-        counts: (blocks + 1,) float64: how many paths there are of each length, "blocks over length".
+        shares: (blocks + 1,) float64: the share of ‖∂L/∂x_1‖ that each length contributes; they add up to 1.
+        counts: (blocks + 1,) float64: the number of paths of each length, "blocks over length".
     """
 
     norms: np.ndarray
@@ -185,18 +180,16 @@ def path_lengths(
     Args, errors: as `theory_flax.unroll`.
     """
     start = walk(model, variables, images, labels, stage=stage, train=train)
-    *inputs, last = inputs_of(start.steps, start.x1)
-    g = jax.grad(start.loss_of)(last)
-    sums = [g]
-    for step, x, y in backwards(start.steps, inputs, last):
+    last, steps = backwards(start)
+    sums = [jax.grad(start.loss_of)(last)]
+    for step, x, y in steps:
         parts = [step.before_join(y, row) for row in sums]
-        # A path goes by the shortcut, or by the residual and is one longer.
+        # A path takes the shortcut, or it takes the residual and gets longer by one.
         by_shortcut = [*(skip for skip, _ in parts), jnp.zeros_like(parts[0][0])]
         by_residual = [jnp.zeros_like(parts[0][1]), *(residual for _, residual in parts)]
         sums = pull(step, x, list(zip(by_shortcut, by_residual, strict=True)))
     by_length = np.asarray(sums, np.float64).reshape(len(sums), -1)
-    total = by_length.sum(0)
-    blocks = len(start.steps)
+    total, blocks = by_length.sum(0), len(steps)
     return PathLengths(
         norms=np.linalg.norm(by_length, axis=1),
         shares=by_length @ total / (total @ total),
@@ -204,30 +197,38 @@ def path_lengths(
     )
 
 
-def inputs_of(steps: Sequence[Step], x: jax.Array) -> list[jax.Array]:
-    """x_1 to x_L: what each step takes, and what the last one gives."""
-    inputs = [x]
-    for step in steps:
-        inputs.append(step(inputs[-1]))
-    return inputs
+def backwards(start: Walk) -> tuple[jax.Array, list[tuple[Step, jax.Array, jax.Array]]]:
+    """Returns x_L, and each step with its input and its output, from the last step to the first."""
+    values = [start.x1]
+    for step in start.steps:
+        values.append(step(values[-1]))
+    return values[-1], list(zip(start.steps, values[:-1], values[1:], strict=True))[::-1]
+
+
+def both_ways(start: Walk) -> Iterator[tuple[Sequence[jax.Array], Sequence[jax.Array]]]:
+    """Takes two cotangents from x_L to x_1: the whole gradient, and the part that only shortcuts carry.
+
+    Yields:
+        Both at x_L, with nothing; then for each block, last to first, both at its input, and both at its residual.
+    """
+    last, steps = backwards(start)
+    total = along = jax.grad(start.loss_of)(last)
+    yield (total, along), ()
+    for step, x, y in steps:
+        whole, (by_shortcut, direct) = step.before_join(y, total), step.before_join(y, along)
+        total, along = pull(step, x, [whole, (by_shortcut, jnp.zeros_like(direct))])
+        yield (total, along), (whole[1], direct)
 
 
 def _adds_its_input(step: Step, x: jax.Array) -> bool:
-    """Whether the step's shortcut is the identity, so that x_{l+1} is made of x_l + h_l(x_l)."""
+    """True if the step's shortcut is the identity, so that x_{l+1} is made of x_l + h_l(x_l)."""
     if step.join == "concatenate" or step.block.shortcut == "C":
         return False
     return jax.eval_shape(step.__call__, x).shape == x.shape
 
 
-def backwards(
-    steps: Sequence[Step], inputs: Sequence[jax.Array], last: jax.Array
-) -> Iterator[tuple[Step, jax.Array, jax.Array]]:
-    """Each step with its input and its output, last to first."""
-    return zip(reversed(steps), reversed(inputs), [last, *reversed(inputs[1:])], strict=True)
-
-
 def pull(step: Step, x: jax.Array, cotangents: Sequence[tuple[jax.Array, jax.Array]]) -> list[jax.Array]:
-    """Cotangents of a block's shortcut and residual, each taken to the block's input x."""
+    """Takes cotangents of a block's shortcut and residual to the block's input x."""
     pulled: list[jax.Array] = []
     for first in range(0, len(cotangents), ROWS):
         some = cotangents[first : first + ROWS]
@@ -240,7 +241,7 @@ def pull(step: Step, x: jax.Array, cotangents: Sequence[tuple[jax.Array, jax.Arr
 def _pull_rows(
     block: Any, train: bool, variables: Any, x: jax.Array, cotangents: Sequence[tuple[jax.Array, jax.Array]]
 ) -> list[jax.Array]:
-    # Side by side: in a loop inside of a program XLA's convolutions on the CPU take many times as long.
+    # vmap and not a loop: inside compiled loops XLA's convolutions on the CPU take many times as long.
     pull_back = jax.vjp(lambda x: branches(block, train, variables, x), x)[1]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *cotangents)
     return list(jax.vmap(pull_back)(stacked)[0])
@@ -250,7 +251,7 @@ def _pull_rows(
 def _push(
     block: Any, kind: str, train: bool, variables: Any, x: jax.Array, tangent: jax.Array, arriving: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """A block's output for a tangent of its input, and ⟨arriving, ∂h · tangent⟩."""
+    """Returns the tangent of a block's output for a tangent of its input, and ⟨arriving, ∂h · tangent⟩."""
     (skip, residual), (skip_tangent, residual_tangent) = jax.jvp(
         lambda x: branches(block, train, variables, x), (x,), (tangent,)
     )
@@ -258,11 +259,11 @@ def _push(
     return pushed, jnp.vdot(arriving, residual_tangent)
 
 
-def _shares(steps: Sequence[Step], x: jax.Array, arriving: Sequence[jax.Array], total: np.ndarray) -> np.ndarray:
+def _shares(start: Walk, arriving: Sequence[jax.Array], total: np.ndarray) -> np.ndarray:
     """⟨c_l, total⟩ / ‖total‖² of each block, from the tangent `total` at x_1."""
     norm = np.sqrt(_inner(total, total))
-    tangent, shares = jnp.asarray(total / norm, x.dtype), []
-    for step, at_residual in zip(steps, arriving, strict=True):
+    x, tangent, shares = start.x1, jnp.asarray(total / norm, start.x1.dtype), []
+    for step, at_residual in zip(start.steps, arriving, strict=True):
         tangent_after, share = _push(*step, x, tangent, at_residual)
         x, tangent = step(x), tangent_after
         shares.append(float(share) / norm)

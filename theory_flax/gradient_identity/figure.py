@@ -6,36 +6,23 @@ from matplotlib.ticker import MaxNLocator
 
 from common_flax.palette import BLACK, BLUE, COLOURS, GREEN, ORANGE
 from theory_flax.base.figures import label, new_figure
-from theory_flax.gradient_identity.experiment import Report
+from theory_flax.gradient_identity.experiment import Error, Report
 
 
 def draw(report: Report) -> Figure:
-    """The error by network, ‖g‖ and ‖Σ‖ from each block on, their cosine, and the paths by length."""
+    """Draws the error by network, ‖g‖ and ‖Σ‖ from each block on, their cosine, and the paths by length."""
     figure, panels = new_figure("∂L/∂x₁ = ∂L/∂x_L · (1 + Σ ∂h_l/∂x₁), computed on both sides", 2, 2, height=3.9)
     exact, norms, cosines, paths = panels.flat
 
     names = list(dict.fromkeys(error.network for error in report.errors))
     for dtype, colour, marker in (("float32", BLUE, "o"), ("float64", GREEN, "s")):
-        of_type = [error for error in report.errors if error.dtype == dtype]
-        exact.plot(
-            [error.error for error in of_type],
-            [names.index(error.network) for error in of_type],
-            marker,
-            color=colour,
-            label=f"{dtype}",
-            alpha=0.8,
-        )
-    misses = [error for error in report.errors if error.plain_error is not None and error.plain_error > 1e-3]
+        of_type = [(error.error, names.index(error.network)) for error in report.errors if error.dtype == dtype]
+        exact.plot(*zip(*of_type, strict=True), marker, color=colour, label=dtype, alpha=0.8)
+    misses = [(error.plain_error, names.index(error.network)) for error in report.errors if _misses(error)]
     if misses:
-        exact.plot(
-            [error.plain_error for error in misses],
-            [names.index(error.network) for error in misses],
-            "x",
-            color=ORANGE,
-            label="without the ReLUs' masks",
-        )
+        exact.plot(*zip(*misses, strict=True), "x", color=ORANGE, label="without the ReLUs' masks")
     exact.set_yticks(range(len(names)), names)
-    exact.set(xscale="log", xlim=(1e-17, 3), ylim=(len(names) + 0.4, -0.5))  # with room for the legend
+    exact.set(xscale="log", xlim=(1e-17, 3), ylim=(len(names) + 0.4, -0.5))  # leaves room for the legend
     for bound in (1e-12, 1e-5):
         exact.axvline(bound, color=BLACK, lw=0.8, ls=":")
     label(exact, "the two sides agree to rounding", "‖left − right‖ / ‖left‖", "")
@@ -50,30 +37,35 @@ def draw(report: Report) -> Figure:
     binomial = report.paths[0].counts / report.paths[0].counts.sum()
     paths.plot(np.arange(len(binomial)), binomial, ":", color=BLACK, label="share of all paths")
     norms.set_yscale("log")
-    norms.set_ylim(top=12 * max(profile.total.max() for profile in report.profiles))  # with room for the legend
+    norms.set_ylim(top=12 * max(profile.total.max() for profile in report.profiles))  # leaves room for the legend
     paths.set_ylim(top=1.5 * max(path.shares.max() for path in report.paths))
     for axes in (norms, cosines, paths):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    cosines.axhline(0, color=BLACK, lw=0.8)
-    paths.axhline(0, color=BLACK, lw=0.8)
+    for axes in (cosines, paths):
+        axes.axhline(0, color=BLACK, lw=0.8)
     label(norms, f"what shortcuts carry, and the rest ({where(report)})", "block l", "norm", columns=2)
     label(cosines, "cosine between the two", "block l", "cosine")
     label(paths, "paths by how many residuals they pass", "length", "share of ‖∂L/∂x₁‖")
     return figure
 
 
+def _misses(error: Error) -> bool:
+    """True if the identity without masks has more than a rounding error."""
+    return error.plain_error is not None and error.plain_error > 1e-3
+
+
 def where(report: Report) -> str:
-    """What the profiles and paths are of."""
+    """Names the network, or its dense block, of the profiles and paths."""
     return report.network if report.stage is None else f"{report.network}, block {report.stage + 1}"
 
 
 def summary(report: Report) -> list[str]:
-    """What was found, in lines."""
+    """Says the result in lines."""
     lines = []
     for dtype in ("float64", "float32"):
         worst = max((error for error in report.errors if error.dtype == dtype), key=lambda error: error.error)
         lines.append(f"largest error in {dtype}: {worst.error:.1e} ({worst.network}, stage {worst.stage})")
-    misses = [error.plain_error for error in report.errors if error.plain_error and error.plain_error > 1e-3]
+    misses = [error.plain_error for error in report.errors if error.plain_error is not None and _misses(error)]
     if misses:
         lines.append(
             f"post-activation: without the ReLUs' masks the identity misses {min(misses):.0%} to {max(misses):.0%}"
