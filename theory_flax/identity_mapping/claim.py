@@ -1,10 +1,11 @@
 """Stacks of layers learn the identity badly, stacks of residuals well (He 2015, sections 3.1 and 4.2, figure 7).
 
-If added layers were easily driven to the identity, a deeper network would train no worse than a shallow one. A stack of
-layers has to build it, y = f(x) with f near x; a stack of residuals has to bring its branches near zero. In trained
-networks the responses of layers show the same: those of residual networks are smaller.
+If added layers learned the identity easily, a deeper network would train no worse than a shallow one. A stack of layers
+has to build the identity, y = f(x) with f near x; a stack of residuals only has to bring its branches near zero.
+Trained networks show the same difference: the layers of residual networks have smaller responses.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,20 +20,22 @@ from common_flax.checks import check_positive
 from layers_flax import BatchNorm
 from resnet_flax import ResNet
 
+Optimizer = Callable[[Any], optax.GradientTransformation]
+
 
 @dataclass(frozen=True)
 class StackRuns:
-    """A stack of blocks that learned the identity from several seeds, at the best of several rates.
+    """A stack of blocks that learned the identity from several seeds, at the best of several learning rates.
 
     Attributes:
-        blocks: in the stack.
-        shortcuts: whether they have them.
-        rate: of learning: that of the least mean final error.
+        blocks: number of blocks.
+        shortcuts: True if the blocks have shortcuts.
+        rate: the learning rate with the least mean final error.
         error: (seeds, windows) ‖f(x) − x‖² / ‖x − mean‖² on new inputs, mean over windows of steps: 0 is the identity,
             1 is as good as a constant. The blocks normalise by the batch, as in training.
         final_error: (seeds,) of the last window.
-        tried: (rates, seeds) the final error at every rate; infinite where it is not finite.
-        branches_before, branches_after: (seeds, blocks) ‖h(x)‖ / ‖x‖ of each block's branch, x what it is given.
+        tried: (rates, seeds) the final error at every learning rate; infinite if it is nan.
+        branches_before, branches_after: (seeds, blocks) ‖h(x)‖ / ‖x‖ of each block's branch h and input x.
     """
 
     blocks: int
@@ -51,8 +54,8 @@ class IdentityMapping:
 
     Attributes:
         block: name of the block.
-        window: steps that an error is the mean of.
-        rates, seeds: of all stacks.
+        window: number of steps that an error is averaged over.
+        rates, seeds: the learning rates and seeds of all stacks.
         plain, residual: the stacks, from few blocks to many.
     """
 
@@ -75,30 +78,33 @@ def identity_mapping(
     features: int = 8,
     size: int = 8,
     batch_size: int = 16,
-    optimiser: Callable[[Any], optax.GradientTransformation] = optax.adam,
+    optimizer: Optimizer = optax.adam,
     **options: Any,
 ) -> IdentityMapping:
-    """Trains stacks of blocks to give back what they are given, without shortcuts and with them.
+    """Trains stacks of blocks, without shortcuts and with them, to return their input.
 
-    The inputs are new at every step: independent normal values; for blocks that end in a ReLU those below zero are
-    zero, as such a block can give back no others. From one seed both kinds start with the same parameters and see the
+    The inputs are new at every step: independent normal values, without the negative ones for blocks that end in a
+    ReLU, because such a block cannot return them. From one seed both kinds start with the same parameters and see the
     same inputs.
 
     Args:
         block: `BasicBlock`, `BottleneckBlock` or their pre-activation twins.
-        counts: of blocks in the stacks.
-        rates, seeds: every stack is trained at every rate from every seed.
-        steps: of the optimiser.
-        window: steps that an error is the mean of; divides `steps`.
+        counts: numbers of blocks in the stacks.
+        rates, seeds: every stack is trained at every learning rate from every seed.
+        steps: of the optimizer.
+        window: number of steps that an error is averaged over; divides `steps`.
         features: channels, as the block takes them.
         size: height and width of the inputs.
-        batch_size: of inputs.
-        optimiser: rate → one of Optax's, that each block has to itself.
+        batch_size: number of inputs in a step.
+        optimizer: learning rate → an optimizer of Optax, one for each block.
         **options: of the block.
 
     Raises:
         ValueError: a number is not positive, or `window` does not divide `steps`.
     """
+    if "optimiser" in options:
+        warnings.warn("identity_mapping's optimiser is optimizer now", DeprecationWarning, stacklevel=2)
+        optimizer = options.pop("optimiser")
     for name, value in dict(steps=steps, window=window, features=features, size=size, batch_size=batch_size).items():
         check_positive(name, value)
     for name, values in (("counts", counts), ("rates", rates), ("seeds", seeds)):
@@ -107,45 +113,40 @@ def identity_mapping(
     if steps % window:
         raise ValueError(f"window must divide steps; given {window} and {steps}")
     shape = (batch_size, size, size, features * block.expansion)
-    stacks = []
-    for shortcut in (None, "B"):
-        module = block(features, shortcut=shortcut, **options)
-        stacks.append(tuple(_learn(module, count, shape, rates, seeds, steps, window, optimiser) for count in counts))
+
+    def learn(module: Any, count: int) -> StackRuns:
+        runs = [[_run(module, count, shape, steps, optimizer, rate, seed) for seed in seeds] for rate in rates]
+        windows = [[errors.reshape(-1, window).mean(1) for errors, _, _ in row] for row in runs]
+        tried = np.nan_to_num([[errors[-1] for errors in row] for row in windows], nan=np.inf)
+        best = int(tried.mean(1).argmin())
+        _, before, after = map(np.array, zip(*runs[best], strict=True))
+        shortcuts = module.shortcut is not None
+        return StackRuns(count, shortcuts, rates[best], np.array(windows[best]), tried[best], tried, before, after)
+
+    modules = [block(features, shortcut=shortcut, **options) for shortcut in (None, "B")]
+    stacks = [tuple(learn(module, count) for count in counts) for module in modules]
     return IdentityMapping(block.__name__, window, tuple(rates), tuple(seeds), *stacks)
 
 
-def _learn(
-    block: Any,
-    count: int,
-    shape: tuple[int, ...],
-    rates: Sequence[float],
-    seeds: Sequence[int],
-    steps: int,
-    window: int,
-    optimiser: Callable[[Any], optax.GradientTransformation],
-) -> StackRuns:
-    def run(rate: float, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        first, data = jax.random.split(jax.random.key(seed))
-        variables = stack_init(block, count, first, shape)
-        states = [optimiser(0.0).init(own["params"]) for own in variables]
-        shown = inputs(block, jax.random.fold_in(data, steps), shape)
-        before, errors = branch_sizes(block, variables, shown), []
-        for key in jax.random.split(data, steps):
-            x = inputs(block, key, shape)
-            variables, states, error = learning_step(block, optimiser, variables, states, x, jnp.float32(rate))
-            errors.append(error)
-        windows = np.array(jax.device_get(errors), np.float64).reshape(-1, window).mean(1)
-        return windows, np.asarray(before), np.asarray(branch_sizes(block, variables, shown))
-
-    runs = [[run(rate, seed) for seed in seeds] for rate in rates]
-    tried = np.nan_to_num([[windows[-1] for windows, _, _ in row] for row in runs], nan=np.inf)
-    best = int(tried.mean(1).argmin())
-    error, before, after = (np.array(column) for column in zip(*runs[best], strict=True))
-    return StackRuns(count, block.shortcut is not None, rates[best], error, tried[best], tried, before, after)
+def _run(
+    block: Any, count: int, shape: tuple[int, ...], steps: int, optimizer: Optimizer, rate: float, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Trains one stack; returns its error at each step, and the sizes of its branches before and after."""
+    first, data = jax.random.split(jax.random.key(seed))
+    variables = stack_init(block, count, first, shape)
+    states = [optimizer(0.0).init(own["params"]) for own in variables]
+    shown = inputs(block, jax.random.fold_in(data, steps), shape)
+    before, errors = branch_sizes(block, variables, shown), []
+    for key in jax.random.split(data, steps):
+        x = inputs(block, key, shape)
+        variables, states, error = learning_step(block, optimizer, variables, states, x, jnp.float32(rate))
+        errors.append(error)
+    after = branch_sizes(block, variables, shown)
+    return np.array(jax.device_get(errors), np.float64), np.asarray(before), np.asarray(after)
 
 
 def stack_init(block: Any, count: int, key: jax.Array, shape: tuple[int, ...]) -> list[Any]:
-    """Variables of `count` blocks on top of each other, for inputs of `shape`."""
+    """Draws the variables of `count` blocks on top of each other, for inputs of `shape`."""
     return [_init(block, shape, own) for own in jax.random.split(key, count)]
 
 
@@ -155,31 +156,20 @@ def _init(block: Any, shape: tuple[int, ...], key: jax.Array) -> Any:
 
 
 def learning_step(
-    block: Any,
-    optimiser: Callable[[Any], optax.GradientTransformation],
-    variables: Sequence[Any],
-    states: Sequence[Any],
-    x: jax.Array,
-    rate: jax.Array,
+    block: Any, optimizer: Optimizer, variables: Sequence[Any], states: Sequence[Any], x: jax.Array, rate: jax.Array
 ) -> tuple[list[Any], list[Any], jax.Array]:
-    """One step of every block down the gradient of `identity_error`: new variables and states, and the error before.
+    """Steps every block down the gradient of `identity_error` at inputs x, with the learning rate `rate`.
 
-    Block by block, last to first, so that stacks of all sizes share three compiled programs.
-
-    Args:
-        block: of which all blocks of the stack are.
-        optimiser: rate → one of Optax's, that each block has to itself.
-        variables, states: of each block.
-        x: inputs.
-        rate: of learning.
+    The blocks are updated one by one, last to first, so that stacks of all sizes share three compiled programs. Returns
+    the new variables and optimizer states of each block, and the error before the step.
     """
     seen = [x]
     for own in variables:
         seen.append(_forward(block, own, seen[-1]))
     error, cotangent = _error_and_gradient(seen.pop(), x)
     stepped = []
-    for own, state, given in zip(reversed(variables), reversed(states), reversed(seen), strict=True):
-        own, state, cotangent = _backward(block, optimiser, own, state, given, cotangent, rate)
+    for own, state, entered in zip(reversed(variables), reversed(states), reversed(seen), strict=True):
+        own, state, cotangent = _backward(block, optimizer, own, state, entered, cotangent, rate)
         stepped.append((own, state))
     new_variables, new_states = zip(*reversed(stepped), strict=True)
     return list(new_variables), list(new_states), error
@@ -190,36 +180,34 @@ def _forward(block: Any, variables: Any, x: jax.Array) -> jax.Array:
     return block.apply(variables, x, True)
 
 
-@jax.jit
-def _error_and_gradient(y: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return jax.value_and_grad(_error)(y, x)
-
-
 def _error(y: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.square(y - x).sum() / jnp.square(x - x.mean((0, 1, 2))).sum()
 
 
+_error_and_gradient = jax.jit(jax.value_and_grad(_error))
+
+
 @partial(jax.jit, static_argnums=(0, 1))
 def _backward(
-    block: Any, optimiser: Any, variables: Any, state: Any, x: jax.Array, cotangent: jax.Array, rate: jax.Array
+    block: Any, optimizer: Any, variables: Any, state: Any, x: jax.Array, cotangent: jax.Array, rate: jax.Array
 ) -> tuple[Any, Any, jax.Array]:
-    """Takes a cotangent of a block's output to its input, and the block's parameters a step."""
+    """Pulls a cotangent of a block's output back to its input, and updates the block's parameters."""
     params = variables["params"]
     _, pull = jax.vjp(lambda params, x: block.apply({**variables, "params": params}, x, True), params, x)
     gradient, at_input = pull(cotangent)
-    updates, state = optimiser(rate).update(gradient, state, params)
+    updates, state = optimizer(rate).update(gradient, state, params)
     return {**variables, "params": optax.apply_updates(params, updates)}, state, at_input
 
 
 @partial(jax.jit, static_argnums=(0, 2))
 def inputs(block: Any, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Normal values that the block can give back: of blocks that end in a ReLU, those below zero are zero."""
+    """Draws normal values that the block can return: for blocks that end in a ReLU, negative values become 0."""
     x = jax.random.normal(key, shape)
     return x if block.pre_activation else jax.nn.relu(x)
 
 
 def identity_error(block: Any, variables: Sequence[Any], x: jax.Array) -> jax.Array:
-    """‖f(x) − x‖² / ‖x − mean‖² of a stack f, (), the mean channel by channel; f normalises by the batch."""
+    """‖f(x) − x‖² / ‖x − mean‖² of a stack f, a scalar; the mean is per channel, and f normalises by the batch."""
     y = x
     for own in variables:
         y = _forward(block, own, y)
@@ -227,7 +215,7 @@ def identity_error(block: Any, variables: Sequence[Any], x: jax.Array) -> jax.Ar
 
 
 def branch_sizes(block: Any, variables: Sequence[Any], x: jax.Array) -> jax.Array:
-    """‖h(x)‖ / ‖x‖ of each block's branch h, (blocks,), x what the block is given."""
+    """‖h(x)‖ / ‖x‖ of each block's branch h and input x, (blocks,)."""
     sizes = []
     for own in variables:
         size, x = _branch_size(block, own, x)
@@ -244,8 +232,8 @@ def _branch_size(block: Any, variables: Any, x: jax.Array) -> tuple[jax.Array, j
 def layer_responses(model: ResNet, variables: Any, images: jax.Array, *, train: bool = False) -> np.ndarray:
     """Standard deviations of a network's layer responses, first layer first, (layers,) float64 (He 2015, figure 7).
 
-    A response is what a convolution gives after its BatchNorm, before activation and addition. The stem's is the
-    first; projections of shortcuts are left out.
+    A response is the output of a convolution after BatchNorm, before activation and addition. The stem comes first;
+    projections of shortcuts are left out.
 
     Args:
         model: a post-activation ResNet or a plain network.
@@ -254,7 +242,7 @@ def layer_responses(model: ResNet, variables: Any, images: jax.Array, *, train: 
         train: normalise with the batch's statistics.
 
     Raises:
-        ValueError: the network is another one: in pre-activation blocks BatchNorm stands before the layers.
+        ValueError: the network is of another kind; in pre-activation blocks BatchNorm stands before the convolutions.
     """
     if not isinstance(model, ResNet) or model.block.pre_activation:
         what = "pre-activation blocks" if isinstance(model, ResNet) else f"a {type(model).__name__}"
@@ -267,12 +255,9 @@ def layer_responses(model: ResNet, variables: Any, images: jax.Array, *, train: 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _responses(model: ResNet, train: bool, variables: Any, images: jax.Array) -> dict[str, jax.Array]:
-    _, state = model.apply(
-        variables,
-        images,
-        train,
-        capture_intermediates=lambda module, _: isinstance(module, BatchNorm),
-        mutable=["intermediates"],
-    )
+    def is_norm(module: Any, _: str) -> bool:
+        return isinstance(module, BatchNorm)
+
+    _, state = model.apply(variables, images, train, capture_intermediates=is_norm, mutable=["intermediates"])
     leaves = jax.tree_util.tree_leaves_with_path(state["intermediates"])
     return {"/".join(str(key.key) for key in path[:-2]): leaf.std() for path, leaf in leaves}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,8 @@ from theory_flax.experiments.networks import dataset_of, images_of
 from theory_flax.experiments.setting import PLAIN, RESIDUAL, rate_in, setting_of, training_on
 from theory_flax.identity_mapping.claim import IdentityMapping, StackRuns, identity_mapping, layer_responses
 
-COUNTS = (1, 2, 4, 8)
+QUICK: dict[str, Any] = dict(rates=(0.03,), steps=120, window=6, features=8, size=6)
+WHOLE: dict[str, Any] = dict(rates=(0.1, 0.03, 0.01), steps=1000, window=50, features=16, size=8)
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,11 @@ class Responses:
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured.
+    """The result of the experiment.
 
     Attributes:
         stacks: of post-activation blocks, and of pre-activation ones.
-        responses: plain and residual networks.
+        responses: of plain and residual networks.
         steps: of the networks' training.
     """
 
@@ -44,38 +46,25 @@ class Report:
 
 
 def measure(options: Options, say: Callable[[str], None]) -> Report:
-    """Both kinds of stacks, and networks of both kinds before and after training."""
-    dataset, setting = dataset_of(options), setting_of(options)
-    quick = options.quick
+    """Measures both kinds of stacks, and networks of both kinds before and after training."""
+    dataset, setting, quick = dataset_of(options), setting_of(options), options.quick
     seeds = tuple(range(options.seeds or (3 if quick else 5)))
-    steps = 120 if quick else 1000
     stacks = []
     for block in (BasicBlock, PreActBasicBlock):
-        found = identity_mapping(
-            block,
-            counts=COUNTS,
-            rates=(0.03,) if quick else (0.1, 0.03, 0.01),
-            seeds=seeds,
-            steps=steps,
-            window=steps // 20,
-            features=8 if quick else 16,
-            size=6 if quick else 8,
-        )
-        stacks.append(found)
-        for runs in (*found.plain, *found.residual):
+        stacks.append(identity_mapping(block, counts=(1, 2, 4, 8), seeds=seeds, **(QUICK if quick else WHOLE)))
+        for runs in (*stacks[-1].plain, *stacks[-1].residual):
             say(f"{block.__name__}, {kind_of(runs)}: error {runs.final_error.mean():.4f} at rate {runs.rate:g}")
 
     if quick:
         setting = replace(setting, steps=100)
-    images, _ = images_of(dataset, min(256, len(dataset.test.labels)), test=True)
+    images, _ = images_of(dataset, 256, test=True)
     images = images[:, :: setting.every, :: setting.every]
     responses = []
     for name in ("plain20", "resnet20") if quick else (*PLAIN, *RESIDUAL):
         model, training = training_on(dataset, name, setting)
         rows = []
         for seed in seeds[:3]:
-            rate = rate_in(setting, 0.1)
-            ends = list(training(steps=setting.steps, every=setting.steps, rate=rate, seed=seed))
+            ends = training(steps=setting.steps, every=setting.steps, rate=rate_in(setting, 0.1), seed=seed)
             rows.append([layer_responses(model, moment.variables, images, train=True) for moment in ends])
         before, after = np.array(rows).swapaxes(0, 1)
         responses.append(Responses(name, before, after))
@@ -84,8 +73,5 @@ def measure(options: Options, say: Callable[[str], None]) -> Report:
 
 
 def kind_of(runs: StackRuns) -> str:
-    """The stack in words: "2 residual blocks"."""
+    """Describes a stack in words: "2 residual blocks"."""
     return f"{runs.blocks} {'residual' if runs.shortcuts else 'plain'} block{'s' * (runs.blocks > 1)}"
-
-
-USES = frozenset({"data", "data_dir", "seeds"})
