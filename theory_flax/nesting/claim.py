@@ -1,21 +1,21 @@
-"""Families of functions, nested and not: how near each comes to a target that lies outside all of them.
+"""Families of functions, nested or not, and their distances to a target that lies outside all of them.
 
 If F_1 ⊆ F_2 ⊆ …, the distance to a target can only fall; otherwise more layers may lead away from it (Zhang et al.,
-Dive into Deep Learning, section 8.6.1; the construction is that of He 2015, section 1). Here F_L is what a tower of L
-blocks can compute with parameters in a ball,
+Dive into Deep Learning, section 8.6.1; the construction is that of He 2015, section 1). Here F_L has the functions of
+all towers of L blocks with parameters in a ball,
 
     F_L(R) = { x ↦ f(x; θ) : ‖θ‖ ≤ R },
 
-the constraint that weight decay stands for. BatchNorm works with fixed statistics, mean 0 and variance 1, so that a
-network is a function of one x. A residual block whose parameters are 0 is the identity on what a ReLU gives, and costs
-nothing of the ball: the families of residual towers are nested, for every R. Without shortcuts the identity has to be
-bought, layer by layer, and what a layer gets the others lack: with n factors between input and output,
+the constraint that weight decay stands for. BatchNorm has fixed statistics, mean 0 and variance 1, so that a network is
+a function of one x. A residual block with parameters 0 is the identity on the output of a ReLU, at no cost in ‖θ‖: the
+families of residual towers are nested, for every R. Without shortcuts every layer needs norm to pass its input on, and
+the layers share R: with n factors between input and output,
 
     |f(x) - f(y)| ≤ Π ‖W_i‖ |x - y| ≤ (R² / n)^(n/2) |x - y|,
 
-the largest product for a sum of squares R². It falls to 0 with depth, and with it all that a plain tower can do.
-Without the ball a plain tower of constant width could hold a shallower one too (up to rounding, and for fixed
-statistics): what is then left of the plain networks' trouble is how hard that is to find.
+the largest product for a sum of squares R². The bound falls to 0 with depth, and so does all that a plain tower can
+compute. Without the ball a plain tower of constant width could equal a shallower one too (up to rounding, and for fixed
+statistics): the remaining trouble of plain networks is then that such parameters are hard to learn.
 """
 
 from collections.abc import Sequence
@@ -35,13 +35,13 @@ from resnet_flax import PlainNet, ResNet, deepen
 
 @dataclass(frozen=True)
 class Fits:
-    """The nearest functions that were found in each family. Arrays are of float64.
+    """The nearest functions of each family that the search reached. Arrays are float64.
 
     Attributes:
         depths: (families,) blocks of each tower.
         distances: (families, problems): root mean square over the grid between target and fit.
-        embedded: (families, problems): the same for the fit of the family before, taken over into this one; nan for
-            the first family. Of residual towers it is the distance of the family before.
+        embedded: (families, problems): the same for the fit of the family before, embedded into this one; nan for the
+            first family. For residual towers it equals the distance of the family before.
         norms: (families, problems): ‖θ‖ of the fits.
         values: (families, problems, points): the fits.
     """
@@ -63,24 +63,24 @@ def fit_families(
     rate: float = 0.03,
     seeds: Sequence[int] | None = None,
 ) -> Fits:
-    """Fits each target by each family: full-batch Adam, whose rate falls along a cosine, kept in the ball.
+    """Fits each target by each family: full-batch Adam with a cosine learning rate, projected onto the ball.
 
-    Each search starts twice: anew, and from the fit of the family before. A residual tower takes it over by
-    `resnet_flax.deepen`: it is itself a member of the deeper family, so that the distance cannot grow. A plain tower
-    takes it over with new blocks that are the identity, and the whole then shrinks into the ball.
+    Each search starts twice: from new parameters, and from the fit of the family before. In residual towers that fit is
+    embedded by `resnet_flax.deepen` and is a member of the deeper family, so that the distance cannot grow. In plain
+    towers the new blocks are the identity, and the whole is then scaled down into the ball.
 
     Args:
         towers: networks of basic blocks, one stage and one output, each deeper than the one before; run with fixed
             statistics. `ResNet` or `PlainNet`.
-        points: (points,) inputs, each a picture of one pixel to the network.
+        points: (points,) inputs, each an image of one pixel for the network.
         targets: (problems, points); each is a problem of its own.
         radius: R of the ball ‖θ‖ ≤ R.
         steps: of Adam, from each start.
-        rate: of Adam at the first step.
+        rate: learning rate of Adam at the first step.
         seeds: (problems,) of the initialisation; None is 0, 1, 2, ….
 
     Raises:
-        ValueError: a tower is not deeper than the one before, or not of its kind; an argument is out of range.
+        ValueError: a tower is not deeper than the one before, or of another kind; an argument is out of range.
     """
     check_positive("steps", steps)
     if not radius > 0:
@@ -100,28 +100,20 @@ def fit_families(
 
     fits: list[_Fit] = []
     for i, tower in enumerate(towers):
-        fresh, other = (
-            _fresh(tower, images[:1], jax.vmap(partial(jax.random.fold_in, data=j))(keys), radius) for j in (0, 1)
-        )
-        member = start = other
-        if i > 0:
-            member, start = _take_over(towers[i - 1], fits[-1].variables, tower, keys, radius)
-        fits.append(_fit(tower, steps, rate, images, goals, radius, member, (fresh, start)))
-    return Fits(
-        depths=np.array(depths),
-        distances=_stack([fit.distance for fit in fits]),
-        embedded=_stack([jnp.full_like(fits[0].distance, jnp.nan), *(fit.of_member for fit in fits[1:])]),
-        norms=_stack([fit.norm for fit in fits]),
-        values=_stack([fit.values for fit in fits]),
-    )
-
-
-def _stack(rows: Sequence[jax.Array]) -> np.ndarray:
-    return np.stack([np.asarray(row, np.float64) for row in rows])
+        new = _init(tower, images[:1], keys, radius, 0)
+        if i == 0:
+            member = start = _init(tower, images[:1], keys, radius, 1)
+        else:
+            member, start = _embed(towers[i - 1], fits[-1].variables, tower, keys, radius)
+        fits.append(_fit(tower, steps, rate, images, goals, radius, member, (new, start)))
+    _, *columns = zip(*fits, strict=True)
+    distances, embedded, norms, values = (np.stack(rows).astype(np.float64) for rows in columns)
+    embedded[0] = np.nan
+    return Fits(np.array(depths), distances, embedded, norms, values)
 
 
 def gain_bound(tower: PlainNet, radius: float) -> float:
-    """(R² / n)^(n/2), which no plain tower in the ball changes faster than: n counts its kernels and scales.
+    """(R² / n)^(n/2), the largest gain |f(x) - f(y)| / |x - y| of a plain tower; n counts its kernels and scales.
 
     Raises:
         ValueError: the tower has shortcuts, whose gain does not fall with depth.
@@ -134,14 +126,10 @@ def gain_bound(tower: PlainNet, radius: float) -> float:
 
 
 def distance_bound(points: np.ndarray, target: np.ndarray, gain: float) -> float:
-    """What no function with |f(x) - f(y)| ≤ gain |x - y| comes nearer to the target than, in root mean square.
+    """A lower bound of the distance, in root mean square, of any f with |f(x) - f(y)| ≤ gain |x - y| to the target.
 
-    Around each point a such a function stays in c ± gain |x - a|; the best c is found by bisection, and the largest
-    of the bounds holds.
-
-    Args:
-        points, target: (points,).
-        gain: at least 0.
+    `points` and `target` are (points,). Around each point a, such a function stays in c ± gain |x - a|. Bisection gives
+    the best c and with it a bound for each a; the largest bound is returned.
     """
     room = gain * np.abs(points[:, None] - points)  # (anchors, points)
     low, high = np.full(len(points), target.min()), np.full(len(points), target.max())
@@ -155,19 +143,19 @@ def distance_bound(points: np.ndarray, target: np.ndarray, gain: float) -> float
 
 
 def reach(lengths: np.ndarray, distances: np.ndarray, level: float) -> np.ndarray:
-    """How far along each direction a family comes within `level` of what lies there.
+    """Computes up to which length, along each direction, a family comes within `level` of the targets.
 
-    With f a family has c f for 0 ≤ c ≤ 1, so that the distance to c t is at most c times that to t. This mends what
-    an optimiser missed, and makes the region one piece around 0.
+    A family has c f with every f for 0 ≤ c ≤ 1, so that its distance to c t is at most c times its distance to t. This
+    corrects fits that the optimizer missed, and makes the region one piece around 0.
 
     Args:
         lengths: (lengths,), rising, of the targets along each direction.
-        distances: (..., lengths) to them, found or exact.
-        level: in the same unit.
+        distances: (..., lengths) to the targets, measured or exact.
+        level: a distance.
 
     Returns:
-        (...,) the length at which the distance passes the level, between two lengths by a straight line; the last of
-        them where it never does.
+        (...,) the length at which the distance passes the level, by linear interpolation; the last length where the
+        distance never passes the level.
     """
     ratios = np.minimum.accumulate((distances / lengths)[..., ::-1], -1)[..., ::-1]
     mended = np.concatenate([np.zeros((*distances.shape[:-1], 1)), ratios * lengths], -1)
@@ -177,28 +165,21 @@ def reach(lengths: np.ndarray, distances: np.ndarray, level: float) -> np.ndarra
 
 
 class _Fit(NamedTuple):
-    """What became of each problem; all have it as their first axis."""
+    """The fits of one family; the first axis of every array is the problem."""
 
     variables: Any
     distance: jax.Array
-    of_member: jax.Array  # of what was taken over, before any step
+    of_member: jax.Array  # distance of `member`, before any step
     norm: jax.Array
     values: jax.Array
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _fit(
-    tower: ResNet,
-    steps: int,
-    rate: float,
-    images: jax.Array,
-    goals: jax.Array,
-    radius: float,
-    member: Any,
-    starts: tuple[Any, ...],
+    tower: ResNet, steps: int, rate: float, images: jax.Array, goals: jax.Array, radius: float, member: Any, starts: Any
 ) -> _Fit:
-    """The best of `member` and of what Adam meets on its way from each of `starts`, for each problem."""
-    optimiser = optax.adam(optax.cosine_decay_schedule(rate, steps))
+    """Returns the best of `member` and of all steps of Adam from each of `starts`, for each problem."""
+    optimizer = optax.adam(optax.cosine_decay_schedule(rate, steps))
 
     def one(goal: jax.Array, member: Any, starts: Any) -> _Fit:
         stats = member["batch_stats"]
@@ -212,44 +193,42 @@ def _fit(
 
         def step(carry: Any, _: None) -> tuple[Any, None]:
             params, state, best, least = carry
-            found, gradient = jax.value_and_grad(error)(params)
-            best = jax.tree.map(lambda new, old: jnp.where(found < least, new, old), params, best)
-            updates, state = optimiser.update(gradient, state, params)
+            now, gradient = jax.value_and_grad(error)(params)
+            best = jax.tree.map(lambda new, old: jnp.where(now < least, new, old), params, best)
+            updates, state = optimizer.update(gradient, state, params)
             params = _into_ball(optax.apply_updates(params, updates), radius)
-            return (params, state, best, jnp.minimum(found, least)), None
+            return (params, state, best, jnp.minimum(now, least)), None
 
         def search(start: Any) -> tuple[Any, jax.Array]:
-            carry = start, optimiser.init(start), member["params"], first
+            carry = start, optimizer.init(start), member["params"], first
             (_, _, best, least), _ = jax.lax.scan(step, carry, None, length=steps)
             return best, least
 
         first = error(member["params"])
         together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(start["params"] for start in starts))
-        found, least = jax.vmap(search)(together)
-        best = jax.tree.map(lambda leaf: leaf[least.argmin()], found)
+        params, least = jax.vmap(search)(together)
+        best = jax.tree.map(lambda leaf: leaf[least.argmin()], params)
         variables = {"params": best, "batch_stats": stats}
         return _Fit(variables, jnp.sqrt(least.min()), jnp.sqrt(first), optax.tree.norm(best), values(best))
 
     return jax.vmap(one)(goals, member, starts)
 
 
-def _into_ball(params: Any, radius: Any) -> Any:
-    """The nearest parameters with ‖θ‖ ≤ radius."""
-    return optax.projections.projection_l2_ball(params, radius)
+_into_ball = optax.projections.projection_l2_ball  # (params, radius) → the nearest parameters with ‖θ‖ ≤ radius
 
 
-def _fresh(tower: ResNet, image: jax.Array, keys: jax.Array, radius: float) -> Any:
-    """Variables as they are initialised, one set for each key, in the ball."""
+def _init(tower: ResNet, image: jax.Array, keys: jax.Array, radius: float, start: int) -> Any:
+    """Draws initial variables in the ball, one set for each key; other ones for each start."""
 
     def one(key: jax.Array) -> Any:
-        variables = tower.init(key, image)
+        variables = tower.init(jax.random.fold_in(key, start), image)
         return {**variables, "params": _into_ball(_to_the_centre(variables["params"]), radius)}
 
     return jax.jit(jax.vmap(one))(keys)
 
 
-def _take_over(before: ResNet, variables: Any, tower: ResNet, keys: jax.Array, radius: float) -> tuple[Any, Any]:
-    """The fits of a family as members of the deeper one, as near as it has them; and where to search from."""
+def _embed(before: ResNet, variables: Any, tower: ResNet, keys: jax.Array, radius: float) -> tuple[Any, Any]:
+    """Returns the fits of a family as the nearest members of the deeper one, and the start of the search."""
 
     def nested(variables: Any, key: jax.Array) -> tuple[Any, Any]:
         deep = deepen(before, variables, tower, key=key)
@@ -257,7 +236,7 @@ def _take_over(before: ResNet, variables: Any, tower: ResNet, keys: jax.Array, r
         new = _to_the_centre({name: tree for name, tree in deep["params"].items() if name not in old})
         room = jnp.sqrt(jnp.maximum(radius**2 - optax.tree.norm(old, squared=True), 0))
         member = {**old, **_into_ball(new, room)}
-        # A small new block moves the function little where the whole has to shrink for it.
+        # New blocks of small norm change the function little when all parameters shrink into the ball.
         start = _into_ball({**old, **_into_ball(new, radius / 4)}, radius)
         return {**deep, "params": member}, {**deep, "params": start}
 
@@ -272,7 +251,7 @@ def _take_over(before: ResNet, variables: Any, tower: ResNet, keys: jax.Array, r
 
 
 def _identity(block: Any) -> Any:
-    """Parameters of a plain block that gives back what a ReLU gave: kernels of I, scales of 1."""
+    """Parameters of a plain block that is the identity on the output of a ReLU: kernels of I, scales of 1."""
 
     def leaf(path: Any, x: jax.Array) -> jax.Array:
         if x.ndim == 4:
@@ -283,7 +262,7 @@ def _identity(block: Any) -> Any:
 
 
 def _to_the_centre(params: Any) -> Any:
-    """On one pixel a 3×3 kernel has but its centre: the rest sees padding. The centre takes the whole variance."""
+    """Moves the variance of 3×3 kernels to their centre, because on one pixel all other weights see padding."""
 
     def move(leaf: jax.Array) -> jax.Array:
         return jnp.zeros_like(leaf).at[1, 1].set(3 * leaf[1, 1]) if leaf.ndim == 4 else leaf

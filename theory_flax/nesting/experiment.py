@@ -1,4 +1,4 @@
-"""Nested families of functions against others, and what nesting is for: a network trained, deepened, trained on."""
+"""Nested families of functions and others, and the use of nesting: a network is trained, deepened and trained on."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ EVERY = 25
 
 
 def targets() -> dict[str, np.ndarray]:
-    """Five functions that no tower here can compute, on the grid, of root mean square 1."""
+    """Five functions on the grid that no tower here can compute, scaled to a root mean square of 1."""
     x = POINTS
     shapes = {
         "sine": np.sin(4 * x),
@@ -37,16 +37,16 @@ def targets() -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class Families:
-    """How near the families of one kind come. Distances are root mean squares over the grid; targets have 1.
+    """The distances of the families of one kind, root mean squares over the grid, on which targets have 1.
 
     Attributes:
         kind: "plain" or "residual".
         depths: (families,) blocks.
         distances: (families, targets, seeds).
-        embedded: (families, targets, seeds): of the fit of the family before, taken over.
-        bounds: (families, targets): what no member of the family can come nearer than; 0 where none is known.
-        regions: (families, directions): how far along each direction of a plane through 0 and two targets the family
-            comes within `LEVEL` of what lies there; directions over half a turn, the other half is its mirror image.
+        embedded: (families, targets, seeds): distances of the family before's fits, embedded into this family.
+        bounds: (families, targets): lower bounds of the distances; 0 where no bound is known.
+        regions: (families, directions): the length up to which the family comes within `LEVEL` of the functions along a
+            direction, in a plane through 0 and two targets; over half a turn, the other half is its mirror image.
     """
 
     kind: str
@@ -59,7 +59,7 @@ class Families:
 
 @dataclass(frozen=True)
 class Use:
-    """A network trained, deepened and trained on, against the deep one from scratch, seed by seed.
+    """Losses of a network that is trained, deepened and trained on, and of the deep one from scratch, seed by seed.
 
     Attributes:
         names: of the shallow and the deep network.
@@ -78,13 +78,13 @@ class Use:
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured.
+    """The result of the experiment.
 
     Attributes:
-        targets: their names.
+        targets: names of the targets.
         radius: of the ball of parameters.
         angles: (directions,) of the regions, in radians from the first target towards the second.
-        families: plain and residual ones.
+        families: plain and residual families.
         use: of deepening, in training.
     """
 
@@ -96,7 +96,7 @@ class Report:
 
 
 def measure(options: Options, say: Callable[[str], None]) -> Report:
-    """Fits every target by every family; then trains, deepens and trains on."""
+    """Fits every target by every family; then trains a network, deepens it and trains it on."""
     dataset = dataset_of(options)
     seeds = options.seeds or 5
     depths = (1, 2, 4, 8) if options.quick else (1, 2, 3, 4, 6, 8)
@@ -104,13 +104,13 @@ def measure(options: Options, say: Callable[[str], None]) -> Report:
     families = []
     for kind in KINDS:
         families.append(_families(kind, depths, seeds, angles, 300 if options.quick else 1500))
-        found = families[-1].distances.mean((1, 2))
-        say(f"{kind}: mean distance {', '.join(f'{d:.3f}' for d in found)} with {', '.join(map(str, depths))} blocks")
+        mean = families[-1].distances.mean((1, 2))
+        say(f"{kind}: mean distance {', '.join(f'{d:.3f}' for d in mean)} with {', '.join(map(str, depths))} blocks")
     return Report(tuple(targets()), RADIUS, angles, tuple(families), _use(options, dataset, say))
 
 
 def _families(kind: str, depths: tuple[int, ...], seeds: int, angles: np.ndarray, steps: int) -> Families:
-    """All problems of a family in one program: each target with each seed, and the points of the plane."""
+    """Fits all problems of a family in one program: each target with each seed, and the points of the plane."""
     towers = [KINDS[kind]((depth,), BasicBlock, num_classes=1, stem_kind="cifar", width=WIDTH) for depth in depths]
     goals = np.stack(list(targets().values()))
     problems = np.concatenate([np.repeat(goals, seeds, 0), _plane(angles).reshape(-1, len(POINTS))])
@@ -122,18 +122,12 @@ def _families(kind: str, depths: tuple[int, ...], seeds: int, angles: np.ndarray
         if isinstance(tower, PlainNet):
             row[:] = [distance_bound(POINTS, goal, gain_bound(tower, RADIUS)) for goal in goals]
     around = fits.distances[:, count:].reshape(len(depths), len(angles), len(LENGTHS))
-    return Families(
-        kind=kind,
-        depths=fits.depths,
-        distances=fits.distances[:, :count].reshape(shape),
-        embedded=fits.embedded[:, :count].reshape(shape),
-        bounds=bounds,
-        regions=reach(LENGTHS, around, LEVEL),
-    )
+    distances, embedded = (values[:, :count].reshape(shape) for values in (fits.distances, fits.embedded))
+    return Families(kind, fits.depths, distances, embedded, bounds, reach(LENGTHS, around, LEVEL))
 
 
 def _plane(angles: np.ndarray) -> np.ndarray:
-    """(directions, lengths, points): functions of the plane of the first two targets, made orthogonal."""
+    """Functions in the plane of the first two targets, made orthogonal: (directions, lengths, points)."""
     first, second = list(targets().values())[:2]
     second = second - (second * first).mean() * first
     second = second / np.sqrt(np.square(second).mean())
@@ -146,22 +140,21 @@ def _use(options: Options, dataset: Dataset, say: Callable[[str], None]) -> Use:
     images, labels = images_of(dataset, len(dataset.train.labels))
     small: dict[str, Any] = dict(num_classes=len(dataset.class_names), **(dict(width=4) if options.quick else {}))
     if options.quick:
-        images = images[:, ::4, ::4]  # digits have 8×8 pixels, each repeated
+        images = images[:, ::4, ::4]  # digits have 8×8 pixels, each of them repeated
     names = ("resnet20", "resnet56")
-    # New blocks start as the identity; those from scratch do too, which is how deep networks are best started.
+    # Blocks from scratch start as the identity too, as new blocks do, because deep networks train best that way.
     shallow, deep = resnet20(zero_init=True, **small), resnet56(zero_init=True, **small)
     first, after = (100, 150) if options.quick else (500, 1000)
     costs = [count_multiply_adds(model, images.shape[1:]) / 1e6 for model in (shallow, deep)]
-    scratch = after + math.ceil(first * costs[0] / costs[1] / EVERY) * EVERY  # the rest of a moment is in its favour
+    scratch = after + math.ceil(first * costs[0] / costs[1] / EVERY) * EVERY  # rounded up, in favour of scratch
     batch = 64
     per_step = [cost * batch / 1e3 for cost in costs]
-    spent = {
-        "deepened": np.array([(EVERY * (i + 1)) * per_step[0] for i in range(first // EVERY)]),
-        "from scratch": np.array([EVERY * (i + 1) * per_step[1] for i in range(scratch // EVERY)]),
-    }
-    later = first * per_step[0] + np.array([EVERY * (i + 1) * per_step[1] for i in range(after // EVERY)])
-    spent["deepened"] = np.concatenate([spent["deepened"], later])
 
+    shallow_part, deep_part, whole = (np.arange(EVERY, steps + 1, EVERY) for steps in (first, after, scratch))
+    spent = {
+        "deepened": np.append(shallow_part * per_step[0], first * per_step[0] + deep_part * per_step[1]),
+        "from scratch": whole * per_step[1],
+    }
     losses: dict[str, list[np.ndarray]] = {name: [] for name in spent}
     train_shallow, train_deep = (make_training(model, images, labels, batch_size=batch) for model in (shallow, deep))
     for seed in range(seeds):
@@ -176,13 +169,7 @@ def _use(options: Options, dataset: Dataset, say: Callable[[str], None]) -> Use:
 
 
 def _losses(moments: Iterator[Moment]) -> tuple[np.ndarray, Any]:
-    """The mean loss of each `EVERY` steps, and the variables after the last."""
-    losses, variables = [], None
-    for moment in moments:
-        variables = moment.variables
-        if moment.metrics is not None:
-            losses.append(float(moment.metrics.loss.mean()))
-    return np.array(losses), variables
-
-
-USES = frozenset({"data", "data_dir", "seeds"})
+    """Returns the mean loss of each `EVERY` steps, and the variables after the last step."""
+    first, *others = moments
+    losses = [float(moment.metrics.loss.mean()) for moment in others if moment.metrics]
+    return np.array(losses), (others or [first])[-1].variables

@@ -7,13 +7,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from common_flax.palette import BLACK, BLUE, COLOURS, GREEN, ORANGE
-from theory_flax.base.estimates import estimate, geometric
-from theory_flax.base.figures import label, new_figure
+from theory_flax.base.estimates import geometric
+from theory_flax.base.figures import draw_bars, label, new_figure
 from theory_flax.nesting.experiment import EVERY, LEVEL, RADIUS, WIDTH, Families, Report, Use
 
 
 def draw(report: Report) -> Figure:
-    """The regions of both kinds, the distance by depth, and the use of deepening."""
+    """Draws the regions of both kinds, the distance by depth, and the use of deepening."""
     title = f"Nested families of functions only come nearer: towers of {WIDTH} channels, ‖θ‖² ≤ {RADIUS**2:.0f}"
     figure, panels = new_figure(title, 2, 2, width=9.0, height=3.7)
     axes: list[Axes] = list(panels.flat)
@@ -39,17 +39,8 @@ def _draw_regions(axes: Axes, families: Families, report: Report) -> None:
 
 def _draw_distances(axes: Axes, report: Report) -> None:
     for families, colour, marker in zip(report.families, (ORANGE, BLUE), ("s", "o"), strict=True):
-        by_seed = families.distances.mean(1)
-        mean, low, high = np.array([estimate(row) for row in by_seed]).T
-        axes.errorbar(
-            families.depths,
-            mean,
-            None if np.isnan(low).any() else [mean - low, high - mean],
-            fmt=f"{marker}-",
-            color=colour,
-            capsize=3,
-            label=families.kind,
-        )
+        by_seed = families.distances.mean(1).T
+        draw_bars(axes, families.depths, by_seed, fmt=f"{marker}-", color=colour, capsize=3, label=families.kind)
         axes.plot(families.depths, families.distances.mean(2), color=colour, lw=0.7, alpha=0.5)
         if families.bounds.any():
             axes.plot(families.depths, families.bounds.mean(1), ":", color=BLACK, label="plain: no member is nearer")
@@ -67,12 +58,12 @@ def _draw_use(axes: Axes, use: Use) -> None:
         axes.plot(spent, use.losses[name].T, color=colour, lw=0.7, alpha=0.5)
     axes.axvline(use.spent["deepened"][use.steps[0] // EVERY - 1], color=GREEN, ls=":", lw=1)
     axes.set_yscale("log")
-    axes.set_ylim(top=6 * axes.get_ylim()[1])  # with room for the legend
+    axes.set_ylim(top=6 * axes.get_ylim()[1])  # leaves room for the legend
     label(axes, "digits: the use of it (mean; thin: each seed)", "10⁹ multiply-adds of forward passes", "training loss")
 
 
 def summary(report: Report) -> list[str]:
-    """What was found, in lines."""
+    """Says the result in lines."""
     lines = []
     for families in report.families:
         worse = sum(float(np.max(after - before)) > 1e-6 for before, after in pairwise(families.distances))
