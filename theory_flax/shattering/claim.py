@@ -1,7 +1,7 @@
 """Shattered gradients: in deep plain networks ∂f/∂x is white noise along a line of inputs x (Balduzzi 2017).
 
-In shallow networks, and in deep ones with shortcuts, gradients at neighbouring inputs resemble each other, as brown
-noise does. The autocorrelation function along the line tells the two apart.
+In shallow networks, and in deep ones with shortcuts, gradients at neighbouring inputs resemble each other, as the
+values of brown noise do. The autocorrelation function along the line tells the two apart.
 """
 
 import math
@@ -15,14 +15,14 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Shattering:
-    """How gradients change along a line of inputs.
+    """The gradients along a line of inputs, and their similarity by distance.
 
     Attributes:
         gradients: (points, …) ∂f/∂x at each input, of its shape.
         autocorrelation: (lags + 1,) float64, at lags 0, 1, 2, … points; see `autocorrelation`.
-        cosines: (lags + 1,) float64, the mean cosine between the gradients of two inputs that far apart, from which no
-            mean is taken.
-        band: 1.96 / √points: of white noise in one dimension, 95 % of autocorrelations are between −band and band.
+        cosines: (lags + 1,) float64, the mean cosine between the gradients at two inputs that far apart; the mean
+            gradient is not subtracted.
+        band: 1.96 / √points: for white noise in one dimension, 95 % of autocorrelations are between −band and band.
     """
 
     gradients: np.ndarray
@@ -34,18 +34,18 @@ class Shattering:
 def shattering(
     f: Callable[[jax.Array], jax.Array], inputs: jax.Array, *, lags: int = 30, batched: bool = False
 ) -> Shattering:
-    """Measures how far the gradients of a function resemble each other along a line of inputs.
+    """Measures the similarity of a function's gradients along a line of inputs.
 
     Args:
         f: one input to a scalar, pure and differentiable by JAX.
         inputs: (points, …), evenly spaced; see `line`.
         lags: the largest distance, in points.
-        batched: f takes all inputs at once and gives (points,) scalars, and its gradient is that of their sum. Of
-            BatchNorm in training mode, which makes one function of the whole batch, the gradient through the
-            statistics is in it.
+        batched: f takes all inputs at once and returns (points,) scalars, whose sum is differentiated. With BatchNorm
+            in training mode, which makes one function of the whole batch, this gradient includes that through the
+            statistics.
 
     Raises:
-        ValueError: there are not more than `lags` + 1 points, or f gives no scalar for an input.
+        ValueError: there are not more than `lags` + 1 points, or f does not return a scalar for an input.
     """
     inputs = jnp.asarray(inputs)
     check_lags(len(inputs), lags)
@@ -62,8 +62,8 @@ def shattering(
 def autocorrelation(gradients: np.ndarray, lags: int) -> np.ndarray:
     """The autocorrelation function along the first axis, in float64.
 
-    R_k = Σ_i ⟨g_i − ḡ, g_{i+k} − ḡ⟩ / Σ_i ‖g_i − ḡ‖² of g_i = gradients[i], where ḡ is their mean; for numbers it is
-    the usual one (Balduzzi 2017, section 2). Of constant gradients, whose variance is zero, it is nan.
+    R_k = Σ_i ⟨g_i − ḡ, g_{i+k} − ḡ⟩ / Σ_i ‖g_i − ḡ‖² of g_i = gradients[i], where ḡ is their mean; for numbers this is
+    the usual function (Balduzzi 2017, section 2). For constant gradients, whose variance is zero, the result is nan.
 
     Args:
         gradients: (points, …).
@@ -78,7 +78,7 @@ def autocorrelation(gradients: np.ndarray, lags: int) -> np.ndarray:
     check_lags(len(gradients), lags)
     rows = np.asarray(gradients, np.float64).reshape(len(gradients), -1)
     centred = rows - rows.mean(0)
-    # Rounding leaves something of constant gradients; it is no signal.
+    # Constant gradients leave a variance of rounding errors, which would look like a signal.
     smallest = (np.finfo(np.asarray(gradients).dtype).eps * np.abs(rows).max()) ** 2 * rows.size
     products = np.array([np.vdot(centred[: len(rows) - k], centred[k:]) for k in range(lags + 1)])
     return products / products[0] if products[0] > smallest else np.full(lags + 1, np.nan)
@@ -92,12 +92,12 @@ def _cosines(gradients: np.ndarray, lags: int) -> np.ndarray:
 
 
 def white_noise_band(points: int) -> float:
-    """1.96 / √points: autocorrelations of white noise are normal with variance 1 / points, about −1 / points."""
+    """1.96 / √points, because autocorrelations of white noise are normal around −1 / points, of variance 1 / points."""
     return 1.96 / math.sqrt(points)
 
 
 def line(start: jax.Array, end: jax.Array, points: int) -> jax.Array:
-    """Inputs at equal distances from `start` to `end`, of any one shape: (points, …).
+    """Inputs at equal distances from `start` to `end`, two arrays of one shape: (points, …).
 
     Raises:
         ValueError: the ends differ in shape, or there are less than two points.

@@ -1,11 +1,10 @@
-"""Shattered gradients: fully connected networks as Balduzzi 2017 has them, and this project's along real images."""
+"""Shattered gradients of the fully connected networks of Balduzzi 2017, and of this project's along real images."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
@@ -13,7 +12,7 @@ from common_flax.palette import AMBER, BLUE, GREEN, ORANGE, PINK, SKY
 from theory_flax.base.options import Options
 from theory_flax.base.unroll import by_blocks
 from theory_flax.experiments.networks import dataset_of, images_of, of_run
-from theory_flax.shattering.claim import Shattering, autocorrelation, line, noise, shattering
+from theory_flax.shattering.claim import autocorrelation, line, noise, shattering
 from theory_flax.shattering.fully_connected import (
     FullyConnected,
     GradientCorrelation,
@@ -28,14 +27,22 @@ WHOLE = (*QUICK, "resnet20_v2", "resnet56_v2", "plain110", "resnet110", "densene
 POINTS, LAGS = 256, 30
 RANGE = 2.0  # the line of 1-D inputs is [-2, 2]
 
-# What correlations are measured of: the colour, and which law is fitted. The theorems take co-activation for a
-# quarter, which centring makes true of networks that are not normalised otherwise.
+# Networks whose correlations are measured, with their colour and the law to fit. The theorems assume that two inputs
+# activate a unit at once in a quarter of the cases, which without BatchNorm is true of centred networks alone.
 LAWS = {
     "plain, centred": (FullyConnected("plain", "centre"), ORANGE, fit_base),
     "residual, centred": (FullyConnected("residual", "centre"), BLUE, fit_base),
     "residual, BatchNorm": (FullyConnected("residual", "batch"), GREEN, fit_power),
     "plain": (FullyConnected("plain"), AMBER, fit_base),
     "residual": (FullyConnected("residual"), SKY, fit_base),
+}
+# Depths of these networks, quick and thorough.
+DEPTHS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "plain, centred": ((1, 2, 4, 8), (1, 2, 3, 4, 5, 6, 7, 8)),
+    "residual, centred": ((2, 4, 8, 16), (1, 2, 3, 4, 6, 8, 10, 12, 14, 16)),
+    "residual, BatchNorm": ((1, 2, 4, 8, 16, 32), (1, 2, 4, 8, 16, 24, 32, 50, 64, 100)),
+    "plain": ((1, 2, 4, 8), (1, 2, 4, 8, 16, 32, 50)),
+    "residual": ((1, 2, 4, 8, 16), (1, 2, 4, 8, 16, 32, 50)),
 }
 LINES = {
     "plain": (FullyConnected("plain"), AMBER),
@@ -47,47 +54,23 @@ LINES = {
 }
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """How much is measured.
+class Sizes(NamedTuple):
+    """The sizes of the experiment."""
 
-    Attributes:
-        width, seeds: of centred networks: what finite width adds to their correlations, about 40 / width at the
-            largest depths, is to be smaller than the error over seeds.
-        other_width: of the others.
-        inputs: of each network, all pairs of which count.
-        depths: for each of `LAWS`.
-        line_depths, line_seeds: of 1-D inputs.
-        points, networks: of the line between two images, and how many networks, each with its own pair.
-    """
-
-    width: int
-    other_width: int
+    width: int  # of centred networks; raises correlations by about 40 / width, which must be less than their error
+    other_width: int  # of networks that are not centred
     seeds: int
-    inputs: int
-    depths: dict[str, tuple[int, ...]]
-    line_depths: tuple[int, ...]
+    inputs: int  # of each network, of which all pairs count
+    depths: dict[str, tuple[int, ...]]  # for each of `LAWS`
+    line_depths: tuple[int, ...]  # for 1-D inputs
     line_seeds: int
-    points: int
-    networks: int
+    points: int  # of the line between two images
+    networks: int  # each with its own pair of images
 
 
 def sizes_of(options: Options) -> Sizes:
-    """The claim's own, with as many seeds as the options say."""
-    few: dict[str, tuple[int, ...]] = {
-        "plain, centred": (1, 2, 4, 8),
-        "residual, centred": (2, 4, 8, 16),
-        "residual, BatchNorm": (1, 2, 4, 8, 16, 32),
-        "plain": (1, 2, 4, 8),
-        "residual": (1, 2, 4, 8, 16),
-    }
-    many: dict[str, tuple[int, ...]] = {
-        "plain, centred": (1, 2, 3, 4, 5, 6, 7, 8),
-        "residual, centred": (1, 2, 3, 4, 6, 8, 10, 12, 14, 16),
-        "residual, BatchNorm": (1, 2, 4, 8, 16, 24, 32, 50, 64, 100),
-        "plain": (1, 2, 4, 8, 16, 32, 50),
-        "residual": (1, 2, 4, 8, 16, 32, 50),
-    }
+    """The claim's own sizes, with the number of seeds in the options."""
+    few, many = ({name: depths[i] for name, depths in DEPTHS.items()} for i in (0, 1))
     given = options.seeds
     if options.quick:
         return Sizes(1024, 256, given or 10, 256, few, (1, 8, 16, 50), given or 16, 128, given or 4)
@@ -99,10 +82,10 @@ class Law:
     """Correlations by depth.
 
     Attributes:
-        name, network: of what.
+        name, network: the measured network.
         correlations: at each depth.
-        theorem, wide: (depths,) what Balduzzi's theorem says, and what infinite width does.
-        fit: b of b^L, or p of L^p of networks with BatchNorm.
+        theorem, wide: (depths,) the correlations by Balduzzi's theorem, and at infinite width.
+        fit: b of b^L; for networks with BatchNorm p of L^p.
     """
 
     name: str
@@ -118,9 +101,9 @@ class Curve:
     """Autocorrelation functions, over seeds.
 
     Attributes:
-        name: of what.
+        name: of the network or noise.
         mean, error: (…, lags + 1), and the standard error over seeds.
-        example: (…, points) of the first seed's gradients; None where they are images.
+        example: (…, points) the first seed's gradients; None if they are images.
     """
 
     name: str
@@ -131,15 +114,15 @@ class Curve:
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured.
+    """The result of the experiment.
 
     Attributes:
         laws: correlations at independent inputs.
         depths: of the fully connected networks in `lines`, the first axis of each.
-        lines: of 1-D inputs.
+        lines: along 1-D inputs.
         white, brown: noise of as many points.
         points: of the line between two images.
-        networks: of such lines; of a run's network, with running statistics, else as initialised, with the line's.
+        networks: along lines between images; a trained network has its running statistics, a new one those of the line.
     """
 
     laws: tuple[Law, ...]
@@ -152,7 +135,7 @@ class Report:
 
 
 def measure(options: Options, say: Callable[[str], None]) -> Report:
-    """Correlations by depth, gradients on a line of numbers, and on lines between images."""
+    """Measures correlations by depth, and gradients on a line of numbers and on lines between images."""
     dataset, sizes = dataset_of(options), sizes_of(options)
     models: list[tuple[str, nn.Module, Any]] = [
         (arch, build_model(arch, num_classes=len(dataset.class_names)), None)
@@ -164,7 +147,8 @@ def measure(options: Options, say: Callable[[str], None]) -> Report:
     laws = []
     for name, (network, _, fit) in LAWS.items():
         laws.append(_law(name, network, fit, sizes))
-        say(f"{name}: correlation {with_error(laws[-1].correlations[-1])} at {sizes.depths[name][-1]} layers")
+        last = laws[-1].correlations[-1]
+        say(f"{name}: correlation {last.value:.4f} ± {last.error:.4f} at {last.depth} layers")
 
     inputs = np.linspace(-RANGE, RANGE, POINTS)
     lines = []
@@ -178,64 +162,44 @@ def measure(options: Options, say: Callable[[str], None]) -> Report:
     for name, model, variables in models:
         networks.append(_between_images(name, model, variables, dataset, sizes))
         say(f"{name}: lag-1 autocorrelation {networks[-1].mean[1]:.3f}")
-    return Report(
-        tuple(laws),
-        sizes.line_depths,
-        tuple(lines),
-        _curve("white noise", white),
-        _curve("brown noise", brown),
-        sizes.points,
-        tuple(networks),
-    )
+    noises = _curve("white noise", white), _curve("brown noise", brown)
+    return Report(tuple(laws), sizes.line_depths, tuple(lines), *noises, sizes.points, tuple(networks))
 
 
 def _law(name: str, network: FullyConnected, fit: Any, sizes: Sizes) -> Law:
     width = sizes.width if network.norm == "centre" else sizes.other_width
-    network = FullyConnected(network.kind, network.norm, network.beta, width)
-    depths = sizes.depths[name]
+    network, depths = replace(network, width=width), sizes.depths[name]
     correlations = gradient_correlations(network, depths, seeds=sizes.seeds, inputs=sizes.inputs)
     theorem, wide = (
         np.array([law(network, depth) for depth in depths]) for law in (theorem_correlation, wide_correlation)
     )
-    # A power is of large depths.
-    fitted = [found for found in correlations if found.depth > 1 or fit is fit_base]
+    # The power law holds at large depths only.
+    fitted = [at_depth for at_depth in correlations if at_depth.depth > 1 or fit is fit_base]
     return Law(name, network, correlations, theorem, wide, fit(fitted))
 
 
 def _curve(name: str, gradients: np.ndarray) -> Curve:
-    """Of gradients (…, seeds, points)."""
-    rows = gradients.reshape(-1, gradients.shape[-1])
-    found = np.array([autocorrelation(row, LAGS) for row in rows]).reshape(*gradients.shape[:-1], LAGS + 1)
-    return _over_seeds(name, found, gradients[..., 0, :])
+    """The autocorrelations of gradients (…, seeds, points)."""
+    rows = np.apply_along_axis(autocorrelation, -1, gradients, LAGS)
+    return _over_seeds(name, rows, gradients[..., 0, :])
 
 
-def _over_seeds(name: str, found: np.ndarray, example: np.ndarray | None = None) -> Curve:
-    seeds = found.shape[-2]
-    error = found.std(-2, ddof=1) / np.sqrt(seeds) if seeds > 1 else np.full_like(found[..., 0, :], np.nan)
-    return Curve(name, found.mean(-2), error, example)
+def _over_seeds(name: str, rows: np.ndarray, example: np.ndarray | None = None) -> Curve:
+    seeds = rows.shape[-2]
+    error = rows.std(-2, ddof=1) / np.sqrt(seeds) if seeds > 1 else np.full_like(rows[..., 0, :], np.nan)
+    return Curve(name, rows.mean(-2), error, example)
 
 
 def _between_images(name: str, model: nn.Module, variables: Any, dataset: Dataset, sizes: Sizes) -> Curve:
-    """A network's gradients between pairs of images; without variables, another as initialised for each pair."""
+    """Measures a network between pairs of images; without variables, a new network at initialisation for each pair."""
     images, _ = images_of(dataset, 2 * sizes.networks)
-    found: list[Shattering] = []
-    for seed in range(sizes.networks):
-        # Initialised layer by layer: as one program a deep network takes longer to compile than all the rest.
+
+    def autocorrelation_of(seed: int) -> np.ndarray:
+        # Not jitted as a whole: the initialisation of a deep network in one program takes very long to compile.
         of_seed = model.init(jax.random.key(seed), images[:1], train=False) if variables is None else variables
         direction = jax.random.normal(jax.random.key(seed), (len(dataset.class_names),))
         logits_of = by_blocks(model, of_seed, train=variables is None)
         between = line(images[2 * seed], images[2 * seed + 1], sizes.points)
-        found.append(shattering(_projected(logits_of, direction), between, lags=LAGS, batched=True))
-    return _over_seeds(name, np.array([one.autocorrelation for one in found]))
+        return shattering(lambda x: logits_of(x) @ direction, between, lags=LAGS, batched=True).autocorrelation
 
-
-def _projected(logits_of: Callable[[jax.Array], jax.Array], direction: jax.Array) -> Callable[[jax.Array], jax.Array]:
-    return lambda images: jnp.asarray(logits_of(images)) @ direction
-
-
-def with_error(found: GradientCorrelation) -> str:
-    """A correlation and its standard error."""
-    return f"{found.value:.4f} ± {found.error:.4f}"
-
-
-USES = frozenset({"arch", "run", "data", "data_dir", "seeds"})
+    return _over_seeds(name, np.array([autocorrelation_of(seed) for seed in range(sizes.networks)]))

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from common_flax.palette import AMBER, BLACK, BLUE, GREEN, ORANGE, PINK, SKY
 from theory_flax.base.figures import label, new_figure
 from theory_flax.shattering.claim import white_noise_band
-from theory_flax.shattering.experiment import LAGS, LAWS, LINES, POINTS, RANGE, Curve, Report
+from theory_flax.shattering.experiment import LAGS, LAWS, LINES, POINTS, RANGE, Report
 from theory_flax.shattering.fully_connected import GradientCorrelation
 from theory_flax.shattering.laws import fit_base, theorem_correlation, wide_correlation
 
@@ -17,7 +17,7 @@ FAMILIES = {"plain": (AMBER, ORANGE), "resnet": (SKY, BLUE), "densenet": (PINK,)
 
 
 def draw(report: Report) -> Figure:
-    """Gradients beside noise, autocorrelations with and without shortcuts, correlations by depth and the laws."""
+    """Draws gradients beside noise, autocorrelations with and without shortcuts, and correlations beside the laws."""
     title = "With depth, gradients of plain networks become white noise"
     figure, panels = new_figure(title, 2, 2, width=13.0)
     traces, lines, laws, networks = panels.flat
@@ -62,13 +62,13 @@ def draw(report: Report) -> Figure:
 
 
 def _label(axes: Axes, title: str, x: str, y: str) -> None:
-    """As `label`, with the legend beside the panel: the curves leave no room inside."""
+    """Names a panel as `label` does, with the legend outside, because the curves leave no room inside."""
     label(axes, title, x, y, legend=False)
     axes.legend(fontsize=10, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def _draw_traces(axes: Axes, report: Report) -> None:
-    """Gradients, each to its own scale, one above the other."""
+    """Draws gradients, each to its own scale, one above the other."""
     by_name = {curve.name: curve.example for curve in report.lines}
     deepest = report.depths.index(50)
     plain, residual = by_name["plain, BatchNorm"], by_name["residual β = .1, BatchNorm"]
@@ -102,7 +102,7 @@ def _draw_band(axes: Axes, points: int) -> None:
 
 
 def summary(report: Report) -> list[str]:
-    """What was found, in lines."""
+    """Says the result in lines."""
     lines = []
     for law in report.laws:
         wide, theorem = (_largest_miss(law.correlations, of) for of in (law.wide, law.theorem))
@@ -113,22 +113,17 @@ def summary(report: Report) -> list[str]:
         )
     deepest = report.depths.index(50)
     for curve in report.lines:
-        by_depth = ", ".join(
-            f"{mean:.3f} ({depth})" for depth, mean in zip(report.depths, curve.mean[:, 1], strict=True)
-        )
-        lines.append(f"{curve.name}: lag-1 autocorrelation by layers {by_depth}")
+        by_depth = [f"{mean:.3f} ({depth})" for depth, mean in zip(report.depths, curve.mean[:, 1], strict=True)]
+        lines.append(f"{curve.name}: lag-1 autocorrelation by layers {', '.join(by_depth)}")
     plain = next(curve for curve in report.lines if curve.name == "plain, BatchNorm")
     outside = np.abs(plain.mean[deepest, 1:11]).max()
     lines.append(
         f"plain with BatchNorm, 50 layers: at lags 1 to 10 at most {outside:.3f} from 0; "
         f"white noise stays within {white_noise_band(POINTS):.3f}"
     )
-    lines += [f"{curve.name}: lag-1 autocorrelation {_lag_1(curve)} between images" for curve in report.networks]
+    for curve in report.networks:
+        lines.append(f"{curve.name}: lag-1 autocorrelation {curve.mean[1]:.3f} ± {curve.error[1]:.3f} between images")
     return lines
-
-
-def _lag_1(curve: Curve) -> str:
-    return f"{curve.mean[1]:.3f} ± {curve.error[1]:.3f}"
 
 
 def _largest_miss(correlations: Sequence[GradientCorrelation], law: np.ndarray) -> float:

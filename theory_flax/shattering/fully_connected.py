@@ -1,8 +1,8 @@
-"""The fully connected networks of Balduzzi 2017, and how their gradients at two inputs correlate.
+"""The fully connected networks of Balduzzi 2017, and the correlation of their gradients at two inputs.
 
-All gradients here are those of the network's one output with respect to its input, ∇_i = ∂f/∂x at x_i, in networks as
-they are initialised. Theorems 1 to 3 are about the covariance E⟨∇_i, ∇_j⟩ over weights, divided by the variance
-E‖∇_i‖². They assume that each unit is active at half of the inputs, and at two of them at once in a quarter: then a
+All gradients here are those of the network's one output with respect to its input, ∇_i = ∂f/∂x at x_i, in networks at
+initialisation. Theorems 1 to 3 are about the covariance E⟨∇_i, ∇_j⟩ over weights, divided by the variance E‖∇_i‖².
+They assume that each unit is active at half of the inputs, and at two inputs at once in a quarter of the cases: then a
 layer of a plain network halves the correlation, and a residual block keeps 3/4 of it.
 """
 
@@ -24,7 +24,7 @@ EPSILON = 1e-5  # as BatchNorm's
 
 
 class Weights(NamedTuple):
-    """Of one network; N is its width, L its depth. All are independent and normal."""
+    """The weights of one network of width N and depth L, all independent and normal."""
 
     stem: jax.Array  # (inputs, N), variance 1 / inputs
     bias: jax.Array  # (N,)
@@ -38,18 +38,18 @@ class FullyConnected:
 
     - "plain": x_l = W_l ρ(x_{l-1});
     - "residual": x_l = x_{l-1} + β W_l ρ(x_{l-1});
-    - "dense": x_l = [x_{l-1}, W_l ρ(x_{l-1})], as Huang 2017 has it.
+    - "dense": x_l = [x_{l-1}, W_l ρ(x_{l-1})], as in Huang 2017.
 
     Attributes:
         kind: "plain", "residual" or "dense".
-        norm: None; "batch": each unit less its mean, over its standard deviation, both over the batch of inputs;
-            "centre": less its mean alone, which leaves variances as they are without BatchNorm.
-        beta: of residual layers.
+        norm: None; "batch": each unit minus its mean, divided by its standard deviation, both over the batch of inputs;
+            "centre": minus its mean alone, so that variances are those without BatchNorm.
+        beta: β of residual layers.
         width: units, N.
         growth: units that a dense layer adds.
 
     Mean and deviation are constants when f is differentiated, so that f is a function of one input, as in the
-    theorems. Differentiated too, a mean would take from the gradients of Σ f just what they have in common.
+    theorems. A gradient through the mean would remove exactly the common part of the gradients of Σ f.
 
     Raises:
         ValueError: an attribute's value is not allowed.
@@ -70,7 +70,7 @@ class FullyConnected:
             raise ValueError(f"beta scales residuals, which a {self.kind} network has none of; given {self.beta}")
 
     def init(self, key: jax.Array, inputs: int, depth: int, *, bias: float = 0.0) -> Weights:
-        """Weights for inputs of so many dimensions, float32 (float64 under x64); `bias` is the deviation of b."""
+        """Draws weights for inputs of that many dimensions, float32 (float64 under x64); `bias`: the deviation of b."""
         stem, shift, layers, head = jax.random.split(key, 4)
         n, out = self.width, self.width
         fan_in: Any = n
@@ -85,16 +85,16 @@ class FullyConnected:
         )
 
     def apply(self, weights: Weights, inputs: jax.Array, depth: int | jax.Array | None = None) -> jax.Array:
-        """f of inputs (batch, dimensions): (batch,). Of the layers the first `depth` are run, or all."""
+        """f of inputs (batch, dimensions): (batch,). Runs the first `depth` layers, or all."""
         return self.run(weights, inputs, depth)[0]
 
     def run(
         self, weights: Weights, inputs: jax.Array, depth: int | jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """As `apply`, and for each layer the share of units that are active at two inputs at once, (L,)."""
+        """Returns f as `apply`, and for each layer the share of units that are active at two inputs at once, (L,)."""
         x = inputs @ weights.stem + weights.bias
         if self.kind == "dense":
-            x = jnp.pad(x, ((0, 0), (0, len(weights.head) - self.width)))  # room for what layers add
+            x = jnp.pad(x, ((0, 0), (0, len(weights.head) - self.width)))  # room for the outputs of all layers
 
         def layer(x: jax.Array, index: jax.Array, kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
             active = jax.nn.relu(self.normalise(x))
@@ -114,7 +114,7 @@ class FullyConnected:
         return x @ weights.head, coactive
 
     def normalise(self, x: jax.Array) -> jax.Array:
-        """norm(x), of (batch, units)."""
+        """norm(x) of activations (batch, units)."""
         if self.norm is None:
             return x
         centred = x - jax.lax.stop_gradient(x.mean(0))
@@ -128,7 +128,7 @@ class FullyConnected:
 
 
 def coactivation(active: jax.Array) -> jax.Array:
-    """The mean over units, and over pairs of inputs, of both being active; of booleans (batch, units)."""
+    """The share of units, and of pairs of inputs, where both inputs activate the unit; of booleans (batch, units)."""
     batch = len(active)
     counts = active.sum(0, dtype=jnp.float32)
     return (counts * (counts - 1)).mean() / (batch * (batch - 1))
@@ -136,10 +136,10 @@ def coactivation(active: jax.Array) -> jax.Array:
 
 @dataclass(frozen=True)
 class GradientCorrelation:
-    """Of gradients at two independent inputs, over weights.
+    """The correlation of gradients at two independent inputs, over weights.
 
     Attributes:
-        depth: of the network, L.
+        depth: layers of the network, L.
         value: E⟨∇_i, ∇_j⟩ / E‖∇_i‖².
         error: its standard error over seeds.
         covariances, variances: (seeds,) ⟨∇_i, ∇_j⟩ and ‖∇_i‖² of each seed's network, means over inputs.
@@ -160,12 +160,12 @@ def gradient_correlations(
     Every seed has its own weights and inputs; so has every depth.
 
     Args:
-        network: of what kind, and how wide. Inputs have as many dimensions. Finite width adds to the correlation:
-            where it is centred about 40 / width of it at the depths at which it is 1/100 or less.
+        network: kind and width. The inputs have `width` dimensions. Finite width raises the correlation: in centred
+            networks by about 40 / width of its value, at depths where it is 1/100 or less.
         depths: numbers of layers.
         seeds: networks of each depth, 2 or more.
-        inputs: of each network, all pairs of which count; as many as the network is wide if not given.
-        seed: of all that is drawn.
+        inputs: number of inputs of each network, of which all pairs count; by default the width.
+        seed: of all random numbers.
 
     Raises:
         ValueError: a depth is under 1, or seeds or inputs are under 2.
@@ -175,11 +175,11 @@ def gradient_correlations(
     _at_least("seeds", seeds, 2)
     _at_least("inputs", inputs, 2)
     keys = jax.random.split(jax.random.key(seed), (len(depths), seeds))
-    found = []
+    correlations = []
     for depth, of_depth in zip(depths, keys, strict=True):
         covariances, variances = map(np.asarray, _moments(network, max(depths), inputs, depth, of_depth))
-        found.append(GradientCorrelation(depth, *ratio(covariances, variances), covariances, variances))
-    return tuple(found)
+        correlations.append(GradientCorrelation(depth, *ratio(covariances, variances), covariances, variances))
+    return tuple(correlations)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
@@ -193,7 +193,7 @@ def _moments(
         squares, total = jnp.sum(g**2), g.sum(0)
         return (total @ total - squares) / (inputs * (inputs - 1)), squares / inputs
 
-    # One network after another: each is large enough to keep the machine busy, and side by side they fill the memory.
+    # A loop and not vmap: one network keeps the machine busy, and all networks at once would fill the memory.
     return jax.lax.map(of_seed, keys)
 
 
@@ -207,14 +207,14 @@ def ratio(above: np.ndarray, below: np.ndarray) -> tuple[float, float]:
 def line_gradients(
     network: FullyConnected, depths: Sequence[int], inputs: np.ndarray, *, seeds: int = 16, seed: int = 0
 ) -> np.ndarray:
-    """∂f/∂x along a line of 1-D inputs, as figure 1 of Balduzzi 2017 draws it.
+    """Computes ∂f/∂x along a line of 1-D inputs, as in figure 1 of Balduzzi 2017.
 
     Args:
-        network: of what kind; the stem's biases are normal with variance 1, so that units switch all along the line.
+        network: the kind; the stem's biases are normal with variance 1, so that units switch all along the line.
         depths: numbers of layers.
         inputs: (points,), which are also the batch that is normalised.
         seeds: networks of each depth.
-        seed: of all that is drawn.
+        seed: of all random numbers.
 
     Returns:
         (depths, seeds, points).

@@ -10,11 +10,11 @@ from theory_flax.shattering.fully_connected import FullyConnected, GradientCorre
 
 
 def theorem_correlation(network: FullyConnected, depth: int) -> float:
-    """What theorems 1 to 3 of Balduzzi 2017 say of the correlation at `depth` layers.
+    """The correlation at `depth` layers by theorems 1 to 3 of Balduzzi 2017.
 
-    Plain: 2^-L. Residual: (3/4)^L, with β: ((1 + β²/2) / (1 + β²))^L. Residual with BatchNorm, by which the variance
-    of x_l is 1 + β² l, and a branch's gradient is divided by it: Π (1 + β²/2v) / (1 + β²/v), which goes as
-    1 / (β √L).
+    Plain: 2^-L. Residual: (3/4)^L, with β: ((1 + β²/2) / (1 + β²))^L. Residual with BatchNorm:
+    Π (1 + β²/2v) / (1 + β²/v), which falls as 1 / (β √L); v = 1 + β² l is the variance of x_l, and BatchNorm divides
+    the gradient of a branch by it.
 
     Raises:
         ValueError: there is no theorem for dense networks.
@@ -28,13 +28,13 @@ def theorem_correlation(network: FullyConnected, depth: int) -> float:
 
 
 def wide_correlation(network: FullyConnected, depth: int) -> float:
-    """What a network of infinite width has, at independent inputs, without the theorems' assumptions.
+    """The correlation of a network of infinite width, at independent inputs, without the theorems' assumptions.
 
-    Without a norm, inputs grow alike from layer to layer, and units are active at both more often than in a quarter of
-    cases: two inputs at an angle θ activate a unit at once in (π − θ) / 2π of them, and the ReLU turns cos θ into
-    (sin θ + (π − θ) cos θ) / π (Cho and Saul 2009, equation 6). A norm takes the inputs' common part away in each
-    layer, and a quarter it is; but as it takes away the ReLU's mean, a layer of a network with BatchNorm adds to the
-    variance 1 − 1/π, where theorem 3 has 1.
+    Without a norm, inputs become more alike from layer to layer, and units are active at both in more than a quarter of
+    the cases: two inputs at an angle θ activate a unit at once in a share (π − θ) / 2π of the cases, and the ReLU turns
+    cos θ into (sin θ + (π − θ) cos θ) / π (Cho and Saul 2009, equation 6). A norm removes the inputs' common part in
+    each layer, so that the share stays a quarter. But it removes the ReLU's mean too, so that a layer of a network with
+    BatchNorm adds 1 − 1/π to the variance, where theorem 3 adds 1.
 
     Raises:
         ValueError: the network is dense.
@@ -71,18 +71,16 @@ class Fit:
 
 
 def fit_base(correlations: Sequence[GradientCorrelation]) -> Fit:
-    """b of correlation = b^L: least squares of the logarithm, weighted by its variance over seeds.
+    """Fits b of correlation = b^L: least squares of the logarithm, weighted by its variance over seeds.
 
     Raises:
         ValueError: a correlation is not positive.
     """
-    depths, logs, weights = _logarithms(correlations)
-    information = weights @ depths**2
-    return Fit(*np.exp(_interval(logs @ (weights * depths) / information, information)).tolist())
+    return Fit(*np.exp(_slope(*_logarithms(correlations))).tolist())
 
 
 def fit_power(correlations: Sequence[GradientCorrelation]) -> Fit:
-    """p of correlation ∝ L^p: least squares of the logarithm, weighted by its variance over seeds.
+    """Fits p of correlation ∝ L^p: least squares of the logarithm, weighted by its variance over seeds.
 
     Raises:
         ValueError: a correlation is not positive, or depths are all the same.
@@ -92,12 +90,11 @@ def fit_power(correlations: Sequence[GradientCorrelation]) -> Fit:
         raise ValueError(f"a power of depth needs two depths or more; given {np.unique(depths).tolist()}")
     x = np.log(depths)
     x -= weights @ x / weights.sum()
-    information = weights @ x**2
-    return Fit(*_interval(logs @ (weights * x) / information, information).tolist())
+    return Fit(*_slope(x, logs, weights).tolist())
 
 
 def _logarithms(correlations: Sequence[GradientCorrelation]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Depths, log correlations and one over their variances."""
+    """Returns depths, log correlations, and one over the variances of these."""
     values = np.array([c.value for c in correlations])
     if (values <= 0).any():
         raise ValueError(f"a law is fitted to positive correlations; given {values.min():.2g}: more seeds are needed")
@@ -105,5 +102,7 @@ def _logarithms(correlations: Sequence[GradientCorrelation]) -> tuple[np.ndarray
     return np.array([float(c.depth) for c in correlations]), np.log(values), (values / errors) ** 2
 
 
-def _interval(value: float, information: float) -> np.ndarray:
-    return value + np.array([0.0, -1.96, 1.96]) / np.sqrt(information)
+def _slope(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The slope of y over x by weighted least squares, and its 95 % interval: (3,)."""
+    information = weights @ x**2
+    return y @ (weights * x) / information + np.array([0.0, -1.96, 1.96]) / np.sqrt(information)
