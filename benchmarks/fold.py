@@ -48,14 +48,13 @@ def main(options: Options) -> None:
         for name, run in runs.items():
             seconds[name].append(time_of(run, options.seconds))
     ratios = np.divide(seconds["network"][1:], seconds["folded"][1:])
+    difference = np.abs(logits["folded"] - logits["network"]).max() / np.abs(logits["network"]).max()
     result = {
         **vars(options),
         **{f"{name}, seconds": round(float(np.median(times[1:])), 4) for name, times in seconds.items()},
         "ratio": round(float(np.median(ratios)), 3),
         "spread of the ratio": [round(float(share), 3) for share in np.quantile(ratios, [0.1, 0.9])],
-        "relative difference": float(
-            np.abs(logits["folded"] - logits["network"]).max() / np.abs(logits["network"]).max()
-        ),
+        "relative difference": float(difference),
     }
     print(json.dumps(result))
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from math import prod
 from pathlib import Path
 from statistics import median
@@ -264,14 +264,10 @@ def measure(
     return row | {"times stock": ratios, "of the fastest rounds": best, "rounds": len(times["stock"])}
 
 
-@cache
-def million() -> np.ndarray:
-    return np.random.default_rng(0).standard_normal(2**20, np.float32)
-
-
 def draw(shape: tuple[int, ...]) -> jax.Array:
     """Returns normal numbers, the same million repeated: drawing more would take longer than running a layer."""
-    return jnp.asarray(np.resize(million()[: prod(shape)], shape))
+    values = np.random.default_rng(0).standard_normal(min(prod(shape), 2**20), np.float32)
+    return jnp.asarray(np.resize(values, shape))
 
 
 def take_turns(runs: dict[str, Callable], seconds: float) -> dict[str, list[float]]:

@@ -19,6 +19,7 @@ from statistics import median
 from typing import Any, Literal
 
 from benchmarks.command_line import check_known, fail, listed, run_benchmark
+from benchmarks.page import write_page
 from benchmarks.works import ALONE, WORKS, Work
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -184,8 +185,6 @@ def main(options: Options) -> None:
     check(PROGRAM, works, options)
     results = measure_all(works, options)
     if options.write:
-        from benchmarks.page import write_page
-
         write_page(results)
 
 

@@ -116,10 +116,8 @@ def export_network(options: Export) -> None:
     shape = card.get("image_shape") if options.image_size is None else None
     channels = model.first_kernel(variables).shape[-2]
     image_shape = tuple(shape or (size, size, channels))
-    normalised = card.get("normalisation") or {}
-    metadata = (
-        {name: " ".join(map(str, value)) for name, value in normalised.items()} if options.format == "onnx" else {}
-    )
+    normalised = card.get("normalisation") or {} if options.format == "onnx" else {}
+    metadata = {name: " ".join(map(str, value)) for name, value in normalised.items()}
     export(model, variables, options.out, format=options.format, image_shape=image_shape, metadata=metadata)
     print(f"{_named(model)}, images {'×'.join(map(str, image_shape))}: {options.out}")
 

@@ -77,7 +77,7 @@ def draw(networks: Sequence[TracedNetwork]) -> Figure:
 
 def _lay_out(networks: Sequence[TracedNetwork]) -> list[_Column]:
     """Lays out networks in the same rows; the network with most boxes of an output size sets their number."""
-    drawn = [_drawn_blocks(network.trace) for network in networks]
+    drawn = [blocks(network.trace, merge=len(shown(network.trace)) > LEGIBLE) for network in networks]
     boxes = [[index for block in of_network for index in block.layers] for of_network in drawn]
     sizes = [
         [network.trace.layers[index].size for index in of_network]
@@ -94,11 +94,6 @@ def _lay_out(networks: Sequence[TracedNetwork]) -> list[_Column]:
         in_place = [index for block in drawn[i] for _ in range(block.times) for index in block.layers]
         columns.append(_Column(network, drawn[i], tops, y, dict(zip(shown(network.trace), in_place, strict=True))))
     return columns
-
-
-def _drawn_blocks(network: Architecture) -> tuple[Block, ...]:
-    """Returns all blocks if they fit on a page, else equal blocks once."""
-    return blocks(network, merge=len(shown(network)) > LEGIBLE)
 
 
 def _words(network: Architecture, index: int) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import jax
@@ -39,7 +40,7 @@ def to_onnx(
     TensorProto, helper, numpy_helper = onnx.TensorProto, onnx.helper, onnx.numpy_helper
     types = dict(dtype=None, param_dtype=jnp.float32, remat=False, scan=False)
     model = model.clone(**{name: value for name, value in types.items() if hasattr(model, name)})
-    variables = jax.tree.map(_float32, dict(variables))
+    variables = jax.tree.map(partial(np.asarray, dtype=np.float32), dict(variables))
     (batch,) = jax.export.symbolic_shape("batch")
     trace = trace_network(model, variables, image_shape, batch=batch)
     graph = OnnxGraph(trace, variables)
@@ -80,7 +81,3 @@ def _described(model: nn.Module) -> str:
         if field.name not in ("parent", "name") and (value := getattr(model, field.name)) != field.default
     ]
     return f"{type(model).__name__}({', '.join(options)})"
-
-
-def _float32(leaf: Any) -> np.ndarray:
-    return np.asarray(leaf, np.float32)

@@ -105,11 +105,8 @@ class OnnxGraph:
         inner = _inner(equation)
         if isinstance(inner, core.ClosedJaxpr):
             return self.write(inner, operands)
-        if (
-            kind == "broadcast_in_dim"
-            and not operands[0].ndim
-            and not all(isinstance(size, int) for size in params["shape"])
-        ):
+        of_any_size = not all(isinstance(size, int) for size in params.get("shape", ()))
+        if kind == "broadcast_in_dim" and of_any_size and not operands[0].ndim:
             return operands  # a number broadcast to an array of unknown size stays a number
         if all(isinstance(operand, np.ndarray) for operand in operands):
             result = equation.primitive.bind(*operands, **params)
@@ -164,16 +161,9 @@ class OnnxGraph:
             return self.add("Gemm", [self.name_of(x, (0, 1)), *weights], (0, 1), path)
         padding = (module.kernel_size - 1) // 2 if module.padding is None else module.padding
         # SAME_UPPER is our "same": an odd pixel of padding goes to the upper end of the axis.
-        pads: dict[str, Any] = dict(auto_pad="SAME_UPPER") if padding == "same" else dict(pads=[padding] * 4)
-        return self.add(
-            "Conv",
-            [self.name_of(x, CHANNELS_FIRST), *weights],
-            CHANNELS_FIRST,
-            path,
-            strides=[module.stride] * 2,
-            group=module.groups,
-            **pads,
-        )
+        options: dict[str, Any] = dict(auto_pad="SAME_UPPER") if padding == "same" else dict(pads=[padding] * 4)
+        options |= dict(strides=[module.stride] * 2, group=module.groups)
+        return self.add("Conv", [self.name_of(x, CHANNELS_FIRST), *weights], CHANNELS_FIRST, path, **options)
 
     def slice(
         self, x: OnnxTensor, shape: tuple, start_indices: tuple, limit_indices: tuple, strides: Any

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from weights_flax.formats.tensors import Tensor
+from weights_flax.formats.tensors import Tensor, as_dict
 
 
 def read_msgpack(path: Path) -> dict[str, Any]:
@@ -29,9 +29,7 @@ def read_msgpack(path: Path) -> dict[str, Any]:
         tree = msgpack.unpackb(path.read_bytes(), ext_hook=extension, raw=False, max_array_len=4096, max_map_len=2**20)
     except (msgpack.UnpackException, TypeError, AttributeError, UnicodeDecodeError) as error:
         raise ValueError(f"its msgpack is damaged ({type(error).__name__})") from None
-    if not isinstance(tree, dict):
-        raise ValueError(f"it holds no dict of tensors, but a {type(tree).__name__}")
-    return tree
+    return as_dict(tree)
 
 
 def _array(shape: tuple[int, ...], dtype: np.dtype, buffer: bytes) -> Tensor:

@@ -1,6 +1,6 @@
 """Tensors whose values stay in their file until they are needed, so that names and shapes are checked first."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -58,13 +58,8 @@ def from_memory(source: Mapping[str, Any]) -> dict[str, Tensor]:
     return found
 
 
-def strided(flat: np.ndarray, offset: int, shape: Sequence[int], strides: Sequence[int]) -> np.ndarray:
-    """Returns the view of `flat` that begins at `offset`, with strides counted in items.
-
-    Raises:
-        ValueError: the view goes beyond `flat`.
-    """
-    if offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)) >= len(flat):
-        raise ValueError(f"a tensor of shape {tuple(shape)} goes beyond its {len(flat):,} numbers")
-    steps = tuple(stride * flat.itemsize for stride in strides)
-    return np.lib.stride_tricks.as_strided(flat[offset:], tuple(shape), steps, writeable=False)
+def as_dict(value: Any) -> dict[str, Any]:
+    """Returns the content of a file if it is a dict, else raises ValueError."""
+    if not isinstance(value, dict):
+        raise ValueError(f"it holds no dict of tensors, but a {type(value).__name__}")
+    return value

@@ -14,7 +14,7 @@ import numpy as np
 
 from common_flax.files import whole_file
 from weights_flax.formats.pickles import LIMIT, name_of, read_pickle
-from weights_flax.formats.tensors import Tensor, strided
+from weights_flax.formats.tensors import Tensor, as_dict
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # of the legacy format
 LEGACY_START = pickle.PROTO + b"\x02" + pickle.LONG1 + b"\x0a" + MAGIC_NUMBER.to_bytes(10, "little")
@@ -65,7 +65,7 @@ def read_torch_zip(path: Path) -> dict[str, Any]:
         return _Storage(key, dtype, size, lambda: np.frombuffer(_bytes_of(archive, entry, entry.file_size), dtype))
 
     data = _bytes_of(archive, entries[pickles[0]], LIMIT)
-    return _as_dict(read_pickle(BytesIO(data), _builders(), _storages(storage)))
+    return as_dict(read_pickle(BytesIO(data), _builders(), _storages(storage)))
 
 
 def _bytes_of(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int) -> bytes:
@@ -123,7 +123,7 @@ def read_torch_legacy(path: Path) -> dict[str, Any]:
             place += 8 + size * dtype.itemsize
             if place > size_of_file:
                 raise ValueError(f"it ends within the storage {key[:40]!r}")
-    return _as_dict(tree)
+    return as_dict(tree)
 
 
 def _storages(make: Callable[[str, np.dtype, int], _Storage]) -> Callable[[Any], _Storage]:
@@ -157,7 +157,13 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Ten
         raise ValueError(f"it has a tensor of shape {str(shape)[:60]} that goes beyond its storage of {storage.size:,}")
     if not prod(shape):
         return Tensor(shape, storage.dtype, lambda: np.zeros(shape, storage.dtype))
-    return Tensor(shape, storage.dtype, lambda: np.ascontiguousarray(strided(storage.read(), offset, shape, strides)))
+
+    def read() -> np.ndarray:
+        size = storage.dtype.itemsize
+        steps = [stride * size for stride in strides]
+        return np.ascontiguousarray(np.ndarray(shape, storage.dtype, storage.read(), offset * size, steps))
+
+    return Tensor(shape, storage.dtype, read)
 
 
 def _is_size(value: Any) -> bool:
@@ -182,12 +188,6 @@ def _builders() -> dict[tuple[str, str], Callable[..., Any]]:
         ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
         ("torch.nn.parameter", "Parameter"): lambda tensor, *_: tensor,
     }
-
-
-def _as_dict(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"it holds no dict of tensors, but a {type(value).__name__}")
-    return value
 
 
 def write_torch(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:

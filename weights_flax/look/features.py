@@ -57,11 +57,12 @@ def features(
     Raises:
         ValueError: the model is of another kind, `stop_at` is none of the names, or the images do not fit.
     """
-    one_of("feature", stop_at, (None, *feature_names(model)))
+    stages = (f"stage{index}" for index in range(stage_count(model)))
+    one_of("feature", stop_at, (None, "stem", *stages, "pooled", "logits"))
 
     def forward(bound: Any, images: jax.Array) -> dict[str, jax.Array]:
         outputs: dict[str, jax.Array] = OrderedDict()  # jit would sort a plain dict by name
-        for name, value in _outputs(bound, images):
+        for name, value in outputs_of(bound, images):
             outputs[name] = value
             if name == stop_at:
                 break
@@ -103,11 +104,6 @@ def apply_part(
     return model.apply(variables, *arguments, method=method)
 
 
-def feature_names(model: nn.Module) -> tuple[str, ...]:
-    """Returns the names of `features`, in their order."""
-    return ("stem", *(f"stage{index}" for index in range(stage_count(model))), "pooled", "logits")
-
-
 def stage_count(model: nn.Module) -> int:
     """Returns the number of stages. Raises ValueError if the model is of neither family."""
     return len(network(model).stage_sizes)
@@ -120,13 +116,21 @@ def network(model: nn.Module) -> Network:
     return model
 
 
-def _outputs(bound: Any, images: jax.Array) -> Iterator[tuple[str, jax.Array]]:
-    """Yields the outputs of a bound model's parts; each part runs when its output is requested."""
-    x = bound.stem(images)
+def outputs_of(bound: Any, images: jax.Array) -> Iterator[tuple[str, jax.Array]]:
+    """Yields the outputs of a bound model's parts; each part runs when its output is requested.
+
+    JAX's name for each operation begins with "stem", "stage0", … or "head".
+    """
+    with jax.named_scope("stem"):
+        x = bound.stem(images)
     yield "stem", x
     for index in range(stage_count(bound)):
-        x = bound.stage(x, index)
+        with jax.named_scope(f"stage{index}"):
+            x = bound.stage(x, index)
         yield f"stage{index}", x
-    x = bound.pool(bound.last_map(x))
+    with jax.named_scope("head"):
+        x = bound.pool(bound.last_map(x))
     yield "pooled", x
-    yield "logits", bound.classify(x)
+    with jax.named_scope("head"):
+        x = bound.classify(x)
+    yield "logits", x

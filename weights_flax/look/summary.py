@@ -13,8 +13,6 @@ from layers_flax import variables_by_shape
 from weights_flax.look.features import stage_count
 from weights_flax.look.trace import trace_network
 
-COLUMNS = ("part", "output", "parameters", "multiply-adds")
-
 
 @dataclass
 class Row:
@@ -55,7 +53,7 @@ def summary(model: nn.Module, image_shape: Sequence[int] = (224, 224, 3), *, dep
     """
     check_positive("depth", depth)
     rows, network = table(model, image_shape), cast(Any, model)
-    cells = [COLUMNS]
+    cells = [("part", "output", "parameters", "multiply-adds")]
     cells += [_cells("  " * (len(path) - 1) + path[-1], row) for path, row in rows.items() if 0 < len(path) <= depth]
     cells.append(_cells("total", rows[()]))
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

@@ -11,6 +11,7 @@ from flax.traverse_util import flatten_dict
 from jax.extend import core
 
 from layers_flax import BatchNorm, Conv, Linear, Network, multiply_adds_of
+from weights_flax.look.features import outputs_of
 
 LAYERS = (BatchNorm, Conv, Linear, nn.Dense)
 
@@ -103,7 +104,7 @@ def trace_network(
 
     def logits(variables: Mapping[str, Any], images: jax.Array) -> Any:
         with nn.intercept_methods(as_one_operation):
-            return model.apply(variables, images, method=_by_part if isinstance(model, Network) else _whole)
+            return model.apply(variables, images, method=_logits)
 
     images = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
     closed = jax.make_jaxpr(logits)(variables, images)
@@ -114,16 +115,8 @@ def trace_network(
     return Trace(closed, layers, parameters, modules)
 
 
-def _by_part(bound: Any, x: jax.Array) -> jax.Array:
-    """The whole network; the scope of each operation begins with the part that it belongs to."""
-    with jax.named_scope("stem"):
-        x = bound.stem(x)
-    for index in range(len(bound.stage_sizes)):
-        with jax.named_scope(f"stage{index}"):
-            x = bound.stage(x, index)
-    with jax.named_scope("head"):
-        return bound.head(x)
-
-
-def _whole(bound: Any, x: jax.Array) -> jax.Array:
-    return bound(x, train=False)
+def _logits(bound: Any, images: jax.Array) -> jax.Array:
+    if not isinstance(bound, Network):
+        return bound(images, train=False)
+    *_, (_, logits) = outputs_of(bound, images)
+    return logits
