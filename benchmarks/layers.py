@@ -235,13 +235,10 @@ def measure(
     if fewer and batch * fewer["seconds"]["stock"] > PATIENCE * fewer["batch"]:
         row = {name: fewer[name] for name in ("times stock", "of the fastest rounds", "plain") if name in fewer}
         return {"layer": layer.name, "batch": batch, "mode": mode, "as of batch": fewer["batch"], **row}
-    shapes = [
-        (batch, layer.height, layer.width, layer.inputs),
-        (layer.kernel, layer.kernel, layer.inputs // layer.groups, layer.outputs),
-    ]
-    x, kernel = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
-    shapes.append(jax.eval_shape(contenders(layer, "forward")["stock"], x, kernel, x).shape)
+    window = layer.kernel, layer.kernel, layer.inputs // layer.groups, layer.outputs
+    shapes = (batch, layer.height, layer.width, layer.inputs), window
     arguments = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    arguments.append(jax.eval_shape(contenders(layer, "forward")["stock"], *arguments, arguments[0]))
     lowered = {name: jax.jit(function).lower(*arguments) for name, function in functions.items()}
     texts = {name: program.as_text() for name, program in lowered.items()}
     row = {"layer": layer.name, "batch": batch, "mode": mode} | ({"plain": True} if options.plain else {})
@@ -251,7 +248,7 @@ def measure(
     unlike = {text: lowered[name] for name, text in texts.items()}
     compiling = compile_together(unlike.values(), flags)
     programs = {text: program.result() for text, program in zip(unlike, compiling, strict=True)}
-    inputs = [draw(shape) for shape in shapes]
+    inputs = [draw(argument.shape) for argument in arguments]
     runs = {name: partial(programs[text], *inputs) for name, text in texts.items()}
     times = take_turns(runs, options.seconds)
     ratios = times_stock(times)

@@ -27,7 +27,7 @@ DESCRIPTION = "Reads, converts and exports the weights of networks from many sou
 
 @dataclass(frozen=True)
 class Inspect:
-    """Print what a file of weights holds, the source of its names, and the architectures that it fits."""
+    """Prints the content of a file of weights, the source of its names, and the architectures that it fits."""
 
     file: Annotated[Positional[str], arg(metavar="FILE")]
     """A file of weights, a run's folder, or hf://OWNER/NAME."""
@@ -37,7 +37,7 @@ class Inspect:
 
 @dataclass(frozen=True)
 class Convert:
-    """Convert a file of weights to this project's names, in the format that the ending of the new file chooses."""
+    """Converts a file of weights to this project's names, in the format that the ending of the new file chooses."""
 
     file: Annotated[Positional[str], arg(metavar="FILE")]
     """A file of weights, a run's folder, or hf://OWNER/NAME."""
@@ -49,7 +49,7 @@ class Convert:
 
 @dataclass(frozen=True)
 class Export:
-    """Write a network to a file that runs without this project."""
+    """Writes a network to a file that runs without this project."""
 
     out: Path
     """The file."""
@@ -131,8 +131,7 @@ def _network(options: Export) -> LoadedModel:
     if options.arch is None:
         raise ValueError("name an architecture with --arch, or weights, or a run; none is given")
     model = build_model(options.arch)
-    images = jnp.zeros((1, 32, 32, 3))
-    variables = model.init(jax.random.key(0), images, train=False)
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
     return LoadedModel(model, dict(variables), {})
 
 

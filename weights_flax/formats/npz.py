@@ -21,8 +21,7 @@ def read_npz(path: Path) -> dict[str, Tensor]:
     archive = zipfile.ZipFile(path)  # stays open as long as its tensors exist
     for entry in archive.infolist():
         with archive.open(entry) as file:
-            version = np.lib.format.read_magic(file)
-            first = version == (1, 0)
+            first = np.lib.format.read_magic(file) == (1, 0)
             read_header = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
             shape, _, dtype = read_header(file)
             size = file.tell() + prod(shape) * dtype.itemsize

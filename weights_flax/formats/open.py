@@ -22,7 +22,6 @@ from weights_flax.formats.torch import LEGACY_START, read_torch_legacy, read_tor
 
 # Keys under which checkpoints store a network beside an optimizer and other state; the first match is used.
 WRAPPERS = ("state_dict", "model", "model_state_dict", "net", "params", "state_dict_ema", "model_ema")
-DEPTH = 3
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def _card(text: str) -> dict[str, Any]:
 
 def _state_dict(found: dict[str, Any]) -> dict[str, Tensor]:
     """Returns the innermost dict of a checkpoint that has tensors, without its other entries."""
-    for _ in range(DEPTH):
+    for _ in range(3):  # the deepest nesting of checkpoints
         tensors = {key: value for key, value in found.items() if isinstance(key, str) and isinstance(value, Tensor)}
         if tensors:
             return tensors
