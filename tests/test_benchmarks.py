@@ -1,4 +1,4 @@
-"""The benchmarks run ours and the peers in turn, and say what they measured."""
+"""Benchmarks that run our networks and the peers in turn, and print and tabulate the results."""
 
 import json
 import re
@@ -190,12 +190,12 @@ def test_layers_are_measured_beside_the_stock_ones_and_kept(tmp_path, monkeypatc
     work = {"layer": "conv 3×3 4→5 at 8×8", "batch": 1}
     assert forward == {**work, "mode": "forward", "same": True, "times stock": {"ours": 1.0}}
     assert min(train["seconds"].values()) > 0 and train["times stock"]["ours"] > 0 and train["rounds"] >= 3
-    (gradient,) = run("--mode", "forward,filter,train")  # what stands in the file is not measured again
+    (gradient,) = run("--mode", "forward,filter,train")  # results in the file are not measured again
     assert gradient["times stock"].keys() == {"dots, then shifts", "balanced", "channels as images"}
     assert [json.loads(line) for line in out.read_text().splitlines()] == [forward, train, gradient]
     out.write_text(json.dumps(train | {"times stock": {"ours": 0.5}}) + "\n")
     assert [row["mode"] for row in run("--mode", "forward,train", "--only-slow")] == ["train"]
-    (plain,) = run("--mode", "train", "--plain")  # compiled in another way, it is other work
+    (plain,) = run("--mode", "train", "--plain")  # results of other compiler options do not count
     assert plain["plain"] and not run("--mode", "train", "--plain") and not run("--mode", "train")
 
 
@@ -279,7 +279,7 @@ def test_memory_is_measured_by_depth_with_its_price(tmp_path, monkeypatch, capsy
     memory.main(memory.Options("densenet121", "densenet121", batch_size=2, rounds=1, write=True))
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["layers"] for line in lines[:4]] == [1, 2, 3, 4]
-    # As the model's `remat` has it: less of it for more layers.
+    # With `remat` memory grows more slowly with the number of layers.
     assert lines[3]["remat"]["temp_mb"] - lines[2]["remat"]["temp_mb"] < (
         lines[3]["default"]["temp_mb"] - lines[2]["default"]["temp_mb"]
     )

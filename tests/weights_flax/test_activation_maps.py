@@ -1,4 +1,4 @@
-"""Maps of where a class is found: they add up to logits, and are the derivatives that they are said to be."""
+"""Activation maps: they add up to logits, and equal the derivatives in their definition."""
 
 from functools import cache
 
@@ -20,7 +20,7 @@ CLASSES = np.array([3, 0])
 
 @cache
 def look(arch):
-    """A network, images, variables and logits, all in float64."""
+    """Returns a network, images, variables and logits, all in float64."""
     model, images = SMALL[arch], draw_images64(2, 64, 96, 3)
     variables = as_if_trained(model, images)
     return model, images, variables, jax.jit(model.apply)(variables, images)
@@ -28,7 +28,7 @@ def look(arch):
 
 @cache
 def compiled(arch, function):
-    """The function as one of variables, images and classes."""
+    """Returns the function with only variables, images and classes as arguments."""
     return jax.jit(lambda *arguments: function(SMALL[arch], *arguments))
 
 
@@ -47,7 +47,7 @@ def test_a_map_and_the_bias_are_the_logit(x64, arch, classes):
 
 
 def test_a_pixel_of_a_map_is_the_logit_of_its_features_alone(x64):
-    """Were all pixels of the last map like one, the logit without its bias would be that pixel of M."""
+    """If all pixels of the last map were equal to one pixel, the logit without its bias would be that pixel of M."""
     model, images, variables, _ = look("resnet18")
     x = model.apply(variables, images, method="stem")
     for index in range(4):
@@ -61,7 +61,7 @@ def test_a_pixel_of_a_map_is_the_logit_of_its_features_alone(x64):
 
 @pytest.mark.parametrize("arch", CLASSIFIER)
 def test_grad_cam_at_the_last_map_is_the_class_activation_map(x64, arch):
-    """There α_k is w_kc over the number of pixels (Selvaraju 2017, section 3.1): Grad-CAM is relu(M) / pixels."""
+    """Here α_k is w_kc over the number of pixels (Selvaraju 2017, 3.1): Grad-CAM is relu(M) / pixels."""
     _, images, variables, logits = look(arch)
     expected = np.stack([compiled(arch, class_activation_map)(variables, images, c) for c in range(5)])
     found = np.stack([compiled(arch, grad_cam)(variables, images, c) for c in range(5)])
@@ -76,7 +76,7 @@ def test_grad_cam_at_the_last_map_is_the_class_activation_map(x64, arch):
     ("arch", "stage"), [("vgg11_bn", -1), ("vgg11_bn", 2), ("densenet121", 1), ("resnet20_v2", -2), ("resnet18", 0)]
 )
 def test_weights_of_grad_cam_are_what_a_channel_does_to_the_logit(x64, arch, stage):
-    """Where a channel grows by the same everywhere, the logit grows by its α times the pixels: in forward mode."""
+    """A constant added to a channel raises the logit by the constant times α times the pixels, in forward mode."""
     model, images, variables, _ = look(arch)
     index = stage % stages_of(model)
 

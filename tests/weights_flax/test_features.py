@@ -1,4 +1,4 @@
-"""Features equal to torchvision's in float64, to the network's own parts, and to their sizes as they are told."""
+"""Features that equal torchvision's in float64, the network's own parts, and the sizes of `feature_info`."""
 
 from functools import cache, partial
 
@@ -26,7 +26,7 @@ NAMES = {
 
 @cache
 def look(arch):
-    """A network, images, variables and features, all in float64; compiled once."""
+    """Returns a network, images, variables and features, all in float64; compiled once."""
     model, images = SMALL[arch], draw_images64(2, 64, 96, 3)
     variables = as_if_trained(model, images)
     return model, images, variables, jax.jit(partial(features, model))(variables, images)
@@ -34,7 +34,7 @@ def look(arch):
 
 @pytest.mark.parametrize("arch", ["resnet50", "densenet121"])
 def test_features_equal_torchvisions(x64, arch):
-    """Every value and its place: each map is compared by weighted sums over its pixels, and over its channels."""
+    """Every value and its place count: weighted sums over pixels, and over channels, are compared for each map."""
     manifest, golden = references.load(arch)
     _, stored = references.load(arch, "_features")
     model = build_model(arch)
@@ -81,7 +81,7 @@ def test_what_is_pooled_is_the_mean_of_the_activated_map(x64, arch, norm):
 
 
 def test_what_vgg_classifies_is_its_map_channel_by_channel(x64):
-    """At 224 pixels the last map has 7×7 pixels, which are classified as they are."""
+    """At 224 pixels the last map has 7×7 pixels, which are classified without pooling."""
     model, images = SMALL["vgg11_bn"].clone(width=1), draw_images64(1, 224, 224, 3)
     found = jax.jit(partial(features, model))(as_if_trained(model, images), images)
     np.testing.assert_array_equal(found["stem"], images)
@@ -98,7 +98,7 @@ def multiply_adds(program):
 
 @pytest.mark.parametrize("arch", SMALL)
 def test_what_follows_is_not_computed(arch):
-    """The work is that of the stem and the stages asked for: as many operations, as many multiply-adds."""
+    """Only the stem and the requested stages run: operations and multiply-adds are theirs."""
     model = SMALL[arch].clone(param_dtype=jnp.float32)
     images = jnp.zeros((1, 32, 32, 3))
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images))
@@ -189,7 +189,7 @@ def infos(*rows):
             ),
         ),
         ("resnet20", (32, 32, 3), infos((16, 1, 32, 32), (16, 1, 32, 32), (32, 2, 16, 16), (64, 4, 8, 8))),
-        # Sizes that no stride divides: rounded up by strided convolutions, down by DenseNet's average pools.
+        # No stride divides these sizes: strided convolutions round up, DenseNet's average pools round down.
         ("resnet20", (30, 33, 1), infos((16, 1, 30, 33), (16, 1, 30, 33), (32, 2, 15, 17), (64, 4, 8, 9))),
         ("densenet_bc_40_12", (30, 33, 1), infos((24, 1, 30, 33), (96, 1, 30, 33), (120, 2, 15, 16), (132, 4, 7, 8))),
     ],

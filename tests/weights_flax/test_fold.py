@@ -39,7 +39,7 @@ def draw_images(shape=(2, 32, 32, 3), dtype=jnp.float64):
 
 
 def draw_variables(model, channels=3):
-    """Weights that keep the scale of what they are given, statistics that differ, scales of both signs and zero."""
+    """Draws weights that keep the scale of their inputs, statistics that differ, scales of both signs and zero."""
     images = jnp.zeros((1, 32, 32, channels), jnp.float32)
     shapes = flatten_dict(jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False)))
     rng = np.random.default_rng(1)
@@ -91,7 +91,7 @@ def test_shapes_are_those_of_init_and_statistics_are_gone(name):
         ("resnet50", set()),
         ("vgg11_bn", set()),
         ("plain20", set()),
-        # The first block of a network takes what the stem has activated.
+        # The input of a network's first block is already activated by the stem.
         ("resnet20_v2", {f"layer{i + 1}_{j}/bn1" for i in range(3) for j in range(3)} - {"layer1_0/bn1"} | {"norm"}),
         (
             "densenet_bc_40_12",
@@ -135,7 +135,7 @@ def test_gradients_with_respect_to_images_are_the_same(x64, name):
     def gradient(network, values):
         return jax.jit(jax.grad(lambda images: jnp.square(network.apply(values, images)).sum()))(images)
 
-    # Where a ReLU's input is all but zero its mask may differ by rounding; of these draws none is.
+    # Rounding could flip the mask of a ReLU whose input is almost zero; no input here is so small.
     assert_close(gradient(folded, values), gradient(model, variables), 1e-11)
 
 
@@ -151,7 +151,7 @@ def test_odd_sizes_other_channels_and_non_square_images(x64, name, shape):
 
 @pytest.mark.parametrize("name", ["resnet50", "resnet50_v2", "vgg11_bn", "densenet121", "densenet_40_12"])
 def test_single_precision(name):
-    """Weights are rounded once more: of some 20 to 50 layers each adds a few roundings of 2^-24."""
+    """Folded weights are rounded once more: each of 20 to 50 layers adds a few roundings of 2^-24."""
     model, variables = draw(name)
     folded, values = fold_batch_norm(model, variables)
     assert {leaf.dtype for leaf in jax.tree.leaves(values)} == {jnp.dtype(jnp.float32)}

@@ -1,4 +1,4 @@
-"""Files that are hostile or wrong: each is one clear line, soon and in little memory, and nothing in it is run."""
+"""Files that are hostile or wrong: each gives one clear line, soon and in little memory, and no code in it runs."""
 
 import builtins
 import io
@@ -94,7 +94,7 @@ def with_value(value):
 
 
 def zeros_entry(size):
-    """An .npy of zeros that is deflated to a thousandth."""
+    """Returns an .npy of zeros, compressed to a thousandth."""
     return npy((size // 4,), data=bytes(size))
 
 
@@ -246,7 +246,7 @@ print(json.dumps([found, int(peak) / 1024, sorted(path.name for path in Path().i
 
 @pytest.fixture(scope="module")
 def met(tmp_path_factory):
-    """What one process says of all files and how long it took over each, its peak memory in MB, what it has written."""
+    """Runs one process on all files; returns its messages and times, its peak memory in MB, and the files it wrote."""
     folder = tmp_path_factory.mktemp("hostile")
     (folder / "files").mkdir()
     numbers = {f"{number:03}": name for number, name in enumerate(FILES)}
@@ -276,7 +276,7 @@ def test_one_clear_line_within_seconds(met, name):
 
 
 def test_little_memory_is_taken(met):
-    assert met[1] < 400  # of which JAX is 220, and each bomb would be 256
+    assert met[1] < 400  # JAX needs 220, and each bomb would add 256
 
 
 def test_nothing_ran_and_nothing_was_written(met):
@@ -284,7 +284,7 @@ def test_nothing_ran_and_nothing_was_written(met):
 
 
 def test_the_orders_are_real(tmp_path, monkeypatch):
-    """Python's own unpickler does what these files say: the test above could fail."""
+    """Python's own unpickler runs the code in these files, so the test above could fail."""
     monkeypatch.chdir(tmp_path)
     for name, data in PICKLES.items():
         if name.startswith("calls") and name != "calls a string":
@@ -323,7 +323,7 @@ def test_a_legacy_file_truncated_at_every_kilobyte(tmp_path):
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
 def test_other_types_load_right(tmp_path, dtype):
-    """Rounded to the file's type, and given in the model's."""
+    """Values are rounded to the file's type, and returned in the model's."""
     (tmp_path / "file").write_bytes(save({name: value.astype(dtype) for name, value in RIGHT.items()}))
     loaded = to_torch(MODEL, load_weights(MODEL, tmp_path / "file"))
     for name, value in RIGHT.items():
@@ -332,14 +332,14 @@ def test_other_types_load_right(tmp_path, dtype):
 
 
 def test_what_is_kept_beside_weights_is_passed_over(tmp_path):
-    """Counters, wrappers and the prefixes of other tools."""
+    """Counters, wrappers and prefixes of other tools are ignored."""
     counters = {f"{name[:-12]}num_batches_tracked": np.array(7) for name in RIGHT if name.endswith("running_mean")}
     (tmp_path / "file").write_bytes(save({f"module.{name}": value for name, value in {**RIGHT, **counters}.items()}))
     assert to_torch(MODEL, load_weights(MODEL, tmp_path / "file")).keys() == RIGHT.keys()
 
 
 def test_data_kept_in_another_file_is_refused(tmp_path):
-    """HDF5 can name other files, whose bytes would come in as weights."""
+    """HDF5 can refer to other files, whose bytes would be read as weights."""
     h5py = pytest.importorskip("h5py")
     (tmp_path / "secret").write_bytes(bytes(64))
     with h5py.File(tmp_path / "file.h5", "w") as file:

@@ -1,4 +1,4 @@
-"""Where weights may come from, and what becomes of the classifier."""
+"""Sources of weights, and classifiers that are kept or drawn anew."""
 
 import sys
 import time
@@ -21,7 +21,7 @@ NARROW = [resnet20(width=4), densenet_bc_40_12(growth_rate=4), vgg11(width=1)]
 
 @pytest.mark.parametrize("model", NARROW, ids=lambda model: type(model).__name__)
 def test_a_head_of_another_size_is_drawn_anew_when_asked(tmp_path, model):
-    """As `init` draws it from the same seed; all else is the file's."""
+    """The classifier is the one that `init` draws from the same seed; the rest is the file's."""
     path = save_weights(model, drawn(model), tmp_path / "w.safetensors")
     other = model.clone(num_classes=7)
     with pytest.raises(ValueError, match=f"have {model.num_classes} classes, the model has 7; new_head=True draws"):
@@ -39,7 +39,7 @@ def test_a_head_of_another_size_is_drawn_anew_when_asked(tmp_path, model):
 
 
 def test_a_head_that_fits_is_drawn_anew_too_when_asked(tmp_path):
-    """Other classes may be as many."""
+    """Another classifier may have the same number of classes."""
     path = save_weights(MODEL, drawn(MODEL), tmp_path / "w.safetensors")
     variables = load_weights(MODEL, path, new_head=True)
     assert not np.array_equal(variables["params"]["fc"]["kernel"], drawn(MODEL)["params"]["fc"]["kernel"])
@@ -68,7 +68,7 @@ def test_folders_of_runs_give_their_averaged_weights(tmp_path):
 
 @pytest.mark.parametrize("ema", [False, True])
 def test_checkpoints_of_orbax(tmp_path, ema):
-    """Of a training state the network's variables, averaged ones first; as Flax's example and our runs leave them."""
+    """Variables are read from training states of Flax's example and of our runs; averaged ones come first."""
     variables = drawn(MODEL)
     averaged = jax.tree.map(lambda leaf: 2 * leaf, variables)
     state = {"step": np.int32(7), "opt_state": [{"trace": variables["params"]}], **variables}
@@ -81,26 +81,26 @@ def test_checkpoints_of_orbax(tmp_path, ema):
 
 
 def test_a_damaged_checkpoint_of_orbax(tmp_path, monkeypatch):
-    """One line is said of it, and nothing by the reads that go on when the first has failed."""
+    """One line reports the error, and reads that continue after the first failure print nothing."""
     unheard = []
     monkeypatch.setattr(sys, "unraisablehook", unheard.append)
     with ocp.StandardCheckpointer() as writer:
         writer.save(tmp_path / "state", drawn(MODEL))
         writer.wait_until_finished()
-    parts = list((tmp_path / "state").rglob("d/*"))  # of the arrays' values; of what they are called all is whole
+    parts = list((tmp_path / "state").rglob("d/*"))  # files of the arrays' values; their names stay undamaged
     assert parts
     for path in parts:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    for _ in range(8):  # whether other reads still go on is a matter of chance
+    for _ in range(8):  # other reads continue only by chance
         with pytest.raises(ValueError, match="cannot be read: ") as error:
             load_weights(MODEL, tmp_path / "state")
         assert "\n" not in str(error.value)
-    time.sleep(0.2)  # for those reads
+    time.sleep(0.2)  # until those reads end
     assert not unheard
 
 
 def test_files_of_the_hub(tmp_path, monkeypatch):
-    """Asked for by owner, name and file; the hub's own library fetches and keeps them."""
+    """The hub's own library fetches files by owner, name and file, and caches them."""
     save_weights(MODEL, drawn(MODEL), tmp_path / "model.safetensors")
     asked = []
 

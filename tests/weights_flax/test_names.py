@@ -38,7 +38,7 @@ def test_akamasters_resnet20_loads_as_it_is():
 
 @pytest.mark.parametrize(("constructor", "shortcut"), [(resnet56, "A"), (resnet110, "B")])
 def test_others_of_its_family(constructor, shortcut):
-    """By its names: `linear`, and `shortcut.0` where a block has a projection."""
+    """The source is recognised by `linear`, and by `shortcut.0` in blocks with a projection."""
     model = constructor(shortcut=shortcut)
     theirs = {}
     for name, value in state_dict(model).items():
@@ -137,7 +137,7 @@ def test_keras_resnets_need_their_own_strides(tmp_path):
 
 
 def test_keras_resnets_of_2016_are_others(tmp_path):
-    """They have no counterpart here: their stem has no BatchNorm, and their strides are at the end of stages."""
+    """Keras' ResNets v2 have no counterpart here: no BatchNorm in the stem, and strides at the end of stages."""
     h5py = pytest.importorskip("h5py")
     with h5py.File(tmp_path / "file.h5", "w") as file:
         for layer in ("conv1_conv/conv1_conv/kernel:0", "conv2_block1_preact_bn/conv2_block1_preact_bn/gamma:0"):
@@ -159,7 +159,7 @@ def test_a_keras_file_without_its_top_can_get_a_new_one(tmp_path):
 
 @pytest.mark.parametrize(("name", "constructor"), [("ResNet18", resnet18), ("ResNet50", resnet50)])
 def test_flaxs_imagenet_example(x64, tmp_path, name, constructor):
-    """Blocks counted through all stages, and padding by SAME."""
+    """Blocks are counted through all stages, and padding is SAME."""
     manifest = json.loads((references.GOLDEN / "flax_example.json").read_text())[name]
     flat = {tuple(path.split("/")): references.flax_tensor(path, tuple(shape)) for path, shape in manifest}
     state = {"step": 7, "opt_state": {"0": {"trace": {}}}, **unflatten_dict(flat)}

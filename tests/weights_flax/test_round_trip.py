@@ -1,4 +1,4 @@
-"""Through every format and back, for every architecture: bit for bit."""
+"""Every format read back for every architecture, bit for bit."""
 
 import jax.numpy as jnp
 import ml_dtypes
@@ -15,11 +15,11 @@ DEEP = ("resnet1202", "resnet1001_v2", "resnet200_v2")
 
 
 def narrow(arch):
-    """The architecture with few channels, so that files are small; its names are all there."""
+    """Builds the architecture with few channels, so that files are small; all its names remain."""
     options = constructor_options(arch)
     if "growth_rate" in options:
         return build_model(arch, growth_rate=4, num_classes=3)
-    # So narrow a bottleneck cannot have 32 groups, or twice its width in channels.
+    # Such a narrow bottleneck cannot have 32 groups, or twice its width in channels.
     groups = {"resnext50_32x4d": dict(groups=2, width_per_group=64), "resnext101_32x8d": dict(groups=2)}
     return build_model(arch, width=16 if arch.startswith("resnext") else 4, num_classes=3, **groups.get(arch, {}))
 
@@ -74,7 +74,7 @@ def test_other_types_of_parameters(x64, tmp_path, ending, dtype):
 
 
 def test_a_network_of_no_published_depth(tmp_path):
-    """It has no name, but its weights can be kept; who reads them has to build it."""
+    """The network has no name, but its weights can be saved; their reader has to build the network."""
     model = ResNet((1, 2), width=4, num_classes=3)
     path = save_weights(model, drawn(model), tmp_path / "w.safetensors")
     check_same(load_weights(model, path), drawn(model))

@@ -1,4 +1,4 @@
-"""PyTorch loads what is exported: torchvision's and timm's networks, by their own names, give the same logits."""
+"""Exported weights in PyTorch: torchvision's and timm's networks load them by their own names, with the same logits."""
 
 import fcntl
 import os
@@ -26,15 +26,15 @@ READER = Path(__file__).parent.parent / "helpers" / "torch_reader.py"
 
 @pytest.fixture(scope="module")
 def torch_python():
-    """A Python with PyTorch: $TORCH_PYTHON, or one in a virtual environment of its own, which is made once."""
+    """Returns a Python with PyTorch: $TORCH_PYTHON, or one in its own virtual environment, which is made once."""
     if "TORCH_PYTHON" in os.environ:
         return os.environ["TORCH_PYTHON"]
     cache = platformdirs.user_cache_path("resnet-densenet-flax", ensure_exists=True)
-    # PyPI has another PyTorch for each Python, not for the CPU alone where none is found beside it.
+    # PyPI has a different PyTorch for each Python version, so the folder's name holds the version.
     name = "torch-2.13.0-python{}.{}".format(*sys.version_info)
     folder = cache / name
     python = folder / "bin" / "python"
-    # Tests run side by side: who comes second waits for the first, and finds it made.
+    # Tests run in parallel: the second one waits for the first, and then uses its environment.
     with (cache / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "whole").exists():

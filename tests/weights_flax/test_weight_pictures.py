@@ -1,4 +1,4 @@
-"""Pictures of filters and maps: every filter in its place, maps the right way up, nothing left of what went wrong."""
+"""Pictures of filters and maps: every filter in its place, maps the right way up, no files left after errors."""
 
 import subprocess
 import sys
@@ -51,7 +51,7 @@ def test_channels_that_are_no_colours_are_side_by_side(channels):
     [("resnet20", "conv1", {"width": 4}), ("densenet_bc_40_12", "conv0", {}), ("vgg11", "features_0", {"width": 4})],
 )
 def test_the_picture_shows_the_first_convolution(tmp_path, arch, name, options):
-    """Filters of one colour each: red, green, blue, and one against blue."""
+    """Draws filters of one colour each: red, green, blue, and one with negative blue."""
     model = build_model(arch, **options)
     variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
     kernel = np.zeros(variables["params"][name]["kernel"].shape)
@@ -72,12 +72,12 @@ def test_the_picture_shows_the_first_convolution(tmp_path, arch, name, options):
 
 
 def test_a_map_lies_over_its_image_the_right_way_up(tmp_path):
-    """Black images of 40×60 pixels, maps of 2×3: what is bright in a map is bright there in the picture."""
+    """Bright places of maps of 2×3 are bright in the picture, over black images of 40×60 pixels."""
     places = [(0, 0), (0, 2), (1, 0), (1, 1)]
     maps = np.zeros((4, 2, 3))
     for index, place in enumerate(places):
         maps[index][place] = 10.0**index
-    maps[3] -= 500  # all but one place speak against the class
+    maps[3] -= 500  # all but one place are evidence against the class
     draw_activation_maps(tmp_path / "maps.png", np.zeros((4, 40, 60, 3)), maps, ["a", "b", "c", "d"])
     assert [path.name for path in tmp_path.iterdir()] == ["maps.png"]
     pixels = np.asarray(Image.open(tmp_path / "maps.png").convert("L")).astype(float)
@@ -98,7 +98,7 @@ def test_a_map_lies_over_its_image_the_right_way_up(tmp_path):
 
 
 def _runs(values):
-    """The places of each stretch of true values."""
+    """Returns the places of each run of true values."""
     places = np.nonzero(values)[0]
     return np.split(places, np.nonzero(np.diff(places) > 1)[0] + 1)
 
