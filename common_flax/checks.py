@@ -25,6 +25,11 @@ def check_images(shape: tuple[int, ...]) -> None:
             f"images must have rank 4, (batch, height, width, channels); "
             f"given shape {tuple(shape)} of rank {len(shape)}"
         )
+    if shape[1] == 3 and shape[3] > 4:
+        raise ValueError(
+            f"images must be (batch, height, width, channels); given shape {tuple(shape)}, which looks like PyTorch's "
+            "(batch, channels, height, width): use images.transpose(0, 2, 3, 1)"
+        )
 
 
 def check_positive(what: str, value: int) -> None:

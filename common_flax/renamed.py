@@ -1,8 +1,11 @@
 """Names that a package had before."""
 
+import functools
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def renamed(package: str, names: Mapping[str, Any]) -> Callable[[str], Any]:
@@ -20,3 +23,22 @@ def renamed(package: str, names: Mapping[str, Any]) -> Callable[[str], Any]:
         return names[name]
 
     return get
+
+
+def renamed_keyword(function: Callable[..., T], **names: str) -> Callable[..., T]:
+    """`function`, which still takes old names of keywords, with a DeprecationWarning.
+
+    Args:
+        function: takes the new names.
+        **names: old name = new name.
+    """
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> T:
+        for old, new in names.items():
+            if old in kwargs:
+                warnings.warn(f"{old}= is {new}= now", DeprecationWarning, stacklevel=2)
+                kwargs.setdefault(new, kwargs.pop(old))
+        return function(*args, **kwargs)
+
+    return call

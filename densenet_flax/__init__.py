@@ -1,51 +1,34 @@
 """Densely connected networks, as Flax Linen modules: pure functions of explicit state."""
 
-from common_flax import __version__
-from densenet_flax.archs import (
-    ARCHS,
-    FAMILIES,
-    densenet121,
-    densenet161,
-    densenet169,
-    densenet201,
-    densenet264,
-    densenet_40_12,
-    densenet_100_12,
-    densenet_100_24,
-    densenet_bc_40_12,
-    densenet_bc_100_12,
-    densenet_bc_190_40,
-    densenet_bc_250_24,
-)
-from densenet_flax.blocks import DenseBlock, DenseLayer, Transition
-from densenet_flax.deepen import deepen, deepen_state
-from densenet_flax.densenet import DenseNet
-from densenet_flax.feature_reuse import feature_reuse
-from layers_flax import from_torch, to_torch
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "ARCHS",
-    "FAMILIES",
-    "DenseBlock",
-    "DenseLayer",
-    "DenseNet",
-    "Transition",
-    "__version__",
-    "deepen",
-    "deepen_state",
-    "densenet121",
-    "densenet161",
-    "densenet169",
-    "densenet201",
-    "densenet264",
-    "densenet_40_12",
-    "densenet_100_12",
-    "densenet_100_24",
-    "densenet_bc_40_12",
-    "densenet_bc_100_12",
-    "densenet_bc_190_40",
-    "densenet_bc_250_24",
-    "feature_reuse",
-    "from_torch",
-    "to_torch",
-]
+from common_flax import __version__ as __version__
+from densenet_flax.archs import *  # noqa: F403  every architecture is public
+from densenet_flax.archs import ARCHS as ARCHS
+from densenet_flax.archs import FAMILIES as FAMILIES
+from densenet_flax.blocks import DenseBlock as DenseBlock
+from densenet_flax.blocks import DenseLayer as DenseLayer
+from densenet_flax.blocks import Transition as Transition
+from densenet_flax.deepen import deepen as deepen
+from densenet_flax.deepen import deepen_state as deepen_state
+from densenet_flax.densenet import DenseNet as DenseNet
+from densenet_flax.feature_reuse import feature_reuse as feature_reuse
+from layers_flax import from_torch as from_torch
+from layers_flax import to_torch as to_torch
+
+if not TYPE_CHECKING:  # checkers would take the literal names for all of them
+    __all__ = [
+        *ARCHS,
+        "ARCHS",
+        "FAMILIES",
+        "DenseBlock",
+        "DenseLayer",
+        "DenseNet",
+        "Transition",
+        "__version__",
+        "deepen",
+        "deepen_state",
+        "feature_reuse",
+        "from_torch",
+        "to_torch",
+    ]

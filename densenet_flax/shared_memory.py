@@ -6,6 +6,7 @@ gradient of the features is one array as well, to whose part each layer adds.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,6 +18,36 @@ from layers_flax.autodiff.linear_map import after, linear_map
 
 Half = Callable[[Any, Any, jax.Array, Moments], jax.Array]
 State = tuple[jax.Array, Moments]  # maps, and their batch statistics
+
+
+def grow_bound(
+    layers: Sequence[Any], halves: Sequence[Callable[..., jax.Array]], x: jax.Array, moments: Moments
+) -> tuple[jax.Array, Moments]:
+    """A dense block's output in training and its batch statistics, and new running statistics in its layers.
+
+    Args:
+        layers: the block's layers, bound.
+        halves: the two of a layer, called with the layer, maps, train, their statistics, and a key for dropout;
+            without a bottleneck the first is the whole.
+        x: (batch, height, width, channels).
+        moments: the batch statistics of `x`.
+    """
+    unbound, variables = zip(*[layer.unbind() for layer in layers], strict=True)
+    keys = [[layer.dropout.make_rng("dropout") if layer.dropout.rate else None for _ in range(2)] for layer in layers]
+
+    def pure(index: int, variables: Any, keys: Any, x: jax.Array, moments: Moments) -> jax.Array:
+        return unbound[0].apply(variables, x, True, moments, keys[index], method=halves[index])
+
+    steps = [partial(pure, index) for index in range(1 if unbound[0].bottleneck_width is None else 2)]
+    growth_rate = unbound[0].growth_rate
+    features, moments, inner = grow_shared(steps, layers[0].norm1.moments, growth_rate, variables, keys, x, moments)
+    pixels = x.size // x.shape[-1]
+    for i, layer in enumerate(layers):
+        end = x.shape[-1] + i * growth_rate
+        layer.norm1.update_running_stats(jax.tree.map(lambda values, end=end: values[:end], moments), pixels)
+        if inner:
+            layer.norm2.update_running_stats(inner[i], pixels)
+    return features, moments
 
 
 def grow_shared(

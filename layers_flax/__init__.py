@@ -9,17 +9,18 @@ from layers_flax.conv.chunks import folded_logits, in_chunks
 from layers_flax.conv.conv import Conv, conv2d
 from layers_flax.conv.inference_conv import inference_conv2d
 from layers_flax.conv.pointwise import subsample
+from layers_flax.model.architecture import NetworkOptions, architecture
 from layers_flax.model.counts import count_multiply_adds, count_parameters, multiply_adds_of
-from layers_flax.model.initializers import he_normal_fan_in, he_normal_fan_out, torch_linear
 from layers_flax.model.network import Network
 from layers_flax.model.shapes import image_by_shape, variables_by_shape
-from layers_flax.model.torch_names import from_torch, to_torch, variables_from_torch, variables_to_torch
+from layers_flax.model.torch_names import block_counts, from_torch, to_torch, variables_from_torch, variables_to_torch
 from layers_flax.model.widening import carry_over, check_deeper
 from layers_flax.nn.batch_norm import BatchNorm, Moments, batch_moments
 from layers_flax.nn.channel_affine import ScaleShift, check_inference, conv_norm
 from layers_flax.nn.dropout import Dropout, DropPath
 from layers_flax.nn.linear import Linear
 from layers_flax.nn.pooling import adaptive_avg_pool, avg_pool, global_avg_pool, max_pool
+from layers_flax.parameters.initializers import he_normal_fan_in, he_normal_fan_out, torch_linear
 
 __all__ = [
     "BatchNorm",
@@ -29,11 +30,14 @@ __all__ = [
     "Linear",
     "Moments",
     "Network",
+    "NetworkOptions",
     "ScaleShift",
     "__version__",
     "adaptive_avg_pool",
+    "architecture",
     "avg_pool",
     "batch_moments",
+    "block_counts",
     "carry_over",
     "check_deeper",
     "check_images",

@@ -1,117 +1,44 @@
 """Residual networks, their plain twins and VGG, as Flax Linen modules: pure functions of explicit state."""
 
-from common_flax import __version__
-from layers_flax import from_torch, to_torch
-from resnet_flax.archs import (
-    ARCHS,
-    FAMILIES,
-    plain18,
-    plain20,
-    plain32,
-    plain34,
-    plain44,
-    plain56,
-    plain110,
-    resnet18,
-    resnet18_v2,
-    resnet20,
-    resnet20_v2,
-    resnet32,
-    resnet34,
-    resnet34_v2,
-    resnet44,
-    resnet50,
-    resnet50_v2,
-    resnet56,
-    resnet56_v2,
-    resnet101,
-    resnet101_v2,
-    resnet110,
-    resnet110_v2,
-    resnet152,
-    resnet152_v2,
-    resnet164_v2,
-    resnet200_v2,
-    resnet1001_v2,
-    resnet1202,
-    resnext50_32x4d,
-    resnext101_32x8d,
-    vgg11,
-    vgg11_bn,
-    vgg13,
-    vgg13_bn,
-    vgg16,
-    vgg16_bn,
-    vgg19,
-    vgg19_bn,
-    wide_resnet28_10,
-    wide_resnet50_2,
-    wide_resnet101_2,
-)
-from resnet_flax.blocks import BasicBlock, BottleneckBlock
-from resnet_flax.deepen import deepen, deepen_state
-from resnet_flax.pre_activation import PreActBasicBlock, PreActBottleneckBlock
-from resnet_flax.resnet import PlainNet, ResNet
-from resnet_flax.scan import stack_blocks, unstack_blocks
-from resnet_flax.vgg import VGG
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "ARCHS",
-    "FAMILIES",
-    "VGG",
-    "BasicBlock",
-    "BottleneckBlock",
-    "PlainNet",
-    "PreActBasicBlock",
-    "PreActBottleneckBlock",
-    "ResNet",
-    "__version__",
-    "deepen",
-    "deepen_state",
-    "from_torch",
-    "plain18",
-    "plain20",
-    "plain32",
-    "plain34",
-    "plain44",
-    "plain56",
-    "plain110",
-    "resnet18",
-    "resnet18_v2",
-    "resnet20",
-    "resnet20_v2",
-    "resnet32",
-    "resnet34",
-    "resnet34_v2",
-    "resnet44",
-    "resnet50",
-    "resnet50_v2",
-    "resnet56",
-    "resnet56_v2",
-    "resnet101",
-    "resnet101_v2",
-    "resnet110",
-    "resnet110_v2",
-    "resnet152",
-    "resnet152_v2",
-    "resnet164_v2",
-    "resnet200_v2",
-    "resnet1001_v2",
-    "resnet1202",
-    "resnext50_32x4d",
-    "resnext101_32x8d",
-    "stack_blocks",
-    "to_torch",
-    "unstack_blocks",
-    "vgg11",
-    "vgg11_bn",
-    "vgg13",
-    "vgg13_bn",
-    "vgg16",
-    "vgg16_bn",
-    "vgg19",
-    "vgg19_bn",
-    "wide_resnet28_10",
-    "wide_resnet50_2",
-    "wide_resnet101_2",
-]
+from common_flax import __version__ as __version__
+from layers_flax import from_torch as from_torch
+from layers_flax import to_torch as to_torch
+from resnet_flax.archs import *  # noqa: F403  every architecture is public
+from resnet_flax.archs import ARCHS as ARCHS
+from resnet_flax.archs import FAMILIES as FAMILIES
+from resnet_flax.blocks import BasicBlock as BasicBlock
+from resnet_flax.blocks import BottleneckBlock as BottleneckBlock
+from resnet_flax.blocks import ResidualBlock as ResidualBlock
+from resnet_flax.deepen import deepen as deepen
+from resnet_flax.deepen import deepen_state as deepen_state
+from resnet_flax.pre_activation import PreActBasicBlock as PreActBasicBlock
+from resnet_flax.pre_activation import PreActBottleneckBlock as PreActBottleneckBlock
+from resnet_flax.resnet import PlainNet as PlainNet
+from resnet_flax.resnet import ResNet as ResNet
+from resnet_flax.scan import stack_blocks as stack_blocks
+from resnet_flax.scan import unstack_blocks as unstack_blocks
+from resnet_flax.vgg import VGG as VGG
+
+if not TYPE_CHECKING:  # checkers would take the literal names for all of them
+    __all__ = [
+        *ARCHS,
+        "ARCHS",
+        "FAMILIES",
+        "VGG",
+        "BasicBlock",
+        "BottleneckBlock",
+        "PlainNet",
+        "PreActBasicBlock",
+        "PreActBottleneckBlock",
+        "ResNet",
+        "ResidualBlock",
+        "__version__",
+        "deepen",
+        "deepen_state",
+        "from_torch",
+        "stack_blocks",
+        "to_torch",
+        "unstack_blocks",
+    ]

@@ -1,46 +1,51 @@
 """VGG (Simonyan 2015, table 1): stacks of 3×3 convolutions, with and without BatchNorm."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from common_flax.checks import check_images, check_positive, check_rate
 from layers_flax import (
     BatchNorm,
-    Conv,
     Dropout,
     Linear,
     Network,
+    NetworkOptions,
     adaptive_avg_pool,
     check_inference,
     conv_norm,
-    inference_conv2d,
     max_pool,
 )
-from resnet_flax.torch_weights import module_name
+from resnet_flax.torch_weights import module_name, vgg_options
+
+
+class VGGOptions(NetworkOptions, total=False):
+    """Keywords of the constructors of VGGs; `VGG` explains them."""
+
+    width: int
+    dropout: float
 
 
 class VGG(Network):
     """Five stages of 3×3 convolutions, a max pool after each, and three dense layers.
 
-    `init` returns exactly {"params", "batch_stats"}, the latter empty without BatchNorm. Modules are named by
-    torchvision's places in its sequences: `features_0`, `classifier_3`. Dropout takes the "dropout" key of
-    `model.apply(…, train=True, rngs={"dropout": key})`.
+    Without BatchNorm `batch_stats` is empty. Modules are named by torchvision's places in its sequences: `features_0`,
+    `classifier_3`. Dropout takes the "dropout" key of `model.apply(…, train=True, rngs={"dropout": key})`.
 
     Attributes:
         stage_sizes: convolutions in each stage.
         batch_norm: a BatchNorm behind each convolution.
         num_classes: width of the logits.
         width: channels of the first stage; each stage doubles them, up to 8 · width.
-        dropout: rate behind the first two dense layers, in training.
-        frozen_batch_norm, running_variance, dtype, param_dtype, axis_name, folded: as in `ResNet`.
+        dropout: probability of dropping a value behind the first two dense layers, in training.
+        frozen_batch_norm, running_variance, dtype, param_dtype, axis_name, folded: as in
+            `layers_flax.Network`.
 
     Raises:
-        ValueError: an option's value is not allowed, or images are not of rank 4 or under 32 pixels.
+        ValueError: an option's value is not allowed, or images are not (batch, height, width, channels).
     """
 
     stage_sizes: Sequence[int]
@@ -48,15 +53,11 @@ class VGG(Network):
     num_classes: int = 1000
     width: int = 64
     dropout: float = 0.5
-    frozen_batch_norm: bool = False
-    running_variance: str = "biased"
-    dtype: Any = None
-    param_dtype: Any = jnp.float32
-    axis_name: str | None = None
-    folded: bool = False
 
-    first_conv, torch_head = "features_0", "classifier.6"
-    torch_module = staticmethod(module_name)
+    first_conv: ClassVar[str] = "features_0"
+    torch_head: ClassVar[str] = "classifier.6"
+    classifies_mean: ClassVar[bool] = False
+    torch_module, torch_options = staticmethod(module_name), nn.nowrap(vgg_options)
 
     def __post_init__(self):
         for name in ("num_classes", "width"):
@@ -65,16 +66,7 @@ class VGG(Network):
         super().__post_init__()
 
     def setup(self):
-        types: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
-        convolve = inference_conv2d if self.folded else None
-        conv: Callable[..., Conv] = partial(Conv, use_bias=True, convolve=convolve, **types)
-        norm = partial(
-            BatchNorm,
-            running_variance=self.running_variance,
-            frozen=self.frozen_batch_norm,
-            axis_name=self.axis_name,
-            **types,
-        )
+        conv, norm = self.conv_and_norm(use_bias=True)
         features: list[Any] = []
         ends = [0]
         for i, size in enumerate(self.stage_sizes):
@@ -85,9 +77,10 @@ class VGG(Network):
             features.append(partial(max_pool, window=2))
             ends.append(len(features))
         self.features, self.ends = features, ends
-        dense = partial(nn.Dense, 64 * self.width, kernel_init=nn.initializers.normal(0.01), **types)
+        small = nn.initializers.normal(0.01)
+        dense = partial(nn.Dense, 64 * self.width, kernel_init=small, dtype=self.dtype, param_dtype=self.param_dtype)
         drop = partial(Dropout, self.dropout, self.axis_name)
-        last = Linear(self.num_classes, self.param_dtype, nn.initializers.normal(0.01))
+        last = Linear(self.num_classes, self.param_dtype, small)
         self.classifier: list[Any] = [dense(), nn.relu, drop(), dense(), nn.relu, drop(), last]
 
     def stem(self, images: jax.Array, train: bool = False) -> jax.Array:
@@ -103,15 +96,6 @@ class VGG(Network):
             x = layer(x, train) if isinstance(layer, BatchNorm) else layer(x)
         return x
 
-    def head(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """The last stage's output to logits (batch, num_classes), float32 or wider."""
-        check_inference(self.folded, train)
-        return self.classify(self.pool(self.last_map(x)), train)
-
-    def last_map(self, x: jax.Array) -> jax.Array:
-        """The last stage's output as it is pooled: it is activated already."""
-        return x
-
     def pool(self, x: jax.Array) -> jax.Array:
         """The last map to what is classified, 7×7 means side by side: (batch, 49 · channels)."""
         x = adaptive_avg_pool(x, 7)
@@ -123,10 +107,3 @@ class VGG(Network):
         for layer in self.classifier:
             x = layer(x, train) if isinstance(layer, Dropout) else layer(x)
         return x
-
-    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """Images (batch, height, width, channels) to logits (batch, num_classes), float32 or wider."""
-        x = self.stem(images, train)
-        for index in range(len(self.stage_sizes)):
-            x = self.stage(x, index, train)
-        return self.head(x, train)

@@ -21,7 +21,7 @@ PACKAGES = ("layers_flax", "resnet_flax", "densenet_flax", "weights_flax", "trai
 # What pages show is run with networks of the same classes that compile in seconds, and trained for one step.
 SMALLER = {
     "densenet121(num_classes=10)": "densenet121(num_classes=10, block_sizes=(1, 1), growth_rate=4)",
-    'resnet50(num_classes=10, stem="cifar"': 'resnet50(num_classes=10, stem="cifar", width=4',
+    'resnet50(num_classes=10, stem_type="cifar"': 'resnet50(num_classes=10, stem_type="cifar", width=4',
     "resnet18()": "resnet18(width=4)",
     "resnet20(), resnet56()": "resnet20(width=4), resnet56(width=4)",
     'TrainConfig("resnet20", ': 'TrainConfig("resnet20", steps=1, width=4, augment=(), ',

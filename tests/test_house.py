@@ -23,7 +23,7 @@ MAY_TRAIN = ("theory_flax/*/experiment.py", "theory_flax/experiments/*.py", "the
 # The rooms of a package, lowest first: a room's modules import their own room and those before it; modules beside the
 # rooms are the package's doors, which import any.
 ROOMS = {
-    "layers_flax": ("autodiff", "model", "conv", "nn"),
+    "layers_flax": ("autodiff", "parameters", "conv", "nn", "model"),
     "weights_flax": ("formats", "names", "look", "io", "export"),
     "training_flax": ("runtime", "augment", "data", "config", "learn", "plots", "run", "inference"),
     "theory_flax": (
@@ -96,6 +96,17 @@ def test_a_room_has_at_most_twelve_modules(room):
 def test_a_module_has_at_most_300_lines(package):
     for file in (ROOT / package).rglob("*.py"):
         assert len(file.read_text().splitlines()) <= 300, file
+
+
+BLOCKS = ["resnet_flax/blocks.py", "resnet_flax/pre_activation.py", "densenet_flax/blocks.py"]
+
+
+@pytest.mark.parametrize("module", BLOCKS)
+def test_a_block_is_read_at_a_glance(module):
+    classes = [node for node in ast.parse((ROOT / module).read_text()).body if isinstance(node, ast.ClassDef)]
+    assert classes
+    for block in classes:
+        assert (block.end_lineno or 0) - block.lineno + 1 <= 40, block.name
 
 
 def run(code):

@@ -14,8 +14,8 @@ from layers_flax.conv.filter_gradients import conv_by_choice
 from layers_flax.conv.grouped import stock_or_together
 from layers_flax.conv.im2col import Pads, dot_of_im2col
 from layers_flax.conv.pointwise import by_pixels, dot_of_pixels, strided, subsample
-from layers_flax.model.initializers import he_normal_fan_out, zeros
-from layers_flax.model.network import parameter, read
+from layers_flax.parameters.initializers import he_normal_fan_out, zeros
+from layers_flax.parameters.parameter import parameter, read
 
 
 def conv2d(

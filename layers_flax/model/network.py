@@ -1,31 +1,88 @@
-"""What the networks of both families are."""
+"""The contract of a network: what a family writes, and what it then has."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
-from flax.errors import ScopeParamShapeError
-from jax import lax
-from jax.nn.initializers import Initializer
+
+from common_flax.renamed import renamed_keyword
+from layers_flax.conv.chunks import folded_logits
+from layers_flax.conv.conv import Conv
+from layers_flax.conv.inference_conv import inference_conv2d
+from layers_flax.nn.batch_norm import BatchNorm
+from layers_flax.nn.channel_affine import ScaleShift, check_inference
+from layers_flax.nn.pooling import global_avg_pool
 
 
-class Network(nn.Module):
-    """A module whose `init` makes its variables and computes nothing else, and what others ask of any network.
+class Network(nn.Module, kw_only=True):
+    """A network of stem, stages and head; the base of `ResNet`, `VGG` and `DenseNet`.
 
-    A family has `stage_sizes`, blocks or layers of each stage, and the methods `stem`, `stage`, `last_map`, `pool`,
-    `classify` and `head`.
+    A family is a subclass with `num_classes`, `stage_sizes` (blocks of each stage) and these methods, each of which
+    takes `train` last:
+
+    - `stem(images)`: (batch, height, width, channels) to the input of the first stage;
+    - `stage(x, index)`: the output of a stage, counted from 0;
+    - `last_map(x)`: the last stage's output to the map that is pooled; here it is the output itself;
+    - `classify(x)`: (batch, channels) to logits.
+
+    The parts can be called one by one with the same variables: `model.apply(variables, images, method="stem")`,
+    `(…, x, 0, method="stage")`, `(…, x, method="head")`. `init` returns exactly {"params", "batch_stats"}.
 
     Attributes:
+        frozen_batch_norm: running statistics normalise in training too, and stay as they are.
+        running_variance: "biased" or "unbiased", see `BatchNorm`.
+        dtype: the compute type; None is the promotion of images and parameters. Logits are at least float32.
+        param_dtype: type of the parameters; BatchNorm's statistics are float32 or wider.
+        axis_name: a mapped axis over which batch statistics are taken.
+        folded: for inference alone, as `weights_flax.fold_batch_norm` makes it: a BatchNorm behind a convolution is
+            part of it, any other is a scale and a shift.
         first_conv: name of the convolution that sees the images, among the parameters.
         torch_head: name of the classifier under PyTorch.
+        classifies_mean: the classifier sees the mean of the last map over all pixels.
     """
 
-    # Without annotations: Flax would make fields of them.
-    first_conv = ""
-    torch_head = ""
+    frozen_batch_norm: bool = False
+    running_variance: str = "biased"
+    dtype: Any = None
+    param_dtype: Any = jnp.float32
+    axis_name: str | None = None
+    folded: bool = False
+
+    first_conv: ClassVar[str] = ""
+    torch_head: ClassVar[str] = ""
+    classifies_mean: ClassVar[bool] = True
+
+    def __init_subclass__(cls, kw_only: bool = False, **kwargs: Any):
+        super().__init_subclass__(kw_only=kw_only, **kwargs)
+        setattr(cls, "__init__", renamed_keyword(cls.__init__, stem_kind="stem_type"))  # noqa: B010
+
+    @property
+    def stem_kind(self) -> str:
+        """The old name of `stem_type`."""
+        warnings.warn("stem_kind is stem_type now", DeprecationWarning, stacklevel=2)
+        return getattr(self, "stem_type")  # noqa: B009
+
+    @property
+    def join(self) -> str | None:
+        """How a block of `stages` joins its input with its residual: "add", "relu" (of the sum) or "concatenate".
+
+        None stands for a family whose stages have no such blocks.
+        """
+        return None
+
+    @property
+    def has_shortcuts(self) -> bool:
+        """True if each block hands its input on beside its residual."""
+        return self.join is not None
+
+    @property
+    def published_size(self) -> int:
+        """Pixels of a side of the images that it was published for: 32 with a stem for small images, else 224."""
+        return 32 if getattr(self, "stem_type", "imagenet") == "cifar" else 224
 
     @staticmethod
     def torch_module(path: tuple[str, ...]) -> str:
@@ -37,10 +94,17 @@ class Network(nn.Module):
         """Today's spelling of a name in a state dict, which old files may spell otherwise."""
         return name
 
-    @property
-    def published_size(self) -> int:
-        """Pixels of a side of the images that it was published for: 32 with a stem for small images, else 224."""
-        return 32 if getattr(self, "stem_kind", "imagenet") == "cifar" else 224
+    @nn.nowrap
+    def torch_options(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any] | None:
+        """Options of the constructor that a state dict shows, other than the number of classes.
+
+        Args:
+            shapes: PyTorch's names to shapes.
+
+        Returns:
+            Names to values; None where the stages have other sizes than this network's, as far as names tell quickly.
+        """
+        return {}
 
     @nn.nowrap
     def first_kernel(self, variables: Mapping[str, Any]) -> Any:
@@ -55,8 +119,50 @@ class Network(nn.Module):
         return layer["kernel"]
 
     @nn.nowrap
+    def conv_and_norm(self, **options: Any) -> tuple[Callable[..., Conv], Callable[..., nn.Module]]:
+        """The makers of convolutions and of norms, with the network's types and `options` of convolutions bound."""
+        types: dict[str, Any] = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        if self.folded:
+            return partial(Conv, convolve=inference_conv2d, **types, **options), partial(ScaleShift, **types)
+        statistics: dict[str, Any] = dict(running_variance=self.running_variance, axis_name=self.axis_name)
+        return partial(Conv, **types, **options), partial(
+            BatchNorm, frozen=self.frozen_batch_norm, **statistics, **types
+        )
+
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Images (batch, height, width, channels) to logits (batch, num_classes), float32 or wider.
+
+        With `train`, BatchNorm takes the batch's statistics, and updates the running ones if they are mutable.
+        """
+        if self.folded and not train and self.classifies_mean:
+            return folded_logits(self, images)
+        return self.at_once(images, train)
+
+    def at_once(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """As a call, but never in chunks, as folded networks run (`layers_flax.folded_logits`)."""
+        network: Any = self
+        x = network.stem(images, train)
+        for index in range(len(network.stage_sizes)):
+            x = network.stage(x, index, train)
+        return self.head(x, train)
+
+    def head(self, x: jax.Array, train: bool = False, **known: Any) -> jax.Array:
+        """The last stage's output to logits (batch, num_classes), float32 or wider; `known` is for `last_map`."""
+        check_inference(self.folded, train)
+        network: Any = self
+        return network.classify(self.pool(network.last_map(x, train, **known)), train)
+
+    def last_map(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """The last stage's output as it is pooled."""
+        return x
+
+    def pool(self, x: jax.Array) -> jax.Array:
+        """The last map to what is classified, its mean over all pixels: (batch, channels), float32 or wider."""
+        return global_avg_pool(x, fused=self.folded)
+
+    @nn.nowrap
     def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
-        """As Flax's `init`: variables from a key and images, of which only shape and type matter.
+        """Makes variables from a key and images, of which only shape and type matter; as Flax's `init`.
 
         The network is not run. Called by itself, not in `jax.jit`, it compiles hardly anything; in a program each
         array that is drawn has its price. There is always a `batch_stats`, empty where no layer has any.
@@ -70,8 +176,8 @@ class Network(nn.Module):
         arrays = [leaf for leaf in leaves if _is_array(leaf)]
 
         def variables(rngs: Any, arrays: Sequence[Any]) -> Any:
-            given = iter([jnp.zeros(x.shape, x.dtype) if isinstance(x, jax.ShapeDtypeStruct) else x for x in arrays])
-            args, kwargs = jax.tree.unflatten(tree, [next(given) if _is_array(leaf) else leaf for leaf in leaves])
+            values = iter([jnp.zeros(x.shape, x.dtype) if isinstance(x, jax.ShapeDtypeStruct) else x for x in arrays])
+            args, kwargs = jax.tree.unflatten(tree, [next(values) if _is_array(leaf) else leaf for leaf in leaves])
             return {"batch_stats": {}, **super(Network, self).init(rngs, *args, **kwargs)}
 
         if _traced(rngs, arrays) or kwargs.get("capture_intermediates"):
@@ -79,39 +185,12 @@ class Network(nn.Module):
         made = []
 
         def run(arrays: Sequence[jax.Array]) -> None:
-            """Traced for the images alone: what depends on the key has its values."""
+            """Traced for the images alone: arrays that depend on the key are computed."""
             with jax.ensure_compile_time_eval():
                 made.append(variables(rngs, arrays))
 
         jax.eval_shape(run, arrays)
         return made[0]
-
-
-def parameter(module: nn.Module, name: str, init: Initializer, shape: Sequence[int], dtype: Any) -> Any:
-    """A layer's parameter: `module.param(name, init, shape, dtype)`.
-
-    Flax re-traces the initialiser of an existing parameter to check its shape; we know the shape.
-
-    Raises:
-        flax.errors.ScopeParamShapeError: the parameter has another shape.
-    """
-    if not module.has_variable("params", name):
-        return module.param(name, init, shape, dtype)
-    value = nn.unbox(module.get_variable("params", name))
-    if np.shape(value) != tuple(shape):
-        assert module.scope is not None
-        raise ScopeParamShapeError(name, module.scope.path_text, np.shape(value), tuple(shape))
-    return value
-
-
-def read(module: nn.Module, x: jax.Array, *arrays: Any) -> Sequence[Any]:
-    """The variables that a layer computes with.
-
-    During `init` they are tied to `x`, so that tracing drops the computation: `Network.init` leaves out what depends on
-    the images.
-    """
-    lazy = module.is_initializing() and isinstance(x, jax.core.Tracer)
-    return lax.optimization_barrier((x, *arrays))[1:] if lazy else arrays
 
 
 def _is_array(x: Any) -> bool:

@@ -3,7 +3,8 @@
 Layouts: convolution kernels HWIO here, OIHW there; dense kernels (in, out) here, (out, in) there.
 """
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -123,6 +124,22 @@ def to_numpy(value: Any) -> np.ndarray:
             return value.float().numpy().astype(jnp.bfloat16)
         value = value.numpy()
     return np.asarray(value)
+
+
+def block_counts(names: Iterable[str], pattern: str, first: int) -> tuple[int, ...]:
+    """Counts the blocks of each stage, by the highest numbers in PyTorch's names.
+
+    Args:
+        names: of tensors.
+        pattern: matches the beginning of a block's tensor; its groups are the stage, counted from 1, and the block.
+        first: number of a stage's first block.
+    """
+    highest: dict[int, int] = {}
+    for name in names:
+        if match := re.match(pattern, name):
+            stage, block = int(match[1]), int(match[2])
+            highest[stage] = max(highest.get(stage, 0), block + 1 - first)
+    return tuple(highest.get(stage, 0) for stage in range(1, len(highest) + 1))
 
 
 def torch_name(path: Path, module_name: Callable[[Path], str]) -> str:

@@ -9,9 +9,9 @@ from flax import linen as nn
 from jax import lax
 
 from common_flax.checks import one_of
-from layers_flax.model.initializers import filled, ones, zeros
-from layers_flax.model.network import parameter, read
 from layers_flax.nn.means import mean_by_dot
+from layers_flax.parameters.initializers import filled, ones, zeros
+from layers_flax.parameters.parameter import parameter, read
 
 
 class Moments(NamedTuple):

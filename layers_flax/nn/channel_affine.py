@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from layers_flax.model.initializers import ones, zeros
-from layers_flax.model.network import parameter, read
+from layers_flax.parameters.initializers import ones, zeros
+from layers_flax.parameters.parameter import parameter, read
 
 
 class ScaleShift(nn.Module):

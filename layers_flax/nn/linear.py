@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from layers_flax.model.initializers import zeros
-from layers_flax.model.network import parameter, read
+from layers_flax.parameters.initializers import zeros
+from layers_flax.parameters.parameter import parameter, read
 
 
 class Linear(nn.Module):

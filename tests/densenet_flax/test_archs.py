@@ -73,7 +73,7 @@ def test_options_reach_the_model():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(stem="imagnet"), "unknown stem 'imagnet'; did you mean 'imagenet'?"),
+        (dict(stem_type="imagnet"), "unknown stem_type 'imagnet'; did you mean 'imagenet'?"),
         (dict(compression=0), "compression must be over 0 and at most 1; given 0"),
         (dict(growth_rate=-1), "growth_rate must be a positive integer; given -1"),
         (dict(bottleneck_width=0), "bottleneck_width must be a positive integer; given 0"),

@@ -18,7 +18,7 @@ from densenet_flax import (
     densenet_bc_100_12,
 )
 
-CIFAR = dict(growth_rate=4, num_classes=10, stem_kind="cifar")
+CIFAR = dict(growth_rate=4, num_classes=10, stem_type="cifar")
 KINDS = {
     "bottleneck": dict(),
     "odd widths": dict(compression=0.7, stem_width=5),
@@ -109,11 +109,11 @@ def test_moments_of_new_parameters_start_at_zero():
     [
         (densenet_bc_40_12(), "nowhere be smaller"),
         (densenet_bc_100_12(growth_rate=4), "growth_rate must be the same in the deeper network: 12; given 4"),
-        (DenseNet((16, 16), growth_rate=12, num_classes=10, stem_kind="cifar"), "3; given 2"),
+        (DenseNet((16, 16), growth_rate=12, num_classes=10, stem_type="cifar"), "3; given 2"),
     ],
 )
 def test_what_does_not_go_into_the_other_is_refused(deeper, says):
-    model = DenseNet((8, 8, 8), growth_rate=12, num_classes=10, stem_kind="cifar")
+    model = DenseNet((8, 8, 8), growth_rate=12, num_classes=10, stem_type="cifar")
     with pytest.raises(ValueError, match=says):
         deepen(model, {"params": {}, "batch_stats": {}}, deeper)
 

@@ -169,7 +169,7 @@ def test_images_of_the_wrong_rank_or_too_small_are_named():
 
 
 def test_the_class_takes_any_number_of_blocks():
-    model = DenseNet(block_sizes=(1, 1, 1, 1, 1), growth_rate=2, stem_kind="cifar", num_classes=3)
+    model = DenseNet(block_sizes=(1, 1, 1, 1, 1), growth_rate=2, stem_type="cifar", num_classes=3)
     check_parts_compose(model, draw_images(2, 16, 16, 3), 5)
 
 

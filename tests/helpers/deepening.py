@@ -42,7 +42,7 @@ def moved(model, images):
 
 def trained_or_moved(model, images, labels):
     """What a published network is tested with: training those for ImageNet would compile for minutes."""
-    return trained(model, images, labels) if model.stem_kind == "cifar" else moved(model, images)
+    return trained(model, images, labels) if model.stem_type == "cifar" else moved(model, images)
 
 
 def logits_of(model, variables, images, train):

@@ -9,7 +9,7 @@ from jax.nn.initializers import variance_scaling
 
 from densenet_flax import DenseNet
 from layers_flax import Network, he_normal_fan_in, he_normal_fan_out, torch_linear
-from layers_flax.model.initializers import ones, zeros
+from layers_flax.parameters.initializers import ones, zeros
 from resnet_flax import ResNet
 
 PAIRS = {
@@ -57,7 +57,7 @@ def test_where_values_depend_on_the_size_of_the_array():
 
 
 def test_more_than_programs_are_shared_for(monkeypatch):
-    monkeypatch.setattr("layers_flax.model.initializers.LARGEST", 100)
+    monkeypatch.setattr("layers_flax.parameters.initializers.LARGEST", 100)
     check_pair(PAIRS["fan out"], jax.random.key(1), (3, 3, 5, 7))
 
 
@@ -69,10 +69,10 @@ def test_constants(ours, value):
 
 
 NETWORKS = {
-    "residual": ResNet((1, 1), num_classes=3, width=4, stem_kind="cifar"),
-    "residual, again for the backward pass": ResNet((1, 1), num_classes=3, width=4, stem_kind="cifar", remat=True),
-    "dense": DenseNet((2, 1), growth_rate=4, num_classes=3, stem_kind="cifar"),
-    "folded": DenseNet((2, 1), growth_rate=4, num_classes=3, stem_kind="cifar", folded=True),
+    "residual": ResNet((1, 1), num_classes=3, width=4, stem_type="cifar"),
+    "residual, again for the backward pass": ResNet((1, 1), num_classes=3, width=4, stem_type="cifar", remat=True),
+    "dense": DenseNet((2, 1), growth_rate=4, num_classes=3, stem_type="cifar"),
+    "folded": DenseNet((2, 1), growth_rate=4, num_classes=3, stem_type="cifar", folded=True),
 }
 
 

@@ -108,7 +108,7 @@ def test_options_reach_the_model(arch):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: resnet20(stem="cifra"), "unknown stem 'cifra'; did you mean 'cifar'?"),
+        (lambda: resnet20(stem_type="cifra"), "unknown stem_type 'cifra'; did you mean 'cifar'?"),
         (lambda: resnet20(shortcut="D"), "unknown shortcut 'D'; allowed: 'A', 'B', 'C', None"),
         (lambda: resnet50(bottleneck_stride="v2"), "unknown bottleneck_stride 'v2'; allowed: 'v1.5', 'v1'"),
         (lambda: resnet50(num_classes=0), "num_classes must be a positive integer; given 0"),

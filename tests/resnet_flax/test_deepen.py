@@ -26,7 +26,7 @@ from resnet_flax import (
     resnet56,
 )
 
-CIFAR = dict(num_classes=10, stem_kind="cifar", width=8)
+CIFAR = dict(num_classes=10, stem_type="cifar", width=8)
 KINDS = {
     "basic": (BasicBlock, dict(shortcut="A")),
     "basic_v2": (PreActBasicBlock, dict(shortcut="A")),

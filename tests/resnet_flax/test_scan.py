@@ -28,7 +28,7 @@ from resnet_flax import (
 )
 from training_flax import compiler_options, make_train_step, start_state
 
-OPTIONS = dict(num_classes=5, stem_kind="cifar", width=4, param_dtype=jnp.float64, scan=True)
+OPTIONS = dict(num_classes=5, stem_type="cifar", width=4, param_dtype=jnp.float64, scan=True)
 KINDS = {
     "basic": ResNet((3, 3), BasicBlock, shortcut="A", **OPTIONS),
     "bottleneck": ResNet((3,), BottleneckBlock, **OPTIONS),

@@ -19,7 +19,7 @@ SOME = ("vgg19_bn", "plain34", "resnet50", "resnet34_v2", "resnext50_32x4d", "de
 
 
 def image_shape(model):
-    size = 32 if getattr(model, "stem_kind", "imagenet") == "cifar" else 224
+    size = 32 if getattr(model, "stem_type", "imagenet") == "cifar" else 224
     return size, size, 3
 
 
@@ -49,9 +49,9 @@ def test_the_layers_add_up_to_the_network_in_every_architecture(arch):
 
 
 def test_multiply_adds_are_those_of_the_papers_figure_3():
-    """Its caption: VGG-19 19.6 billion FLOPs, the plain and the residual network of 34 layers 3.6 billion each.
+    """The caption says: VGG-19 19.6 billion FLOPs, the plain and the residual network of 34 layers 3.6 billion each.
 
-    The residual one is the paper's by option A: projections would add .02 billion.
+    The residual network has option A, as in the paper: projections would add .02 billion.
     """
     for model, billions in ((vgg19(), 19.6), (plain34(), 3.6), (resnet34(shortcut="A"), 3.6)):
         assert round(architecture(model).multiply_adds / 1e9, 1) == billions
@@ -101,7 +101,7 @@ def test_without_additions_there_are_no_shortcuts():
 
 @pytest.mark.parametrize("arch", ["densenet_40_12", "densenet_bc_40_12"])
 def test_every_layer_of_a_dense_block_reads_all_earlier_ones(arch):
-    """L layers, what enters and what reads the block: L (L + 1) / 2 connections beside the main path."""
+    """L layers, with the input and the reader of the block, have L (L + 1) / 2 connections beside the main path."""
     found = trace(arch)
     convs = 2 if "bc" in arch else 1
     boxes, size = shown(found), 12 // convs

@@ -1,4 +1,4 @@
-"""Whom the loss supervises directly, and what weights say of reuse: laws, twins, and the command's refusals."""
+"""Direct supervision by the loss, and reuse measured by weights: laws, twins, and the errors of the command."""
 
 import json
 
@@ -20,9 +20,9 @@ DENSE = densenet_bc_40_12(block_sizes=(3, 2), growth_rate=4, num_classes=5)
 NETWORKS = {
     "dense": DENSE,
     "dense without bottleneck": densenet_40_12(block_sizes=(3, 2), growth_rate=4, num_classes=5),
-    "residual": ResNet((3, 2), BasicBlock, width=4, num_classes=5, stem_kind="cifar"),
-    "pre-activation": ResNet((3, 2), PreActBasicBlock, width=4, num_classes=5, stem_kind="cifar", shortcut="A"),
-    "plain": PlainNet((3, 2), BasicBlock, width=4, num_classes=5, stem_kind="cifar"),
+    "residual": ResNet((3, 2), BasicBlock, width=4, num_classes=5, stem_type="cifar"),
+    "pre-activation": ResNet((3, 2), PreActBasicBlock, width=4, num_classes=5, stem_type="cifar", shortcut="A"),
+    "plain": PlainNet((3, 2), BasicBlock, width=4, num_classes=5, stem_type="cifar"),
 }
 
 
@@ -36,7 +36,7 @@ def batch(count=4):
 
 
 def gradients(model, variables, stage, hold):
-    """∂L/∂h_l as that of something added to h_l; with `hold`, later layers do not see what was added before them."""
+    """∂L/∂h_l by a term added to h_l; with `hold`, later layers do not see this term."""
     images, labels = batch()
     dense = isinstance(model, DenseNet)
     bound = model.bind(variables)
@@ -93,7 +93,7 @@ def test_the_last_layer_is_supervised_directly_alone_and_a_plain_networks_others
 
 
 def test_at_initialisation_dense_layers_get_more_directly_than_residual_blocks_of_the_same_depth():
-    """Huang 2017, section 5: implicit deep supervision. The first of six layers, five seeds, 95 % intervals apart."""
+    """Huang 2017, section 5: implicit deep supervision, for the first of six layers. 95 % intervals of five seeds."""
     dense = densenet_bc_40_12(block_sizes=(6,), growth_rate=12, num_classes=5)
     shares = []
     for model in (dense, of_same_depth(dense)[0]):
@@ -123,13 +123,13 @@ def test_images_and_networks_that_cannot_be_taken_apart_are_refused():
 def test_twins_have_the_dense_networks_depth(model, sizes, width):
     for twin in of_same_depth(model):
         assert (twin.stage_sizes, twin.width, twin.num_classes) == (sizes, width, model.num_classes)
-        assert twin.stem_kind == model.stem_kind
+        assert twin.stem_type == model.stem_type
     shapes = [jax.eval_shape(twin.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3))) for twin in of_same_depth(model)]
     assert jax.tree.map(jnp.shape, shapes[0]) == jax.tree.map(jnp.shape, shapes[1])
 
 
 def test_at_initialisation_all_sources_weigh_the_same():
-    """Weights of one kernel are normal with one deviation σ: a source's mean |w| is σ √(2/π), within its own error."""
+    """All weights of a kernel are normal with one deviation σ: a source's mean |w| is σ √(2/π), within its error."""
     model = densenet_bc_40_12(num_classes=10)
     variables = init(model)
     for index, block in enumerate(feature_reuse(model, variables)):
@@ -153,7 +153,7 @@ def test_reuse_is_summed_up_as_said():
 
 
 def test_intervals_cover_the_mean_as_often_as_they_say():
-    """Of 2,000 intervals of five normal values 95 % cover: within 5 standard errors of a share."""
+    """95 % of 2,000 intervals of five normal values cover the mean, within 5 standard errors of that share."""
     values = np.random.default_rng(0).standard_normal((2000, 5)) + 3
     covered = np.mean([low < 3 < high for _, low, high in map(estimate, values)])
     assert abs(covered - 0.95) < 5 * np.sqrt(0.95 * 0.05 / 2000)
@@ -162,7 +162,7 @@ def test_intervals_cover_the_mean_as_often_as_they_say():
 
 
 def test_published_networks_are_ours_and_have_the_parameters_that_the_papers_give():
-    """He 2015, table 6; Huang 2017, table 2: millions, to the digits printed."""
+    """Compares with He 2015, table 6, and Huang 2017, table 2: millions, to the printed digits."""
     millions = {"resnet20": 0.27, "resnet110": 1.7, "densenet_40_12": 1.0, "densenet_bc_100_12": 0.8}
     assert {known.arch for known in PUBLISHED} <= set(ARCHS)
     for arch, printed in millions.items():

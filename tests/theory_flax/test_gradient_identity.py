@@ -1,4 +1,4 @@
-"""∂L/∂x_1 = g + Σ c_l on the real networks: both sides, term by term."""
+"""The identity ∂L/∂x_1 = g + Σ c_l on the real networks: both sides, term by term."""
 
 import subprocess
 import sys
@@ -34,7 +34,7 @@ NETWORKS = {
     "resnet18": (resnet18(**SMALL), 32),
     "densenet_bc_40_12": (densenet_bc_40_12(num_classes=5, growth_rate=2), 16),
 }
-WHOLE = {  # the networks as they are published
+WHOLE = {  # the published networks
     "resnet56_v2": resnet56_v2,
     "resnet110_v2": resnet110_v2,
     "resnet164_v2": resnet164_v2,
@@ -46,7 +46,7 @@ WHOLE = {  # the networks as they are published
 
 
 def make(model, size, dtype, batch=4):
-    """A network with variables that are not as initialised: no scale is one, no running average zero or one."""
+    """A network whose variables differ from their initial values: no scale is 1, no running average 0 or 1."""
     model = model.clone(param_dtype=dtype)
     rng = np.random.default_rng(0)
     images = jnp.asarray(rng.normal(size=(batch, size, size, 3)), dtype)
@@ -92,7 +92,7 @@ def test_leaving_a_residual_out_or_turning_its_sign_breaks_it(network):
 
 
 def test_each_term_is_the_pullback_of_its_residual(network):
-    """c_l by its definition: the gradient of ⟨what arrives at h_l, h_l(x_l(x_1))⟩, one block after the other."""
+    """c_l by its definition: the gradient of ⟨cotangent at h_l, h_l(x_l(x_1))⟩, one block after the other."""
     model, variables, images, labels, found = network
     start = walk(model, variables, images, labels, stage=1, train=True)
     inputs = [start.x1]
@@ -135,7 +135,7 @@ def test_only_activations_after_the_sum_cost_the_plain_identity(network):
 
 
 def test_the_left_side_is_the_gradient_of_the_model_itself(network):
-    """Of a loss that knows nothing of the decomposition: the model's own call, with x_1 moved inside it."""
+    """A loss without the decomposition: the model's own call, inside which x_1 is moved."""
     model, variables, images, labels, found = network
     residual = hasattr(model, "block")
 
@@ -162,7 +162,7 @@ def test_the_left_side_is_the_gradient_of_the_model_itself(network):
         loss(x1), cross_entropy(model.apply(variables, images, True, mutable=["batch_stats"])[0], labels), rtol=1e-12
     )
     np.testing.assert_allclose(found.total, jax.jit(jax.grad(loss))(x1), rtol=0, atol=1e-12 * np.abs(found.total).max())
-    # Central differences err by rounding over the step, about 1e-10, and by the kinks that lie within it.
+    # Central differences have errors of rounding / step, about 1e-10, and of the ReLUs' kinks within the step.
     direction = jax.random.normal(jax.random.key(1), x1.shape, x1.dtype)
     step = 1e-6
     slope = (loss(x1 + step * direction) - loss(x1 - step * direction)) / (2 * step)
@@ -197,7 +197,7 @@ def test_profile_and_paths_are_of_the_same_gradient(network):
 
 
 def test_paths_of_length_one_pass_one_residual(x64):
-    """The part that is linear in the residuals: the derivative by a factor before all of them, at factor zero."""
+    """The part linear in the residuals: the derivative with respect to a factor on all residuals, at factor 0."""
     model, variables, images, labels = make(*NETWORKS["resnet20_v2"], jnp.float64)
     start = walk(model, variables, images, labels, stage=1, train=True)
     inputs = [start.x1]
@@ -223,11 +223,11 @@ def test_of_a_whole_network_the_one_is_the_composition_of_its_shortcuts(arch, x6
     found = gradient_identity(*made, stage=None, train=True)
     assert found.relative_error <= 1e-12
     assert len(found.residuals) == 9
-    assert found.plain_error is None  # shapes change on the way
+    assert found.plain_error is None  # shapes change inside the stage
 
 
 def test_functions_of_ones_own(x64):
-    """Three linear residuals, whose terms are known: c_l = (1 + A_1)ᵀ … (1 + A_{l-1})ᵀ A_lᵀ g."""
+    """Three linear residuals, for which c_l = (1 + A_1)ᵀ … (1 + A_{l-1})ᵀ A_lᵀ g."""
     rng = np.random.default_rng(0)
     a = 0.3 * rng.normal(size=(3, 5, 5))
     x1, g, one = rng.normal(size=5), rng.normal(size=5), np.eye(5)
@@ -259,11 +259,11 @@ def test_what_has_no_shortcuts_or_no_such_stage_is_refused():
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", WHOLE)
 def test_published_networks(arch, x64, llvm):
-    """Every stage in float64; the first in eval mode and in float32 too. All batch statistics are over 16 values."""
-    if arch.startswith("resnet"):  # few programs, each run a hundred times and more
+    """Checks every stage in float64, the first in eval mode and float32 too. Batch statistics are over 16 values."""
+    if arch.startswith("resnet"):  # few programs, each run more than a hundred times
         llvm(1)
     model = WHOLE[arch](num_classes=10)
-    size = 64 if model.stem_kind == "imagenet" else 32
+    size = 64 if model.stem_type == "imagenet" else 32
     made = make(model, size, jnp.float64)
     for stage in range(len(model.stage_sizes if hasattr(model, "stage_sizes") else model.block_sizes)):
         assert gradient_identity(*made, stage=stage, train=True).relative_error <= 1e-12
@@ -287,5 +287,5 @@ print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 def test_a_thousand_layers_fit_in_four_gigabytes(all_of_llvm):
     done = subprocess.run([sys.executable, "-c", MEMORY], cwd=Path(__file__).parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    # In KiB. The ru_maxrss of getrusage would be no less than that of the process which started this one.
+    # In KiB. ru_maxrss of getrusage would include the memory of the parent process.
     assert int(done.stdout) * 1024 <= 4e9

@@ -13,11 +13,11 @@ SEEDS = 5
 
 
 def towers(kind, depths):
-    return [kind((depth,), BasicBlock, num_classes=1, stem_kind="cifar", width=WIDTH) for depth in depths]
+    return [kind((depth,), BasicBlock, num_classes=1, stem_type="cifar", width=WIDTH) for depth in depths]
 
 
 def fits(kind, depths, steps=150, names=None):
-    """Distances (families, targets, seeds), and all that was found."""
+    """Distances (families, targets, seeds), and all fits."""
     names = names or tuple(targets())
     goals = np.repeat([targets()[name] for name in names], SEEDS, 0)
     found = fit_families(
@@ -29,16 +29,16 @@ def fits(kind, depths, steps=150, names=None):
 
 @pytest.mark.slow
 def test_residual_families_only_come_nearer_and_plain_ones_go_away_again(some_of_llvm):
-    """Five targets, five seeds. That the deepest plain towers are farther away is no matter of the search."""
+    """Fits five targets from five seeds. The deepest plain towers are farther away for any search."""
     depths = (1, 2, 8)
     residual, found = fits(ResNet, depths)
     assert np.all(np.diff(residual, axis=0) <= 1e-6)
-    assert np.all(residual[-1] > 0)  # the targets are outside all of them
+    assert np.all(residual[-1] > 0)  # the targets are outside all families
     np.testing.assert_allclose(found.embedded[1:], found.distances[:-1], rtol=1e-6)
-    assert (residual[-1] < residual[0] - 1e-3).mean() > 0.5  # and more blocks are good for something
+    assert (residual[-1] < residual[0] - 1e-3).mean() > 0.5  # more blocks do help
 
     plain, found = fits(PlainNet, depths)
-    # A start whose ReLUs are all dead never gets better than a constant: its chain has no distance to lose.
+    # A start with dead ReLUs alone never gets better than a constant, and then depth cannot make it worse.
     constants = np.std(list(targets().values()), axis=1)[:, None]
     alive = plain.min(0) < 0.99 * constants
     assert np.all(alive.sum(1) >= SEEDS - 1)
@@ -64,7 +64,7 @@ def test_a_fit_is_a_member_of_the_deeper_family():
 
 @pytest.mark.parametrize("depth", [1, 3])
 def test_no_plain_tower_in_the_ball_changes_faster_than_its_bound(x64, depth):
-    """Drawn ones, and those at the bound: one channel, all factors equal."""
+    """Checks random towers, and towers at the bound: one channel, all factors equal."""
     radius = 4.0
     (tower,) = towers(PlainNet, [depth])
     variables = jax.jit(tower.init)(jax.random.key(0), jnp.zeros((1, 1, 1, 1)))
@@ -116,7 +116,7 @@ def test_reach_reads_where_the_distance_passes_a_level():
     lengths = np.array([0.5, 1.0, 2.0])
     exact = np.array([[0.0, 0.5, 1.5], [0.0, 0.0, 0.0], [0.5, 1.0, 2.0]])
     np.testing.assert_allclose(reach(lengths, exact, 0.5), [1.0, 2.0, 0.5])
-    # A search that missed: what is near at a length is near, in proportion, at all shorter ones.
+    # The search missed: a family near to a function is, in proportion, near to all its multiples below 1.
     np.testing.assert_allclose(reach(lengths, np.array([0.5, 0.1, 1.0]), 0.1), 1.0)
 
 

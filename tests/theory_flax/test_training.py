@@ -1,4 +1,4 @@
-"""The claims' trainings: what a step does, and what is noted of it."""
+"""The claims' trainings: their steps, and the metrics of each step."""
 
 from itertools import pairwise
 
@@ -13,7 +13,7 @@ from theory_flax.base.unroll import cross_entropy
 from theory_flax.experiments.training import make_training, train
 from training_flax import batch_indices, init_state, make_train_step
 
-MODEL = ResNet((1, 1), BasicBlock, width=2, num_classes=3, stem_kind="cifar")
+MODEL = ResNet((1, 1), BasicBlock, width=2, num_classes=3, stem_type="cifar")
 
 
 def examples(count=12):
@@ -21,7 +21,7 @@ def examples(count=12):
     return jnp.asarray(rng.normal(size=(count, 8, 8, 3))), jnp.asarray(rng.integers(0, 3, count))
 
 
-def test_steps_are_those_of_sgd_with_the_rate_of_each_step(x64):
+def test_steps_are_those_of_sgd_with_the_learning_rate_of_each_step(x64):
     model = MODEL.clone(param_dtype=jnp.float64)
     images, labels = examples()
     rates = [0.1, 0.03, 0.0]
@@ -29,14 +29,14 @@ def test_steps_are_those_of_sgd_with_the_rate_of_each_step(x64):
         model, images, labels, steps=3, every=2, rate=lambda step: rates[step], batch_size=4, seed=5, weight_decay=0.01
     )
 
-    optimiser = optax.chain(optax.add_decayed_weights(0.01), optax.sgd(lambda step: jnp.asarray(rates)[step], 0.9))
-    state = init_state(model, optimiser, jax.random.key(5), images[:1])
+    optimizer = optax.chain(optax.add_decayed_weights(0.01), optax.sgd(lambda step: jnp.asarray(rates)[step], 0.9))
+    state = init_state(model, optimizer, jax.random.key(5), images[:1])
     losses = []
     for at in range(3):
         batch = batch_indices(at, 4, 12, 5)
-        state, metrics = make_train_step(model, optimiser)(state, images[batch], labels[batch])
+        state, metrics = make_train_step(model, optimizer)(state, images[batch], labels[batch])
         losses.append(metrics.loss)
-    # The rate is a float32 in a step.
+    # The learning rate is a float32 in a step.
     assert_close(last.variables, {"params": state.params, "batch_stats": state.batch_stats}, 1e-7)
     assert_close(last.metrics.loss, np.array(losses[2:]), 1e-7)
 

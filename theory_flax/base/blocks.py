@@ -8,17 +8,14 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from densenet_flax import DenseNet
-from resnet_flax import ResNet
-
 
 class Step(NamedTuple):
     """A block, x_l to x_{l+1} = join(shortcut(x_l), h_l(x_l)).
 
     Attributes:
         block: the model's own, unbound.
-        join: "add", "relu" of the sum, or "concatenate".
-        train: whether BatchNorm takes the statistics of the batch.
+        join: "add", "relu" of the sum, or "concatenate", as `layers_flax.Network.join`.
+        train: BatchNorm takes the statistics of the batch.
         variables: the block's.
     """
 
@@ -28,7 +25,7 @@ class Step(NamedTuple):
     variables: Any
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The block as the model calls it; of a DenseNet, the layer and what it sees, side by side."""
+        """The block as the model calls it; a dense layer's output stands beside its input."""
         return _advance(*self, x)
 
     def residual(self, x: jax.Array) -> jax.Array:
@@ -36,7 +33,7 @@ class Step(NamedTuple):
         return branches(self.block, self.train, self.variables, x)[1]
 
     def before_join(self, y: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """A cotangent of the output y = x_{l+1}, taken to the shortcut and to the residual."""
+        """A cotangent of the output y = x_{l+1}, carried to the shortcut and to the residual."""
         if self.join == "concatenate":
             width = self.block.growth_rate
             return cotangent[..., :-width], cotangent[..., -width:]
@@ -61,7 +58,7 @@ def branches(block: Any, train: bool, variables: Any, x: jax.Array) -> tuple[jax
 
 
 def join(kind: str, skip: jax.Array, residual: jax.Array) -> jax.Array:
-    """What a block makes of its shortcut and its residual."""
+    """A block's output from its shortcut and its residual."""
     if kind == "concatenate":
         return jnp.concatenate([skip, residual], -1)
     return nn.relu(skip + residual) if kind == "relu" else skip + residual
@@ -81,10 +78,15 @@ def _call(module: Any, train: bool, method: str, variables: Any, *arguments: Any
     return module.apply(variables, *arguments, train=train, method=method)
 
 
+@partial(jax.jit, static_argnums=(0, 1, 2, 5))
+def _call_stage(module: Any, train: bool, method: str, variables: Any, x: jax.Array, index: int) -> jax.Array:
+    return module.apply(variables, x, index, train=train, method=method)
+
+
 class Parts:
     """The parts of a model with its variables, each compiled once for a shape."""
 
-    def __init__(self, model: nn.Module, variables: Any, train: bool):
+    def __init__(self, model: Any, variables: Any, train: bool):
         self._model, self._variables, self._train = _plain(model), variables, train
         self._blocks = _blocks_of(self._model)
         self.count = len(self._blocks)
@@ -99,21 +101,17 @@ class Parts:
         return tuple(Step(block, kind, self._train, self._of(path)) for path, block, kind in self._blocks[index])
 
     def stage(self, x: jax.Array, index: int) -> jax.Array:
-        if isinstance(self._model, DenseNet):
-            return self.leave(self.enter(x, index), index)
+        # A whole dense block computes each map's statistics once, which its layers one by one would not.
+        if self._model.join == "concatenate":
+            return self._in_stage("stage", x, index)
         return through(self.steps(index), x)
 
     def enter(self, x: jax.Array, index: int) -> jax.Array:
-        """Of a DenseNet: what the transition before a block makes."""
-        if index == 0:
-            return x
-        name, transition = f"transition{index}", _module(self._model, "transitions", index - 1)
-        return _call(transition, self._train, "__call__", self._of((name,)), x)
+        """The input of a stage to that of its first block: a DenseNet has a transition between them."""
+        return self._in_stage("enter", x, index) if index > 0 and self._model.join == "concatenate" else x
 
-    def leave(self, x: jax.Array, index: int) -> jax.Array:
-        """Of a DenseNet: a whole block, called as the model calls it."""
-        name, block = f"denseblock{index + 1}", _module(self._model, "blocks", index)
-        return _call(block, self._train, "__call__", self._of((name,)), x)
+    def _in_stage(self, method: str, x: jax.Array, index: int) -> jax.Array:
+        return _call_stage(self._model, self._train, method, self._variables, x, index)
 
     def _of(self, path: tuple[str, ...]) -> Any:
         def inner(tree: Any) -> Any:
@@ -124,29 +122,18 @@ class Parts:
         return {collection: inner(tree) for collection, tree in self._variables.items()}
 
 
-def _plain(model: nn.Module) -> nn.Module:
-    """The model without what changes no number here, and would keep blocks from sharing programs."""
+def _plain(model: Any) -> Any:
+    """The model without options that change no number here, and would keep blocks from sharing programs."""
     options: dict[str, Any] = dict(remat=False, axis_name=None)
-    options |= dict(drop_path=0.0) if isinstance(model, ResNet) else dict(dropout=0.0)
+    options |= {name: 0.0 for name in ("drop_path", "dropout") if hasattr(model, name)}
     return model.clone(**options, parent=None, name=None)
 
 
 @lru_cache(maxsize=64)
-def _blocks_of(model: nn.Module) -> tuple[tuple[tuple[tuple[str, ...], nn.Module, str], ...], ...]:
-    """Of each stage, each block's place among the variables, the block, and how it joins."""
-    bound = model.bind({})
-    if isinstance(model, DenseNet):
-        return tuple(
-            tuple(((block.name, layer.name), _free(layer), "concatenate") for layer in block.layers)
-            for block in bound.blocks
-        )
-    kind = "add" if model.block.pre_activation else "relu"
-    return tuple(tuple(((block.name,), _free(block), kind) for block in blocks) for blocks in bound.stages)
-
-
-@lru_cache(maxsize=64)
-def _module(model: nn.Module, parts: str, index: int) -> Any:
-    return _free(getattr(model.bind({}), parts)[index])
+def _blocks_of(model: Any) -> tuple[tuple[tuple[tuple[str, ...], nn.Module, str], ...], ...]:
+    """For each stage: each block's path among the variables, the block, and how it joins."""
+    stages = model.bind({}).stages
+    return tuple(tuple((block.path, _free(block), model.join) for block in blocks) for blocks in stages)
 
 
 def _free(module: Any) -> Any:

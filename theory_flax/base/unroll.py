@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from densenet_flax import DenseNet
-from resnet_flax import PlainNet, ResNet
+from layers_flax import Network
 from theory_flax.base.blocks import Parts, Step, through
 
 
@@ -111,11 +110,9 @@ def _walk(
     for index in range(first):
         x = parts.stage(x, index)
     loss_of = partial(rest, after=last + 1)
-    if isinstance(model, DenseNet):
-        x = parts.enter(x, first)
-        return Walk(x, parts.steps(first), loss_of)
+    x = parts.enter(x, first)
     steps = tuple(step for index in range(first, last + 1) for step in parts.steps(index))
-    if after_first:
+    if after_first and getattr(model, "join", None) != "concatenate":
         x, steps = steps[0](x), steps[1:]
     return Walk(x, steps, loss_of)
 
@@ -166,7 +163,7 @@ def by_blocks(model: nn.Module, variables: Any, *, train: bool = False) -> Calla
     Raises:
         ValueError: the model is of another family.
     """
-    if not isinstance(model, ResNet | DenseNet):
+    if not isinstance(model, Network) or model.join is None:
         raise ValueError(f"blocks are known of ResNet, PlainNet and DenseNet; given {type(model).__name__}")
     parts = Parts(model, variables, train)
 
@@ -181,14 +178,14 @@ def by_blocks(model: nn.Module, variables: Any, *, train: bool = False) -> Calla
 
 def check(model: nn.Module, stage: int | None, train: bool, *, plain: bool = False) -> None:
     """Raises ValueError unless `model` has shortcuts (or is `plain`), the same ones each time, and the stage."""
-    if (isinstance(model, PlainNet) and not plain) or not isinstance(model, ResNet | DenseNet):
+    if not isinstance(model, Network) or model.join is None or not (model.has_shortcuts or plain):
         raise ValueError(f"the identity needs shortcuts: a ResNet or a DenseNet; {type(model).__name__} has none")
     dropped = {name: getattr(model, name, 0.0) for name in ("drop_path", "dropout")}
     for name, rate in dropped.items():
         if train and rate:
             raise ValueError(f"in train mode {name} would draw another network each time; it must be 0, not {rate}")
-    count = len(model.stage_sizes)
-    if stage is None and isinstance(model, DenseNet):
+    count = len(getattr(model, "stage_sizes"))  # noqa: B009
+    if stage is None and model.join == "concatenate":
         raise ValueError(f"of a DenseNet one dense block is looked at: stage 0 to {count - 1}; given None")
     if stage is not None and not 0 <= stage < count:
         raise ValueError(f"stage must be from 0 to {count - 1}; given {stage}")

@@ -1,32 +1,28 @@
-"""The architectures of both families, under one roof."""
+"""The architectures of every family under one roof."""
 
-from collections.abc import Callable
 from dataclasses import fields
-from typing import Any, get_args
+from typing import Any
 
 from flax import linen as nn
 
-import densenet_flax
-import resnet_flax
+import densenet_flax  # noqa: F401  enters its architectures into the table
+import resnet_flax  # noqa: F401
 from common_flax.checks import one_of
 from layers_flax import Network
+from layers_flax.model.architecture import ARCHS, FAMILIES, constructor_options
 
-FAMILIES: dict[str, tuple[Callable[..., nn.Module], ...]] = {**densenet_flax.FAMILIES, **resnet_flax.FAMILIES}
-ARCHS: dict[str, Callable[..., nn.Module]] = {**densenet_flax.ARCHS, **resnet_flax.ARCHS}
-
+__all__ = ["ARCHS", "FAMILIES", "build_model", "constructor_options", "describe", "published_size"]
 
 NOT_SAID = ("parent", "name", "num_classes", "dtype", "param_dtype", "axis_name")
 
 
-def build_model(arch: str, **options: Any) -> nn.Module:
+def build_model(arch: str, **options: Any) -> Network:
     """The network named `arch`; `options` are its constructor's.
 
     Raises:
         ValueError: no such architecture or option (the nearest is named), or an option's value is not allowed.
     """
     one_of("arch", arch, ARCHS)
-    for name in options:
-        one_of(f"option of {arch}", name, constructor_options(arch))
     return ARCHS[arch](**options)
 
 
@@ -36,25 +32,18 @@ def published_size(model: nn.Module) -> int:
 
 
 def describe(model: nn.Module) -> tuple[str | None, dict[str, Any]]:
-    """The architecture that a network is, and the options in which it differs from the constructor's defaults.
+    """The architecture of a network, and the options in which it differs from the constructor's defaults.
 
-    Of types, devices and classes nothing is said: they are not what the network computes. The architecture is None
+    Types, devices and classes are left out: they do not change what the network computes. The architecture is None
     where no constructor makes such a network.
     """
-    found: list[tuple[str, dict[str, Any]]] = []
+    candidates: list[tuple[str, dict[str, Any]]] = []
     for arch, constructor in ARCHS.items():
         default = constructor()
         if type(default) is not type(model):
             continue
         names = [field.name for field in fields(model) if field.name not in NOT_SAID]
-        differing = {name: value for name in names if (value := getattr(model, name)) != getattr(default, name)}
-        options = {"stem" if name == "stem_kind" else name: value for name, value in differing.items()}
-        if all(name in constructor_options(arch) for name in options):
-            found.append((arch, options))
-    return min(found, key=lambda pair: len(pair[1]), default=(None, {}))
-
-
-def constructor_options(arch: str) -> tuple[str, ...]:
-    """The keywords that the constructor of `arch` takes."""
-    (options,) = get_args(ARCHS[arch].__annotations__["options"])
-    return tuple(options.__annotations__)
+        options = {name: value for name in names if (value := getattr(model, name)) != getattr(default, name)}
+        if options.keys() <= set(constructor_options(arch)):
+            candidates.append((arch, options))
+    return min(candidates, key=lambda pair: len(pair[1]), default=(None, {}))

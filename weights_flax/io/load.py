@@ -1,4 +1,4 @@
-"""Weights in: whatever file they are in and whoever named them, for a network of ours."""
+"""Loading of weights from files of many formats and sources, for a network of this project."""
 
 import re
 from collections.abc import Mapping
@@ -19,12 +19,12 @@ from weights_flax.names.recognise import Naming, recognise
 
 
 class LoadedModel(NamedTuple):
-    """A network and what it was saved with.
+    """A network, its variables, and the card of its file.
 
     Attributes:
         model: the network.
         variables: {"params", "batch_stats"}, leaves NumPy arrays.
-        card: what the file says of it, see `save_weights`; empty where it says nothing.
+        card: the file's description of the network, see `save_weights`; empty if the file has none.
     """
 
     model: nn.Module
@@ -35,9 +35,9 @@ class LoadedModel(NamedTuple):
 def load_weights(
     model: nn.Module, source: str | Path | Mapping[str, Any], *, new_head: bool = False, seed: int = 0
 ) -> dict[str, Any]:
-    """The variables of `model` out of a file.
+    """Loads the variables of `model` from a file.
 
-    Nothing in the file is run, and no value is read before all names and shapes are found to be the model's.
+    No code in the file is run, and no value is read before all names and shapes agree with the model's.
 
     Args:
         model: any network of either family.
@@ -45,15 +45,15 @@ def load_weights(
             msgpack of Flax, a run's folder, a folder of Orbax, "hf://OWNER/NAME[/FILE]"; or a mapping, PyTorch's names
             to arrays or the nested variables of Flax. Names may be torchvision's, timm's, those of akamaster's CIFAR
             ResNets, of Keras applications, of Flax's ImageNet example, or our own.
-        new_head: draw the classifier anew, as `model.init` would, whatever classes the file has, or if it has none.
+        new_head: draw a new classifier, as `model.init` does, and ignore the file's, if any.
         seed: of the new classifier.
 
     Returns:
-        {"params", "batch_stats"}, leaves NumPy arrays of the model's `param_dtype`; statistics are float32 or wider.
+        {"params", "batch_stats"} of NumPy arrays of the model's `param_dtype`; statistics are float32 or wider.
 
     Raises:
-        ValueError: one line: the file cannot be read, its names are of no known source, entries are missing, surplus
-            or misshapen, the classes are another number, values are not finite, or the weights are of a network that
+        ValueError: one line: the file cannot be read, its names are of no known source, tensors are missing, surplus
+            or misshapen, the number of classes differs, values are not finite, or the weights belong to a network that
             was built with other options.
     """
     if isinstance(source, Mapping):
@@ -65,7 +65,7 @@ def load_weights(
 
 
 def read_card(source: str | Path) -> dict[str, Any]:
-    """What a file of weights says of its network, see `save_weights`; empty where it says nothing.
+    """Reads the card of a file of weights, see `save_weights`; empty if the file has none.
 
     Raises:
         ValueError: the file cannot be read.
@@ -74,13 +74,13 @@ def read_card(source: str | Path) -> dict[str, Any]:
 
 
 def load_model(source: str | Path, arch: str | None = None, **options: Any) -> LoadedModel:
-    """The network that a file of weights belongs to, built, and its variables.
+    """Builds the network that a file of weights belongs to, and loads its variables.
 
     Args:
         source: as in `load_weights`.
-        arch: the architecture; None is what the file says of itself or, where it says nothing, what its names and
-            shapes fit. (A plain network fits where a ResNet with shortcut A does; the ResNet is taken.)
-        options: of the constructor, over those that the file names.
+        arch: the architecture; None takes the one on the file's card or, without a card, the first that fits names
+            and shapes. (A plain network fits wherever a ResNet with shortcut A does; the ResNet comes first.)
+        options: of the constructor, in place of those that the file names.
 
     Raises:
         ValueError: as `load_weights`; or the file fits no architecture.
@@ -105,7 +105,9 @@ def load_model(source: str | Path, arch: str | None = None, **options: Any) -> L
 
 def _options(file: WeightsFile) -> dict[str, Any]:
     options = file.card.get("options")
-    return options if isinstance(options, dict) else {}
+    options = options if isinstance(options, dict) else {}
+    # Older files have the name that `stem_type` had before.
+    return {"stem_type" if name == "stem" else name: value for name, value in options.items()}
 
 
 def _fit(
@@ -130,7 +132,7 @@ def _fit(
 def _with_head(
     model: nn.Module, where: str, tensors: dict[str, Tensor], *, new_head: bool, seed: int
 ) -> dict[str, Tensor]:
-    """The tensors, with the new classifier that is asked for; one that stays must have the model's classes."""
+    """Adds a new classifier to the tensors, or checks that theirs has as many classes as the model."""
     head = model.torch_head
     if new_head:
         return {**tensors, **_new_head(model, head, seed)}
@@ -145,7 +147,7 @@ def _with_head(
 
 
 def _checked(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
-    """The tensor in the model's type, whose values must be finite when they are read."""
+    """Returns the tensor in the model's type; reading it raises ValueError unless all values are finite."""
     param_dtype: Any = getattr(model, "param_dtype")  # noqa: B009
     statistic = re.search(r"\.running_(mean|var)$", name)
     dtype = np.dtype(jnp.promote_types(param_dtype, jnp.float32) if statistic else param_dtype)
@@ -166,7 +168,7 @@ def _checked(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
 
 
 def _new_head(model: nn.Module, head: str, seed: int) -> dict[str, Tensor]:
-    """The classifier that `model.init` draws, under PyTorch's names."""
+    """Draws a classifier as `model.init` does, under PyTorch's names."""
     module = head.replace(".", "_")
     params = model.init(jax.random.key(seed), image_by_shape((32, 32, 3)), train=False)["params"]
     return from_memory(variables_to_torch(jax.device_get({"params": {module: params[module]}}), lambda path: head))

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from resnet_flax import VGG
 from weights_flax.look.features import apply_part, features, stage_count
 
 Classes = int | Sequence[int] | np.ndarray | jax.Array | None
@@ -35,9 +34,10 @@ def class_activation_map(
         ValueError: the model is of another kind, or there are no such classes.
     """
     count = stage_count(model)
-    if isinstance(model, VGG):
+    if not model.classifies_mean:
         raise ValueError(
-            "a class activation map is of a network that classifies the mean of a map; VGG does not: use grad_cam"
+            f"a class activation map needs a network that classifies the mean of a map; {type(model).__name__} does "
+            "not: use grad_cam"
         )
     stage = f"stage{count - 1}"
     given = None if classes is None else _one_each(classes, len(images), model)

@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from densenet_flax import DenseNet
+from layers_flax import Network
+from layers_flax.model.architecture import ARCHS
 from layers_flax.model.torch_names import LEAVES, torch_axes, torch_name
-from resnet_flax import ResNet
 from weights_flax.formats.tensors import Tensor
 from weights_flax.names import keras
 from weights_flax.names.flax_example import from_example
@@ -85,8 +85,10 @@ def _timm_vgg(tensors: Tensors) -> dict[str, Tensor]:
 
 def _own_flax(tensors: Tensors) -> dict[str, Tensor]:
     """Renames variables of this project, given by their paths, "params/conv1/kernel"."""
-    densenet = any(name.startswith("params/denseblock") for name in tensors)
-    module_name = DenseNet.torch_module if densenet else ResNet.torch_module
+    module_name = next(
+        (kind.torch_module for kind in _network_classes() if f"params/{kind.first_conv}/kernel" in tensors),
+        Network.torch_module,
+    )
     renamed = {}
     for name, value in tensors.items():
         path = tuple(name.split("/"))
@@ -94,6 +96,19 @@ def _own_flax(tensors: Tensors) -> dict[str, Tensor]:
             raise ValueError(f"{name[:100]!r} is no variable of a network")
         renamed[torch_name(path, module_name)] = value.transpose(*torch_axes(len(value.shape)))
     return renamed
+
+
+def _network_classes() -> set[type[Network]]:
+    """Returns the classes of the networks in the table of architectures."""
+    return {type(constructor()) for constructor in ARCHS.values()}
+
+
+def _has_first_conv(names: Iterable[str]) -> bool:
+    """Tells if the first convolution of a family in the table of architectures is among PyTorch's names."""
+    kinds = _network_classes()
+    return not {torch_name(("params", kind.first_conv, "kernel"), kind.torch_module) for kind in kinds}.isdisjoint(
+        names
+    )
 
 
 # The blocks of the networks of 2015 end in a BatchNorm; those of Keras' ResNet v2 do not.
@@ -117,5 +132,5 @@ NAMINGS = (
         _has(r"features\.denseblock1\.denselayer1\.norm\.1\."),
         _renamed((r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)", r"\1")),
     ),
-    Naming("torchvision's or timm's", _has(r"features\.(conv)?0\.weight$|conv1\.weight$"), dict),
+    Naming("torchvision's or timm's", _has_first_conv, dict),
 )
