@@ -1,24 +1,24 @@
-"""Turning, slanting, scaling and moving an image: pure functions on the device."""
+"""Affine changes of an image (rotation, shear, scale, shift): pure functions on the device.
+
+Images are (height, width, channels) float32 of values from 0 to 255, and so are the results.
+"""
 
 import jax
 import jax.numpy as jnp
 
 
 def warp(image: jax.Array, matrix: jax.Array, *, origin: jax.Array, move: jax.Array, fill: float = 0.0) -> jax.Array:
-    """The image whose pixel p shows `image` at matrix · (p - origin) + origin + move.
+    """Resamples `image`: pixel p of the result shows `image` at matrix · (p - origin) + origin + move.
 
-    Places between pixels are interpolated linearly. Like Pillow's `Image.transform`, a place within half a pixel of
-    the border shows the border.
+    Between pixels the interpolation is bilinear. Like Pillow's `Image.transform`, places within half a pixel of the
+    border show the border.
 
     Args:
-        image: (height, width, channels) float32 of values from 0 to 255.
+        image: the image to resample.
         matrix: (2, 2), of rows and columns.
-        origin: (2,) row and column of what `matrix` leaves where it is. The upper left pixel's centre is (0, 0).
+        origin: (2,) row and column of the fixed point of `matrix`. The upper left pixel's centre is (0, 0).
         move: (2,) rows and columns.
-        fill: value of what comes in from outside the image.
-
-    Returns:
-        Float32 of the shape of `image`.
+        fill: value of pixels from outside the image.
     """
     size = jnp.array(image.shape[:2])[:, None, None]
     pixels = jnp.stack(jnp.meshgrid(*map(jnp.arange, image.shape[:2]), indexing="ij"))
@@ -29,13 +29,13 @@ def warp(image: jax.Array, matrix: jax.Array, *, origin: jax.Array, move: jax.Ar
         return jax.scipy.ndimage.map_coordinates(channel, list(places), order=1, mode="nearest")
 
     inside = ((places >= -0.5) & (places < size - 0.5)).all(0)
-    # Weights add up to 1 to rounding only.
+    # The interpolation weights add up to 1 only within rounding, so values can leave the range.
     sampled = jnp.clip(jax.vmap(sample, -1, -1)(image), 0, 255)
     return jnp.where(inside[..., None], sampled, fill)
 
 
 def centre(image: jax.Array) -> jax.Array:
-    """Row and column, (2,) float32, of the middle of an image (height, width, channels)."""
+    """Returns row and column, (2,) float32, of the middle of an image (height, width, channels)."""
     return (jnp.array(image.shape[:2]) - 1) / 2
 
 
@@ -49,22 +49,18 @@ def random_affine(
     shift: float = 0.1,
     factor: float = 1.0,
 ) -> jax.Array:
-    """Turns, slants, scales and moves the image by amounts drawn evenly up to the given ones, either way.
+    """Rotates, shears, scales and shifts the image by amounts uniform from minus to plus each argument.
 
-    Handwriting differs from hand to hand in just these (Simard et al., Best Practices for Convolutional Neural
-    Networks, ICDAR 2003, section 2). What comes in from outside the image is black.
+    Handwriting varies from person to person in these ways (Simard et al., Best Practices for Convolutional Neural
+    Networks, ICDAR 2003, section 2). Pixels from outside the image are black.
 
     Args:
-        key: PRNG key.
-        image: (height, width, channels) float32 of values from 0 to 255.
+        key, image: PRNG key and image.
         rotation: radians.
-        shear: columns a row.
+        shear: columns per row.
         scale: share by which either axis grows or shrinks.
         shift: share of the image's size.
         factor: factor on all four amounts.
-
-    Returns:
-        Float32 of the shape of `image`, sampled bilinearly.
     """
     turn_key, shear_key, scale_key, shift_key = jax.random.split(key, 4)
     turn = factor * rotation * _evenly(turn_key)

@@ -1,4 +1,7 @@
-"""Random crops and flips of an image: pure functions of a key, on the device."""
+"""Random crops and flips of an image: pure functions of a key, on the device.
+
+Images are (height, width, channels); the results have the same shape and type.
+"""
 
 import math
 from typing import NamedTuple
@@ -11,18 +14,14 @@ _ASPECTS = (3 / 4, 4 / 3)  # width over height
 
 
 def pad_and_crop(key: jax.Array, image: jax.Array, *, padding: int = 4) -> jax.Array:
-    """Pads each side and takes a crop of the image's own size, all places alike likely.
+    """Pads each side with black and takes a crop of the image's own size, all positions with equal probability.
 
-    He et al., arXiv:1512.03385, section 4.2. Padded is black, as by torchvision's RandomCrop; the paper pads after
-    it subtracts the mean, so with the mean colour.
+    He et al., arXiv:1512.03385, section 4.2. The paper pads after subtracting the mean, so with the mean colour; black
+    is torchvision's RandomCrop.
 
     Args:
-        key: PRNG key.
-        image: (height, width, channels).
+        key, image: PRNG key and image.
         padding: pixels on each side.
-
-    Returns:
-        An array like `image`.
     """
     offset = jax.random.randint(key, (2,), 0, 2 * padding + 1)
     padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
@@ -30,23 +29,19 @@ def pad_and_crop(key: jax.Array, image: jax.Array, *, padding: int = 4) -> jax.A
 
 
 def random_flip(key: jax.Array, image: jax.Array) -> jax.Array:
-    """Swaps left and right of an image (height, width, channels), or not: one as likely as the other."""
+    """Swaps left and right of an image with probability 1/2."""
     return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
 
 
 def random_resized_crop(key: jax.Array, image: jax.Array, *, min_area: float = 0.08) -> jax.Array:
-    """Cuts a random box out of the image and stretches it to the image's size, interpolating linearly.
+    """Cuts a random box out of the image and resizes it bilinearly to the image's size.
 
-    Szegedy et al., arXiv:1409.4842, section 6; the box is drawn by `random_box`. At its border the pixels next to
-    the box count too, where torchvision repeats the outermost within.
+    Szegedy et al., arXiv:1409.4842, section 6; the box is from `random_box`. At the box's border the interpolation uses
+    the pixels next to the box too, where torchvision repeats the outermost pixels inside.
 
     Args:
-        key: PRNG key.
-        image: (height, width, channels) float32 of values from 0 to 255.
-        min_area: least share of the image's area, before rounding to whole pixels.
-
-    Returns:
-        Float32 of the shape of `image`.
+        key, image: PRNG key and image, float32 of values from 0 to 255.
+        min_area: smallest share of the image's area, before rounding to whole pixels.
     """
     size = jnp.array(image.shape[:2], jnp.float32)
     box = random_box(key, image.shape[0], image.shape[1], min_area=min_area)
@@ -56,7 +51,7 @@ def random_resized_crop(key: jax.Array, image: jax.Array, *, min_area: float = 0
 
 
 class Box(NamedTuple):
-    """A part of an image, in whole pixels: each () int32."""
+    """A rectangle within an image, in whole pixels: each () int32."""
 
     top: jax.Array
     left: jax.Array
@@ -65,17 +60,17 @@ class Box(NamedTuple):
 
 
 def random_box(key: jax.Array, height: int, width: int, *, min_area: float = 0.08) -> Box:
-    """A box within an image, by the law of torchvision's RandomResizedCrop.
+    """Draws a box within an image, from the distribution of torchvision's RandomResizedCrop.
 
-    The area is uniform from `min_area` to 1 of the image's, the logarithm of width over height uniform between those
-    of 3/4 and 4/3. The first of 10 draws that fits into the image is taken at a uniform place; does none fit, then
-    the largest central box whose width over height is from 3/4 to 4/3.
+    The area is uniform from `min_area` to 1 of the image's area, and width over height is log-uniform from 3/4 to 4/3.
+    The first of 10 draws that fits into the image is placed uniformly. If none fits, the box is the largest central
+    one whose width over height is from 3/4 to 4/3.
     """
     area_key, aspect_key, place_key = jax.random.split(key, 3)
     area = height * width * jax.random.uniform(area_key, (_TRIES,), minval=min_area)
     low, high = _ASPECTS
     aspect = jnp.exp(jax.random.uniform(aspect_key, (_TRIES,), minval=math.log(low), maxval=math.log(high)))
-    # All draws are made and one chosen: shapes may not depend on values.
+    # All 10 are drawn before one is chosen, because shapes cannot depend on values under jit.
     heights = jnp.round(jnp.sqrt(area / aspect)).astype(jnp.int32)
     widths = jnp.round(jnp.sqrt(area * aspect)).astype(jnp.int32)
     fits = (heights > 0) & (heights <= height) & (widths > 0) & (widths <= width)

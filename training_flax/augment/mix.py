@@ -1,15 +1,15 @@
-"""Mixing neighbours of a batch, images and targets alike: mixup and CutMix."""
+"""Mixup and CutMix: neighbours in a batch are mixed, both images and targets."""
 
 import jax
 import jax.numpy as jnp
 import optax
 
-# Folded into an example's key; smaller numbers are those of `augment_images`.
+# Folded into an example's key; `augment_images` folds in smaller numbers.
 _STREAM = 1 << 16
 
 
 def smooth_labels(labels: jax.Array, classes: int, smoothing: float) -> jax.Array:
-    """Targets (batch, classes) float32 of integer labels (batch,), of which `smoothing` is spread over all classes.
+    """Returns targets (batch, classes) float32 for integer labels (batch,), with `smoothing` spread over all classes.
 
     Szegedy et al., arXiv:1512.00567, section 7.
     """
@@ -22,9 +22,9 @@ def mix(
     """Mixes each example with its neighbour in the batch, 0 with 1, 2 with 3 and so on.
 
     Mixup (Zhang et al., arXiv:1710.09412, section 1) averages images; CutMix (Yun et al., arXiv:1905.04899, section
-    3.1) puts a box of one into the other. Targets are averaged by the same shares. Of each example the own share is
-    drawn from its own key, by Beta(α, α); with both on, so is which of them it is, one as likely as the other. As
-    batches are in random order anyway, a neighbour is as good a partner as any, and it lies on the same device.
+    3.1) pastes a box of one image into the other. Targets are averaged with the same weights. Each example's key draws
+    the weight of the example itself from Beta(α, α), and, if both are on, one of the two with equal probability.
+    Batches are in random order, so a neighbour is as random as any partner, and it is on the same device.
 
     Args:
         keys: (batch,) PRNG keys, see `example_keys`.
@@ -34,10 +34,10 @@ def mix(
         cutmix: α of CutMix; 0 turns it off.
 
     Returns:
-        Images and targets of the shapes given; with both off, those given.
+        Mixed images and targets of the same shapes; with both off, the arguments themselves.
 
     Raises:
-        ValueError: an odd batch.
+        ValueError: the batch size is odd.
     """
     if not mixup and not cutmix:
         return images, targets
@@ -47,13 +47,13 @@ def mix(
     cutmix_rate = 0.5 if mixup and cutmix else float(cutmix > 0)
 
     def weigh(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Own share of each pixel, (height, width, 1), and of the target, ()."""
+        """Draws an example's weight in each of its pixels, (height, width, 1), and in its target, ()."""
         use_key, share_key, box_key = jax.random.split(jax.random.fold_in(key, _STREAM), 3)
         cut = jax.random.bernoulli(use_key, cutmix_rate)
         alpha = jnp.where(cut, cutmix, mixup)
         share = jax.random.beta(share_key, alpha, alpha)
         outside = ~cutmix_box(box_key, height, width, 1 - share)[..., None]
-        # The box's share of whole pixels within the image is smaller than what was drawn.
+        # The box's pixels within the image are fewer than drawn, so the target counts them.
         return jnp.where(cut, outside, share), jnp.where(cut, outside.mean(), share)
 
     pixel_shares, shares = jax.vmap(weigh)(keys)
@@ -62,10 +62,10 @@ def mix(
 
 
 def cutmix_box(key: jax.Array, height: int, width: int, area: jax.Array) -> jax.Array:
-    """Whether pixels are in the box of CutMix: (height, width) bool.
+    """Draws the box of CutMix: (height, width) bool, True inside.
 
-    The box has the image's aspect and, before rounding, the share `area` of its area; its centre is uniform over the
-    image, and what then lies outside of the image is cut off (arXiv:1905.04899, equation 2).
+    Before rounding, the box has the image's aspect and the share `area` of its area. Its centre is uniform over the
+    image, and the part of the box outside the image is cut off (arXiv:1905.04899, equation 2).
     """
     size = jnp.array([height, width])
     half = jnp.floor(size * jnp.sqrt(area)).astype(jnp.int32) // 2

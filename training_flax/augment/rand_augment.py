@@ -1,4 +1,7 @@
-"""RandAugment: a few changes of an image, picked at random, all of one magnitude."""
+"""RandAugment: a few random operations on an image, all of one magnitude.
+
+Images are (height, width, channels) float32 of values from 0 to 255, and so are the results. Magnitudes: 0 to 10.
+"""
 
 import math
 from collections.abc import Callable
@@ -9,41 +12,19 @@ import jax.numpy as jnp
 from training_flax.augment import color
 from training_flax.augment.affine import centre, warp
 
-COLOUR_OPS = (
-    "autocontrast",
-    "equalize",
-    "invert",
-    "posterize",
-    "solarize",
-    "solarize-add",
-    "saturation",
-    "contrast",
-    "brightness",
-    "sharpness",
-)
+TONE_OPS = ("autocontrast", "equalize", "invert", "posterize", "solarize", "solarize-add")
+COLOUR_OPS = (*TONE_OPS, "saturation", "contrast", "brightness", "sharpness")
 PLACE_OPS = ("rotate", "shear-x", "shear-y", "translate-x", "translate-y")
 OPS = COLOUR_OPS + PLACE_OPS
 _FILL = 128.0
 
 
 def rand_augment(key: jax.Array, image: jax.Array, *, magnitude: float = 6.0, layers: int = 2) -> jax.Array:
-    """Changes the image `layers` times by an op picked from `OPS`, each time with probability 1/2.
+    """Applies a random op of `OPS` to the image `layers` times, each time with probability 1/2.
 
-    Cubuk et al., arXiv:1909.13719, section 3, with the probability, the ops and the amounts that "ResNet strikes
-    back" (Wightman et al., arXiv:2110.00476) uses: timm's increasing ones, whose change grows with the magnitude.
-    The magnitude itself is fixed, as in the first paper.
-
-    Args:
-        key: PRNG key.
-        image: (height, width, channels) float32 of values from 0 to 255.
-        magnitude: from 0 to 10.
-        layers: how many times.
-
-    Returns:
-        Float32 of the shape of `image`, from 0 to 255.
-
-    Raises:
-        ValueError: there are neither 1 nor 3 channels.
+    Cubuk et al., arXiv:1909.13719, section 3, with the probability, ops and amounts of "ResNet strikes back" (Wightman
+    et al., arXiv:2110.00476): timm's increasing ones, whose change grows with the magnitude. The magnitude itself is
+    fixed, as in the first paper. Raises ValueError unless there are 1 or 3 channels.
     """
     for layer_key in jax.random.split(key, layers):
         op_key, sign_key, use_key = jax.random.split(layer_key, 3)
@@ -54,16 +35,10 @@ def rand_augment(key: jax.Array, image: jax.Array, *, magnitude: float = 6.0, la
 
 
 def apply_op(op: jax.Array, sign: jax.Array, image: jax.Array, magnitude: float) -> jax.Array:
-    """The image after the op of index `op` in `OPS`, as Pillow defines it, but for rounding to whole grey levels.
+    """Applies the op of index `op` in `OPS`, as Pillow defines it, but without rounding to whole grey levels.
 
-    Args:
-        op: () int.
-        sign: () int, 1 or -1: which way to turn, slant or move, or whether to enhance or to dull.
-        image: (height, width, channels) float32 of values from 0 to 255.
-        magnitude: from 0 to 10.
-
-    Returns:
-        Float32 of the shape of `image`, from 0 to 255. What comes in from outside is mid-grey, 128.
+    `op` and `sign` are () integers. The sign, 1 or -1, is the direction of rotation, shear or shift; +1 enhances, -1
+    dulls. Pixels from outside the image are mid-grey, 128.
     """
     amount = magnitude / 10
     factor = jnp.maximum(0.1, 1 + 0.9 * amount * sign)
@@ -83,20 +58,20 @@ def apply_op(op: jax.Array, sign: jax.Array, image: jax.Array, magnitude: float)
         lambda x: color.sharpness(x, factor),
         lambda x: _move(op - len(COLOUR_OPS), sign * amount, x),
     ]
-    # Under vmap all branches run: the ops that move pixels share one, as it is the dearest.
+    # Under vmap all branches run, so the ops that move pixels share one branch, which is the most expensive.
     return jax.lax.switch(jnp.minimum(op, len(COLOUR_OPS)), branches, image)
 
 
 def autocontrast(image: jax.Array) -> jax.Array:
-    """Stretches each channel to reach from 0 to 255; one of a single grey level stays."""
-    # Whole levels, so that a channel that is even but for rounding is not blown up.
+    """Stretches each channel to the range 0 to 255; a channel of a single grey level stays the same."""
+    # Rounding keeps a channel that is constant within rounding from being stretched.
     low, high = jnp.round(image.min((0, 1))), jnp.round(image.max((0, 1)))
     stretched = (image - low) * (255 / jnp.maximum(high - low, 1))
     return jnp.where(high > low, jnp.clip(stretched, 0, 255), image)
 
 
 def equalize(image: jax.Array) -> jax.Array:
-    """Maps each channel's grey levels so that all become about alike frequent; by Pillow's formula."""
+    """Maps each channel's grey levels to about equal frequencies, by Pillow's formula."""
     return jax.vmap(_equalize_channel, -1, -1)(image)
 
 
@@ -123,6 +98,6 @@ def _move(op: jax.Array, amount: jax.Array, image: jax.Array) -> jax.Array:
         ]
     )
     move = jnp.zeros((5, 2)).at[3, 1].set(share * width).at[4, 0].set(share * height)
-    # Slants leave the upper left corner, of the image not of its pixel's centre.
+    # Shears fix the upper left corner of the image, half a pixel from the first pixel's centre.
     origin = jnp.where(op == 0, centre(image), -0.5)
     return warp(image, matrix[op], origin=origin, move=move[op], fill=_FILL)

@@ -1,6 +1,6 @@
-"""Random changes of images that leave their labels true: which there are, by name, and how a batch is changed."""
+"""Augmentations, random changes of images that keep their labels, by name; and their use on a batch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,9 +19,9 @@ Augmentation = Callable[[jax.Array, jax.Array], jax.Array]
 
 class _Choice(NamedTuple):
     function: Callable[..., jax.Array]
-    keyword: str = ""  # what a number after the name's colon sets; none may be given where this is empty
+    keyword: str = ""  # the argument that a number after the name's colon sets; empty if there is none
     kind: type[int] | type[float] = float
-    most: float = 0.0  # the number is from 0 to this
+    most: float = 0.0  # the largest allowed number
 
 
 _CHOICES = {
@@ -29,24 +29,29 @@ _CHOICES = {
     "pad-crop": _Choice(pad_and_crop, "padding", int, 64),
     "flip": _Choice(random_flip),
     "random-resized-crop": _Choice(random_resized_crop, "min_area", float, 1.0),
-    "colour": _Choice(colour_jitter, "strength", float, 1.0),
+    "color": _Choice(colour_jitter, "strength", float, 1.0),
     "rand-augment": _Choice(rand_augment, "magnitude", float, 10.0),
 }
 AUGMENTATIONS = (*_CHOICES, "none")
 
 
-def parse_augmentations(names: Sequence[str]) -> tuple[Augmentation, ...]:
-    """The functions of `names`, each of `AUGMENTATIONS`, with or without a number: ("pad-crop:4", "flip").
+def current_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Returns `names` with the old spelling "colour" replaced by "color"."""
+    return tuple(name.replace("colour", "color") for name in names)
 
-    The number is the factor on all amounts of "affine" (1), the padding of "pad-crop" (4), the least area of
-    "random-resized-crop" (0.08), the strength of "colour" (0.4) or the magnitude of "rand-augment" (6).
+
+def parse_augmentations(names: Sequence[str]) -> tuple[Augmentation, ...]:
+    """Returns the functions of `names`, each one of `AUGMENTATIONS` with or without a number: ("pad-crop:4", "flip").
+
+    The number is the factor on all amounts of "affine" (1), the padding of "pad-crop" (4), the smallest area of
+    "random-resized-crop" (0.08), the strength of "color" (0.4) or the magnitude of "rand-augment" (6).
 
     Raises:
-        ValueError: an unknown name, one given twice, a number that cannot be, or "none" with others.
+        ValueError: a name is unknown or stands twice, a number is out of range, or "none" stands beside others.
     """
     if tuple(names) == ("none",):
         return ()
-    given = [name.partition(":")[0] for name in names]
+    given = [name.partition(":")[0] for name in current_names(names)]
     for name in given:
         one_of("augmentation", name, AUGMENTATIONS)
         if given.count(name) > 1:
@@ -58,7 +63,7 @@ def parse_augmentations(names: Sequence[str]) -> tuple[Augmentation, ...]:
 
 def _parse(text: str) -> Augmentation:
     name, colon, number = text.partition(":")
-    choice = _CHOICES[name]
+    choice = _CHOICES[current_names([name])[0]]
     if not colon:
         return choice.function
     if not choice.keyword:
@@ -77,27 +82,24 @@ def _parse(text: str) -> Augmentation:
 
 
 def example_keys(key: jax.Array, epochs: jax.Array, examples: jax.Array) -> jax.Array:
-    """PRNG keys (batch,) of examples: what they draw depends on `key`, epoch and example, not on batch or device.
+    """Returns PRNG keys (batch,) that depend on `key`, epoch and example only, not on batch or device.
 
     Args:
         key: PRNG key, used for nothing else.
-        epochs: (batch,) integers, the epoch each example is seen in.
+        epochs: (batch,) integers, the epoch of each example.
         examples: (batch,) integers, each example's index in the data set.
     """
-
-    def fold(epoch: jax.Array, example: jax.Array) -> jax.Array:
-        return jax.random.fold_in(jax.random.fold_in(key, epoch), example)
-
-    return jax.vmap(fold)(epochs, examples)
+    fold_in = jax.random.fold_in
+    return jax.vmap(lambda epoch, example: fold_in(fold_in(key, epoch), example))(epochs, examples)
 
 
 def augment_images(augmentations: Sequence[Augmentation], keys: jax.Array, images: jax.Array) -> jax.Array:
-    """Changes each image by all augmentations in turn.
+    """Applies all augmentations in turn to each image.
 
     Args:
         augmentations: see `parse_augmentations`.
         keys: (batch,) PRNG keys, see `example_keys`.
-        images: (batch, height, width, channels) of values from 0 to 255, any type.
+        images: (batch, height, width, channels) of values from 0 to 255, of any type.
 
     Returns:
         Float32 of the shape of `images`.
