@@ -1,4 +1,4 @@
-"""Compiling ahead of time: several programs at once, as is best for the backend, kept for the next start."""
+"""Ahead-of-time compilation: several programs at once, with the best options for the backend, cached on disk."""
 
 import gc
 from collections.abc import Iterable, Iterator
@@ -12,26 +12,26 @@ import jax
 import jax.numpy as jnp
 import platformdirs
 
-# Of XLA in jaxlib 0.10. YNNPACK computes convolutions to 64 channels or fewer on one core, others at 0.8 to 0.95 of the
-# speed of Eigen, which is left with them where YNNPACK is to reduce alone. The pass drops optimisation barriers, which
+# For XLA in jaxlib 0.10. YNNPACK runs convolutions to at most 64 channels on one core, and others at 0.8 to 0.95 of
+# Eigen's speed, so YNNPACK is left with reductions only. The disabled pass would drop the optimization barriers that
 # `layers_flax.optimization_barrier` needs.
 CPU_OPTIONS = {
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE",
     "xla_disable_hlo_passes": "cse_barrier_expander",
 }
-# The default scheduler lets more operations run side by side and keeps more results in memory at once. This one keeps
-# fewer, but it runs rematerialised operations too early, so networks with remat go without it.
+# This scheduler keeps fewer results in memory at once than the default one, but it runs rematerialised operations too
+# early, so networks with remat go without it.
 CPU_ORDER = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 
 def compiler_options(*, remat: bool = False) -> dict[str, Any]:
-    """What XLA should be told when it compiles a network for the CPU; nothing for other backends.
+    """Returns the options to compile a network with on the CPU; none for other backends.
 
-    `jax.jit(step, compiler_options=compiler_options())`. It changes speed and memory, and numbers within rounding.
-    Options that the installed XLA does not know are left out.
+    Use: `jax.jit(step, compiler_options=compiler_options())`. The options change speed and memory, and numbers within
+    rounding. Options that the installed XLA does not know are left out.
 
     Args:
-        remat: the network is one of `remat=True`.
+        remat: the network has `remat=True`.
     """
     if jax.default_backend() != "cpu":
         return {}
@@ -41,7 +41,7 @@ def compiler_options(*, remat: bool = False) -> dict[str, Any]:
 
 @cache
 def is_known(option: str, value: str | bool) -> bool:
-    """Tells whether the installed XLA takes `value` for one of its options; XLA's options change with its version."""
+    """True if the installed XLA accepts `value` for this option; XLA's options change with its version."""
     try:
         jax.jit(lambda: jnp.zeros(())).lower().compile(compiler_options={option: value})
     except jax.errors.JaxRuntimeError:
@@ -50,15 +50,15 @@ def is_known(option: str, value: str | bool) -> bool:
 
 
 def keep_compiled_programs() -> Path:
-    """Has JAX keep what it compiles, in the user's cache folder unless JAX has been told of another; gives the folder.
+    """Turns on JAX's compilation cache, in the user's cache folder unless JAX has one configured; returns the folder.
 
-    For a program's front door: it changes JAX's configuration for the whole process.
+    Meant for a command's start: this changes JAX's configuration for the whole process.
     """
     folder = (
         jax.config.values["jax_compilation_cache_dir"] or platformdirs.user_cache_path("resnet-densenet-flax") / "jax"
     )
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    # By default only what takes a second to compile is kept; small programs add up to several.
+    # By default JAX caches only programs that take a second to compile; the small ones add up to several seconds.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     return Path(folder)
 
@@ -66,29 +66,25 @@ def keep_compiled_programs() -> Path:
 def compile_together(
     lowered: Iterable[jax.stages.Lowered], options: dict[str, Any] | None = None
 ) -> list[Future[jax.stages.Compiled]]:
-    """Starts to compile several programs side by side: XLA leaves most cores idle most of the time.
+    """Starts to compile several programs in parallel, since XLA leaves most cores idle most of the time.
 
     Args:
-        lowered: the programs; of a generator each is compiled, or loaded, while the next is traced.
-        options: what XLA is told of each, see `compiler_options`.
+        lowered: the programs. A generator traces the next program while the last one compiles.
+        options: see `compiler_options`.
 
     Returns:
-        What will be the compiled programs, in the same order. Until they are asked for, other work can be done.
+        Futures of the compiled programs, in the same order.
     """
-
-    def compiled(program: Any) -> jax.stages.Compiled:
-        return program.compile(compiler_options=options)
-
     pool = ThreadPoolExecutor()
     try:
-        return [pool.submit(compiled, program) for program in lowered]
+        return [pool.submit(program.compile, compiler_options=options) for program in lowered]
     finally:
         pool.shutdown(wait=False)
 
 
 @contextmanager
 def garbage_left() -> Iterator[None]:
-    """Keeps Python from looking for garbage: tracing makes millions of objects, and leaves hardly any in cycles."""
+    """Turns off Python's garbage collector: tracing makes millions of objects, hardly any of them in cycles."""
     collects = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""How arrays lie on the devices of a run, and how its functions are mapped over them."""
+"""The devices of a run: how arrays are placed on them, and how functions are mapped over them."""
 
 import os
 import re
@@ -15,11 +15,11 @@ THREADS_PER_VIRTUAL_DEVICE = 16
 
 
 def let_virtual_devices_meet() -> None:
-    """Gives the CPU client threads enough for all the virtual devices that XLA_FLAGS asks for, before it starts.
+    """Gives the CPU client enough threads for all virtual devices that XLA_FLAGS asks for; call it before JAX starts.
 
-    On a CPU a collective holds a thread until all devices have joined it, and a device runs independent collectives
-    side by side. With the default of a thread for each core or device, those of some devices can take every thread
-    and wait for the others' for ever: XLA then ends the process ("only 2 of them arrived on time").
+    On a CPU a collective holds a thread until all devices have joined it, and a device runs independent collectives in
+    parallel. With the default, one thread per core or device, the collectives of some devices can hold every thread
+    and wait for the other devices for ever: XLA then ends the process ("only 2 of them arrived on time").
     """
     count = re.search(r"xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
     if count and int(count[1]) > 1 and "NPROC" not in os.environ:
@@ -27,19 +27,19 @@ def let_virtual_devices_meet() -> None:
 
 
 class Devices:
-    """All devices of all processes, on one mesh axis, over which batches are spread.
+    """All devices of all processes, on one mesh axis over which batches are sharded.
 
-    With `parallel="jit"` and global statistics a step is one program over sharded arrays, the same text as for one
-    device. Otherwise it is a program for each device, whose members average their gradients: by `pmap`, or under
-    `jit` by `shard_map`. State and metrics are replicated arrays either way.
+    With `parallel="jit"` and global statistics a step is one program over sharded arrays, written as for one device.
+    Otherwise each device runs its own program, and the devices average their gradients: under `pmap`, or under `jit`
+    by `shard_map`. State and metrics are replicated arrays either way.
 
     Args:
         parallel: "jit" or "pmap".
-        batch_norm: "global", statistics over the whole batch, or "local", over each device's part.
-        shard_state: spread the optimiser's state and the average of the weights over the devices.
+        batch_norm: "global", statistics over the whole batch, or "local", over each device's share of it.
+        shard_state: shard the optimizer's state and the averaged weights over the devices.
 
     Raises:
-        ValueError: what was asked for does not go together, or not with several processes.
+        ValueError: the arguments do not go together, or not with several processes.
     """
 
     def __init__(self, parallel: str = "jit", batch_norm: str = "global", shard_state: bool = False):
@@ -54,19 +54,19 @@ class Devices:
         self.mesh = Mesh(np.array(jax.devices()), (AXIS,))
         self.shard_state = shard_state
         each_device = parallel == "pmap" or batch_norm == "local"
-        self.axis_name = AXIS if each_device else None  # of a step
-        self.model_axis_name = AXIS if each_device and batch_norm == "global" else None  # of the network in it
+        self.axis_name = AXIS if each_device else None  # for the training step
+        self.model_axis_name = AXIS if each_device and batch_norm == "global" else None  # for the step's network
         self.replicated = NamedSharding(self.mesh, P())
         self.spread = NamedSharding(self.mesh, P(AXIS))
-        self.gather = jax.jit(lambda tree: tree, out_shardings=self.replicated)  # a tree of arrays, whole everywhere
+        self.gather = jax.jit(lambda tree: tree, out_shardings=self.replicated)  # replicates a sharded tree
 
     @property
     def count(self) -> int:
-        """Devices of all processes."""
+        """The number of devices of all processes."""
         return self.mesh.size
 
     def state_sharding(self, state: Any) -> Any:
-        """The sharding of each leaf of a `TrainState` of arrays or shapes."""
+        """Returns the sharding of each leaf of a `TrainState` of arrays or shapes."""
 
         def largest_axis(leaf: Any) -> NamedSharding:
             axes = [i for i, size in enumerate(leaf.shape) if size % self.count == 0 and size >= self.count]
@@ -82,63 +82,54 @@ class Devices:
         return shardings
 
     def replicate(self, tree: Any) -> Any:
-        """Host arrays, the same in every process, on every device."""
+        """Puts host arrays, the same in every process, on every device."""
         return jax.tree.map(lambda leaf: self._put(np.asarray(leaf), self.replicated), tree)
 
     def rows(self, batch_size: int) -> slice:
-        """The examples of a batch that this process provides."""
+        """Returns the rows of a batch that this process provides."""
         share = batch_size // jax.process_count()
         return slice(jax.process_index() * share, (jax.process_index() + 1) * share)
 
     def put_rows(self, tree: Any, *, mapped: bool = False) -> Any:
-        """Host arrays of this process's rows, (rows, …), spread over the devices.
+        """Shards host arrays of this process's rows, (rows, …), over the devices.
 
-        `mapped` is for what the training step takes: under pmap it has an axis of the devices before its own.
+        `mapped` is for batches of the training step: under pmap they have a leading axis of devices.
         """
         fold = mapped and self.parallel == "pmap"
-
-        def put(leaf: np.ndarray) -> jax.Array:
-            return self._put(leaf.reshape(self.count, -1, *leaf.shape[1:]) if fold else leaf, self.spread)
-
-        return jax.tree.map(put, tree)
+        return jax.tree.map(lambda leaf: self._put(self._fold(leaf) if fold else leaf, self.spread), tree)
 
     def map_step(self, step: Callable[..., Any], shapes: tuple[Any, Any, Any]) -> Any:
-        """The training step (state, part, batch) → (state, metrics), mapped and lowered for arguments of `shapes`.
+        """Maps and lowers the training step (state, split, batch) → (state, metrics) for arguments of `shapes`.
 
-        `shapes` are those of one process's whole batch, as `put_rows` takes it. The state's memory is given on.
+        `shapes` has the shapes of one process's rows, as `put_rows` takes them. The step donates its state's buffers.
         """
-        state, part, batch = shapes
+        state, split, batch = shapes
         if self.parallel == "pmap":
             mapped = jax.pmap(step, AXIS, in_axes=(None, None, 0), out_axes=None, donate_argnums=0)
-            split = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(
-                    (self.count, leaf.shape[0] // self.count, *leaf.shape[1:]), leaf.dtype
-                ),
-                batch,
-            )
-            return mapped.lower(state, part, split)
+            by_device = jax.eval_shape(lambda tree: jax.tree.map(self._fold, tree), batch)
+            return mapped.lower(state, split, by_device)
         if self.axis_name is not None:
             step = jax.shard_map(
                 step, mesh=self.mesh, in_specs=(P(), P(), P(AXIS)), out_specs=P(), axis_names={AXIS}, check_vma=False
             )
         sharding = self.state_sharding(state)
-        whole = jax.tree.map(lambda leaf: self._whole(leaf), batch)
-        return jax.jit(
-            step,
-            in_shardings=(sharding, self.replicated, self.spread),
-            out_shardings=(sharding, self.replicated),
-            donate_argnums=0,
-        ).lower(state, part, whole)
+        shardings = (sharding, self.replicated, self.spread)
+        jitted = jax.jit(step, in_shardings=shardings, out_shardings=shardings[:2], donate_argnums=0)
+        return jitted.lower(state, split, jax.tree.map(self._whole, batch))
 
     def map_rows(self, function: Callable[..., Any], shapes: tuple[Any, Any, Any]) -> Any:
-        """A function (state or variables, part, batch) → results that every process gets whole, lowered."""
-        first, part, batch = shapes
-        return jax.jit(
-            function, in_shardings=(None, self.replicated, self.spread), out_shardings=self.replicated
-        ).lower(first, part, jax.tree.map(lambda leaf: self._whole(leaf), batch))
+        """Lowers a function (state or variables, split, batch) → results, replicated to every process."""
+        first, split, batch = shapes
+        shardings = (None, self.replicated, self.spread)
+        jitted = jax.jit(function, in_shardings=shardings, out_shardings=self.replicated)
+        return jitted.lower(first, split, jax.tree.map(self._whole, batch))
+
+    def _fold(self, leaf: Any) -> Any:
+        """Adds a leading axis of devices."""
+        return leaf.reshape(self.count, -1, *leaf.shape[1:])
 
     def _whole(self, leaf: Any) -> jax.ShapeDtypeStruct:
-        """The global shape of what each process has its rows of."""
+        """Returns the global shape of an array of which each process holds its rows."""
         return jax.ShapeDtypeStruct((leaf.shape[0] * jax.process_count(), *leaf.shape[1:]), leaf.dtype)
 
     def _put(self, leaf: np.ndarray, sharding: NamedSharding) -> jax.Array:

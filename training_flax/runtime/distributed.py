@@ -1,4 +1,4 @@
-"""Several processes that train together, by JAX's own multi-controller runtime."""
+"""Several processes that train together, through JAX's multi-controller runtime."""
 
 import os
 
@@ -10,18 +10,19 @@ from common_flax.checks import check_positive
 def join_processes(
     coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
 ) -> None:
-    """Makes this process one of several, if it is; must come before anything runs on a device.
+    """Connects this process with the others of its run; call it before anything runs on a device.
 
-    What is not given is found where SLURM, Open MPI or GKE started the processes. Alone, nothing is done.
+    Without arguments, the values come from SLURM, Open MPI or GKE if one of them started the processes; otherwise the
+    process trains alone.
 
     Args:
-        coordinator: HOST:PORT of the first process; or "auto", to ask JAX for all three, as on a Cloud TPU pod, whose
-            hosts know each other from Google's metadata server.
-        num_processes: how many there are.
-        process_id: which this is, from 0.
+        coordinator: HOST:PORT of the first process; or "auto": JAX finds all three values, as on a Cloud TPU pod from
+            Google's metadata server.
+        num_processes: the number of processes.
+        process_id: the number of this process, from 0.
 
     Raises:
-        ValueError: only some of the three are given, they do not fit each other, or the others do not come.
+        ValueError: some of the three are missing, they do not fit each other, or the processes cannot connect.
     """
     given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
     missing = [name for name, value in given.items() if value is None]
@@ -37,7 +38,7 @@ def join_processes(
         check_positive("num_processes", num_processes)
         if not 0 <= process_id < num_processes:
             raise ValueError(f"process_id must be from 0 to {num_processes - 1}; given {process_id}")
-    # Kubernetes adds nothing to all three, and JAX would ask its API, by a library and a permission of its own.
+    # All three values are enough; JAX would still ask Kubernetes' API, which needs another library and a permission.
     detection = "deactivate" if not missing and "KUBERNETES_SERVICE_HOST" in os.environ else None
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id, cluster_detection_method=detection)
@@ -46,7 +47,7 @@ def join_processes(
 
 
 def started_by_a_cluster() -> bool:
-    """Whether the environment says that this is one of several processes."""
+    """True if the environment says that this is one of several processes."""
     environment = os.environ
     return (
         (int(environment.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in environment)

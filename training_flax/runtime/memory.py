@@ -1,4 +1,4 @@
-"""Memory of the process, kept from one step to the next."""
+"""The heap of the process: memory is kept from one step to the next."""
 
 import ctypes
 import platform
@@ -9,28 +9,28 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def keep_memory() -> bool:
-    """Has this process keep the memory that it frees for what it asks for next; tells whether it could.
+    """Makes this process reuse the memory that it frees; returns True if glibc allows that.
 
-    A program asks for its temporary memory anew each time it runs. By default glibc gives large pieces back to Linux,
-    which clears and maps all their pages again for the next step. For a program's front door: it holds for the whole
-    process, and must come before JAX has found its devices. On the CPU programs then run in the thread that calls them,
-    which waits for what they give, for no other thread has a heap that can hold large pieces. Without glibc nothing is
-    done. See `trim_memory`.
+    A compiled program allocates its temporary memory each time it runs. By default glibc returns large blocks to Linux,
+    which clears and maps all their pages again for the next step. Meant for a command's start: this holds for the whole
+    process, and must come before JAX starts its backend. On the CPU, programs then run in the thread that calls them,
+    since only the main heap can hold large blocks; each call waits for its results. Without glibc this does nothing.
+    See `trim_memory`.
     """
     if not _has_glibc():
         return False
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     libc = ctypes.CDLL(None)
-    # The heap never shrinks, and holds large pieces too.
+    # The heap never shrinks, and holds large blocks too.
     answers = [libc.mallopt(name, value) for name, value in ((M_TRIM_THRESHOLD, -1), (M_MMAP_MAX, 0))]
     return all(answers)
 
 
 def trim_memory() -> None:
-    """Gives back the memory that nothing lies in, whose pages the next step maps again.
+    """Returns the unused pages of the heap to the system; the next step maps those that it needs again.
 
     In a program's first runs small arrays fragment the heap, so large ones move. After some tens of runs each large
-    array stays in one place, and this call gives back the places that it left. Call it after 1, 2, 4, 8, … steps, as
+    array stays in one place, and this call returns the places that it left. Call it after 1, 2, 4, 8, … steps, as
     `fit` does: memory then stays close to what is in use, at almost no cost in time.
     """
     if _has_glibc():

@@ -1,4 +1,4 @@
-"""Being told to stop or to save: signals, and what is made of them between two steps."""
+"""Signals that ask a run to stop or to save, and how a run handles them between two steps."""
 
 import os
 import signal
@@ -6,17 +6,18 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-GO_ON, SAVE = 0, 1  # wishes; any larger one is the number of the signal that asks to stop, plus `STOP`
+GO_ON, SAVE = 0, 1  # stop signals; a request to stop is `STOP` plus the number of the system's signal
 STOP = 100
 
 
 class RunError(Exception):
-    """A run that cannot go on; what it had is saved. The message is one line for the user."""
+    """Raised by a run that cannot go on. Its checkpoints are saved; the message is one line for the user."""
 
 
 class Stopped(Exception):
-    """A run that was told to stop, and has saved its state."""
+    """Raised by a run that a signal stopped, after it has saved its state."""
 
     def __init__(self, number: int, run: Path, step: int):
         super().__init__(f"stopped by {signal.Signals(number).name} after step {step}, which is saved in {run}")
@@ -24,46 +25,53 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Whether a signal has asked the run to stop.
+    """A request to stop, which signals set and the training loop reads.
 
     Attributes:
         stop_signal: `GO_ON`, or `STOP` plus the signal's number.
-        armed: a step will see the signal. Before, there is nothing to save, and a signal ends the process at once.
+        armed: True while steps run. Otherwise there is nothing to save, and a signal ends the process at once.
     """
 
-    __slots__ = ("armed", "stop_signal")  # a misspelt attribute is an error, and not a run that does not stop
+    __slots__ = ("armed", "stop_signal")  # a misspelt attribute is an error, not a run that never stops
 
     def __init__(self) -> None:
         self.stop_signal, self.armed = GO_ON, False
 
     def receive(self, number: int, frame: object) -> None:
-        """Handles a signal: the first asks for a stop after the step, a second one does not wait for it."""
+        """Handles a signal: the first asks for a stop after the current step, a second one ends the process at once."""
         if self.armed and self.stop_signal == GO_ON:
             self.stop_signal = STOP + number
             return
         name = signal.Signals(number).name
         what = "again; not waiting" if self.stop_signal else "before the first step; there is nothing to save"
         print(f"\n{name} {what}", file=sys.stderr, flush=True)
-        os._exit(128 + number)  # threads that compile cannot be told to stop
+        os._exit(128 + number)  # compiling threads cannot be interrupted
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """SIGTERM and SIGINT ask for a stop, as long as this is entered."""
+    """A context in which SIGTERM and SIGINT ask for a stop."""
     request = StopRequest()
-    before = {number: signal.signal(number, request.receive) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with _handled(request.receive, signal.SIGTERM, signal.SIGINT):
         yield request
+
+
+@contextmanager
+def _handled(handler: Callable[[int, Any], None], *numbers: signal.Signals) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 @contextmanager
 def interrupts() -> Iterator[Callable[[], None]]:
-    """SIGINT raises KeyboardInterrupt at once, and again where the given function is called next.
+    """A context in which SIGINT raises KeyboardInterrupt at once, and again at the next call of the yielded function.
 
-    What is raised while a callback of another library happens to run, such as that of a collected array, is lost.
+    The second time is needed because an exception is lost if a callback of another library is running, such as that of
+    a garbage-collected array.
     """
     received = []
 
@@ -75,8 +83,5 @@ def interrupts() -> Iterator[Callable[[], None]]:
         if received:
             raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, receive)
-    try:
+    with _handled(receive, signal.SIGINT):
         yield check
-    finally:
-        signal.signal(signal.SIGINT, before)
