@@ -1,4 +1,4 @@
-"""Labelled images: what a data set and its parts are."""
+"""The types of labelled images: a data set and its splits."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class Split(NamedTuple):
-    """The train or the test part of a data set, whole in memory."""
+    """The train or test split of a data set, whole in memory."""
 
     images: np.ndarray  # (examples, height, width, channels) uint8
     labels: np.ndarray  # (examples,) int32, from 0 to classes - 1
@@ -16,13 +16,13 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class StreamedSplit:
-    """The train or the test part of a data set whose images are read when they are asked for.
+    """The train or test split of a data set whose images are decoded on demand.
 
     Attributes:
         labels: (examples,) int32, from 0 to classes - 1.
-        image_shape: (size, size, 3), what networks shall see; the images themselves have sizes of their own.
-        read: decodes the image of an index, (height, width, 3) uint8. Threads may call it at the same time. Raises
-            ValueError, one line that names the image, where it cannot be read.
+        image_shape: (size, size, 3), the shape that networks see; the images themselves have any size.
+        read: decodes the image at an index, (height, width, 3) uint8. Threads may call it at the same time. Raises
+            ValueError, one line that names the image, if it cannot be read.
     """
 
     labels: np.ndarray
@@ -32,15 +32,15 @@ class StreamedSplit:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A labelled image data set; both parts are in memory, or both streamed.
+    """A labelled image data set; both splits are in memory, or both are streamed.
 
     Attributes:
         name: as `open_dataset` takes it.
-        train, test: the parts.
+        train, test: the splits.
         class_names: names of the labels, in order.
-        mean, std: of the train part, channel by channel, with pixels from 0 to 1; networks see (pixel - mean) / std.
-            Of a streamed part, those of at most 2,000 evenly spaced images, cropped as for a test. The std of a
-            channel that never varies is 1.
+        mean, std: of the train split, channel by channel, for pixels from 0 to 1; networks see (pixel - mean) / std.
+            A streamed split is sampled: at most 2,000 evenly spaced images, centre-cropped as for a test. The std of a
+            constant channel is 1.
     """
 
     name: str
@@ -52,5 +52,5 @@ class Dataset:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels) of what networks see."""
+        """The shape (height, width, channels) of the images that networks see."""
         return self.train.images.shape[1:] if isinstance(self.train, Split) else self.train.image_shape

@@ -1,4 +1,4 @@
-"""Image files to arrays, and arrays of any size to one size."""
+"""Image files to arrays, and images of any size to one size."""
 
 import math
 from collections.abc import Iterator
@@ -14,17 +14,17 @@ from common_flax.errors import one_line
 def read_image(file: str | IO[bytes], name: str) -> np.ndarray:
     """Decodes an image of any kind that Pillow reads: (height, width, 3) uint8.
 
-    Grey becomes three equal channels. A palette gives its colours, CMYK its plain complement. What is transparent is
-    blended over black. Of 16 bits the upper 8 stay. EXIF's orientation is undone. Of an animation the first frame
-    counts.
+    Grey becomes three equal channels, a palette its colours, CMYK its plain complement. Transparent pixels are blended
+    over black. 16 bits are cut to the upper 8. EXIF's orientation turns the image upright. An animation gives its first
+    frame.
 
     Args:
         file: a path, or an open file.
-        name: what errors call it.
+        name: the file's name in error messages.
 
     Raises:
-        ValueError: one line: it cannot be opened, is no image, is cut short or broken, has more than the 89 million
-            pixels at which Pillow suspects an attack, or has pixels in floating point.
+        ValueError: one line: the file cannot be opened, is no image, is cut short or broken, has more than the 89
+            million pixels at which Pillow suspects an attack, or has pixels in floating point.
     """
     with _opened(file, name) as image:
         ImageOps.exif_transpose(image, in_place=True)
@@ -32,10 +32,10 @@ def read_image(file: str | IO[bytes], name: str) -> np.ndarray:
 
 
 def read_size(file: str | IO[bytes], name: str) -> tuple[int, int]:
-    """The (height, width) that `read_image` gives, from the header alone. Arguments and errors are the same."""
+    """Returns the (height, width) of `read_image`'s result from the header alone; same arguments and errors."""
     with _opened(file, name) as image:
         width, height = image.size
-        # Only of formats that keep it in the header: asking others decodes the image.
+        # The orientation is read only for formats that keep it in the header; others would decode the image.
         turned = "exif" in image.info and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
         return (width, height) if turned else (height, width)
 
@@ -45,7 +45,7 @@ def _opened(file: str | IO[bytes], name: str) -> Iterator[Image.Image]:
     limit = Image.MAX_IMAGE_PIXELS
     try:
         with Image.open(file) as image:
-            # Pillow itself refuses only twice as many, and warns below.
+            # Pillow itself only warns here, and refuses images of twice as many pixels.
             if limit is not None and image.width * image.height > limit:
                 raise Image.DecompressionBombError
             yield image
@@ -55,7 +55,7 @@ def _opened(file: str | IO[bytes], name: str) -> Iterator[Image.Image]:
         raise ValueError(f"{name!r}: not an image that Pillow reads") from None
     except OSError as error:
         raise ValueError(f"{name!r}: {error.strerror or one_line(error)}") from None
-    except Exception as error:  # Pillow meets broken files with errors of many kinds
+    except Exception as error:  # broken files make Pillow raise many kinds of errors
         raise ValueError(f"{name!r}: {one_line(error)}") from None
 
 
@@ -76,33 +76,27 @@ def _rgb(image: Image.Image) -> np.ndarray:
 
 
 def centre_crop(image: np.ndarray, size: int, ratio: float = 0.875) -> np.ndarray:
-    """The middle of an image, as tests see it: (size, size, 3) uint8.
+    """Returns the middle of an image, as tests see it: (size, size, 3) uint8.
 
-    As if the shorter side were resized to size / ratio, and size × size pixels cut from the middle (Krizhevsky et
-    al. 2012, section 4.1: 224 of 256). Bilinear, smoothed where it shrinks.
+    The result is the same as resizing the shorter side to size / ratio, then cutting size × size pixels from the middle
+    (Krizhevsky et al. 2012, section 4.1: 224 of 256). Interpolation is bilinear, with a filter against aliasing.
 
     Args:
         image: (height, width, 3) uint8.
-        size: height and width to give.
+        size: height and width of the result.
         ratio: the share of the shorter side to keep.
     """
     height, width = image.shape[:2]
-    # Only what stays is resized: the rest of an image as thin as a thread would not fit into memory.
+    # Only the crop is resized: a very thin image, resized as a whole, would not fit into memory.
     side = min(height, width) * size / round(size / ratio)
     left, top = (width - side) / 2, (height - side) / 2
     return _resize(image, size, (left, top, left + side, top + side))
 
 
 def random_resized_crop(image: np.ndarray, size: int, rng: np.random.Generator, min_area: float = 0.08) -> np.ndarray:
-    """A random box of an image, stretched to one size, as training sees it: (size, size, 3) uint8.
+    """Cuts a random box out of an image and resizes it, as training sees it: (size, size, 3) uint8.
 
-    Szegedy et al. 2014 (arXiv:1409.4842), section 6: see `random_box`. Bilinear, smoothed where it shrinks.
-
-    Args:
-        image: (height, width, 3) uint8.
-        size: height and width to give.
-        rng: where chance comes from.
-        min_area: the least share of the image's area to keep.
+    Szegedy et al. 2014 (arXiv:1409.4842), section 6: see `random_box`. Interpolation is as in `centre_crop`.
     """
     top, left, height, width = random_box(image.shape[0], image.shape[1], rng, min_area)
     box = np.ascontiguousarray(image[top : top + height, left : left + width])
@@ -110,10 +104,10 @@ def random_resized_crop(image: np.ndarray, size: int, rng: np.random.Generator, 
 
 
 def random_box(height: int, width: int, rng: np.random.Generator, min_area: float) -> tuple[int, int, int, int]:
-    """A random box inside an image, by torchvision's law: (top, left, height, width).
+    """Draws a box inside an image, from torchvision's distribution: (top, left, height, width).
 
-    Its area is uniform from `min_area` to 1 of the image's, its width / height log-uniform from 3/4 to 4/3. After ten
-    boxes that do not fit it is the largest in the middle that has an allowed shape.
+    The area is uniform from `min_area` to 1 of the image's area, and width / height is log-uniform from 3/4 to 4/3.
+    If ten draws do not fit, the box is the largest central one with width / height from 3/4 to 4/3.
     """
     for _ in range(10):
         area = height * width * rng.uniform(min_area, 1)
@@ -127,3 +121,20 @@ def random_box(height: int, width: int, rng: np.random.Generator, min_area: floa
 
 def _resize(image: np.ndarray, size: int, box: tuple[float, float, float, float]) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, box))
+
+
+def with_channels(images: np.ndarray, channels: int) -> np.ndarray:
+    """Converts images (…, channels) uint8 to this number of channels: repeats grey, or takes the luma of colours.
+
+    The luma is that of ITU-R BT.601, rounded as by Pillow, so that grey stays the same. Raises ValueError for other
+    numbers of channels.
+    """
+    given = images.shape[-1]
+    if given == channels:
+        return images
+    if (given, channels) == (1, 3):
+        return images.repeat(3, -1)
+    if (given, channels) == (3, 1):
+        weighted = images.astype(np.uint32) * np.array([19595, 38470, 7471], np.uint32)
+        return ((weighted.sum(-1, dtype=np.uint32, keepdims=True) + 2**15) >> 16).astype(np.uint8)
+    raise ValueError(f"images must have {channels} channels; given {given}")

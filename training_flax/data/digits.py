@@ -1,7 +1,6 @@
 """Handwritten digits, which need no download."""
 
-from importlib.util import find_spec
-from pathlib import Path
+from importlib.metadata import distribution
 
 import numpy as np
 
@@ -11,38 +10,24 @@ SPLIT = 1437
 
 
 def digits(rest: str = "") -> Found:
-    """Handwritten digits: 1,437 train and 360 test images of 32×32×3 pixels, 10 classes.
+    """Reads handwritten digits: 1,437 train and 360 test images of 32×32×3 pixels, 10 classes.
 
-    The test part of the UCI set "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak 1998), as
-    scikit-learn ships it: 1,797 images of 8×8 pixels with 17 grey levels. The last fifth in file order, which were
-    written by other people than most of the first, are the test part here. Pixels are repeated to 32×32, and the
-    grey channel to three, so that every network of both families takes them.
-
-    Args:
-        rest: what stands behind the colon of the data set's name: nothing.
-
-    Raises:
-        ValueError: something stands there.
+    The images are the test set of UCI's "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak 1998), as
+    scikit-learn ships it: 1,797 images of 8×8 pixels with 17 grey levels. The test split here is the last fifth in
+    file order, written by other people than most of the rest. Pixels are repeated to 32×32, and the grey channel to
+    three, so that every network of both families takes them. Raises ValueError unless `rest`, the text after the colon
+    of the data set's name, is empty.
     """
     if rest:
         raise ValueError(f"data set 'digits' takes nothing more; given {'digits:' + rest!r}")
-    table = np.loadtxt(_file(), delimiter=",")
+    # 64 pixels and a label in each line, read from the installed file: importing scikit-learn takes seconds.
+    file = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
+    table = np.loadtxt(str(file), delimiter=",")
     grey = np.rint(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     images = np.repeat(grey.repeat(4, 1).repeat(4, 2)[..., None], 3, -1)
     labels = table[:, -1].astype(np.int32)
-    return Found(
-        _source(images[:SPLIT], labels[:SPLIT]),
-        _source(images[SPLIT:], labels[SPLIT:]),
-        tuple(map(str, range(10))),
-    )
-
-
-def _file() -> Path:
-    """The table within scikit-learn, 64 pixels and a label in each line: importing the library takes seconds."""
-    found = find_spec("sklearn")
-    assert found is not None
-    assert found.origin is not None
-    return Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    train, test = _source(images[:SPLIT], labels[:SPLIT]), _source(images[SPLIT:], labels[SPLIT:])
+    return Found(train, test, tuple(map(str, range(10))))
 
 
 def _source(images: np.ndarray, labels: np.ndarray) -> Source:

@@ -1,4 +1,4 @@
-"""Noise in place of images, to measure speed with."""
+"""Noise in place of images, for measurements of speed."""
 
 import re
 
@@ -10,28 +10,24 @@ TRAIN, TEST = 1024, 256  # images
 
 
 def fake(rest: str) -> Found:
-    """Images of noise: uniform bytes, seeded by part and index; each class as often as any other, but for one.
+    """Makes images of noise: uniform bytes, seeded by split and index; class sizes differ by one image at most.
 
     Args:
-        rest: "HxWxC:CLASSES" or "HxWxC:CLASSES:TRAIN": height, width and channels, 1 or 3, of the images, classes,
-            and train images, 1,024 unless given. Test images are 256.
+        rest: "HxWxC:CLASSES" or "HxWxC:CLASSES:TRAIN": height, width and channels (1 or 3) of the images, number of
+            classes, number of train images (default 1,024). There are 256 test images.
 
     Raises:
-        ValueError: it is something else.
+        ValueError: `rest` has another form.
     """
-    match = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([13]):([1-9]\d*)(?::([1-9]\d*))?", rest)
-    if match is None:
+    if not (match := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([13]):([1-9]\d*)(?::([1-9]\d*))?", rest)):
         raise ValueError(
             f"fake data are 'fake:HxWxC:CLASSES' or 'fake:HxWxC:CLASSES:TRAIN' with 1 or 3 channels, "
             f"such as 'fake:224x224x3:1000'; given {'fake:' + rest!r}"
         )
     height, width, channels, classes, train = (int(number or TRAIN) for number in match.groups())
     shape = (height, width, channels)
-    return Found(
-        _noise(0, train, shape, classes),
-        _noise(1, TEST, shape, classes),
-        tuple(str(label) for label in range(classes)),
-    )
+    splits = _noise(0, train, shape, classes), _noise(1, TEST, shape, classes)
+    return Found(*splits, tuple(map(str, range(classes))))
 
 
 def _noise(seed: int, examples: int, shape: tuple[int, int, int], classes: int) -> Source:

@@ -1,7 +1,7 @@
-"""Image files in folders: a data set with one folder a class, and the images that a command line names."""
+"""Image files in folders: data sets with one folder per class, and the images that a command line names."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +12,14 @@ from training_flax.data.source import Found, Source
 
 
 def folder(path: str) -> Found:
-    """The images PATH/train/CLASS/* and PATH/test/CLASS/*, or PATH/val/CLASS/* where there is no test folder.
+    """Reads the images PATH/train/CLASS/* and PATH/test/CLASS/*, or PATH/val/CLASS/* if there is no test folder.
 
-    Labels count the class folders in sorted order. Images are the files with an extension of a format that Pillow
-    reads; other files, hidden ones and folders in a class folder are passed over.
+    Labels number the class folders in sorted order. Images are the files with an extension of a format that Pillow
+    reads; other files, hidden files and folders within a class folder are ignored.
 
     Raises:
-        ValueError: one line: a folder cannot be read or is missing, there are under two classes, train and test have
-            different ones, a class has no image, or a link leads nowhere.
+        ValueError: one line: a folder is missing or cannot be read, there are fewer than two classes, train and test
+            have different classes, a class has no image, or a link is broken.
     """
     if not path:
         raise ValueError("name the folder: 'folder:PATH' has PATH/train/CLASS/* and PATH/test/CLASS/*")
@@ -66,14 +66,14 @@ def _source(part: Path, classes: tuple[str, ...]) -> Source:
 
 
 def image_extensions() -> set[str]:
-    """What the names of images end in, ".png" and the like: of all formats that Pillow reads."""
-    Image.preinit()  # the usual formats first, so that they are tried first
+    """Returns the file extensions, such as ".png", of all formats that Pillow reads."""
+    Image.preinit()  # Pillow tries formats in the order of registration, so the usual formats come first
     Image.init()
     return {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
 
 
 def _entries(path: Path) -> list[os.DirEntry[str]]:
-    """What a folder has, but for hidden files, sorted by name."""
+    """Returns the entries of a folder, without hidden ones, sorted by name."""
     try:
         with os.scandir(path) as entries:
             return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
@@ -82,9 +82,9 @@ def _entries(path: Path) -> list[os.DirEntry[str]]:
 
 
 def _is(entry: os.DirEntry[str], kind: Callable[[os.DirEntry[str]], bool]) -> bool:
-    """Whether an entry, or what it links to, is a file or a folder; a link must lead somewhere."""
+    """True if an entry, or a link's target, is of this kind: a file or a folder. Broken links raise ValueError."""
     try:
-        if entry.is_symlink():  # others need no look at the disk
+        if entry.is_symlink():  # raises for a broken link; other entries need no access to the disk
             entry.stat()
         return kind(entry)
     except OSError as error:
@@ -92,44 +92,39 @@ def _is(entry: os.DirEntry[str], kind: Callable[[os.DirEntry[str]], bool]) -> bo
 
 
 def find_images(given: Sequence[str], listed: Iterable[str]) -> list[str]:
-    """The paths of the images that a command line names, in its order.
+    """Returns the paths of the images that a command line names, in its order.
 
     Args:
-        given: files, whatever they are; folders, which give the images in them and in their folders, sorted; and "-",
-            which stands for `listed`.
+        given: files of any kind; folders, for the images in them and in their subfolders, sorted; and "-" for `listed`.
         listed: lines, each a file or a folder.
 
-    Raises:
-        ValueError: nothing is given, there is no image in what is given, or a folder cannot be read.
+    Raises ValueError if `given` is empty or holds no image, or a folder cannot be read.
     """
     if not given:
         raise ValueError("give images: files, folders, or - for a list of them on stdin")
-    found: list[str] = []
+    paths: list[str] = []
     for name in given:
-        for path in _lines(listed) if name == "-" else [name]:
-            found += _images_below(path) if Path(path).is_dir() else [path]
-    if not found:
+        # Windows ends lines with \r\n; empty lines name nothing.
+        for path in filter(None, (line.rstrip("\r\n") for line in listed)) if name == "-" else [name]:
+            paths += _images_below(path) if Path(path).is_dir() else [path]
+    if not paths:
         raise ValueError(f"there is no image in {', '.join(map(repr, given))}")
-    return found
-
-
-def _lines(listed: Iterable[str]) -> Iterator[str]:
-    return (name for line in listed if (name := line.rstrip("\r\n")))
+    return paths
 
 
 def _images_below(root: str) -> list[str]:
-    """Images in a folder and the folders in it, but for hidden ones, sorted. Links are followed, to no folder twice."""
+    """Returns the sorted images of a folder and its subfolders, without hidden ones; visits no linked folder twice."""
 
     def complain(error: OSError) -> None:
         raise ValueError(f"{error.filename!r}: {error.strerror}")
 
     extensions, seen = image_extensions(), set()
-    found: list[str] = []
+    images: list[str] = []
     for folder, inner, files in os.walk(root, onerror=complain, followlinks=True):
         place = Path(folder).resolve()
         inner[:] = [] if place in seen else sorted(name for name in inner if not name.startswith("."))
         if place not in seen:
             names = [name for name in files if not name.startswith(".")]
-            found += [str(Path(folder, name)) for name in names if Path(name).suffix.lower() in extensions]
+            images += [str(Path(folder, name)) for name in names if Path(name).suffix.lower() in extensions]
         seen.add(place)
-    return sorted(found)
+    return sorted(images)

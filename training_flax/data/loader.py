@@ -1,11 +1,12 @@
-"""Batches on their way to the devices: which examples, their pixels where they are streamed, and who waited."""
+"""Batches on their way to the devices: indices of examples, and decoded pixels if the data set is streamed."""
 
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -14,57 +15,91 @@ from training_flax.data.decode import centre_crop, random_resized_crop
 from training_flax.data.order import batch_indices
 from training_flax.runtime.devices import Devices
 
-AHEAD = 3  # batches that are decoded before they are asked for
-UNCHANGED = -1  # in place of the epoch that an image's random changes are drawn from: it is seen as it is
+AHEAD = 3  # batches that are being decoded at the same time
+UNCHANGED = -1  # in place of an example's epoch: the image is not augmented
+
+T = TypeVar("T")
 
 
 class UnreadableImage(ValueError):
-    """An image of a streamed part is missing or broken: one line that names it."""
+    """Raised for a missing or broken image of a streamed split: one line that names the image."""
 
 
 class Batch(NamedTuple):
-    """What a step takes beside its state and a part that lies on the devices."""
+    """The arguments of a step beside its state and a split in the devices' memory."""
 
-    examples: Any  # (batch,) int32: indices in the part
-    epochs: Any  # (batch,) int32: the epoch that each example is seen in, or UNCHANGED
-    stop_signal: Any  # (batch,) int32: what this process asks of all, see `training_flax.runtime.signals`
-    images: Any = None  # (batch, height, width, channels) uint8, where the part is streamed
-    labels: Any = None  # (batch,) int32, likewise
+    examples: Any  # (batch,) int32: indices in the split
+    epochs: Any  # (batch,) int32: the epoch of each example, or UNCHANGED
+    stop_signal: Any  # (batch,) int32: this process's request to all processes, see `training_flax.runtime.signals`
+    images: Any = None  # (batch, height, width, channels) uint8, if the split is streamed
+    labels: Any = None  # (batch,) int32, if the split is streamed
 
 
 class Reader:
-    """Decodes streamed examples to one size, several at once, in the order asked for.
+    """Decodes streamed examples to one size, several at once, and returns them in order.
 
     Args:
-        part: where the images come from.
-        fit: (image, epoch, index) → image of the part's shape.
-        workers: threads. Decoders let go of Python's lock while they work.
+        split: the source of the images.
+        fit: (image, epoch, index) → image of the split's shape.
+        workers: threads. Decoders release Python's global lock while they work.
     """
 
-    def __init__(self, part: StreamedSplit, fit: Callable[[np.ndarray, int, int], np.ndarray], workers: int | None):
-        self._part, self._fit = part, fit
+    def __init__(self, split: StreamedSplit, fit: Callable[[np.ndarray, int, int], np.ndarray], workers: int | None):
+        self._split, self._fit = split, fit
         self._pool = ThreadPoolExecutor(workers or os.cpu_count() or 1, thread_name_prefix="reader")
 
     def start(self, examples: np.ndarray, epochs: np.ndarray) -> list[Future[np.ndarray]]:
-        """Begins to decode a batch."""
+        """Starts to decode a batch."""
         return [self._pool.submit(self._read, int(i), int(e)) for i, e in zip(examples, epochs, strict=True)]
 
     def _read(self, index: int, epoch: int) -> np.ndarray:
         try:
-            image = self._part.read(index)
+            image = self._split.read(index)
         except ValueError as error:
             raise UnreadableImage(str(error)) from error
         return self._fit(image, epoch, index)
 
     def close(self) -> None:
-        """Lets the threads go."""
+        """Ends the threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def ahead(count: int, started: Iterable[T]) -> Iterator[T]:
+    """Yields the items of an iterator that starts work, so that `count` items are in progress at a time."""
+    pending: deque[T] = deque()
+    for item in started:
+        pending.append(item)
+        if len(pending) == count:
+            yield pending.popleft()
+    yield from pending
+
+
+def read_ahead(
+    split: Split | StreamedSplit,
+    batches: Iterable[Batch],
+    reader: Reader | None,
+    result: Callable[[Future[np.ndarray]], np.ndarray] = Future.result,
+) -> Iterator[Batch]:
+    """Adds images and labels to the batches of a streamed split, and decodes the next batches meanwhile.
+
+    Args:
+        split: the split that the batches index.
+        batches: without images and labels.
+        reader: decodes a streamed split; None returns the batches as they are.
+        result: waits for an image.
+    """
+    if reader is None:
+        yield from batches
+        return
+    for batch, images in ahead(AHEAD, ((batch, reader.start(batch.examples, batch.epochs)) for batch in batches)):
+        pixels = np.stack([result(image) for image in images])
+        yield batch._replace(images=pixels, labels=split.labels[batch.examples])
 
 
 def random_fit(
     size: int, seed: int, min_area: float, ratio: float = 1.0
 ) -> Callable[[np.ndarray, int, int], np.ndarray]:
-    """Random-resized crops, drawn from (seed, epoch, index) alone; of what is seen unchanged, `central_fit`."""
+    """Makes random-resized crops, drawn from (seed, epoch, index) alone, or `central_fit` for UNCHANGED images."""
     unchanged = central_fit(size, ratio)
 
     def fit(image: np.ndarray, epoch: int, index: int) -> np.ndarray:
@@ -76,80 +111,52 @@ def random_fit(
 
 
 def central_fit(size: int, ratio: float) -> Callable[[np.ndarray, int, int], np.ndarray]:
-    """The middle of each image, as in a test."""
+    """Makes centre crops, as in a test."""
     return lambda image, epoch, index: centre_crop(image, size, ratio)
 
 
+@dataclass
 class Loader:
-    """The batches of training from one step to another, on the devices.
-
-    Args:
-        part: the train part.
-        steps: those to take.
-        batch_size: images a step, on all devices together.
-        seed: the run's.
-        devices: where it runs.
-        reader: what decodes a streamed part.
-        stop_signal: what this process asks of all at a step, see `training_flax.runtime.signals`.
-        change_until: the step from which on images are seen unchanged; None is none.
+    """The batches of a range of training steps, on the devices.
 
     Attributes:
-        waited: seconds that the caller has been kept waiting, so far, while the devices had nothing to do.
+        batch_size: images per step, on all devices together.
+        reader: decodes a streamed split.
+        stop_signal: returns this process's request to all processes, see `training_flax.runtime.signals`.
+        change_until: the first step without augmentation; None augments to the end.
+        idle: returns True if the devices have nothing to do.
+        waited: seconds, so far, in which both the caller and the devices waited for images.
     """
 
-    def __init__(
-        self,
-        part: Split | StreamedSplit,
-        steps: range,
-        batch_size: int,
-        seed: int,
-        devices: Devices,
-        reader: Reader | None = None,
-        stop_signal: Callable[[], int] = lambda: 0,
-        change_until: int | None = None,
-    ):
-        self._part, self._steps, self._batch_size, self._seed = part, steps, batch_size, seed
-        self._devices, self._reader, self._stop_signal = devices, reader, stop_signal
-        self._change_until = change_until
-        self.waited = 0.0
-        self.idle: Callable[[], bool] = lambda: False  # whether the devices have nothing to do
+    split: Split | StreamedSplit
+    steps: range
+    batch_size: int
+    seed: int
+    devices: Devices
+    reader: Reader | None = None
+    stop_signal: Callable[[], int] = lambda: 0
+    change_until: int | None = None
+    idle: Callable[[], bool] = lambda: False
+    waited: float = 0.0
 
     def __iter__(self) -> Iterator[Batch]:
-        begun: deque[tuple[Batch, list[Future[np.ndarray]]]] = deque()
-        steps = iter(self._steps)
-        while True:
-            while len(begun) < (AHEAD if self._reader else 1) and (step := next(steps, None)) is not None:
-                rows = self.rows(step)
-                begun.append((rows, self._reader.start(rows.examples, rows.epochs) if self._reader else []))
-            if not begun:
-                return
-            rows, images = begun.popleft()
-            if images:
-                pixels = np.stack([self._result(image) for image in images])
-                rows = rows._replace(images=pixels, labels=self._part.labels[rows.examples])
-            rows = rows._replace(stop_signal=np.full(len(rows.examples), self._stop_signal(), np.int32))
-            yield self._devices.put_rows(rows, mapped=True)
+        for rows in read_ahead(self.split, map(self.rows, self.steps), self.reader, self._result):
+            rows = rows._replace(stop_signal=np.full(len(rows.examples), self.stop_signal(), np.int32))
+            yield self.devices.put_rows(rows, mapped=True)
 
     def rows(self, step: int) -> Batch:
-        """Which examples of `step` this process provides."""
-        batch, examples = self._batch_size, len(self._part.labels)
-        mine = self._devices.rows(batch)
+        """Returns this process's rows of the batch of `step`, without images."""
+        batch, examples = self.batch_size, len(self.split.labels)
+        mine = self.devices.rows(batch)
         epochs = (np.arange(step * batch, (step + 1) * batch) // examples).astype(np.int32)
-        if self._change_until is not None and step >= self._change_until:
+        if self.change_until is not None and step >= self.change_until:
             epochs[:] = UNCHANGED
-        return Batch(batch_indices(step, batch, examples, self._seed)[mine], epochs[mine], np.zeros(0, np.int32))
+        return Batch(batch_indices(step, batch, examples, self.seed)[mine], epochs[mine], np.zeros(0, np.int32))
 
     def _result(self, image: "Future[np.ndarray]") -> np.ndarray:
-        # Until the devices have done what they have, waiting costs nothing.
+        # Waiting counts only while the devices are idle; until then it costs no time.
         while not image.done():
             before, idle = time.perf_counter(), self.idle()
-            _wait(image, 0.002)
+            wait([image], timeout=0.002)
             self.waited += (time.perf_counter() - before) * idle
         return image.result()
-
-
-def _wait(image: "Future[np.ndarray]", seconds: float) -> None:
-    try:
-        image.exception(timeout=seconds)
-    except TimeoutError:
-        return

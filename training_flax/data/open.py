@@ -1,4 +1,4 @@
-"""Data sets by their names: the one place that knows which kinds there are."""
+"""Data sets by name: the only module that knows all kinds of data sets."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,26 +12,26 @@ from training_flax.data.source import Found, as_dataset
 from training_flax.data.tfds import prepared
 
 KINDS: dict[str, Callable[..., Found]] = {"digits": digits, "fake": fake, "folder": folder, "tfds": prepared}
-"""What reads each kind of data set, from what stands behind the first colon of its name."""
+"""The reader of each kind of data set, a function of the text after the first colon of the data set's name."""
 DATASETS = tuple(KINDS)
 
 
 def open_dataset(
     name: str, *, data_dir: str | Path | None = None, image_size: int | None = None, default_image_size: int = 32
 ) -> Dataset:
-    """The data set called `name`.
+    """Opens the data set called `name`.
 
-    A data set whose images all have one size, which is `image_size` where that is given, and whose parts have at most
-    1 GiB of pixels each, comes whole in memory. Any other is streamed.
+    A data set is held in memory if all its images have the same size (`image_size`, unless that is None) and each split
+    has at most 1 GiB of pixels. Any other is streamed.
 
     Args:
         name: "digits", "fake:HxWxC:CLASSES[:TRAIN]", "folder:PATH" or "tfds:NAME[:VERSION]"; see docs/data.md.
-        data_dir: where prepared data sets of TFDS are; None is $TFDS_DATA_DIR, or else ~/tensorflow_datasets.
-        image_size: height and width that networks shall see; None is the images' own size.
-        default_image_size: what None means where sizes differ.
+        data_dir: folder of the prepared data sets of TFDS; None is $TFDS_DATA_DIR, or else ~/tensorflow_datasets.
+        image_size: height and width that networks see; None is the images' own size.
+        default_image_size: the size for `image_size=None` if the images differ in size.
 
     Raises:
-        ValueError: there is no such data set, or it cannot be read: one line that says what is wrong and where.
+        ValueError: there is no such data set, or it cannot be read; one line with the reason and the place.
     """
     kind, _, rest = name.partition(":")
     one_of("data set", kind, DATASETS)

@@ -1,4 +1,4 @@
-"""The order in which training sees examples."""
+"""The order of the examples in training."""
 
 from functools import lru_cache
 
@@ -6,11 +6,11 @@ import numpy as np
 
 
 def batch_indices(step: int, batch_size: int, examples: int, seed: int) -> np.ndarray:
-    """Which examples make up the batch of `step`, counted from 0: (batch_size,) int32.
+    """Returns the indices of the examples in the batch of `step`, counted from 0: (batch_size,) int32.
 
-    Training reads one endless sequence: all examples in the order of epoch 0, then of epoch 1, and so on, each order
-    drawn from (seed, epoch) alone. Batches cut the sequence without regard to where an epoch ends, so that every
-    example comes exactly once an epoch and every batch is full.
+    Training reads one endless sequence: all examples in the order of epoch 0, then of epoch 1, and so on; each order
+    depends on (seed, epoch) alone. A batch may span two epochs, so every example comes exactly once per epoch and every
+    batch is full.
     """
     positions = np.arange(step * batch_size, (step + 1) * batch_size)
     epochs, places = positions // examples, positions % examples

@@ -1,9 +1,5 @@
-"""Downloads a data set with TensorFlow Datasets and stores it so that training reads it without TensorFlow.
+"""The command `python -m training_flax.prepare`."""
 
-python -m training_flax.prepare cifar10 --data-dir DIR
-"""
-
-import argparse
 import contextlib
 import io
 import os
@@ -11,62 +7,62 @@ import shutil
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
+from tyro.conf import Positional, arg
+
 from common_flax.checks import one_of
+from common_flax.command_line import parse_options, run_command
 from common_flax.errors import one_line
 from common_flax.optional import library
 from training_flax.data.tfds import data_folder, split_name
 
+PROG = "python -m training_flax.prepare"
+DESCRIPTION = "Downloads a data set with TensorFlow Datasets and stores it for training without TensorFlow."
 TIMEOUT = 5  # seconds to wait for a host's first answer
 
 
-class Parser(argparse.ArgumentParser):
-    """One that complains in one line."""
+@dataclass(frozen=True)
+class Prepare:
+    """The data set to prepare, and its folders."""
 
-    def error(self, message: str) -> NoReturn:
-        """Ends the program with exit code 2."""
-        self.exit(2, f"prepare: error: {message}\n")
+    name: Annotated[Positional[str], arg(metavar="NAME")]
+    """A data set of TFDS: NAME, NAME/CONFIG or NAME:VERSION, such as cifar10."""
+    data_dir: Path | None = None
+    """Folder to store to; left out, $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+    source: Annotated[Path | None, arg(name="from")] = None
+    """Folder with the published files, as archives of the same names or unpacked; left out, they are downloaded."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command line; gives the exit code: 2 for wrong input, 130 when interrupted."""
-    parser = Parser(prog="python -m training_flax.prepare", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("name", help="a data set of TFDS: NAME, NAME/CONFIG or NAME:VERSION, such as cifar10")
-    parser.add_argument("--data-dir", type=Path, help="where to; $TFDS_DATA_DIR or ~/tensorflow_datasets if not given")
-    parser.add_argument(
-        "--from", dest="source", type=Path, help="a folder with the files as published, archived or unpacked"
-    )
-    options = parser.parse_args(arguments)
-    try:
-        folder = prepare_dataset(options.name, options.data_dir, options.source)
-    except ValueError as error:
-        print(f"prepare: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nprepare: interrupted; nothing is left half-written", file=sys.stderr)
-        return 130
-    print(f"{options.name} is prepared in {folder}")
-    return 0
+    """Runs the command line; returns the exit code: 2 for wrong input, 130 when interrupted."""
+
+    def run() -> None:
+        options = parse_options(Prepare, arguments, prog=PROG, description=DESCRIPTION)
+        try:
+            folder = prepare_dataset(options.name, options.data_dir, options.source)
+        except KeyboardInterrupt:
+            print("\nprepare: interrupted; nothing is left half-written", file=sys.stderr)
+            raise
+        print(f"{options.name} is prepared in {folder}")
+
+    return run_command("prepare", run)
 
 
 def prepare_dataset(name: str, data_dir: str | Path | None = None, source: str | Path | None = None) -> Path:
     """Downloads a data set and stores it in the format array_record, whole or not at all.
 
-    Args:
-        name: a data set of TFDS, "NAME", "NAME/CONFIG" or "NAME:VERSION".
-        data_dir: see `training_flax.data.tfds.data_folder`.
-        source: a folder with the files as they are published, so that nothing is downloaded: archives under their own
-            names, or what is in them, unpacked.
+    The arguments are the options of `Prepare`. Nothing is done if the version is prepared already.
 
     Returns:
-        The folder of the prepared version. If it is there already, nothing is done.
+        The folder of the prepared version.
 
     Raises:
         ValueError: one line: TensorFlow is missing, there is no such data set or version, the host of its files
-            cannot be reached, files are missing or not what they should be, or nothing can be written.
+            cannot be reached, files are missing or wrong, or nothing can be written.
     """
     split_name(name)
     if source is not None and not Path(source).is_dir():
@@ -91,16 +87,16 @@ def prepare_dataset(name: str, data_dir: str | Path | None = None, source: str |
     with _whole_or_nothing(data), _one_line(name):
         download_config = tfds.download.DownloadConfig(manual_dir=source)
         _watch_downloads(builder, Path(source).absolute() if source else None)
-        # TFDS prints a paragraph before and after; its bars go to stderr.
+        # TFDS prints a paragraph before and after; its progress bars go to stderr and stay.
         with contextlib.redirect_stdout(io.StringIO()):
             builder.download_and_prepare(file_format="array_record", download_config=download_config)
     return folder
 
 
 def _import() -> Any:
-    """TensorFlow Datasets, with no more to say than its progress bars, and those on terminals alone."""
+    """Imports TensorFlow Datasets, silent but for its progress bars, which show on terminals alone."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # where it is on, TensorFlow says so at any level
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # with oneDNN on, TensorFlow prints a line at any log level
     needed = ("tensorflow", "tensorflow_datasets", "absl.logging")
     _, tfds, logging = (library(name, extra="prepare", purpose="preparing a data set") for name in needed)
     logging.set_verbosity(logging.FATAL)
@@ -110,12 +106,12 @@ def _import() -> Any:
 
 
 def _watch_downloads(builder: Any, source: Path | None) -> None:
-    """Has `builder` give up at once on hosts that cannot be reached, or download nothing but take `source`.
+    """Makes `builder` give up at once on hosts that cannot be reached, or take files from `source` only.
 
-    TFDS itself tries for 205 seconds, and knows archives of a source, by their names and checksums, but no unpacked
-    files. It comes here for what is neither in the source nor downloaded already.
+    TFDS itself tries for 205 seconds. In a source it finds archives, by name and checksum, but no unpacked files. It
+    calls the functions here for files that are neither in the source nor downloaded already.
     """
-    from promise import Promise  # which TFDS waits with
+    from promise import Promise  # TFDS waits for promises of this library
 
     make_manager = builder._make_download_manager
 
@@ -140,7 +136,7 @@ def _watch_downloads(builder: Any, source: Path | None) -> None:
 
 
 def _taken(source: Path, url: str) -> Path:
-    """What stands for the file at `url`: one of its name, or, for an archive of many files, the source itself."""
+    """Returns the file in `source` with the name of `url`; for an archive of many files, the source itself."""
     file = source / Path(urlsplit(url).path).name
     if file.exists():
         return file
@@ -150,10 +146,10 @@ def _taken(source: Path, url: str) -> Path:
 
 
 def _check_reachable(url: str) -> None:
-    """Raises ValueError unless the host of `url` answers, whatever it says."""
+    """Raises ValueError unless the host of `url` answers; any answer is enough."""
     if not url.startswith("http"):
         return
-    import requests  # what TFDS downloads with, and so by the same proxies and certificates
+    import requests  # TFDS downloads with this library, so proxies and certificates are the same
 
     answers: list[Any] = []
 
@@ -161,7 +157,7 @@ def _check_reachable(url: str) -> None:
         with contextlib.suppress(requests.RequestException):
             answers.append(requests.head(url, timeout=TIMEOUT))
 
-    # A thread, because looking up a name has no limit of its own.
+    # In a thread, because the lookup of a host's name has no time limit.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(2 * TIMEOUT)
@@ -173,7 +169,7 @@ def _check_reachable(url: str) -> None:
 
 @contextlib.contextmanager
 def _one_line(name: str) -> Iterator[None]:
-    """Whatever TFDS and a data set's own code fail with becomes one line."""
+    """Turns all errors of TFDS and of a data set's own code into a ValueError of one line."""
     try:
         yield
     except Exception as error:
@@ -183,7 +179,7 @@ def _one_line(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _whole_or_nothing(data: Path) -> Iterator[None]:
-    """When the inside fails, removes what it has begun under `data`, but not what it has downloaded whole."""
+    """Removes new unfinished files under `data` if the block fails; complete downloads stay."""
     before = set(data.rglob("*")) if data.exists() else set()
     existed = [parent for parent in (data, *data.parents) if parent.exists()]
     try:
@@ -193,6 +189,6 @@ def _whole_or_nothing(data: Path) -> Iterator[None]:
             shutil.rmtree(unfinished, ignore_errors=True)
         made = sorted(set(data.rglob("*")) - before, reverse=True)
         for path in [*made, *(parent for parent in (data, *data.parents) if parent not in existed)]:
-            with contextlib.suppress(OSError):  # it is not a folder, or not empty
+            with contextlib.suppress(OSError):  # the path is no folder, or a folder that is not empty
                 path.rmdir()
         raise

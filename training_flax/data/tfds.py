@@ -18,15 +18,14 @@ from training_flax.data.source import CHUNK, MEMORY_LIMIT, Found, Source
 
 
 def data_folder(data_dir: str | Path | None) -> Path:
-    """Where prepared data sets are: `data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+    """Returns the folder of prepared data sets: `data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
     return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 def split_name(rest: str) -> tuple[str, str]:
-    """The name and the version, "" if there is none, of "NAME", "NAME/CONFIG", "NAME:VERSION" or "NAME/CONFIG:VERSION".
+    """Splits "NAME", "NAME/CONFIG", "NAME:VERSION" or "NAME/CONFIG:VERSION" into name and version ("" if none).
 
-    Raises:
-        ValueError: it is something else.
+    Raises ValueError for any other form.
     """
     match = re.fullmatch(r"(\w+(?:/[\w.+-]+)?)(?::(\d+\.\d+\.\d+))?", rest)
     if match is None:
@@ -37,17 +36,18 @@ def split_name(rest: str) -> tuple[str, str]:
 
 
 def prepared(rest: str, data_dir: str | Path | None) -> Found:
-    """A data set that `python -m training_flax.prepare` has made.
+    """Reads a data set that `python -m training_flax.prepare` has made.
 
-    The features image and label of the split train, and of test or, where that is missing or has no labels,
+    The features are image and label; the splits are train, and test or, if test is missing or has no labels,
     validation. Grey images keep their one channel.
 
     Args:
-        rest: see `split_name`. Without a version it is the newest of those prepared.
+        rest: see `split_name`. Without a version, the newest prepared version is read.
         data_dir: see `data_folder`.
 
     Raises:
-        ValueError: one line: it is not prepared, not in the format array_record, or has no such splits or features.
+        ValueError: one line: the data set is not prepared, not in the format array_record, or has no such splits or
+            features.
     """
     name, version = split_name(rest)
     folder = _find(name, version, data_folder(data_dir))
@@ -57,7 +57,7 @@ def prepared(rest: str, data_dir: str | Path | None) -> Found:
             raise ValueError(f"{stored} cannot be read without TensorFlow; in another folder, {_how_to_prepare(name)}")
         import tensorflow_datasets as tfds
 
-        # From its folder alone: the builder of a name may ask the network, and needs code that may have changed.
+        # A builder by name may use the network, and needs code that may have changed; the folder is enough.
         builder = tfds.builder_from_directory(folder)
         features = dict(builder.info.features)
         image, label = features.get("image"), features.get("label")
@@ -68,20 +68,21 @@ def prepared(rest: str, data_dir: str | Path | None) -> Found:
             raise ValueError(f"images must be uint8; these are {np.dtype(image.np_dtype).name}")
         grey = image.shape[-1] == 1
         train, test = (
-            _source(records, f"{folder}: {split}", label.num_classes, grey) for split, records in _parts(builder, tfds)
+            _source(records, f"{folder}: {split}", label.num_classes, grey)
+            for split, records in _labelled_splits(builder, tfds)
         )
         return Found(train, test, tuple(label.names))
 
 
-def _parts(builder: Any, tfds: Any) -> tuple[tuple[str, Any], tuple[str, Any]]:
-    """The splits to train and to test on: their names and records, whose images stay encoded."""
+def _labelled_splits(builder: Any, tfds: Any) -> tuple[tuple[str, Any], tuple[str, Any]]:
+    """Returns names and records, with images still encoded, of the splits for training and for tests."""
     splits = {
-        # Undecoded, so that one law decodes all images, wherever they come from.
+        # Images are not decoded here, so that `read_image` decodes the images of all kinds of data sets.
         split: builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
         for split, info in builder.info.splits.items()
         if split in ("train", "test", "validation") and info.num_examples
     }
-    # ImageNet's test split, for one, has labels of -1.
+    # Some test splits have no labels: those of ImageNet's are -1.
     labelled = [split for split in splits if _label(splits[split][0], f"{split} 0") >= 0]
     tests = [split for split in ("test", "validation") if split in labelled]
     if "train" not in labelled or not tests:
@@ -90,12 +91,15 @@ def _parts(builder: Any, tfds: Any) -> tuple[tuple[str, Any], tuple[str, Any]]:
 
 
 def _find(name: str, version: str, data: Path) -> Path:
-    """The folder of a version, or of the newest."""
+    """Returns the folder of a version, or of the newest one."""
     try:
         entries = [path.name for path in (data / name).iterdir()]
     except OSError:
         entries = []
-    versions = sorted((entry for entry in entries if re.fullmatch(r"\d+\.\d+\.\d+", entry)), key=_numbers)
+    versions = sorted(
+        (entry for entry in entries if re.fullmatch(r"\d+\.\d+\.\d+", entry)),
+        key=lambda text: [int(n) for n in text.split(".")],
+    )
     if version in versions or (versions and not version):
         return data / name / (version or versions[-1])
     if versions:
@@ -105,21 +109,17 @@ def _find(name: str, version: str, data: Path) -> Path:
     raise ValueError(f"{there}; {_how_to_prepare(name, data)}")
 
 
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(map(int, version.split(".")))
-
-
 def _how_to_prepare(name: str, data: Path | str = "DIR") -> str:
     return f"prepare it: python -m training_flax.prepare {name} --data-dir {data}"
 
 
 def _source(records: Any, name: str, classes: int, grey: bool) -> Source:
-    """Reads all records once, for their labels, and keeps the encoded images as long as they fit into memory."""
+    """Reads all records once for their labels, and keeps their encoded images as long as these fit into memory."""
     labels = np.empty(len(records), np.int32)
     kept: list[bytes] = []
     room = MEMORY_LIMIT
     for start in range(0, len(records), CHUNK):
-        # Many at a time: twelve times as fast as one by one.
+        # Reading many records at a time is twelve times as fast as one by one.
         for offset, record in enumerate(records.__getitems__(range(start, min(start + CHUNK, len(records))))):
             labels[start + offset] = _label(record, f"{name} {start + offset}")
             room -= len(record["image"])
@@ -139,7 +139,7 @@ def _source(records: Any, name: str, classes: int, grey: bool) -> Source:
 
 
 def _label(record: Any, name: str) -> int:
-    """The label of a record; from a file that is cut short, records come empty."""
+    """Returns the label of a record; raises ValueError for the empty records of a file that is cut short."""
     if record["label"] is None or record["image"] is None:
         raise ValueError(f"record {name!r} is missing; prepare the data set anew")
     return record["label"]
@@ -147,7 +147,7 @@ def _label(record: Any, name: str) -> int:
 
 @contextmanager
 def _naming(folder: Path) -> Iterator[None]:
-    """Whatever a broken folder leads to becomes one line that names it."""
+    """Turns all errors that a broken folder leads to into a ValueError of one line that names the folder."""
     try:
         yield
     except ImportError as error:
