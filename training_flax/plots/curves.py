@@ -1,10 +1,11 @@
-"""Figures of numbers: loss and error against epochs, and which classes are taken for which."""
+"""Figures of numbers: loss and error against epochs, and confusion matrices."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -12,7 +13,7 @@ from common_flax.palette import BLUE, ORANGE
 
 
 def draw_curves(path: Path, metrics: Sequence[Mapping[str, Any]], title: str) -> None:
-    """Loss and error against epochs, from the lines of metrics.jsonl."""
+    """Draws loss and error against epochs, from the lines of metrics.jsonl."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     figure.suptitle(title)
     losses, errors = figure.subplots(1, 2)
@@ -21,17 +22,23 @@ def draw_curves(path: Path, metrics: Sequence[Mapping[str, Any]], title: str) ->
         epochs = [line["epoch"] for line in lines]
         losses.plot(epochs, [line["loss"] for line in lines], label=split, **style)
         errors.plot(epochs, [100 * (1 - line["accuracy"]) for line in lines], label=split, **style)
-    losses.set(xlabel="epoch", ylabel="cross-entropy (nats)", yscale="log")
-    errors.set(xlabel="epoch", ylabel="error (%)", ylim=(0, None))
-    for axes in (losses, errors):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.3)
-        axes.legend()
+    label_axes(losses, errors, "cross-entropy (nats)", "error (%)")
+    losses.legend()
+    errors.legend()
     figure.savefig(path, dpi=120)
 
 
+def label_axes(losses: Axes, errors: Axes, loss_label: str, error_label: str) -> None:
+    """Sets labels, scales and grids of losses and errors against epochs; call it after drawing the curves."""
+    losses.set(xlabel="epoch", ylabel=loss_label, yscale="log")
+    errors.set(xlabel="epoch", ylabel=error_label, ylim=(0, None))
+    for axes in (losses, errors):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+
+
 def draw_confusion(path: Path, labels: np.ndarray, predictions: np.ndarray, names: Sequence[str], title: str) -> None:
-    """How often each class was taken for each; numbers stand in the squares while there are few classes."""
+    """Draws the confusion matrix of predictions, with counts in the squares for up to 20 classes."""
     classes = len(names)
     counts = np.zeros((classes, classes), int)
     np.add.at(counts, (labels, predictions), 1)

@@ -1,4 +1,4 @@
-"""Grids of images: what a step is shown, and what a network takes images for."""
+"""Grids of images: the batch of a training step, and images with their predictions."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,16 +6,15 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-SHOWN_CLASSES = 3  # under an image
+SHOWN_CLASSES = 3  # per image
 
 
 def draw_batch(path: Path, images: np.ndarray, targets: np.ndarray, names: Sequence[str]) -> None:
-    """The images (batch, height, width, channels), 0 to 255, that a step is shown, each with its largest targets."""
-    columns = min(6, len(images))
-    rows = -(-len(images) // columns)
+    """Draws a step's images (batch, height, width, channels), 0 to 255, each with its largest targets."""
+    rows, columns = _grid(len(images))
     figure = Figure(figsize=(1.6 * columns, 1.85 * rows))
     squares = np.ravel(figure.subplots(rows, columns, squeeze=False))
-    # Room for a line over each image. A constrained layout takes seconds to find the same.
+    # Leaves space for a line over each image. A constrained layout takes seconds to compute the same.
     figure.subplots_adjust(0.01, 0.02 / rows, 0.99, 1 - 0.14 / rows, wspace=0.06, hspace=0.2)
     for axes in squares:
         axes.set_axis_off()
@@ -38,18 +37,17 @@ def draw_predictions(
     *,
     format: str,
 ) -> None:
-    """The images (images, height, width, channels) uint8 that a network has seen, each with its likeliest classes.
+    """Draws images as a network saw them, each with its most probable classes.
 
     Args:
         path: the file to write.
-        images: uint8 of one shape.
-        titles: what stands over each image.
-        probabilities, classes: (images, top), the likeliest class first.
-        names: of the classes.
-        format: of the file, as the endings that Matplotlib knows: "png".
+        images: (images, height, width, channels) uint8.
+        titles: a title for each image.
+        probabilities, classes: (images, top), the most probable class first.
+        names: the names of the classes.
+        format: the file's format in Matplotlib's words, such as "png".
     """
-    columns = min(6, len(images))
-    rows = -(-len(images) // columns)
+    rows, columns = _grid(len(images))
     shown = min(SHOWN_CLASSES, classes.shape[1])
     figure = Figure(figsize=(1.9 * columns, (2.15 + 0.16 * shown) * rows), layout="constrained")
     squares = np.ravel(figure.subplots(rows, columns, squeeze=False))
@@ -65,6 +63,12 @@ def draw_predictions(
     figure.savefig(path, dpi=120, format=format)
 
 
+def _grid(images: int) -> tuple[int, int]:
+    """Returns rows and columns for this number of images."""
+    columns = min(6, images)
+    return -(-images // columns), columns
+
+
 def _cut(text: str) -> str:
-    """As much of a text as fits on a small image."""
+    """Cuts a text to the width of a small image."""
     return text if len(text) <= 22 else text[:21] + "…"
