@@ -42,16 +42,16 @@ def measure(options: Options, say: Callable[[str], None]) -> Report:
     setting = setting_of(options)
     dataset = dataset_of(options)
     seeds = range(options.seeds or (5 if options.quick else 3))
-    kept = None if options.quick else options.out / "degradation"
+    kept = options.out / "degradation"
     # Networks are trained one after the other, so the compiled programs of one network are enough in memory.
     training = lru_cache(maxsize=1)(lambda name: training_of(name, setting, dataset, say))
 
     def train(name: str, rate: float, seed: int) -> Training:
-        file = None if kept is None else kept / f"{name}-rate{rate:g}-seed{seed}.npz"
-        run = load(file, setting) if file else None
+        file = kept / f"{name}-rate{rate:g}-seed{seed}.npz"
+        run = None if options.quick else load(file, setting)
         if run is None:
             run = training(name)(rate, seed)
-            if file:
+            if not options.quick:
                 keep(file, setting, run)
         say(f"{name} rate {rate:g} seed {seed}: training loss {run.final_loss:.4f}, test error {run.test_error:.1%}")
         return run

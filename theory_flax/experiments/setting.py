@@ -1,4 +1,4 @@
-"""How plain and residual networks are trained to be compared: in minutes, or as in He 2015."""
+"""The training of plain and residual networks that are compared: in minutes, or as in He 2015."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

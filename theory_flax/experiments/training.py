@@ -13,7 +13,7 @@ from training_flax import TrainMetrics, TrainState, batch_indices, make_train_st
 from training_flax.learn.state import run_keys
 
 LearningRate = float | Callable[[int], Any]
-"""A number, or Optax's schedule of the step."""
+"""A number, or one for each step, as Optax's schedules."""
 
 
 class Moment(NamedTuple):
@@ -22,7 +22,9 @@ class Moment(NamedTuple):
     step: int
     variables: Any  # {"params", "batch_stats"} after this step
     metrics: TrainMetrics | None  # of the steps since the last moment, each (steps,); None before the first
-    gradient_norms: np.ndarray | None = None  # (steps, parameter arrays): ‖∂L/∂w‖, as jax.tree.leaves; None likewise
+    gradient_norms: np.ndarray | None = (
+        None  # (steps, parameter arrays): ‖∂L/∂w‖, as jax.tree.leaves; None before the first
+    )
     weight_norms: np.ndarray | None = None  # the same shape: ‖w‖ before each of these steps
 
 

@@ -1,4 +1,4 @@
-"""Reuse of features: layers that the loss supervises directly, and the price of an error (Huang 2017, section 5).
+"""Feature reuse: direct supervision of layers by the loss, weights on earlier features, errors (Huang 2017, section 5).
 
 The loss reaches a layer's output h_l in two ways. In a dense block the concatenation carries ∂L/∂x_L back to h_l
 unchanged ("implicit deep supervision": the transition or the classifier reads h_l itself), and later layers, which read
@@ -79,8 +79,8 @@ def of_same_depth(model: nn.Module) -> tuple[ResNet, PlainNet]:
         raise ValueError(f"feature reuse is that of a DenseNet; given {type(model).__name__}")
     convolutions = 1 if model.bottleneck_width is None else 2
     sizes = tuple(math.ceil(size * convolutions / 2) for size in model.block_sizes)
-    options: dict[str, Any] = dict(num_classes=model.num_classes, stem_kind=model.stem_kind, dtype=model.dtype)
-    options |= dict(width=64 if model.stem_kind == "imagenet" else 16)
+    options: dict[str, Any] = dict(num_classes=model.num_classes, stem_type=model.stem_type, dtype=model.dtype)
+    options |= dict(width=64 if model.stem_type == "imagenet" else 16)
     return ResNet(sizes, BasicBlock, shortcut="A", **options), PlainNet(sizes, BasicBlock, **options)
 
 

@@ -1,4 +1,4 @@
-"""∂L/∂x_1 = ∂L/∂x_L (1 + Σ ∂h_l/∂x_1): the gradient of a residual network, taken apart (He 2016, equation 5).
+"""The identity ∂L/∂x_1 = ∂L/∂x_L (1 + Σ ∂h_l/∂x_1) for the gradient of a residual network (He 2016, equation 5).
 
 In a stage of pre-activation blocks x_L = x_1 + Σ h_l(x_l). With g = ∂L/∂x_L and c_l = (∂h_l(x_l)/∂x_1)ᵀ g,
 
@@ -84,7 +84,7 @@ def gradient_identity_of(
 def _take_apart(start: Walk) -> GradientIdentity:
     total = jax.grad(start.loss_from)(start.x1)
     _, steps = backwards(start)
-    # x_L as the real model computes it, to the last bit: the loss may be steep there, as BatchNorm of few values is.
+    # The real model gives its x_L to the last bit; BatchNorm of few values is so steep that rounding changes g.
     g = jax.grad(start.loss_of)(jax.vjp(start.whole, start.x1)[0])
     plain = all(_adds_its_input(step, x) for step, x, _ in steps)
     # Three kinds of cotangents go from x_L to x_1: the part of g that the shortcuts carry; Σ (∂h_l(x_l)/∂x)ᵀ g over
@@ -113,7 +113,7 @@ def _take_apart(start: Walk) -> GradientIdentity:
 
 
 def relative_error(total: np.ndarray, identity: np.ndarray, residuals: Sequence[np.ndarray]) -> float:
-    """‖total − identity − Σ residuals‖ / ‖total‖, added up in float64."""
+    """The relative error ‖total − identity − Σ residuals‖ / ‖total‖, added up in float64."""
     rest = np.asarray(total, np.float64) - np.asarray(identity, np.float64)
     for residual in residuals:
         rest = rest - np.asarray(residual, np.float64)
@@ -260,7 +260,7 @@ def _push(
 
 
 def _shares(start: Walk, arriving: Sequence[jax.Array], total: np.ndarray) -> np.ndarray:
-    """⟨c_l, total⟩ / ‖total‖² of each block, from the tangent `total` at x_1."""
+    """The share ⟨c_l, total⟩ / ‖total‖² of each block, computed from the tangent `total` at x_1."""
     norm = np.sqrt(_inner(total, total))
     x, tangent, shares = start.x1, jnp.asarray(total / norm, start.x1.dtype), []
     for step, at_residual in zip(start.steps, arriving, strict=True):

@@ -83,9 +83,8 @@ def identity_mapping(
 ) -> IdentityMapping:
     """Trains stacks of blocks, without shortcuts and with them, to return their input.
 
-    The inputs are new at every step: independent normal values, without the negative ones for blocks that end in a
-    ReLU, because such a block cannot return them. From one seed both kinds start with the same parameters and see the
-    same inputs.
+    The inputs are new at every step: independent normal values. For blocks that end in a ReLU negative values become 0,
+    because a ReLU cannot return them. From one seed both kinds start with the same parameters and see the same inputs.
 
     Args:
         block: `BasicBlock`, `BottleneckBlock` or their pre-activation twins.
@@ -207,7 +206,7 @@ def inputs(block: Any, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 
 
 def identity_error(block: Any, variables: Sequence[Any], x: jax.Array) -> jax.Array:
-    """‖f(x) − x‖² / ‖x − mean‖² of a stack f, a scalar; the mean is per channel, and f normalises by the batch."""
+    """The error ‖f(x) − x‖² / ‖x − mean‖² of a stack f; the mean is per channel, and f normalises by the batch."""
     y = x
     for own in variables:
         y = _forward(block, own, y)
@@ -215,7 +214,7 @@ def identity_error(block: Any, variables: Sequence[Any], x: jax.Array) -> jax.Ar
 
 
 def branch_sizes(block: Any, variables: Sequence[Any], x: jax.Array) -> jax.Array:
-    """‖h(x)‖ / ‖x‖ of each block's branch h and input x, (blocks,)."""
+    """The size ‖h(x)‖ / ‖x‖ of each block's branch h at its input x, (blocks,)."""
     sizes = []
     for own in variables:
         size, x = _branch_size(block, own, x)

@@ -113,7 +113,7 @@ def fit_families(
 
 
 def gain_bound(tower: PlainNet, radius: float) -> float:
-    """(R² / n)^(n/2), the largest gain |f(x) - f(y)| / |x - y| of a plain tower; n counts its kernels and scales.
+    """The bound (R² / n)^(n/2) of the gain |f(x) - f(y)| / |x - y| of a plain tower; n counts its kernels and scales.
 
     Raises:
         ValueError: the tower has shortcuts, whose gain does not fall with depth.
@@ -158,8 +158,8 @@ def reach(lengths: np.ndarray, distances: np.ndarray, level: float) -> np.ndarra
         distance never passes the level.
     """
     ratios = np.minimum.accumulate((distances / lengths)[..., ::-1], -1)[..., ::-1]
-    mended = np.concatenate([np.zeros((*distances.shape[:-1], 1)), ratios * lengths], -1)
-    flat = mended.reshape(-1, mended.shape[-1])
+    corrected = np.concatenate([np.zeros((*distances.shape[:-1], 1)), ratios * lengths], -1)
+    flat = corrected.reshape(-1, corrected.shape[-1])
     ends = np.concatenate([[0.0], lengths])
     return np.array([np.interp(level, row, ends) for row in flat]).reshape(distances.shape[:-1])
 

@@ -111,7 +111,7 @@ def measure(options: Options, say: Callable[[str], None]) -> Report:
 
 def _families(kind: str, depths: tuple[int, ...], seeds: int, angles: np.ndarray, steps: int) -> Families:
     """Fits all problems of a family in one program: each target with each seed, and the points of the plane."""
-    towers = [KINDS[kind]((depth,), BasicBlock, num_classes=1, stem_kind="cifar", width=WIDTH) for depth in depths]
+    towers = [KINDS[kind]((depth,), BasicBlock, num_classes=1, stem_type="cifar", width=WIDTH) for depth in depths]
     goals = np.stack(list(targets().values()))
     problems = np.concatenate([np.repeat(goals, seeds, 0), _plane(angles).reshape(-1, len(POINTS))])
     keys = [*np.tile(np.arange(seeds), len(goals)), *np.arange(len(angles) * len(LENGTHS))]

@@ -92,7 +92,7 @@ def _cosines(gradients: np.ndarray, lags: int) -> np.ndarray:
 
 
 def white_noise_band(points: int) -> float:
-    """1.96 / √points, because autocorrelations of white noise are normal around −1 / points, of variance 1 / points."""
+    """The band 1.96 / √points: those of white noise are normal, about −1 / points, of variance 1 / points."""
     return 1.96 / math.sqrt(points)
 
 

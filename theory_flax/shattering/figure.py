@@ -28,9 +28,7 @@ def draw(report: Report) -> Figure:
     for curve in report.lines:
         _draw_curve(lines, lags, curve.mean[deepest], curve.error[deepest], LINES[curve.name][1], curve.name)
     lines.plot(lags, report.brown.mean, ":", color=BLACK, label="brown noise")
-    _draw_band(lines, POINTS)
-    lines.set_ylim(-0.25, 1.02)
-    _label(lines, "autocorrelation along [−2, 2], 50 layers", f"lag (of {POINTS} points)", "autocorrelation")
+    _finish(lines, "autocorrelation along [−2, 2], 50 layers", POINTS)
 
     for law in report.laws:
         depths = [found.depth for found in law.correlations]
@@ -55,9 +53,7 @@ def draw(report: Report) -> Figure:
         families[family] += 1
         style = ("-", "--", ":")[count // len(colours) % 3]
         _draw_curve(networks, lags, curve.mean, curve.error, colours[count % len(colours)], curve.name, style)
-    _draw_band(networks, report.points)
-    networks.set_ylim(-0.25, 1.02)
-    _label(networks, "networks for images, between two of them", f"lag (of {report.points} points)", "autocorrelation")
+    _finish(networks, "networks for images, between two of them", report.points)
     return figure
 
 
@@ -96,9 +92,12 @@ def _draw_curve(
     axes.fill_between(lags, mean - 1.96 * error, mean + 1.96 * error, color=colour, alpha=0.2, lw=0)
 
 
-def _draw_band(axes: Axes, points: int) -> None:
+def _finish(axes: Axes, title: str, points: int) -> None:
+    """Draws the band of white noise, and names a panel of autocorrelations."""
     band = white_noise_band(points)
     axes.axhspan(-band, band, color=BLACK, alpha=0.1, lw=0, label="white noise, 95 %")
+    axes.set_ylim(-0.25, 1.02)
+    _label(axes, title, f"lag (of {points} points)", "autocorrelation")
 
 
 def summary(report: Report) -> list[str]:

@@ -34,7 +34,7 @@ class Weights(NamedTuple):
 
 @dataclass(frozen=True)
 class FullyConnected:
-    """x_0 = W_0 x + b; L layers; f = v · x_L. With ρ(x) = relu(norm(x)) a layer is, by `kind`:
+    """A network x_0 = W_0 x + b; L layers; f = v · x_L. With ρ(x) = relu(norm(x)) a layer is, by `kind`:
 
     - "plain": x_l = W_l ρ(x_{l-1});
     - "residual": x_l = x_{l-1} + β W_l ρ(x_{l-1});
@@ -85,7 +85,7 @@ class FullyConnected:
         )
 
     def apply(self, weights: Weights, inputs: jax.Array, depth: int | jax.Array | None = None) -> jax.Array:
-        """f of inputs (batch, dimensions): (batch,). Runs the first `depth` layers, or all."""
+        """Returns f of inputs (batch, dimensions), (batch,); runs the first `depth` layers, or all."""
         return self.run(weights, inputs, depth)[0]
 
     def run(
@@ -114,7 +114,7 @@ class FullyConnected:
         return x @ weights.head, coactive
 
     def normalise(self, x: jax.Array) -> jax.Array:
-        """norm(x) of activations (batch, units)."""
+        """Returns norm(x) of activations (batch, units)."""
         if self.norm is None:
             return x
         centred = x - jax.lax.stop_gradient(x.mean(0))
@@ -123,7 +123,7 @@ class FullyConnected:
         return centred * jax.lax.stop_gradient(jax.lax.rsqrt(x.var(0) + EPSILON))
 
     def gradients(self, weights: Weights, inputs: jax.Array, depth: int | jax.Array | None = None) -> jax.Array:
-        """∂f/∂x at each of the inputs, (batch, dimensions)."""
+        """Returns ∂f/∂x at each of the inputs, (batch, dimensions)."""
         return jax.grad(lambda inputs: self.apply(weights, inputs, depth).sum())(inputs)
 
 
@@ -198,7 +198,7 @@ def _moments(
 
 
 def ratio(above: np.ndarray, below: np.ndarray) -> tuple[float, float]:
-    """Σ above / Σ below of paired samples, and its standard error to first order."""
+    """The ratio Σ above / Σ below of paired samples, and its standard error to first order."""
     value = float(above.sum() / below.sum())
     rest = (above - value * below) / below.mean()
     return value, float(np.sqrt((rest**2).sum() / (len(rest) * (len(rest) - 1))))

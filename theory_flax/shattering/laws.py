@@ -1,4 +1,4 @@
-"""Laws of the correlation of gradients (Balduzzi 2017, theorems 1 to 3), and fits to what is measured."""
+"""Laws of the correlation of gradients (Balduzzi 2017, theorems 1 to 3), and their fits to measured correlations."""
 
 import math
 from collections.abc import Sequence
