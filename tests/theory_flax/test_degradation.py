@@ -1,4 +1,4 @@
-"""Degradation: the comparison of pairs, what is noted of trainings, and the claim itself on real networks."""
+"""Degradation: the comparison of pairs, the metrics of trainings, and the claim itself on real networks."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ def training(loss, error=0.5, first=1.0, layers=3):
     return Training(np.full(5, loss), np.full(5, error), norms, 3 * norms, 2 * norms[0], error + 0.1)
 
 
-def test_each_network_is_compared_at_its_own_best_rate():
+def test_each_network_is_compared_at_its_own_best_learning_rate():
     best = {"plain20": 0.1, "plain56": 0.01, "resnet20": 0.03, "resnet56": 0.1}
     deeper = {"plain56": 1.0, "resnet56": 0.05}
 
@@ -40,12 +40,12 @@ def test_each_network_is_compared_at_its_own_best_rate():
     assert found.plain[0].tried.shape == (3, 2)
 
 
-def test_a_rate_at_which_numbers_are_not_finite_is_never_the_best():
+def test_a_learning_rate_whose_loss_is_not_finite_is_never_the_best():
     found = degradation(
         lambda name, rate, seed: training(np.nan if rate == 0.1 else 2.0), **NETWORKS, rates=(0.1, 0.01), seeds=(0,)
     )
     assert {run.rate for run in (*found.plain, *found.residual)} == {0.01}
-    assert np.isnan(found.plain_gap.loss.low)  # one seed has no interval
+    assert np.isnan(found.plain_gap.loss.low)  # an interval needs two seeds
 
 
 def test_ratios_of_gradients_are_geometric_means_of_the_first_layer():
@@ -69,7 +69,7 @@ def test_intervals_are_students():
 
 
 @pytest.mark.parametrize(("rates", "seeds", "named"), [((), (0,), "rates"), ((0.1,), (), "seeds"), ((1, 1), (0,), "r")])
-def test_no_rate_or_seed_is_refused(rates, seeds, named):
+def test_no_learning_rate_or_seed_is_refused(rates, seeds, named):
     with pytest.raises(ValueError, match=named):
         degradation(lambda *_: training(1.0), **NETWORKS, rates=rates, seeds=seeds)
 
@@ -117,7 +117,7 @@ def test_finished_trainings_are_not_made_again(tmp_path, monkeypatch):
     assert first.published is None  # digits are not CIFAR-10
     monkeypatch.setattr(command, "setting_of", lambda options: TINY)
     command.measure(options, lambda line: None)
-    assert len(made) == 17  # another setting is another training
+    assert len(made) == 17  # a training of another setting is not taken
 
 
 def test_data_must_fit_into_memory(tmp_path):

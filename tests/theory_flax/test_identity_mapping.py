@@ -1,4 +1,4 @@
-"""Learning the identity: what is measured of stacks, the claim itself, and the responses of layers."""
+"""Learning the identity: measurements of stacks, the claim itself, and the responses of layers."""
 
 from functools import partial
 
@@ -93,17 +93,26 @@ def test_residual_stacks_learn_the_identity_better_the_deeper_the_more():
     ]
     assert all(gap.low > 0 for gap in gaps)
     assert gaps[1].mean > gaps[0].mean
-    assert estimate(found.plain[1].final_error - found.plain[0].final_error).low > 0  # degradation in the small
+    assert estimate(found.plain[1].final_error - found.plain[0].final_error).low > 0  # degradation on a small scale
     assert found.residual[1].branches_after.mean() < found.residual[1].branches_before.mean()
 
 
-def test_the_best_rate_is_taken():
+def test_the_best_learning_rate_is_taken():
     found = identity_mapping(
         BasicBlock, counts=(1,), rates=(1e-6, 0.03), seeds=(0,), steps=20, window=5, features=2, size=4, batch_size=4
     )
     assert found.plain[0].rate == found.residual[0].rate == 0.03
     assert found.residual[0].final_error == found.residual[0].tried[1]
     assert found.residual[0].error.shape == (1, 4)
+
+
+def test_the_old_name_of_the_optimizer_is_taken_with_a_warning():
+    tiny = dict(counts=(1,), rates=(0.1,), seeds=(0,), steps=2, window=1, features=2, size=4, batch_size=2)
+    expected = identity_mapping(BasicBlock, optimizer=optax.sgd, **tiny)
+    with pytest.warns(DeprecationWarning, match="optimizer now"):
+        found = identity_mapping(BasicBlock, optimiser=optax.sgd, **tiny)
+    np.testing.assert_array_equal(found.plain[0].error, expected.plain[0].error)
+    assert (found.plain[0].error != identity_mapping(BasicBlock, **tiny).plain[0].error).any()
 
 
 @pytest.mark.parametrize(

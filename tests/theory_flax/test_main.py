@@ -1,4 +1,4 @@
-"""The claims from the command line: what cannot be done is one line, and a run's network is looked at."""
+"""The claims from the command line: help, errors of one line, and the network of a run."""
 
 import json
 
@@ -11,11 +11,30 @@ LLVM = 1
 OF_RUNS = ("gradient_identity", "shattering", "feature_reuse", "architectures")
 
 
+def help_of(options, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*options, "--help"])
+    assert stop.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_lists_the_claims_and_the_options_that_each_uses(capsys):
+    listed = help_of([], capsys)
+    assert all(f"• {claim} " in listed for claim in (*CLAIMS, "all"))
+    assert "Balduzzi 2017" in listed
+    nesting, everything = (help_of([claim], capsys).replace(",", " ").split() for claim in ("nesting", "all"))
+    for option in ("--arch", "--run", "--data", "--data-dir", "--seeds", "--out", "--quick"):
+        assert (option in nesting) == (option not in ("--arch", "--run"))
+        assert option in everything
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["nestin"], "unknown claim 'nestin'; did you mean 'nesting'?"),
         (["theory"], f"unknown claim 'theory'; allowed: {', '.join(map(repr, (*CLAIMS, 'all')))}"),
+        ([], "Expected one of {gradient_identity,"),
+        (["nesting", "--sky", "blue"], "Unrecognized options: --sky"),
         (["gradient_identity", "--arch", "resnet2"], "unknown arch 'resnet2'; did you mean"),
         (["gradient_identity", "--arch", "vgg11"], "VGG has none"),
         (["gradient_identity", "--arch", "plain20"], "PlainNet has none"),
@@ -36,8 +55,8 @@ OF_RUNS = ("gradient_identity", "shattering", "feature_reuse", "architectures")
         *((["all" if claim is None else claim, "--run", "nowhere"], "nowhere") for claim in (None, *OF_RUNS)),
     ],
 )
-def test_what_cannot_be_done_is_one_line(options, message, tmp_path, capsys):
-    assert main([*options, "--quick", "--out", str(tmp_path)]) == 2
+def test_an_error_is_one_line(options, message, tmp_path, capsys):
+    assert main(options and [*options, "--quick", "--out", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("theory_flax: error: ")
     assert message in error
@@ -53,7 +72,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("claim", ["gradient_identity", "shattering"])
-def test_the_network_of_a_run_is_looked_at(claim, tmp_path, capsys):
+def test_the_network_of_a_run_is_measured(claim, tmp_path, capsys):
     fit(TrainConfig("resnet20_v2", width=4, steps=2, augment=(), image_size=8, out=tmp_path / "run"))
     seeds = ["--seeds", "2"] if claim == "shattering" else []
     assert main([claim, "--quick", *seeds, "--run", str(tmp_path / "run"), "--out", str(tmp_path)]) == 0

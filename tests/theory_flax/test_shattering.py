@@ -35,11 +35,11 @@ def measured(kind, norm, depths, width=512):
 
 
 def misses(found, law):
-    """How many standard errors each correlation is from what a law says."""
+    """The distance of each correlation from a law, in standard errors."""
     return np.array([(one.value - law(one.depth)) / one.error for one in found])
 
 
-# Theorems 1 and 2 assume a co-activation of one quarter; centring makes it so.
+# Theorems 1 and 2 assume a co-activation of one quarter, which centred networks have.
 @pytest.mark.parametrize(
     ("kind", "base", "depths"), [("plain", 1 / 2, (1, 2, 4, 8)), ("residual", 3 / 4, (1, 2, 4, 8, 16))]
 )
@@ -63,7 +63,7 @@ def test_without_centring_inputs_grow_alike_and_correlations_stay_above_the_theo
 def test_with_batch_norm_residual_correlations_fall_as_a_power_of_depth():
     found = measured("residual", "batch", (2, 4, 8, 16), 256)
     assert np.abs(misses(found, partial(wide_correlation, FullyConnected("residual", "batch")))).max() < 3.5
-    # 1 / √L where BatchNorm does not take the ReLU's mean away, L^-.73 where it does.
+    # The power is -.5 if the variance includes the ReLU's mean, and -.73 if BatchNorm subtracts that mean.
     assert -0.75 < fit_power(found).high < 0
     assert found[-1].value > 10 * theorem_correlation(FullyConnected("residual"), 16)
 
@@ -109,12 +109,12 @@ def test_fits_find_the_law_that_made_the_numbers_within_their_interval():
         base, power = fit_base(found["base"]), fit_power(found["power"])
         inside["base"] += base.low < 0.5 < base.high
         inside["power"] += power.low < -0.5 < power.high
-    # 95 % of 200, less four standard deviations of a binomial.
+    # 95 % of 200, minus four standard deviations of a binomial.
     assert min(inside.values()) > 190 - 4 * np.sqrt(200 * 0.95 * 0.05)
 
 
 def reference(network, weights, x, depth):
-    """f and its gradients by NumPy, one layer after another."""
+    """Computes f and its gradients by NumPy, one layer after another."""
     x0 = x @ weights.stem + weights.bias
     values, rows = x0, np.broadcast_to(weights.stem, (len(x), *weights.stem.shape))  # rows: ∂x_l/∂x
     for index in range(depth):
@@ -184,7 +184,7 @@ def test_autocorrelation_is_the_usual_one():
     each = np.array([np.correlate(column, column, "full")[39:] for column in centred.T])
     np.testing.assert_allclose(autocorrelation(rows[:, 0], 10), each[0, :11] / each[0, 0], rtol=1e-12)
     np.testing.assert_allclose(autocorrelation(rows, 10), each.sum(0)[:11] / each.sum(0)[0], rtol=1e-12)
-    # It knows no scale, and no sign.
+    # The autocorrelation does not depend on scale, sign and offset.
     np.testing.assert_allclose(autocorrelation(-5 * rows + 2, 10), autocorrelation(rows, 10), rtol=1e-12)
     assert np.isnan(autocorrelation(np.full((20, 2), 0.1, np.float32), 3)).all()
 
@@ -192,7 +192,7 @@ def test_autocorrelation_is_the_usual_one():
 def test_noise_is_told_apart():
     white, brown = (np.array([autocorrelation(row, 10) for row in rows]) for rows in noise(256, 400))
     outside = (np.abs(white[:, 1:] + 1 / 256) > white_noise_band(256)).mean()
-    # 5 % of 4000 numbers; a little less, for a sample's own mean is taken from it.
+    # 5 % of 4000 numbers, or a little less, because each sample's own mean is subtracted.
     assert 0.03 < outside < 0.06
     assert np.quantile(brown[:, 1], 0.01) > 0.9
 
@@ -201,7 +201,7 @@ def test_functions_of_ones_own(x64):
     inputs = line(jnp.array([0.0, 1.0]), jnp.array([2.0, -1.0]), 41)
     found = shattering(lambda x: (x**2).sum(), inputs, lags=5)
     np.testing.assert_allclose(found.gradients, 2 * inputs, rtol=1e-12)
-    # Of numbers at equal distances R_k is a polynomial; the cosine is that of the inputs.
+    # For numbers at equal distances R_k is a polynomial; the cosine is that of the inputs.
     steps = np.arange(41) - 20
     expected = [(steps[: 41 - k] * steps[k:]).sum() / (steps**2).sum() for k in range(6)]
     np.testing.assert_allclose(found.autocorrelation, expected, rtol=1e-12)
@@ -230,7 +230,7 @@ def test_by_blocks_is_the_model(name, train, x64):
 
 
 def lag_1_between_images(model, seeds=3, points=32):
-    """Of networks as initialised, each between its own two images of smooth noise; (seeds,)."""
+    """Lag-1 autocorrelations of new networks, each between its own two images of smooth noise; (seeds,)."""
     found = []
     for seed in range(seeds):
         coarse, for_weights, projection = jax.random.split(jax.random.key(seed), 3)
