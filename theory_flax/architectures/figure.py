@@ -133,10 +133,7 @@ def _draw_column(axes: Axes, column: _Column, x: float, box: float) -> None:
 
 def _connect(axes: Axes, column: _Column, x: float) -> None:
     """Draws connections as arcs to the right of the boxes, from `x`; longer ones reach further."""
-    ends = {
-        (column.drawn[shortcut.start], column.drawn[shortcut.end], shortcut.kind)
-        for shortcut in column.network.shortcuts
-    }
+    ends = [(column.drawn[arc.start], column.drawn[arc.end], arc.kind) for arc in column.network.shortcuts]
     spans = {end: column.y[end[1]] - column.y[end[0]] for end in ends}
     dense = [span for (*_, kind), span in spans.items() if kind == "concatenation"]
     thin = 0.5 if len(dense) > 100 else 0.8
