@@ -22,7 +22,7 @@ from resnet_flax import VGG, BasicBlock, BottleneckBlock, PlainNet, PreActBasicB
 from weights_flax import ARCHS, build_model, export, fold_batch_norm, to_torch
 from weights_flax.formats.open import open_weights
 
-CIFAR = dict(stem_kind="cifar", num_classes=5)
+CIFAR = dict(stem_type="cifar", num_classes=5)
 NETWORKS = {
     "basic blocks, A": (ResNet((1, 2), BasicBlock, width=4, shortcut="A", **CIFAR), (8, 8, 3)),
     "bottlenecks, B, grey": (ResNet((1, 1, 2), BottleneckBlock, width=8, num_classes=5), (37, 32, 1)),
@@ -45,12 +45,12 @@ NETWORKS = {
     ),
 }
 RUN_BY_JAX_ALONE = ("basic blocks, A", "groups", "v2 bottlenecks", "VGG", "DenseNet")
-# Sums of up to some thousand products in another order, through a dozen layers.
+# A dozen layers with sums of up to some thousand products, in another order.
 ROUNDING = 64 * np.finfo(np.float32).eps
 
 
 def random_variables(model, image_shape, seed=0):
-    """Variables whose logits are of the order of 1, and whose statistics and biases are none of them trivial."""
+    """Draws variables with logits of about 1, and with statistics and biases that are not trivial."""
     rng = np.random.default_rng(seed)
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     shapes = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
@@ -76,7 +76,7 @@ def random_images(count, image_shape):
 
 @pytest.fixture(scope="module")
 def networks():
-    """By name: model, variables, 17 images and their logits."""
+    """Returns by name a model, its variables, 17 images and their logits."""
     made = {}
 
     def get(name):
@@ -151,7 +151,7 @@ def test_stablehlo_runs_by_jax_alone_at_any_batch_size(networks, tmp_path):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_stablehlo_is_one_program_for_all_platforms(networks, name, tmp_path, monkeypatch):
-    """It is the same wherever it is made, calls nothing that only some platforms have, and gathers nothing."""
+    """The program is the same on all backends, makes no call that only some platforms have, and has no gather."""
     network = networks(name)
     programs = []
     for backend in ("cpu", "gpu", "tpu"):
@@ -160,7 +160,7 @@ def test_stablehlo_is_one_program_for_all_platforms(networks, name, tmp_path, mo
         export(network.model, network.variables, path, image_shape=network.image_shape)
         exported = jax.export.deserialize(path.read_bytes())
         assert exported.platforms == ("cpu", "cuda", "tpu")
-        # But for places in the source code, and the numbers of functions that are alike.
+        # Places in the source code, and the numbers of equal functions, may differ.
         programs.append(re.sub(r"loc\(.*\)|#loc.*\n|(?<=@relu)_\d+", "", exported.mlir_module()))
     assert programs[0] == programs[1] == programs[2]
     assert "stablehlo.convolution" in programs[0]
@@ -212,14 +212,14 @@ def test_onnx_has_a_node_for_each_layer_and_no_detours(networks, name, tmp_path)
     graph = onnx.load(tmp_path / "net").graph
     assert_has_each_weight_once(graph, network.variables)
     counts = Counter(node.op_type for node in graph.node)
-    imagenet = isinstance(network.model, VGG) or network.model.stem_kind == "imagenet"
+    imagenet = isinstance(network.model, VGG) or network.model.stem_type == "imagenet"
     assert counts["MaxPool"] == (5 if isinstance(network.model, VGG) else int(imagenet))
     assert counts["AveragePool"] == (1 if isinstance(network.model, DenseNet) else 0)
     assert counts["Transpose"] == 0 and len(graph.node) < 3 * len(jax.tree.leaves(network.variables["params"]))
 
 
 def assert_has_each_weight_once(graph, variables):
-    """Each of a network's tensors is there once, is read by one node, and layers are nodes of their names."""
+    """Checks that each tensor is in the file once, that one node reads it, and that nodes have the layers' names."""
     leaves = {"/".join(path[1:]): leaf for path, leaf in flatten_dict(variables).items()}
     kept = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer if "/" in tensor.name}
     assert len({tensor.name for tensor in graph.initializer}) == len(graph.initializer)
@@ -264,7 +264,7 @@ FOLDED = ("bottlenecks, B, grey", "v2 bottlenecks", "VGG with BatchNorm, other s
 @pytest.mark.parametrize("format", ["stablehlo", "onnx"])
 @pytest.mark.parametrize("name", FOLDED)
 def test_folded_networks(networks, tmp_path, name, format):
-    """They compute the same, by other layers."""
+    """A folded network computes the same by other layers."""
     network = networks(name)
     model, variables = fold_batch_norm(network.model, network.variables)
     export(model, variables, tmp_path / "net", format=format, image_shape=network.image_shape)
@@ -382,7 +382,7 @@ NARROW = {"VGG": dict(width=2), "DenseNet": dict(growth_rate=4)}
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ARCHS)
 def test_onnx_of_every_architecture_has_its_layers(arch, tmp_path):
-    """Each of them narrow, at its own depth; that the logits are right is tested for each kind of network above."""
+    """Each network is narrow, at its own depth; the tests above compare logits for each kind of network."""
     options = NARROW.get(type(build_model(arch)).__name__, dict(width=16))
     model, image_shape = build_model(arch, **options), (32, 32, 3)
     variables = random_variables(model, image_shape)
@@ -405,7 +405,7 @@ PUBLISHED = {
 
 @pytest.fixture
 def kept_by_nobody():
-    """No compiled program is kept between runs: one with 140 million constants takes longer to pack than to compile."""
+    """Keeps no compiled program between runs: one with 140 million constants takes longer to pack than to compile."""
     name = "jax_persistent_cache_min_compile_time_secs"
     before = jax.config.values[name]
     jax.config.update(name, float("inf"))

@@ -1,4 +1,4 @@
-"""Networks inside NNX: the same logits, gradients, statistics and steps as Linen's, and the variables back."""
+"""Networks inside NNX: the same logits, gradients, statistics and steps as Linen's, and the way back."""
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,8 @@ from resnet_flax import VGG, ResNet
 from weights_flax.nnx import from_nnx, to_nnx
 
 NETWORKS = {
-    "ResNet": (ResNet([1, 1], num_classes=3, stem_kind="cifar", width=4), 8),
-    "DenseNet with dropout": (DenseNet([1, 1], growth_rate=4, num_classes=3, stem_kind="cifar", dropout=0.3), 8),
+    "ResNet": (ResNet([1, 1], num_classes=3, stem_type="cifar", width=4), 8),
+    "DenseNet with dropout": (DenseNet([1, 1], growth_rate=4, num_classes=3, stem_type="cifar", dropout=0.3), 8),
     "VGG": (VGG([1, 1, 1, 1, 1], num_classes=3, width=1), 32),
 }
 LABELS = jnp.array([0, 1, 2, 1])
@@ -33,12 +33,12 @@ def network(request):
 
 
 def first_dropout_key():
-    """What the first call of a stream seeded with 0 draws."""
+    """Returns the key of the first call of a stream with seed 0."""
     return nnx.Rngs(dropout=0).dropout()
 
 
 def in_float64(*trees):
-    """The same numbers where two programs' sums, taken in another order, differ by far less than what is asked for."""
+    """Compares numbers of two programs, whose sums in another order differ by far less than the tolerance."""
     return jax.tree.map(lambda leaf: leaf.astype(jnp.float64), trees)
 
 
@@ -61,7 +61,7 @@ def test_logits_in_evaluation_are_linens_to_the_last_bit(network):
 
 
 def test_a_step_of_training_is_linens(network, x64):
-    """Loss, gradient, updated statistics, and the parameters after SGD."""
+    """Returns loss, gradient, updated statistics, and the parameters after SGD."""
     model, *arrays = network
     variables, images = in_float64(*arrays)
 
@@ -72,9 +72,9 @@ def test_a_step_of_training_is_linens(network, x64):
         return cross_entropy(logits), updates["batch_stats"]
 
     @nnx.jit
-    def step(module, optimiser):
+    def step(module, optimizer):
         loss, gradients = nnx.value_and_grad(lambda module: cross_entropy(module(images)))(module)
-        optimiser.update(module, gradients)
+        optimizer.update(module, gradients)
         return loss, gradients
 
     (loss, stats), gradients = jax.jit(jax.value_and_grad(objective, has_aux=True))(
@@ -85,7 +85,7 @@ def test_a_step_of_training_is_linens(network, x64):
     ours, our_gradients = step(module, nnx.Optimizer(module, optax.sgd(0.1), wrt=nnx.Param))
     after = from_nnx(module)
 
-    # The same operations in two programs, which XLA fuses each in its own way.
+    # XLA fuses the same operations differently in the two programs.
     np.testing.assert_allclose(ours, loss, rtol=1e-12)
     assert_close(nnx.to_pure_dict(our_gradients)["params"], gradients, 1e-12)
     assert_close(after["batch_stats"], stats, 1e-12)

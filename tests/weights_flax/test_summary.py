@@ -26,12 +26,12 @@ SOME = (*PUBLISHED, "resnet18_v2", "resnext50_32x4d", "plain20", "vgg11_bn", "de
 
 
 def image_shape(model):
-    size = 32 if getattr(model, "stem_kind", "imagenet") == "cifar" else 224
+    size = 32 if getattr(model, "stem_type", "imagenet") == "cifar" else 224
     return size, size, 3
 
 
 def check_totals(arch):
-    """The whole is what is counted, and each part the sum of its parts."""
+    """Checks that the totals equal the counts, and that each part is the sum of its parts."""
     model = build_model(arch)
     rows = table(model, image_shape(model))
     assert rows[()].parameters == count_parameters(model, image_shape(model))
@@ -57,7 +57,7 @@ def test_the_rows_add_up_to_the_network_in_every_architecture(arch):
 
 
 def read(text):
-    """The rows of a table: name with its indent, shape, parameters, multiply-adds."""
+    """Reads the rows of a table: name with its indent, shape, parameters, multiply-adds."""
     found = []
     for line in text.splitlines():
         if match := re.fullmatch(r"( *\S+) {2,}([\d × ]+?) {2,} *([\d,]+) {2,}([\d,]+)", line):
@@ -153,7 +153,7 @@ def test_columns_are_aligned_and_narrow(arch, depth):
     assert len({len(line) for line in rows}) == 1
     assert max(map(len, lines)) <= 100
     assert len({line.index(" MB") for line in lines[-2:]}) == 1
-    assert len(read("\n".join(lines))) == len(rows) - 5  # but for four rules and the heads of the columns
+    assert len(read("\n".join(lines))) == len(rows) - 5  # without four rules and the heads of the columns
 
 
 @pytest.mark.parametrize("arch", ["resnet20", "densenet_bc_40_12"])
