@@ -108,7 +108,7 @@ OPTIONS = {
         "--dtype int8",
         "unknown dtype 'int8'; allowed: 'float32', 'bfloat16', 'float16', 'float64'",
     ),
-    "unknown optimiser": ("--optimiser adam", "unknown optimiser 'adam'; did you mean 'adamw'?"),
+    "unknown optimizer": ("--optimizer adam", "unknown optimizer 'adam'; did you mean 'adamw'?"),
     "unknown schedule": ("--schedule cosin", "unknown schedule 'cosin'; did you mean 'cosine'?"),
     "unknown loss": ("--loss hinge", "unknown loss 'hinge'; allowed: 'softmax', 'binary'"),
     "unknown parallel": ("--parallel pmapp", "unknown parallel 'pmapp'; did you mean 'pmap'?"),
@@ -171,12 +171,13 @@ OPTIONS = {
     "freeze all": ("--freeze *", "freeze leaves nothing to train; given '*'"),
     "option of another family": (
         "--growth-rate 3",
-        "resnet20 has no option growth_rate; it has stem, shortcut, bottleneck_stride, padding, width, zero_init, "
+        "resnet20 has no option growth_rate; it has stem_type, shortcut, bottleneck_stride, padding, width, zero_init, "
         "drop_path, remat, frozen_batch_norm; given 3",
     ),
     "stochastic depth of a DenseNet": (
         "--arch densenet121 --drop-path 0.1",
-        "densenet121 has no option drop_path; it has stem, growth_rate, dropout, remat, frozen_batch_norm; given 0.1",
+        "densenet121 has no option drop_path; it has stem_type, growth_rate, dropout, remat, frozen_batch_norm; given "
+        "0.1",
     ),
     "stochastic depth of a plain network": (
         "--arch plain20 --drop-path 0.1",

@@ -1,4 +1,4 @@
-"""Training: data in, steps, recipes, checkpoints, metrics, pictures; a run's weights out, and what they predict."""
+"""Training and prediction: data, steps, recipes, checkpoints, metrics, pictures."""
 
 from common_flax import __version__
 from common_flax.command_line import parse_options
@@ -13,7 +13,7 @@ from training_flax.data.order import batch_indices
 from training_flax.fit import FitResult, evaluate_run, fit
 from training_flax.inference.predict import Predictions, predict
 from training_flax.learn.evaluation import Evaluation, evaluate
-from training_flax.learn.optimizers import learning_rate, make_optimiser
+from training_flax.learn.optimizers import learning_rate, make_optimizer
 from training_flax.learn.state import EvalResult, LossScale, TrainMetrics, TrainState, init_state, start_state
 from training_flax.learn.steps import make_eval_step, make_train_step, normalise
 from training_flax.run.checkpoints import restore
@@ -58,7 +58,7 @@ __all__ = [
     "keep_memory",
     "learning_rate",
     "make_eval_step",
-    "make_optimiser",
+    "make_optimizer",
     "make_train_step",
     "mix",
     "normalise",
@@ -75,4 +75,4 @@ __all__ = [
     "with_recipe",
 ]
 
-__getattr__ = renamed(__name__, {"Part": Split})
+__getattr__ = renamed(__name__, {"Part": Split, "make_optimiser": make_optimizer})

@@ -1,4 +1,4 @@
-"""Trains a residual or densely connected network: what train.py does, from the installed package.
+"""Trains a residual or densely connected network, as train.py does, from the installed package.
 
 python -m training_flax --arch densenet121
 """

@@ -1,4 +1,4 @@
-"""Runs beside each other: a table on the terminal, and a picture of their curves.
+"""Compares runs: a table on the terminal, and a picture of their curves.
 
 python -m training_flax.compare runs/first runs/second --out compare.png
 """

@@ -1,4 +1,4 @@
-"""A training run, from its options to the folder it leaves."""
+"""Training runs, from their options to their folders."""
 
 import json
 import time
@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 from flax import linen as nn
 
 from resnet_flax import unstack_blocks
 from training_flax.config.config import TrainConfig
-from training_flax.data.loader import Loader
+from training_flax.data.loader import Loader, read_ahead
 from training_flax.learn.evaluation import Evaluation, evaluate, on_device
 from training_flax.learn.optimizers import peak_rate
 from training_flax.learn.starting_weights import starting_weights
@@ -24,10 +24,9 @@ from training_flax.run import folder as run_folder
 from training_flax.run.checkpoints import KEPT, Checkpoints, Progress, restore
 from training_flax.run.disk_space import check_room, checkpoint_size
 from training_flax.run.logs import Logs
-from training_flax.run.loop import Loop, Trained, train_reader
+from training_flax.run.loop import Loop, LoopResult, train_reader
 from training_flax.run.plan import Job, plan
 from training_flax.run.programs import Programs, compile_programs, state_by_shape
-from training_flax.run.start import from_weights
 from training_flax.runtime.signals import StopRequest
 from training_flax.runtime.terminal import Terminal
 from weights_flax import save_weights
@@ -35,11 +34,11 @@ from weights_flax import save_weights
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a run leaves.
+    """The results of a finished run.
 
     Attributes:
-        run: its folder.
-        summary: what summary.json holds.
+        run: the run's folder.
+        summary: the contents of summary.json.
         model: the network.
         variables: {"params", "batch_stats"} after the last step.
     """
@@ -51,23 +50,22 @@ class FitResult:
 
 
 def fit(config: TrainConfig | Job, *, quiet: bool = False, stop: StopRequest | None = None) -> FitResult:
-    """Trains a network, evaluates it after every epoch on the whole test part, and writes the run's folder.
+    """Trains a network, evaluates it after every epoch on the whole test split, and writes the run's folder.
 
-    A run whose folder is there already goes on where it stopped, and ends in the same weights, bit for bit, as one
-    that never stopped; one that is finished is left as it is. The folder holds config.json, metrics.jsonl,
-    summary.json, batch.png, curves.png, confusion.png, model.safetensors (model_ema.safetensors beside it for averaged
-    weights) and checkpoints/.
+    A run whose folder exists continues where it stopped, and ends with the same weights, bit for bit, as a run that
+    never stopped; a finished run is not changed. The folder holds config.json, metrics.jsonl, summary.json, batch.png,
+    curves.png, confusion.png, model.safetensors (and model_ema.safetensors for averaged weights) and checkpoints/.
 
     Args:
-        config: the options, or what `plan` made of them.
-        quiet: say nothing on the terminal.
-        stop: how the run learns that it is to stop; None is never.
+        config: the options, or the result of `plan`.
+        quiet: print nothing.
+        stop: a request to stop, which signals can set; None never stops.
 
     Raises:
-        ValueError: as `plan`, before anything is written; or an image that cannot be read.
-        RunError: the run cannot go on, for want of room, because its folder cannot be written, for an image that cannot
-            be read, or because its numbers are not finite; what it had is saved.
-        Stopped: `stop` asked for it; the state is saved.
+        ValueError: as `plan`, before anything is written; or an image cannot be read.
+        RunError: the run cannot go on, because the disk is full, its folder cannot be written, an image cannot be read,
+            or its values are not finite; its checkpoints are saved.
+        Stopped: `stop` was set; the state is saved.
     """
     job = config if isinstance(config, Job) else plan(config)
     first = jax.process_index() == 0
@@ -84,7 +82,7 @@ def fit(config: TrainConfig | Job, *, quiet: bool = False, stop: StopRequest | N
 
 
 def finished_steps(run: Path) -> int | None:
-    """Steps of a run that came to its end; None of one that did not."""
+    """Returns the number of steps of a finished run; None if it is not finished."""
     try:
         return int(json.loads((run / "summary.json").read_text())["steps"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -104,61 +102,70 @@ def _run(job: Job, terminal: Terminal, stop: StopRequest) -> FitResult:
 
     state, progress = _first_state(job, programs, checkpoints, terminal)
     try:
-        trained = Loop(job, programs, state, progress, checkpoints, logs, terminal, stop).run()
+        result = Loop(job, programs, state, progress, checkpoints, logs, terminal, stop).run()
     except BaseException:
         for held in (checkpoints, logs):
-            with suppress(Exception):  # what comes first is told
+            with suppress(Exception):  # the first error is the one to report
                 held.close()
         raise
     checkpoints.close()
     logs.draw(final=True)
     logs.close()
-    return _leave(job, trained, terminal, compile_seconds, time.perf_counter() - start)
+    return _write_results(job, result, terminal, compile_seconds, time.perf_counter() - start)
 
 
 def _first_state(
     job: Job, programs: Programs, checkpoints: Checkpoints, terminal: Terminal
 ) -> tuple[TrainState, Progress]:
-    """The state of the newest whole checkpoint, or that before the first step."""
-    found = checkpoints.newest(programs.state)
-    if found is not None:
-        step, state, progress, damaged = found
+    """Returns the state of the newest undamaged checkpoint, or the state before the first step."""
+    newest = checkpoints.newest(programs.state)
+    if newest is not None:
+        step, state, progress, damaged = newest
         for line in damaged:
             terminal.say(line)
         terminal.say(f"going on after step {step} of {job.total_steps}")
         if jax.process_index() == 0:
-            # Of a run that was killed after its last step, the last evaluation is made again.
+            # A run that was killed after its last step repeats the last evaluation.
             run_folder.rewind_metrics(job.run, step, min(progress.evaluated, job.total_steps - 1))
         return state, progress
     if jax.process_index() == 0:
         run_folder.rewind_metrics(job.run, 0, 0)
     state = programs.init()
     if job.config.weights is not None:
-        state = from_weights(job, state)
+        state = _with_weights(job, state)
     _draw_first_batch(job, programs, state)
     return state, Progress()
 
 
+def _with_weights(job: Job, state: TrainState) -> TrainState:
+    """Returns `state` with the parameters and statistics of `config.weights`, in the averaged weights too."""
+    variables, ema = job.devices.replicate(job.arranged(starting_weights(job.config, job.eval_model))), None
+    if state.ema is not None:
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, state.ema)
+        ema = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings)(variables)
+    return state._replace(params=variables["params"], batch_stats=variables["batch_stats"], ema=ema)
+
+
 def _draw_first_batch(job: Job, programs: Programs, state: TrainState) -> None:
-    """batch.png: what the network is shown first, after all random changes."""
+    """Draws batch.png: the first batch, after all augmentation."""
     reader = train_reader(job)
     loader = Loader(job.dataset.train, range(1), job.batch_size, job.config.seed, job.devices, reader)
     rows = loader.rows(0)
     rows = jax.tree.map(lambda leaf: leaf[: job.shown // jax.process_count()], rows)
-    rows = rows._replace(stop_signal=rows.epochs)
+    (rows,) = read_ahead(job.dataset.train, [rows._replace(stop_signal=rows.epochs)], reader)
     if reader:
-        images = [image.result() for image in reader.start(rows.examples, rows.epochs)]
-        rows = rows._replace(images=np.stack(images), labels=job.dataset.train.labels[rows.examples])
         reader.close()
-    part = on_device(job.dataset.train, job.devices)
-    images, targets = jax.device_get(programs.show(state, part, job.devices.put_rows(rows)))
+    split = on_device(job.dataset.train, job.devices)
+    images, targets = jax.device_get(programs.show(state, split, job.devices.put_rows(rows)))
     if jax.process_index() == 0:
         draw_batch(job.run / "batch.png", images, targets, job.dataset.class_names)
 
 
-def _leave(job: Job, trained: Trained, terminal: Terminal, compile_seconds: float, seconds: float) -> FitResult:
-    """Writes what a finished run leaves, and says so."""
-    state, evaluation, progress, images_per_second = trained
+def _write_results(
+    job: Job, result: LoopResult, terminal: Terminal, compile_seconds: float, seconds: float
+) -> FitResult:
+    """Writes weights, pictures and summary of a finished run, and prints its accuracy."""
+    state, evaluation, progress, images_per_second = result
     variables = unstack_blocks({"params": state.params, "batch_stats": state.batch_stats})
     average = None if state.ema is None else unstack_blocks(job.devices.gather(state.ema))
     labels, names = job.dataset.test.labels, job.dataset.class_names
@@ -203,32 +210,32 @@ def _leave(job: Job, trained: Trained, terminal: Terminal, compile_seconds: floa
 
 
 def introduce(job: Job, terminal: Terminal) -> None:
-    """Says what the run has found: devices, network, data, options."""
+    """Prints devices, network, data and options of the run."""
     config, dataset, device = job.config, job.dataset, jax.devices()[0]
     shape = "×".join(map(str, dataset.image_shape))
-    parts = f"{len(dataset.train.labels):,} train and {len(dataset.test.labels):,} test images"
+    counts = f"{len(dataset.train.labels):,} train and {len(dataset.test.labels):,} test images"
     length = f"{job.total_steps} steps" if config.steps else f"{config.epochs} epochs, {job.total_steps} steps"
-    rate = f"peak rate {peak_rate(config):g}"
+    rate = f"peak learning rate {peak_rate(config):g}"
     processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
     terminal.say(f"device  {jax.device_count()} × {device.device_kind}{processes}, JAX {jax.__version__}")
     terminal.say(f"model   {config.arch}, {job.parameters:,} parameters, {config.dtype}")
-    terminal.say(f"data    {config.data}, {parts} of {shape}, {len(dataset.class_names)} classes")
+    terminal.say(f"data    {config.data}, {counts} of {shape}, {len(dataset.class_names)} classes")
     terminal.say(f"recipe  {config.recipe}: {length}, batch size {job.batch_size}, {rate}, seed {config.seed}")
     terminal.say(f"run     {job.run}")
 
 
 def evaluate_run(config: TrainConfig, *, quiet: bool = False) -> Evaluation:
-    """Evaluates a network on the whole test part: that of `config.weights`, or of the run in `config.out`.
+    """Evaluates the network of `config.weights`, or of the run in `config.out`, on the whole test split.
 
     Raises:
-        ValueError: neither is given, they cannot be read, or as `plan`.
+        ValueError: both are None, they cannot be read, or as `plan`.
     """
     if config.weights is None and config.out is None:
         raise ValueError("evaluation needs weights, or the folder of a run as out; neither is given")
     source = config.weights or config.out
     job = plan(replace(config, weights=str(source), out=None))
-    crop, variables = job.config.test_crop or 1.0, starting_weights(job.config, job.eval_model)
-    evaluation = evaluate(job.eval_model, variables, job.dataset, job.batch_size, crop=crop)
+    variables = starting_weights(job.config, job.eval_model)
+    evaluation = evaluate(job.eval_model, variables, job.dataset, job.batch_size, crop=job.config.test_crop)
     right, total = int((evaluation.predictions == job.dataset.test.labels).sum()), len(evaluation.predictions)
     Terminal(quiet or jax.process_index() > 0).say(
         f"test accuracy {100 * evaluation.accuracy:.2f} % ({right} of {total} images), loss {evaluation.loss:.4f}"

@@ -1,4 +1,4 @@
-"""What a trained network takes images for: a table, JSON lines or a picture.
+"""Predicts the classes of images with a trained network: a table, JSON lines or a picture.
 
 python -m training_flax.predict --run runs/first photo.jpg folder
 """
@@ -11,8 +11,8 @@ from training_flax.inference.predict import predict
 
 if __name__ == "__main__":
     write_to_any_terminal()
-    sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # names of files are any bytes
+    sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # file names may be any bytes
     sys.exit(main(sys.argv[1:]))
 else:
-    # Importing a module makes it an attribute of its package, where the function of this name has to stay.
+    # Importing this module would replace the function `training_flax.predict` by the module.
     sys.modules[__name__] = predict  # type: ignore[assignment]

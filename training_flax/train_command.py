@@ -1,6 +1,7 @@
 """The command line of `train.py` and `python -m training_flax`."""
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -8,8 +9,8 @@ from dataclasses import asdict, dataclass, fields
 import jax
 
 from common_flax.backend import check_backend
-from common_flax.command_line import parse_options
-from training_flax.config.config import TrainConfig
+from common_flax.command_line import parse_options, run_command
+from training_flax.config.config import OLD_NAMES, TrainConfig
 from training_flax.config.recipes import RECIPES, with_recipe
 from training_flax.fit import evaluate_run, fit
 from training_flax.run.plan import plan
@@ -22,30 +23,29 @@ from weights_flax.io.archs import FAMILIES
 
 @dataclass(frozen=True)
 class CommandLine(TrainConfig):
-    """The options of a training run, and how this process takes part in it."""
+    """The options of a training run, and of this process if several train together."""
 
     extend: bool = False
-    """Let a run that is there already go on for more epochs or steps."""
+    """Let an existing run continue for more epochs or steps."""
     eval_only: bool = False
-    """Evaluate the run in --out, or --weights, on the whole test part, and train nothing."""
+    """Evaluate the run in --out, or --weights, on the whole test split, and train nothing."""
     print_config: bool = False
-    """Print all options as they are resolved, and train nothing."""
+    """Print all options, with those of the recipe, and train nothing."""
     coordinator: str | None = None
-    """HOST:PORT of the first of several processes, or "auto" on a Cloud TPU pod. Under SLURM, MPI and on GKE they find
-    each other."""
+    """HOST:PORT of the first of several processes, or "auto" on a Cloud TPU pod. SLURM, MPI and GKE need none."""
     num_processes: int | None = None
-    """How many processes train together."""
+    """Number of processes that train together."""
     process_id: int | None = None
-    """Which of them this is, from 0."""
+    """Number of this process, from 0."""
 
     @property
     def training(self) -> TrainConfig:
-        """The options of the run alone."""
+        """The options of the run, without those of the command."""
         return TrainConfig(**{option.name: getattr(self, option.name) for option in fields(TrainConfig)})
 
 
-def describe() -> str:
-    """What --help says above the options: what this does, and the architectures and recipes."""
+def help_text() -> str:
+    """Returns the text above the options in --help, with the architectures and recipes."""
     width = max(map(len, FAMILIES))
     families = [f"  {name:{width}}  {', '.join(arch.__name__ for arch in archs)}" for name, archs in FAMILIES.items()]
     recipes = [f"  {name:{width}}  {recipe.target}" for name, recipe in RECIPES.items()]
@@ -54,16 +54,15 @@ def describe() -> str:
 
 
 def parse(arguments: Sequence[str], prog: str = "train.py") -> CommandLine:
-    """The command line as a config.
-
-    Raises:
-        ValueError: what is wrong with it, in one line.
-    """
-    return parse_options(CommandLine, arguments, prog=prog, description=describe())
+    """Parses the command line, with old names of options too; raises ValueError, one line, if it is wrong."""
+    words = list(arguments)
+    for old, new in OLD_NAMES.items():
+        words = [re.sub(f"^--{old}(?==|$)", f"--{new.replace('_', '-')}", word) for word in words]
+    return parse_options(CommandLine, words, prog=prog, description=help_text())
 
 
 def run(options: CommandLine) -> None:
-    """Does what the command line asks for."""
+    """Trains, evaluates or prints the config, as the options say."""
     if options.print_config:
         print(json.dumps(asdict(with_recipe(options.training)), indent=2, default=str))
         return
@@ -82,16 +81,10 @@ def run(options: CommandLine) -> None:
 
 
 def main(arguments: Sequence[str], prog: str = "train.py") -> int:
-    """Runs the command line; gives the exit code: 2 for what cannot be done, 128 + the signal's number if stopped."""
+    """Runs the command line; returns the exit code: 2 after an error, 128 + the signal's number if stopped."""
     name = prog.split()[-1]
     try:
-        run(parse(arguments, prog))
-    except (ValueError, RunError) as error:
-        print(f"{name}: error: {error}", file=sys.stderr)
-        return 2
+        return run_command(name, lambda: run(parse(arguments, prog)), RunError)
     except Stopped as stopped:
         print(f"{name}: {stopped}", file=sys.stderr)
         return stopped.exit_code
-    except KeyboardInterrupt:
-        return 130  # before anything was begun
-    return 0

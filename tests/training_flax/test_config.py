@@ -1,7 +1,10 @@
 import pytest
 
-from training_flax import TrainConfig, plan
+import training_flax
+from training_flax import TrainConfig, plan, with_recipe
 from training_flax.config.config import check
+from training_flax.run.folder import read_config, write_config
+from training_flax.train_command import parse
 
 
 @pytest.mark.parametrize(
@@ -72,3 +75,30 @@ def test_runs_without_a_name_get_a_new_one(tmp_path, monkeypatch):
     assert str(first) == "runs/resnet20-digits-now"
     first.mkdir(parents=True)
     assert str(plan(config).run) == "runs/resnet20-digits-now-2"
+
+
+def test_old_names_of_options_are_still_read():
+    with pytest.warns(DeprecationWarning, match="optimiser= is optimizer= now"):
+        config = TrainConfig("resnet20", optimiser="adamw")
+    assert config == TrainConfig("resnet20", optimizer="adamw")
+    options = parse(["--arch", "resnet20", "--optimiser", "adamw", "--stem=imagenet", "--augment", "colour:0.2"])
+    assert (options.optimizer, options.stem_type) == ("adamw", "imagenet")
+    assert with_recipe(options.training).augment == ("color:0.2",)
+    with pytest.warns(DeprecationWarning, match="training_flax.make_optimiser is make_optimizer now"):
+        assert training_flax.make_optimiser is training_flax.make_optimizer
+
+
+def test_a_run_with_old_names_of_options_goes_on(tmp_path):
+    config = TrainConfig("resnet20", augment=("color:0.2",), stem_type="cifar", out=tmp_path)
+    job = plan(config)
+    write_config(tmp_path, job.config, job.dataset)
+    text = (tmp_path / "config.json").read_text()
+    for new, old in {"optimizer": "optimiser", "stem_type": "stem", "color:": "colour:"}.items():
+        assert text.count(new) == 1
+        text = text.replace(new, old)
+    (tmp_path / "config.json").write_text(text)
+    assert plan(config).run == tmp_path
+    assert read_config(tmp_path)["optimizer"] == "sgd"
+    assert read_config(tmp_path)["model"]["stem_type"] == "cifar"
+    with pytest.raises(ValueError, match=r"differs in optimizer \('sgd' there, 'lamb' now\)"):
+        plan(TrainConfig("resnet20", augment=("color:0.2",), stem_type="cifar", optimizer="lamb", out=tmp_path))

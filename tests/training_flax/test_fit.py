@@ -202,7 +202,7 @@ def test_blocks_that_run_as_a_loop_train_as_one_and_are_left_block_by_block(tmp_
     assert "layer1_2" in state_by_shape(plan(config)).params
     looped = run("looped", True)
     assert {"layer1_0", "layer1_rest", "layer3_rest"} < state_by_shape(plan(config)).params.keys()
-    for options in (dict(freeze=("layer1_2/*",)), dict(optimiser="lamb"), dict(drop_path=0.1)):
+    for options in (dict(freeze=("layer1_2/*",)), dict(optimizer="lamb"), dict(drop_path=0.1)):
         assert "layer1_2" in state_by_shape(plan(replace(config, **options))).params, options
     # Three steps in float32 at a small network, whose gradients are sums in another order.
     chex.assert_trees_all_close(looped.variables, plain.variables, rtol=1e-3, atol=1e-4)

@@ -14,7 +14,7 @@ from training_flax import (
     init_state,
     learning_rate,
     make_eval_step,
-    make_optimiser,
+    make_optimizer,
     make_train_step,
     normalise,
 )
@@ -30,10 +30,10 @@ def draw_batch(size=8, pixels=8):
 
 
 def start(model, config=CONFIG, total_steps=20):
-    optimiser = make_optimiser(config, total_steps)
+    optimizer = make_optimizer(config, total_steps)
     images, labels = draw_batch()
-    state = init_state(model, optimiser, jax.random.key(0), images)
-    return state, make_train_step(model, optimiser), images, labels
+    state = init_state(model, optimizer, jax.random.key(0), images)
+    return state, make_train_step(model, optimizer), images, labels
 
 
 def test_the_rate_rises_over_a_tenth_and_falls_by_a_cosine():
@@ -86,9 +86,9 @@ def test_label_smoothing_is_the_cross_entropy_with_smoothed_targets(x64):
     model = plain20(width=2, param_dtype=jnp.float64)
     images, labels = draw_batch()
     images = images.astype(jnp.float64)
-    optimiser = optax.sgd(1.0)
-    state = init_state(model, optimiser, jax.random.key(0), images)
-    after, metrics = jax.jit(make_train_step(model, optimiser, label_smoothing=0.2))(state, images, labels)
+    optimizer = optax.sgd(1.0)
+    state = init_state(model, optimizer, jax.random.key(0), images)
+    after, metrics = jax.jit(make_train_step(model, optimizer, label_smoothing=0.2))(state, images, labels)
 
     def loss(params, smoothing):
         variables = {"params": params, "batch_stats": state.batch_stats}
@@ -120,10 +120,10 @@ def test_a_network_learns_a_batch_by_heart():
 def test_dropout_changes_from_step_to_step():
     """With a rate of 0 nothing changes but the step, and so dropout's mask."""
     model = vgg11(width=2, num_classes=10, dropout=0.5)
-    optimiser = make_optimiser(TrainConfig("vgg11", lr=1e-30, weight_decay=0.0), 20)
+    optimizer = make_optimizer(TrainConfig("vgg11", lr=1e-30, weight_decay=0.0), 20)
     images, labels = draw_batch(pixels=32)
-    state = init_state(model, optimiser, jax.random.key(0), images)
-    step = jax.jit(make_train_step(model, optimiser))
+    state = init_state(model, optimizer, jax.random.key(0), images)
+    step = jax.jit(make_train_step(model, optimizer))
     first, metrics = step(state, images, labels)
     _, later = step(first, images, labels)
     chex.assert_trees_all_close(first.params, state.params, rtol=0, atol=1e-20)
@@ -165,10 +165,10 @@ OPTIONS = {
 
 def made(model, ema=0.0, accumulate=1, scaled=False, **options):
     """A state that has taken two steps, and the step that took them."""
-    optimiser = make_optimiser(CONFIG, 20)
+    optimizer = make_optimizer(CONFIG, 20)
     images, labels = draw_batch()
-    state = init_state(model, optimiser, jax.random.key(0), images, ema=bool(ema), loss_scaling=scaled)
-    step = make_train_step(model, optimiser, ema=ema, accumulate=accumulate, **options)
+    state = init_state(model, optimizer, jax.random.key(0), images, ema=bool(ema), loss_scaling=scaled)
+    step = make_train_step(model, optimizer, ema=ema, accumulate=accumulate, **options)
     return state, step, images, labels
 
 
@@ -302,9 +302,9 @@ def test_float16_learns_with_a_loss_scale():
 def test_binary_loss_is_each_classs_own(x64):
     model = plain20(width=2, param_dtype=jnp.float64)
     state, _, images, labels = made(model)
-    images, optimiser = images.astype(jnp.float64), optax.sgd(1.0)
-    state = state._replace(opt_state=optimiser.init(state.params))
-    after, metrics = jax.jit(make_train_step(model, optimiser, loss="binary"))(state, images, labels)
+    images, optimizer = images.astype(jnp.float64), optax.sgd(1.0)
+    state = state._replace(opt_state=optimizer.init(state.params))
+    after, metrics = jax.jit(make_train_step(model, optimizer, loss="binary"))(state, images, labels)
 
     def loss(params):
         variables = {"params": params, "batch_stats": state.batch_stats}

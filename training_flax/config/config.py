@@ -1,7 +1,8 @@
-"""What a training run is made of, typed and checked."""
+"""The options of a training run, typed and checked."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -9,22 +10,26 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from common_flax.checks import check_positive, check_rate, one_of
+from common_flax.renamed import renamed_keyword
 from training_flax.augment.registry import parse_augmentations
 from training_flax.data.open import DATASETS
 from weights_flax.io.archs import ARCHS, build_model
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16, "float64": jnp.float64}
-OPTIMISERS = ("sgd", "lamb", "adamw")
+OPTIMIZERS = ("sgd", "lamb", "adamw")
 SCHEDULES = ("constant", "step", "cosine")
 
-# MODEL options go to the network's constructor, under their own names. RUN options never change a number of the run, so
-# they may differ when it resumes.
+# MODEL options go to the network's constructor under the same names. RUN options never change a run's numbers, so they
+# may differ when the run resumes.
 MODEL, RUN = {"reaches": "model"}, {"reaches": "run"}
+
+OLD_NAMES = {"optimiser": "optimizer", "stem": "stem_type"}
+"""Old names of options, and their new ones; read everywhere, written nowhere."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The options of a training run. What is left open (None) is the recipe's, see `RECIPES`."""
+    """The options of a training run. `with_recipe` fills in None from the recipe, see `RECIPES`."""
 
     arch: str
     """Architecture: one of those listed above."""
@@ -32,88 +37,88 @@ class TrainConfig:
     """Data set: "digits" (scikit-learn's, no download), "folder:PATH", "tfds:NAME[:VERSION]" or
     "fake:HEIGHTxWIDTHxCHANNELS:CLASSES"."""
     recipe: str | None = None
-    """What the options start from: one of those listed above. Left out, it is the one that suits data and network."""
+    """Recipe with defaults for the other options: one of those listed above. Left out, chosen by data and network."""
 
     data_dir: Path | None = field(default=None, metadata=RUN)
-    """Where TFDS keeps prepared data sets."""
+    """Folder of the data sets that TFDS has prepared."""
     image_size: int | None = None
-    """Pixels of a side that images are brought to. Left out, they stay as they are if they are all of one size."""
+    """Height and width that images are resized to, in pixels. Left out, images that all have one size keep it."""
     test_image_size: int | None = None
-    """Pixels of a side in evaluation; left out, as in training."""
+    """Height and width of images in evaluation; left out, as in training."""
     test_crop: float | None = None
-    """Share of a test image's shorter side that is cut out of its centre, where images have to be resized."""
+    """Share of a test image's shorter side that the centre crop keeps, where images have to be resized."""
     mean: tuple[float, ...] | None = None
-    """Mean of each channel of the images, of pixels from 0 to 1. Left out, that of the weights, else of the data."""
+    """Mean of each channel, for pixels from 0 to 1. Left out, that of the weights' file, else of the data."""
     std: tuple[float, ...] | None = None
-    """Deviation of each channel, that images are divided by."""
+    """Standard deviation of each channel, for pixels from 0 to 1."""
     weights: str | None = None
-    """Weights to start from: a run's folder (averaged ones first), hf://OWNER/NAME, or a file of safetensors, PyTorch,
-    .npz, Keras or Flax, under our names or those of torchvision, timm and others."""
+    """Weights to start from: a run's folder (its averaged weights, if any), hf://OWNER/NAME, or a file of safetensors,
+    PyTorch, .npz, Keras or Flax, with our tensor names or those of torchvision, timm and others."""
     num_classes: int | None = None
-    """Classes of the data. If this is given and the weights have another number, the classifier is drawn anew."""
+    """Number of classes of the data. If the weights have another number, the classifier starts from random values."""
     new_head: bool = False
-    """Draw the classifier anew whatever classes the weights have."""
+    """Start the classifier from random values, whatever classes the weights have."""
 
     epochs: int | None = None
-    """Passes over the train part."""
+    """Passes over the train split."""
     steps: int | None = None
     """Steps to train for, instead of epochs."""
     batch_size: int | None = None
-    """Images a step, on all devices together."""
+    """Images per step, on all devices together."""
     accumulate: int | None = None
-    """Pieces that a batch is cut into; a step adds up their gradients, and BatchNorm sees them one by one."""
+    """Micro-batches per batch: a step adds up their gradients, and BatchNorm sees them one by one."""
 
     augment: tuple[str, ...] | None = None
-    """Changes of train images: affine, pad-crop, flip, random-resized-crop, colour, rand-augment (:AMOUNT); or none."""
+    """Changes of train images: affine, pad-crop, flip, random-resized-crop, color, rand-augment (:AMOUNT); or none."""
     mixup: float | None = None
     """Parameter of mixup's Beta distribution; 0 is no mixup."""
     cutmix: float | None = None
     """Parameter of CutMix's Beta distribution; 0 is no CutMix."""
     augment_until: float | None = None
-    """Share of the training in which images are changed and mixed; after it they are seen as they are (He et al.,
-    arXiv:1909.09148), which brings BatchNorm's statistics to what is tested. 1 is to the end."""
+    """Share of the training in which images are augmented and mixed. The rest trains on unchanged images (He et al.,
+    arXiv:1909.09148), so that BatchNorm's statistics fit the test images. 1 augments to the end."""
     label_smoothing: float | None = None
     """Share of each target that is spread evenly over all classes."""
     loss: str | None = None
     """softmax (cross-entropy over classes) or binary (cross-entropy of each class on its own)."""
 
-    optimiser: str | None = None
+    optimizer: str | None = None
     """sgd, lamb or adamw."""
     lr: float | None = None
     """Peak learning rate."""
     lr_scaling: str | None = None
-    """none, or linear: the peak rate is lr · batch_size / 256 (Goyal et al., arXiv:1706.02677)."""
+    """none, or linear: the peak learning rate is lr · batch_size / 256 (Goyal et al., arXiv:1706.02677)."""
     momentum: float | None = None
     """Momentum of sgd."""
     nesterov: bool | None = None
-    """Nesterov's form of it."""
+    """Nesterov's form of momentum."""
     weight_decay: float | None = None
     """Weight decay."""
     decay: str | None = None
-    """What decays: all parameters, or kernels alone and not biases and BatchNorm."""
+    """Parameters that decay: all, or kernels (no biases, no BatchNorm)."""
     schedule: str | None = None
-    """constant; step, which divides the rate by ten at each of decay_at; or cosine, half a period down to 0."""
+    """Learning rate after warm-up: constant; step, a tenth from each of decay_at on; or cosine, half a period to 0."""
     decay_at: tuple[float, ...] | None = None
-    """Shares of the training at which the step schedule divides the rate."""
+    """Shares of the training at which the step schedule divides the learning rate."""
     warmup: float | None = None
-    """Share of the training that warms up."""
+    """Share of the training in which the learning rate warms up."""
     warmup_lr: float | None = None
-    """The rate that warm-up starts from; it rises linearly to the peak."""
+    """Learning rate at the start of the warm-up."""
     warmup_shape: str | None = None
-    """linear, or constant: warmup_lr all the while."""
+    """linear, from warmup_lr to the peak; or constant at warmup_lr."""
     clip_norm: float | None = None
-    """Largest norm of the gradient; 0 is no limit."""
+    """Largest norm of the gradient, which is scaled down to it; 0 is no limit."""
     ema: float | None = None
-    """Share of the averaged weights that stays at each step; they are evaluated too. 0 is no average."""
+    """Decay of the weights' moving average at each step; the averaged weights are evaluated too. 0 is no average."""
     freeze: tuple[str, ...] = ()
-    """Parameters that stay as they are, and the statistics beside them: patterns such as "conv1/*" or "layer1_*"."""
+    """Parameters, and statistics beside them, that training leaves alone: patterns such as "conv1/*" or "layer1_*"."""
 
-    stem: str | None = field(default=None, metadata=MODEL)
+    stem_type: str | None = field(default=None, metadata=MODEL)
     """Stem of the network: imagenet or cifar."""
     shortcut: str | None = field(default=None, metadata=MODEL)
     """Shortcuts of a ResNet: A, B or C."""
     bottleneck_stride: str | None = field(default=None, metadata=MODEL)
-    """Where bottleneck blocks take their stride: v1.5 (torchvision) or v1 (He 2015, Keras)."""
+    """Convolution of bottleneck blocks that strides: the 3×3 in v1.5 (torchvision), the 1×1 in v1 (He 2015, Keras)."""
     padding: str | None = field(default=None, metadata=MODEL)
     """Padding of strided convolutions of a ResNet: torch, or same (Flax's ImageNet example)."""
     width: int | None = field(default=None, metadata=MODEL)
@@ -127,48 +132,77 @@ class TrainConfig:
     drop_path: float | None = field(default=None, metadata=MODEL)
     """Stochastic depth of a ResNet."""
     remat: bool | None = field(default=None, metadata=MODEL)
-    """Run blocks again in the backward pass rather than keep their inner values: less memory, more time."""
+    """Run blocks again in the backward pass instead of keeping their inner values: less memory, more time."""
     frozen_batch_norm: bool | None = field(default=None, metadata=MODEL)
-    """Running statistics normalise in training too, and stay as they are."""
+    """Normalise by the running statistics in training too, and never update them."""
 
     dtype: str = "float32"
     """Compute type: float32, bfloat16, float16 (loss scaling) or float64. Parameters stay float32 at least."""
     batch_norm: str = "global"
-    """global: statistics over the whole batch; local: over each device's part."""
+    """global: statistics over the whole batch; local: over each device's share of it."""
     max_skipped: int = 20
-    """Steps in a row that may be skipped, for numbers that are infinite or none, before the run stops."""
+    """Steps in a row that may be skipped, for infinite or NaN values, before the run stops."""
     seed: int = 0
-    """Seed of the initial parameters, of the data's order and of all random changes."""
+    """Seed of the initial parameters, of the order of the data and of all augmentation."""
 
     parallel: str = field(default="jit", metadata=RUN)
-    """jit (one program over sharded arrays) or pmap (one a device)."""
+    """jit (one program over sharded arrays) or pmap (one program per device)."""
     shard_state: bool = field(default=False, metadata=RUN)
-    """Spread the optimiser's state and the averaged weights over the devices."""
+    """Shard the optimizer's state and the averaged weights over the devices."""
     workers: int | None = field(default=None, metadata=RUN)
-    """Threads that decode images beside the step; left out, one for each core."""
+    """Threads that decode images while steps run; left out, one per core."""
     checkpoint_minutes: float = field(default=10.0, metadata=RUN)
-    """Minutes between checkpoints; there is one after every epoch as well."""
+    """Minutes between checkpoints; every epoch ends with one as well."""
     tensorboard: bool = field(default=False, metadata=RUN)
     """Write metrics for TensorBoard too."""
     wandb: str | None = field(default=None, metadata=RUN)
-    """Project of Weights & Biases to write metrics to."""
+    """Project at Weights & Biases to write metrics to."""
     profile: bool = field(default=False, metadata=RUN)
     """Write a trace of a few steps to the run's folder."""
     out: Path | None = field(default=None, metadata=RUN)
-    """Folder of the run; one that is there already goes on where it stopped. Left out, a new folder under runs/."""
+    """Folder of the run; an existing run continues where it stopped. Left out, a new folder under runs/."""
 
 
-def reaching(what: dict[str, str]) -> tuple[str, ...]:
-    """Names of the options that reach `what`: MODEL or RUN."""
-    return tuple(option.name for option in fields(TrainConfig) if option.metadata == what)
+TrainConfig.__init__ = renamed_keyword(TrainConfig.__init__, **OLD_NAMES)  # type: ignore[method-assign]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResolvedConfig(TrainConfig):
+    """The options of a run after `with_recipe`, with defaults for those that neither user nor recipe name."""
+
+    recipe: str
+    test_crop: float = 0.875
+    batch_size: int
+    accumulate: int = 1
+    augment: tuple[str, ...] = ()
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    augment_until: float = 1.0
+    label_smoothing: float = 0.0
+    loss: str = "softmax"
+    optimizer: str = "sgd"
+    lr: float
+    lr_scaling: str = "none"
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+    decay: str = "all"
+    schedule: str = "step"
+    decay_at: tuple[float, ...] = (0.5, 0.75)
+    warmup: float = 0.0
+    warmup_lr: float = 0.0
+    warmup_shape: str = "linear"
+    clip_norm: float = 0.0
+    ema: float = 0.0
+
+
+def reaching(purpose: dict[str, str]) -> tuple[str, ...]:
+    """Returns the names of the options with this metadata: MODEL or RUN."""
+    return tuple(option.name for option in fields(TrainConfig) if option.metadata == purpose)
 
 
 def build_network(config: TrainConfig, num_classes: int) -> nn.Module:
-    """The network that a config names, with the options that reach it.
-
-    Raises:
-        ValueError: as `build_model`.
-    """
+    """Builds the network of a config with its MODEL options; raises as `build_model`."""
     options: dict[str, Any] = {name: getattr(config, name) for name in reaching(MODEL)}
     options = {name: value for name, value in options.items() if value is not None}
     if config.dtype == "float64":
@@ -177,7 +211,7 @@ def build_network(config: TrainConfig, num_classes: int) -> nn.Module:
 
 
 def check(config: TrainConfig) -> None:
-    """Raises ValueError, which names the value and what is allowed, where a given option cannot be."""
+    """Raises ValueError, with the value and what is allowed, for an option that has a wrong value."""
     if (config.mean is None) != (config.std is None):
         raise ValueError(f"give mean and std, or neither; given mean={config.mean} and std={config.std}")
     if config.new_head and config.weights is None:
@@ -190,69 +224,40 @@ def check(config: TrainConfig) -> None:
             check_value(name, value)
 
 
-def _among(allowed: Any, what: str | None = None) -> Callable[[str, Any], None]:
-    return lambda name, value: one_of(what or name, value, allowed)
+def _among(allowed: Any) -> Callable[[str, Any], None]:
+    return lambda name, value: one_of(name, value, allowed)
 
 
-def _positive(name: str, value: float) -> None:
-    if not 0 < value < float("inf"):
-        raise ValueError(f"{name} must be positive and finite; given {value!r}")
+def _must_be(allowed: str, is_allowed: Callable[[Any], bool]) -> Callable[[str, Any], None]:
+    def check_value(name: str, value: Any) -> None:
+        if not is_allowed(value):
+            raise ValueError(f"{name} must be {allowed}; given {value!r}")
+
+    return check_value
 
 
-def _not_negative(name: str, value: float) -> None:
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"{name} must be at least 0 and finite; given {value!r}")
+_positive = _must_be("positive and finite", lambda number: 0 < number < inf)
+_not_negative = _must_be("at least 0 and finite", lambda number: 0 <= number < inf)
+_share = _must_be("over 0 and at most 1", lambda number: 0 < number <= 1)
 
-
-def _finite(name: str, value: tuple[float, ...]) -> None:
-    if not all(-float("inf") < number < float("inf") for number in value):
-        raise ValueError(f"{name} must be finite; given {value!r}")
-
-
-def _all_positive(name: str, value: tuple[float, ...]) -> None:
-    for number in value:
-        _positive(name, number)
-
-
-def _seed(name: str, value: int) -> None:
-    if not 0 <= value < 2**32:
-        raise ValueError(f"seed must be from 0 to 4294967295; given {value!r}")
-
-
-def _data(name: str, value: str) -> None:
-    one_of("data set", value.partition(":")[0], DATASETS)
-
-
-def _augment(name: str, value: tuple[str, ...]) -> None:
-    parse_augmentations(value)
-
-
-def _rising_shares(name: str, value: tuple[float, ...]) -> None:
-    if not all(0 < share < 1 for share in value) or list(value) != sorted(set(value)):
-        raise ValueError(f"{name} must be rising shares over 0 and under 1; given {value!r}")
-
-
-def _share(name: str, value: float) -> None:
-    if not 0 < value <= 1:
-        raise ValueError(f"{name} must be over 0 and at most 1; given {value!r}")
-
-
-CHECKS: dict[str, Callable[[str, Any], None]] = {
+CHECKS: dict[str, Callable[[str, Any], object]] = {
     "arch": _among(ARCHS),
-    "data": _data,
+    "data": lambda name, value: one_of("data set", value.partition(":")[0], DATASETS),
     **dict.fromkeys(("image_size", "test_image_size", "epochs", "steps", "batch_size"), check_positive),
-    **dict.fromkeys(("accumulate", "num_classes"), check_positive),
-    **dict.fromkeys(("max_skipped", "workers"), check_positive),
+    **dict.fromkeys(("accumulate", "num_classes", "max_skipped", "workers"), check_positive),
     **dict.fromkeys(("lr", "checkpoint_minutes"), _positive),
     **dict.fromkeys(("mixup", "cutmix", "weight_decay", "warmup_lr", "clip_norm"), _not_negative),
     **dict.fromkeys(("momentum", "label_smoothing", "warmup", "ema"), check_rate),
     **dict.fromkeys(("test_crop", "augment_until"), _share),
-    "mean": _finite,
-    "std": _all_positive,
-    "augment": _augment,
-    "decay_at": _rising_shares,
+    "mean": _must_be("finite", lambda mean: all(-inf < number < inf for number in mean)),
+    "std": lambda name, std: [_positive(name, number) for number in std],
+    "augment": lambda name, value: parse_augmentations(value),
+    "decay_at": _must_be(
+        "rising shares over 0 and under 1",
+        lambda shares: all(0 < share < 1 for share in shares) and list(shares) == sorted(set(shares)),
+    ),
     "loss": _among(("softmax", "binary")),
-    "optimiser": _among(OPTIMISERS),
+    "optimizer": _among(OPTIMIZERS),
     "lr_scaling": _among(("none", "linear")),
     "decay": _among(("all", "kernels")),
     "schedule": _among(SCHEDULES),
@@ -260,5 +265,5 @@ CHECKS: dict[str, Callable[[str, Any], None]] = {
     "dtype": _among(DTYPES),
     "batch_norm": _among(("global", "local")),
     "parallel": _among(("jit", "pmap")),
-    "seed": _seed,
+    "seed": _must_be("from 0 to 4294967295", lambda seed: 0 <= seed < 2**32),
 }

@@ -4,7 +4,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from common_flax.checks import one_of
-from training_flax.config.config import MODEL, TrainConfig, check, reaching
+from training_flax.augment.registry import current_names
+from training_flax.config.config import MODEL, ResolvedConfig, TrainConfig, check, reaching
 from weights_flax.io.archs import ARCHS, constructor_options, published_size
 
 
@@ -14,8 +15,8 @@ class Recipe:
 
     Attributes:
         source: paper and section.
-        target: the published result, of which networks.
-        config: the options; those left open are `DEFAULTS`.
+        target: the published result, with its networks.
+        config: the options; for those that are None, see the defaults of `ResolvedConfig`.
     """
 
     source: str
@@ -23,160 +24,107 @@ class Recipe:
     config: TrainConfig
 
 
-# What no recipe and no user has named.
-DEFAULTS = TrainConfig(
-    arch="",
-    test_crop=0.875,
-    accumulate=1,
-    augment=(),
-    mixup=0.0,
-    cutmix=0.0,
-    augment_until=1.0,
-    label_smoothing=0.0,
-    loss="softmax",
-    optimiser="sgd",
-    lr_scaling="none",
-    momentum=0.9,
-    nesterov=False,
-    weight_decay=1e-4,
-    decay="all",
-    schedule="step",
-    decay_at=(0.5, 0.75),
-    warmup=0.0,
-    warmup_lr=0.0,
-    warmup_shape="linear",
-    clip_norm=0.0,
-    ema=0.0,
+_CIFAR_CROPS, _IMAGENET_CROPS = ("pad-crop:4", "flip"), ("random-resized-crop:0.08", "flip")
+_HE2015_CIFAR = TrainConfig(arch="resnet20", steps=64_000, batch_size=128, augment=_CIFAR_CROPS, lr=0.1)
+_HE2015_IMAGENET = TrainConfig(
+    arch="resnet50", image_size=224, epochs=90, batch_size=256, augment=_IMAGENET_CROPS, lr=0.1, decay_at=(1 / 3, 2 / 3)
 )
-
-QUICK_DIGITS = Recipe(
-    source="this project: a short run for handwriting, by SGD with warm-up and cosine (arXiv:1608.03983), the last "
-    "epoch without augmentation (arXiv:1909.09148)",
-    target="densenet121 on digits: 97 % of the test images and more",
-    config=TrainConfig(
-        arch="densenet121",
-        epochs=8,
-        batch_size=64,
-        augment=("affine",),
-        augment_until=7 / 8,
-        label_smoothing=0.1,
-        lr=0.05,
-        nesterov=True,
-        weight_decay=2e-2,
-        decay="kernels",
-        schedule="cosine",
-        warmup=0.1,
+_RECIPES = {
+    "quick-digits": Recipe(
+        source="this project: a short run for handwriting, by SGD with warm-up and cosine (arXiv:1608.03983), the last "
+        "epoch without augmentation (arXiv:1909.09148)",
+        target="densenet121 on digits: 97 % of the test images and more",
+        config=TrainConfig(
+            arch="densenet121",
+            epochs=8,
+            batch_size=64,
+            augment=("affine",),
+            augment_until=7 / 8,
+            label_smoothing=0.1,
+            lr=0.05,
+            nesterov=True,
+            weight_decay=2e-2,
+            decay="kernels",
+            schedule="cosine",
+            warmup=0.1,
+        ),
     ),
-)
-
-HE2015_CIFAR = Recipe(
-    source="He 2015, section 4.2; each channel's mean and deviation in place of each pixel's mean",
-    target="CIFAR-10 test error: resnet20 8.75 %, resnet32 7.51 %, resnet44 7.17 %, resnet56 6.97 %",
-    config=TrainConfig(arch="resnet20", steps=64_000, batch_size=128, augment=("pad-crop:4", "flip"), lr=0.1),
-)
-
-HE2015_CIFAR_DEEP = Recipe(
-    source="He 2015, section 4.2: over a hundred layers start with a rate of 0.01, for about 400 steps",
-    target="CIFAR-10 test error: resnet110 6.43 %, resnet1202 7.93 %",
-    config=replace(HE2015_CIFAR.config, arch="resnet110", warmup=400 / 64_000, warmup_lr=0.01, warmup_shape="constant"),
-)
-
-HUANG2017_CIFAR = Recipe(
-    source="Huang 2017, section 4.2; dropout 0.2 where data is not augmented",
-    target="CIFAR-10+ test error: densenet_40_12 5.24 %, densenet_bc_100_12 4.51 %, densenet_bc_190_40 3.46 %",
-    config=TrainConfig(
-        arch="densenet_40_12", epochs=300, batch_size=64, augment=("pad-crop:4", "flip"), lr=0.1, nesterov=True
+    "he2015-cifar": Recipe(
+        source="He 2015, section 4.2; each channel's mean and deviation in place of each pixel's mean",
+        target="CIFAR-10 test error: resnet20 8.75 %, resnet32 7.51 %, resnet44 7.17 %, resnet56 6.97 %",
+        config=_HE2015_CIFAR,
     ),
-)
-
-HE2015_IMAGENET = Recipe(
-    source="He 2015, section 3.4; random-resized crop in place of scale augmentation, and 90 epochs",
-    target="ImageNet top-1 error, one crop: resnet50 24.7 %, resnet101 23.6 %, resnet152 23.0 %",
-    config=TrainConfig(
-        arch="resnet50",
-        image_size=224,
-        epochs=90,
-        batch_size=256,
-        augment=("random-resized-crop:0.08", "flip"),
-        lr=0.1,
-        decay_at=(1 / 3, 2 / 3),
+    "he2015-cifar-deep": Recipe(
+        source="He 2015, section 4.2: over a hundred layers start at a learning rate of 0.01, for about 400 steps",
+        target="CIFAR-10 test error: resnet110 6.43 %, resnet1202 7.93 %",
+        config=replace(_HE2015_CIFAR, arch="resnet110", warmup=400 / 64_000, warmup_lr=0.01, warmup_shape="constant"),
     ),
-)
-
-GOYAL2017 = Recipe(
-    source="Goyal 2017, section 5.1: linear scaling, five epochs of warm-up, no decay of BatchNorm, zero-initialised "
-    "last scales; colour as in its footnote",
-    target="ImageNet top-1 error, one crop: resnet50 23.74 % at a batch of 8192",
-    config=replace(
-        HE2015_IMAGENET.config,
-        batch_size=8192,
-        augment=("random-resized-crop:0.08", "flip", "colour:0.4"),
-        lr_scaling="linear",
-        nesterov=False,
-        decay="kernels",
-        decay_at=(30 / 90, 60 / 90, 80 / 90),
-        warmup=5 / 90,
-        warmup_lr=0.1,
-        zero_init=True,
+    "huang2017-cifar": Recipe(
+        source="Huang 2017, section 4.2; dropout 0.2 where data is not augmented",
+        target="CIFAR-10+ test error: densenet_40_12 5.24 %, densenet_bc_100_12 4.51 %, densenet_bc_190_40 3.46 %",
+        config=TrainConfig(
+            arch="densenet_40_12", epochs=300, batch_size=64, augment=_CIFAR_CROPS, lr=0.1, nesterov=True
+        ),
     ),
-)
-
-A3 = Recipe(
-    source="Wightman 2021, table 2, A3: 100 epochs at 160 pixels",
-    target="ImageNet top-1 accuracy: resnet50 78.05 % at 224 pixels",
-    config=TrainConfig(
-        arch="resnet50",
-        image_size=160,
-        test_image_size=224,
-        test_crop=0.95,
-        epochs=100,
-        batch_size=2048,
-        augment=("random-resized-crop:0.08", "flip", "rand-augment:6"),
-        mixup=0.1,
-        cutmix=1.0,
-        loss="binary",
-        optimiser="lamb",
-        lr=8e-3,
-        weight_decay=0.02,
-        decay="kernels",
-        schedule="cosine",
-        warmup=0.05,
-        warmup_lr=1e-4,
-        clip_norm=1.0,
+    "he2015-imagenet": Recipe(
+        source="He 2015, section 3.4; random-resized crop in place of scale augmentation, and 90 epochs",
+        target="ImageNet top-1 error, one crop: resnet50 24.7 %, resnet101 23.6 %, resnet152 23.0 %",
+        config=_HE2015_IMAGENET,
     ),
-)
-
-FINE_TUNE = Recipe(
-    source="this project: weights of others, a tenth of the usual rate, warm-up and cosine",
-    target="50 images of each class of CIFAR-10 (JPEG), from weights that know them: resnet20 over 80 %",
-    config=TrainConfig(
-        arch="resnet50",
-        epochs=20,
-        batch_size=32,
-        augment=("pad-crop:4", "flip"),
-        lr=0.01,
-        schedule="cosine",
-        warmup=0.1,
+    "goyal2017": Recipe(
+        source="Goyal 2017, section 5.1: linear scaling, five epochs of warm-up, no decay of BatchNorm, "
+        "zero-initialised last scales; color as in its footnote",
+        target="ImageNet top-1 error, one crop: resnet50 23.74 % at a batch of 8192",
+        config=replace(
+            _HE2015_IMAGENET,
+            batch_size=8192,
+            augment=(*_IMAGENET_CROPS, "color:0.4"),
+            lr_scaling="linear",
+            nesterov=False,
+            decay="kernels",
+            decay_at=(30 / 90, 60 / 90, 80 / 90),
+            warmup=5 / 90,
+            warmup_lr=0.1,
+            zero_init=True,
+        ),
     ),
-)
-
-_BY_NAME = {
-    "quick-digits": QUICK_DIGITS,
-    "he2015-cifar": HE2015_CIFAR,
-    "he2015-cifar-deep": HE2015_CIFAR_DEEP,
-    "huang2017-cifar": HUANG2017_CIFAR,
-    "he2015-imagenet": HE2015_IMAGENET,
-    "goyal2017": GOYAL2017,
-    "a3": A3,
-    "fine-tune": FINE_TUNE,
+    "a3": Recipe(
+        source="Wightman 2021, table 2, A3: 100 epochs at 160 pixels",
+        target="ImageNet top-1 accuracy: resnet50 78.05 % at 224 pixels",
+        config=TrainConfig(
+            arch="resnet50",
+            image_size=160,
+            test_image_size=224,
+            test_crop=0.95,
+            epochs=100,
+            batch_size=2048,
+            augment=(*_IMAGENET_CROPS, "rand-augment:6"),
+            mixup=0.1,
+            cutmix=1.0,
+            loss="binary",
+            optimizer="lamb",
+            lr=8e-3,
+            weight_decay=0.02,
+            decay="kernels",
+            schedule="cosine",
+            warmup=0.05,
+            warmup_lr=1e-4,
+            clip_norm=1.0,
+        ),
+    ),
+    "fine-tune": Recipe(
+        source="this project: published weights, a tenth of the usual learning rate, warm-up and cosine",
+        target="50 images of each class of CIFAR-10 (JPEG), from weights that know them: resnet20 over 80 %",
+        config=TrainConfig(
+            arch="resnet50", epochs=20, batch_size=32, augment=_CIFAR_CROPS, lr=0.01, schedule="cosine", warmup=0.1
+        ),
+    ),
 }
-RECIPES: dict[str, Recipe] = {
-    name: replace(recipe, config=replace(recipe.config, recipe=name)) for name, recipe in _BY_NAME.items()
-}
+RECIPES = {name: replace(recipe, config=replace(recipe.config, recipe=name)) for name, recipe in _RECIPES.items()}
 
 
 def suitable_recipe(config: TrainConfig) -> str:
-    """The recipe of a config that names none: by its data, else by what the network was published for."""
+    """Names the recipe for a config without one: by its data, else by the images that the network was published for."""
     if config.data == "digits":
         return "quick-digits"
     if published_size(ARCHS[config.arch]()) > 32:
@@ -184,15 +132,18 @@ def suitable_recipe(config: TrainConfig) -> str:
     return "huang2017-cifar" if config.arch.startswith("densenet") else "he2015-cifar"
 
 
-def with_recipe(config: TrainConfig, *, batch_norm: bool = True) -> TrainConfig:
-    """`config` with all that it leaves open filled in from its recipe; naming epochs or steps overrides both.
+def with_recipe(config: TrainConfig, *, batch_norm: bool = True) -> ResolvedConfig:
+    """Fills in the options that are None from the recipe, else from the defaults of `ResolvedConfig`.
+
+    A config with epochs or steps takes neither from the recipe.
 
     Args:
-        config: any.
-        batch_norm: whether the network has BatchNorm. Without it the recipes' rates diverge: it gets a tenth.
+        config: any config.
+        batch_norm: the network has BatchNorm. Networks without it diverge at the recipes' learning rates, and get a
+            tenth.
 
     Raises:
-        ValueError: an option cannot be, or there is no such recipe (the nearest is named).
+        ValueError: an option has a wrong value, or there is no such recipe (the message names the nearest).
     """
     check(config)
     name = config.recipe or suitable_recipe(config)
@@ -205,11 +156,10 @@ def with_recipe(config: TrainConfig, *, batch_norm: bool = True) -> TrainConfig:
     # A recipe's option, such as zero_init, is for networks that have it.
     missing = set(reaching(MODEL)) - set(constructor_options(config.arch))
     recipe = replace(recipe, **dict.fromkeys(missing))  # type: ignore[arg-type]
-    found: dict[str, Any] = {
-        option.name: next(
-            (value for source in (config, recipe, DEFAULTS) if (value := getattr(source, option.name)) is not None),
-            None,
-        )
-        for option in fields(TrainConfig)
-    }
-    return replace(config, **found | {"recipe": name})
+    resolved = ResolvedConfig(**_named_options(recipe) | _named_options(config) | {"recipe": name})
+    return replace(resolved, augment=current_names(resolved.augment))
+
+
+def _named_options(config: TrainConfig) -> dict[str, Any]:
+    values = {option.name: getattr(config, option.name) for option in fields(TrainConfig)}
+    return {name: value for name, value in values.items() if value is not None}

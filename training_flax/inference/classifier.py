@@ -1,6 +1,5 @@
-"""A network on the devices, which names the likeliest classes of batches of images."""
+"""A network on the devices that predicts the most probable classes of batches of images."""
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -12,7 +11,8 @@ from flax import linen as nn
 
 from common_flax.checks import check_positive
 from layers_flax import Network
-from training_flax.inference.transform import with_channels
+from training_flax.data.decode import with_channels
+from training_flax.data.loader import ahead
 from training_flax.learn.evaluation import whole_batch
 from training_flax.learn.steps import normalise
 from training_flax.runtime.compilation import compiler_options
@@ -24,20 +24,20 @@ WORTH_FOLDING = 256  # images: folding takes a second or two, and saves a fifth 
 
 
 class Predictions(NamedTuple):
-    """The likeliest classes of images, the likeliest first, in the order of `torch.topk(logits.softmax(-1), top)`."""
+    """The most probable classes of images, in the order of `torch.topk(logits.softmax(-1), top)`."""
 
     probabilities: Any  # (images, top) float32
     classes: Any  # (images, top) int32
 
 
 def image_channels(model: nn.Module, variables: Mapping[str, Any]) -> int:
-    """Channels of the images that a network sees."""
+    """Returns the number of channels of a network's images."""
     return model.first_kernel(variables).shape[2]
 
 
 @cache
 def _jitted() -> Any:
-    """One for all classifiers; it asks for the backend, which must not be started before it is needed."""
+    """Returns the jitted function of all classifiers; made at the first call, because this starts JAX's backend."""
     return jax.jit(_likeliest, static_argnames=("model", "top"), compiler_options=compiler_options())
 
 
@@ -49,17 +49,18 @@ def _likeliest(model: nn.Module, top: int, variables: Any, images: jax.Array, me
 
 
 class Classifier:
-    """A network on the devices, which names the likeliest classes of a batch.
+    """A network on the devices that predicts the most probable classes of a batch.
 
-    For many images it is folded first (`weights_flax.fold_batch_norm`), which is faster, and the same within rounding.
+    For many images its BatchNorms are folded (`weights_flax.fold_batch_norm`), which is faster, and equal within
+    rounding.
 
     Args:
-        images: how many there will be; a batch is not made larger than that.
-        model, variables, mean, std, top, batch_size: see `predict`, errors too.
+        images: the number of images to come; batches are no larger than that.
+        model, variables, mean, std, top, batch_size: see `predict`, also for errors.
 
     Attributes:
-        batch_size: images at a time, a multiple of the devices.
-        top: classes named of each.
+        batch_size: images at a time, a multiple of the number of devices.
+        top: number of classes per image.
     """
 
     def __init__(
@@ -93,31 +94,28 @@ class Classifier:
         self._moments = self._devices.replicate([np.asarray(values, widest) for values in (mean, std)])
 
     def compile(self, image_shape: tuple[int, int, int]) -> None:
-        """Compiles for images of one shape, so that the first batch does not have to wait."""
+        """Compiles for images of one shape ahead of time."""
         images = jax.ShapeDtypeStruct((self.batch_size, *image_shape), np.uint8, sharding=self._devices.spread)
         self._step = _jitted().lower(self._model, self.top, self._variables, images, *self._moments).compile()
 
     def start(self, images: np.ndarray) -> Predictions:
-        """Begins on a batch, (up to batch_size, height, width, channels) uint8; the last image fills it up.
+        """Starts on a batch, (up to batch_size, height, width, channels) uint8, filled up with its last image.
 
-        Gives arrays on the devices, of batch_size rows.
+        Returns arrays on the devices, of batch_size rows.
         """
         missing = self.batch_size - len(images)
         full = np.concatenate([images, images[-1:].repeat(missing, 0)]) if missing else images
         return self._step(self._variables, self._devices.put_rows(full), *self._moments)
 
     def in_batches(self, images: Any) -> Iterator[Predictions]:
-        """The predictions of images of one shape, batch by batch; the devices begin on one before the last is told."""
-        begun: deque[tuple[int, Predictions]] = deque()
-        for start in range(0, len(images), self.batch_size):
-            batch = with_channels(np.asarray(images[start : start + self.batch_size]), self._channels)
-            begun.append((len(batch), self.start(batch)))
-            if len(begun) > 1:
-                yield told(*begun.popleft())
-        while begun:
-            yield told(*begun.popleft())
+        """Yields the predictions of images of one shape, batch by batch; the devices work one batch ahead."""
+        starts = range(0, len(images), self.batch_size)
+        batches = (np.asarray(images[start : start + self.batch_size]) for start in starts)
+        started = ((len(batch), self.start(with_channels(batch, self._channels))) for batch in batches)
+        for count, results in ahead(2, started):
+            yield told(count, results)
 
 
 def told(count: int, results: Predictions) -> Predictions:
-    """The first `count` rows of what the devices have found, once they have."""
+    """Waits for results on the devices and returns their first `count` rows."""
     return Predictions(*(rows[:count] for rows in jax.device_get(results)))

@@ -4,10 +4,10 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import jax
 import numpy as np
@@ -21,81 +21,79 @@ from common_flax.files import whole_file
 from training_flax.config.config import DTYPES
 from training_flax.data.folder import find_images
 from training_flax.inference.classifier import Classifier, image_channels
-from training_flax.inference.lines import Table, json_lines
+from training_flax.inference.lines import json_lines, row_format, table_rows
 from training_flax.inference.predict import FileBatch, FileStream
-from training_flax.inference.trained import Trained, read_config, read_run, read_weights
+from training_flax.inference.trained import Trained, network_of_run, network_of_weights, read_config
 from training_flax.inference.transform import View
 from training_flax.plots.grids import draw_predictions
 from training_flax.runtime.compilation import keep_compiled_programs
 from training_flax.runtime.signals import interrupts
-from training_flax.runtime.terminal import Bar
+from training_flax.runtime.terminal import progress_bar
 from weights_flax.io.archs import describe, published_size
 
 PROG = "python -m training_flax.predict"
-DESCRIPTION = "What a trained network takes images for: a table, JSON lines or a picture."
+DESCRIPTION = "Predicts the classes of images with a trained network: a table, JSON lines or a picture."
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PICTURES = (".png", ".pdf", ".svg")
-PICTURED = 24
+PICTURED = 24  # images
+Numbers = tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class CommandLine:
-    """What to predict, with which network, and where to."""
+    """The images, the network, and the output."""
 
     images: Positional[tuple[str, ...]] = ()
-    """Image files; folders, whose images are taken with those of the folders in them; - is a list of both on stdin."""
+    """Image files; folders, for the images in them and in their subfolders; - reads a list of both from stdin."""
 
     run: Path | None = None
-    """Folder of a run of train.py: its averaged weights, if it has any."""
+    """Folder of a run of train.py; its averaged weights are used if it has any."""
     weights: str | None = None
-    """File of weights, of any format that weights_flax reads."""
+    """File of weights, in any format that weights_flax reads."""
     arch: str | None = None
-    """Architecture of the weights, where the file does not tell."""
+    """Architecture of the weights, if the file does not name it."""
 
     top: int | None = None
-    """Classes to name of each image; left out, 5, or all of fewer."""
+    """Classes per image; left out, 5, or all if there are fewer."""
     json: bool = False
-    """Write a line of JSON for each image in place of the table."""
+    """Write a line of JSON for each image instead of the table."""
     out: Path | None = None
-    """File to write to in place of the terminal."""
+    """File to write to instead of the terminal."""
     picture: Path | None = None
-    """Draw the first images with their classes too, into this file: .png, .pdf or .svg."""
+    """Picture of the first images with their classes: a .png, .pdf or .svg file."""
 
     image_size: int | None = None
-    """Pixels of a side that the network sees; left out, those of the run, or what the network was published for."""
+    """Height and width that the network sees; left out, those of the run, or of the network's publication."""
     crop: float | None = None
-    """Share of the shorter side that is cut out of an image's centre. Left out, images that have the size already stay
-    whole, and it is the run's for others, or 0.875."""
+    """Share of the shorter side that the centre crop keeps. Left out, images that have the size already are not
+    cropped, and for others it is the run's, or 0.875."""
     mean: str | None = None
-    """Mean of each channel, with pixels from 0 to 1: 0.485,0.456,0.406. Left out, the run's or the file's."""
+    """Mean of each channel, for pixels from 0 to 1: 0.485,0.456,0.406. Left out, the run's or the file's."""
     std: str | None = None
-    """Deviation of each channel, likewise."""
+    """Standard deviation of each channel, in the same form."""
     classes: Path | None = None
-    """File with the names of the classes, one a line. Left out, the run's or the file's."""
+    """File with the names of the classes, one per line. Left out, the run's or the file's."""
 
     batch_size: int = 64
     """Images at a time."""
     workers: int | None = None
-    """Threads that decode images; left out, one for each core."""
+    """Threads that decode images; left out, one per core."""
     dtype: str | None = None
     """Compute type: float32, bfloat16, float16 or float64. Left out, the run's, or float32."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command line; gives the exit code.
+    """Runs the command line; returns the exit code.
 
-    It is 1 if an image could not be read, 2 for what cannot be done, 130 when interrupted.
+    The code is 1 if an image could not be read, 2 after an error, 130 when interrupted.
     """
     try:
         return run(parse_options(CommandLine, arguments, prog=PROG, description=DESCRIPTION))
-    except ValueError as error:
-        print(f"predict: error: {error}", file=sys.stderr)
-        return 2
     except BrokenPipeError:
-        # Nobody reads on. What is still to be written at the end goes nowhere.
+        # The reader of the pipe has gone. Python still flushes stdout at its end, which must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
+    except (ValueError, OSError) as error:
         print(f"predict: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -104,18 +102,18 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def run(options: CommandLine) -> int:
-    """Does what the command line asks for; gives the exit code."""
+    """Predicts as the options say; returns the exit code."""
     _check(options)
     check_backend()
-    trained = _resolved(_read(options), options)
-    names, mean, std, size = trained.class_names, trained.mean, trained.std, trained.size
-    assert names is not None and mean is not None and std is not None and size is not None
+    trained = _read(options)
+    names, mean, std, size = _resolved(trained, options)
+    crop, keep = (trained.crop, trained.keep) if options.crop is None else (options.crop, False)
     paths = find_images(options.images, sys.stdin)
-    view = View(size, image_channels(trained.model, trained.variables), trained.crop, trained.keep)
+    view = View(size, image_channels(trained.model, trained.variables), crop, keep)
     classifier = Classifier(trained.model, trained.variables, mean, std, options.top, options.batch_size, len(paths))
     stream = FileStream(classifier, paths, view, options.workers)
     keep_compiled_programs()
-    with interrupts() as check, _writing(options.out) as out:
+    with interrupts() as check, nullcontext(sys.stdout) if options.out is None else _writing(options.out) as out:
         classifier.compile(view.shape)
         first, broken = _write(stream, names, options.json, out, check)
     if options.picture is not None:
@@ -126,33 +124,34 @@ def run(options: CommandLine) -> int:
 def _write(
     stream: FileStream, names: Sequence[str], as_json: bool, out: IO[str], check: Callable[[], None]
 ) -> tuple[list[FileBatch], int]:
-    """Writes what is found as it is found; gives the first batches, for a picture, and how many images were broken."""
-    table = Table(stream.paths, names)
+    """Writes predictions batch by batch; returns the first batches, for a picture, and the number of broken images."""
+    row = row_format(stream.paths, names)
     if not as_json:
-        print(table.heading, file=out)
+        print(row.format("image", "class", "probability"), file=out)
     first: list[FileBatch] = []
     broken, start = 0, time.perf_counter()
-    with Bar("predict", len(stream.paths), shown=not out.isatty()) as bar:
+    with progress_bar("predict", len(stream.paths), shown=not out.isatty()) as bar:
         for batch in stream:
             check()
             for complaint in batch.broken:
                 tqdm.write(f"predict: {complaint}; skipped", file=sys.stderr)
             broken += len(batch.broken)
-            out.writelines(f"{line}\n" for line in (json_lines(batch, names) if as_json else table.lines(batch)))
+            lines = json_lines(batch, names) if as_json else table_rows(row, batch, names)
+            out.writelines(f"{line}\n" for line in lines)
             out.flush()
             if sum(len(kept.paths) for kept in first) < PICTURED:
                 first.append(batch)
-            bar.advance(batch.files, "")
+            bar.update(batch.files)
     _sum_up(stream, broken, time.perf_counter() - start)
     return first, broken
 
 
 def _sum_up(stream: FileStream, broken: int, seconds: float) -> None:
     images, network, decoding = len(stream.paths) - broken, stream.waited_for_network, stream.waited_for_images
-    what = f"{images:,} image{'s' * (images != 1)}" + (f", {broken:,} skipped" if broken else "")
+    count = f"{images:,} image{'s' * (images != 1)}" + (f", {broken:,} skipped" if broken else "")
     limit = "the network" if network >= decoding else "decoding"
     waits = f"waited {network:.1f} s for the network, {decoding:.1f} s for images"
-    _say(f"{what}; {seconds:.1f} s, {images / seconds:,.1f} images/s; limited by {limit} ({waits})")
+    _say(f"{count}; {seconds:.1f} s, {images / seconds:,.1f} images/s; limited by {limit} ({waits})")
 
 
 def _draw(path: Path, batches: Sequence[FileBatch], names: Sequence[str]) -> None:
@@ -169,11 +168,7 @@ def _draw(path: Path, batches: Sequence[FileBatch], names: Sequence[str]) -> Non
 
 
 @contextmanager
-def _writing(path: Path | None) -> Iterator[IO[str]]:
-    """The terminal, or a file that appears when it is whole."""
-    if path is None:
-        yield sys.stdout
-        return
+def _writing(path: Path) -> Iterator[IO[str]]:
     with whole_file(path) as unfinished, unfinished.open("w", encoding="utf-8", errors="replace") as file:
         yield file
 
@@ -183,7 +178,7 @@ def _say(line: str) -> None:
 
 
 def _check(options: CommandLine) -> None:
-    """Raises ValueError for options that cannot be, before anything is read."""
+    """Raises ValueError for wrong options, before anything is read."""
     if (options.run is None) == (options.weights is None):
         given = "neither is" if options.run is None else "both are"
         raise ValueError(f"give --run DIR or --weights FILE; {given} given")
@@ -202,11 +197,13 @@ def _read(options: CommandLine) -> Trained:
     dtype = options.dtype or (read_config(options.run)["dtype"] if options.run else "float32")
     if dtype == "float64":
         jax.config.update("jax_enable_x64", True)
-    return read_run(options.run, dtype) if options.run else read_weights(options.weights or "", options.arch, dtype)
+    if options.weights is not None:
+        return network_of_weights(options.weights, options.arch, dtype)
+    return network_of_run(cast(Path, options.run), dtype)
 
 
-def _resolved(trained: Trained, options: CommandLine) -> Trained:
-    """What is known of a network with what the options say in its place, and nothing left open; says so."""
+def _resolved(trained: Trained, options: CommandLine) -> tuple[tuple[str, ...], Numbers, Numbers, tuple[int, int]]:
+    """Returns names of classes, mean, std and size of images, from options, network or defaults; prints them."""
     num_classes: int = getattr(trained.model, "num_classes")  # noqa: B009
     names, mean, std = trained.class_names, _numbers("mean", options.mean), _numbers("std", options.std)
     if options.classes is not None:
@@ -221,15 +218,14 @@ def _resolved(trained: Trained, options: CommandLine) -> Trained:
     size = trained.size or (published_size(trained.model),) * 2
     if options.image_size is not None:
         size = (options.image_size, options.image_size)
-    crop, keep = (trained.crop, trained.keep) if options.crop is None else (options.crop, False)
     shown = [" ".join(f"{value:.4g}" for value in values) for values in (mean, std)]
     sides = "×".join(map(str, size))
     arch = describe(trained.model)[0] or type(trained.model).__name__
     _say(f"{arch}, {num_classes} classes, sees {sides} pixels, mean {shown[0]}, std {shown[1]}")
-    return replace(trained, class_names=names, mean=mean, std=std, size=size, crop=crop, keep=keep)
+    return names, mean, std, size
 
 
-def _numbers(name: str, text: str | None) -> tuple[float, ...] | None:
+def _numbers(name: str, text: str | None) -> Numbers | None:
     try:
         return None if text is None else tuple(map(float, text.split(",")))
     except ValueError:

@@ -1,7 +1,6 @@
-"""What a network takes images for: arrays, or files that are decoded while it works."""
+"""Predictions of a network: for arrays, or for files that are decoded while the network runs."""
 
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -14,7 +13,7 @@ from flax import linen as nn
 from common_flax.checks import check_images, check_positive
 from training_flax.data.dataset import StreamedSplit
 from training_flax.data.decode import read_image
-from training_flax.data.loader import AHEAD, Reader
+from training_flax.data.loader import AHEAD, Reader, ahead
 from training_flax.inference.classifier import Classifier, Predictions, image_channels, told
 from training_flax.inference.transform import CROP, View
 from weights_flax.io.archs import published_size
@@ -33,30 +32,30 @@ def predict(
     crop: float | None = None,
     workers: int | None = None,
 ) -> Predictions:
-    """The likeliest classes of images, on all devices, with running statistics and no dropout.
+    """Predicts the most probable classes of images, on all devices, with running statistics and no dropout.
 
-    Nothing but the predictions is kept of the images, however many there are. Images in one channel are repeated for a
-    network that sees three, and colours become their luma for one that sees one.
+    Images are read batch by batch, so any number fits into memory. Grey images are repeated for a network of three
+    channels, and colours become their luma for a network of one.
 
     Args:
         model: any network of either family.
         variables: {"params", "batch_stats"}.
-        images: an array (batch, height, width, channels) uint8, which is seen as it is; or paths of image files of any
-            size, which are decoded by threads while the network works.
+        images: an array (batch, height, width, channels) uint8, used without resizing; or paths of image files of any
+            size, which threads decode while the network runs.
         mean, std: the network sees (pixel / 255 - mean) / std, channel by channel.
-        top: how many classes to give; None is five, or all of fewer.
-        batch_size: images at a time; changes nothing but speed, and numbers by rounding.
-        image_size: of files: pixels of a side that the network sees; None is what it was published for, 224, or 32
-            with a stem for small images.
-        crop: of files: the share of the shorter side that is cut out of the centre; None leaves images whole that have
-            the size already, and is 0.875 for others.
-        workers: of files: threads that decode; None is one for each core.
+        top: number of classes to return; None is five, or all if there are fewer.
+        batch_size: images at a time; changes only the speed, and values within rounding.
+        image_size: for files: height and width that the network sees; None is the size that the network was published
+            for, 224, or 32 with a stem for small images.
+        crop: for files: share of the shorter side that the centre crop keeps; None does not crop images that have the
+            size already, and is 0.875 for others.
+        workers: for files: threads that decode; None is one per core.
 
     Returns:
         `Predictions`: probabilities (images, top), softmax in float32 or wider, and classes (images, top) int32.
 
     Raises:
-        ValueError: one line: an argument cannot be, a file cannot be read, or the network's numbers are not finite.
+        ValueError: one line: an argument is wrong, a file cannot be read, or the network's values are not finite.
     """
     if isinstance(images, np.ndarray | jax.Array):
         check_images(images.shape)
@@ -74,13 +73,13 @@ def predict(
 
 
 class FileBatch(NamedTuple):
-    """What became of some files.
+    """The results for some files.
 
     Attributes:
-        paths: those that could be read.
-        images: (paths, height, width, channels) uint8, what the network has seen of them.
-        predictions: of these.
-        broken: a line for each file that could not be read, or got numbers that are not finite, which names it.
+        paths: the files that could be read.
+        images: (paths, height, width, channels) uint8, as the network saw them.
+        predictions: for these images.
+        broken: an error of one line for each other file: it could not be read, or its values are not finite.
     """
 
     paths: list[str]
@@ -90,19 +89,19 @@ class FileBatch(NamedTuple):
 
     @property
     def files(self) -> int:
-        """How many files it was."""
+        """The number of files, broken ones included."""
         return len(self.paths) + len(self.broken)
 
 
 class FileStream:
-    """Predictions of image files, batch by batch, in their order and in constant memory.
+    """Predictions of image files, batch by batch, in order and in constant memory.
 
-    Threads decode the next batches while the devices work on one and the caller on the one before.
+    Threads decode the next batches while the devices work on a batch and the caller on the batch before.
 
     Attributes:
-        paths: all of them.
-        waited_for_images: seconds for which there was nothing to give to the devices, so far.
-        waited_for_network: seconds for which the devices were waited for.
+        paths: the paths of all files.
+        waited_for_images: seconds of waiting for decoded images, so far.
+        waited_for_network: seconds of waiting for the devices, so far.
     """
 
     def __init__(self, classifier: Classifier, paths: Sequence[str], view: View, workers: int | None = None):
@@ -112,45 +111,30 @@ class FileStream:
         self.waited_for_images = self.waited_for_network = 0.0
 
     def __iter__(self) -> Iterator[FileBatch]:
-        labels = np.zeros(len(self.paths), np.int32)
-        part = StreamedSplit(labels, self._view.shape, lambda index: read_image(self.paths[index], self.paths[index]))
-        reader = Reader(part, self._view.fit, self._workers)
+        labels, size = np.zeros(len(self.paths), np.int32), self._classifier.batch_size
+        split = StreamedSplit(labels, self._view.shape, lambda index: read_image(self.paths[index], self.paths[index]))
+        reader = Reader(split, self._view.fit, self._workers)
         try:
-            yield from self._batches(reader)
+            batches = (np.arange(start, min(start + size, len(labels))) for start in range(0, len(labels), size))
+            decoding = ((rows, reader.start(rows, labels[rows])) for rows in batches)
+            running = (self._begin(rows, images) for rows, images in ahead(AHEAD, decoding))
+            yield from map(self._finish, ahead(2, running))
         finally:
             reader.close()
 
-    def _batches(self, reader: Reader) -> Iterator[FileBatch]:
-        size = self._classifier.batch_size
-        starts = iter(range(0, len(self.paths), size))
-        decoding: deque[tuple[int, list[Future[np.ndarray]]]] = deque()
-        running: FileBatch | None = None
-        while True:
-            while len(decoding) < AHEAD and (start := next(starts, None)) is not None:
-                rows = np.arange(start, min(start + size, len(self.paths)))
-                decoding.append((start, reader.start(rows, np.zeros_like(rows))))
-            begun = self._begin(*decoding.popleft()) if decoding else None
-            if running is not None:
-                yield self._finish(running)
-            if begun is None:
-                return
-            running = begun
-
-    def _begin(self, start: int, decoded: "list[Future[np.ndarray]]") -> FileBatch:
-        """Gives a batch to the devices; its predictions are theirs yet."""
+    def _begin(self, rows: np.ndarray, decoded: "list[Future[np.ndarray]]") -> FileBatch:
+        """Starts the network on a batch; its predictions are still on the devices."""
         before = time.perf_counter()
         paths, images, broken = [], [], []
-        for path, image in zip(self.paths[start : start + len(decoded)], decoded, strict=True):
+        for path, image in zip([self.paths[row] for row in rows], decoded, strict=True):
             try:
                 images.append(image.result())
                 paths.append(path)
             except ValueError as error:
                 broken.append(str(error) if repr(path) in str(error) else f"{path!r}: {error}")
         self.waited_for_images += time.perf_counter() - before
-        shape, top = self._view.shape, self._classifier.top
         if not images:
-            nothing = Predictions(np.zeros((0, top), np.float32), np.zeros((0, top), np.int32))
-            return FileBatch(paths, np.zeros((0, *shape), np.uint8), nothing, broken)
+            return FileBatch(paths, np.zeros((0, *self._view.shape), np.uint8), _none(self._classifier), broken)
         pixels = np.stack(images)
         return FileBatch(paths, pixels, self._classifier.start(pixels), broken)
 
@@ -158,18 +142,11 @@ class FileStream:
         before = time.perf_counter()
         predictions = told(len(batch.paths), batch.predictions)
         self.waited_for_network += time.perf_counter() - before
-        fine = np.isfinite(predictions.probabilities).all(1)
-        lost = [
-            f"{path!r}: the network's numbers are not finite"
-            for path, ok in zip(batch.paths, fine, strict=True)
-            if not ok
-        ]
-        return FileBatch(
-            [path for path, ok in zip(batch.paths, fine, strict=True) if ok],
-            batch.images[fine],
-            Predictions(*(rows[fine] for rows in predictions)),
-            batch.broken + lost,
-        )
+        finite = np.isfinite(predictions.probabilities).all(1)
+        paths = [batch.paths[row] for row in np.flatnonzero(finite)]
+        lost = [f"{batch.paths[row]!r}: the network's numbers are not finite" for row in np.flatnonzero(~finite)]
+        kept = Predictions(*(rows[finite] for rows in predictions))
+        return FileBatch(paths, batch.images[finite], kept, batch.broken + lost)
 
 
 def _unbroken(batch: FileBatch) -> Predictions:
@@ -178,11 +155,13 @@ def _unbroken(batch: FileBatch) -> Predictions:
     return batch.predictions
 
 
+def _none(classifier: Classifier) -> Predictions:
+    """Makes the predictions of no images."""
+    return Predictions(np.zeros((0, classifier.top), np.float32), np.zeros((0, classifier.top), np.int32))
+
+
 def _joined(classifier: Classifier, batches: Iterator[Predictions]) -> Predictions:
-    found = list(batches)
-    if not found:
-        return Predictions(np.zeros((0, classifier.top), np.float32), np.zeros((0, classifier.top), np.int32))
-    predictions = Predictions(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+    predictions = Predictions(*map(np.concatenate, zip(_none(classifier), *batches, strict=True)))
     lost = np.flatnonzero(~np.isfinite(predictions.probabilities).all(1))
     if len(lost):
         raise ValueError(f"the network's numbers for image {lost[0]} are not finite")

@@ -1,6 +1,5 @@
-"""A trained network, and what a run or a file of weights says of it: classes, normalisation, size of images."""
+"""Trained networks from runs and from files of weights, with their classes, normalisation and size of images."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -13,22 +12,23 @@ from flax import linen as nn
 from training_flax.config.config import DTYPES
 from training_flax.data.source import MEMORY_LIMIT
 from training_flax.inference.transform import CROP
+from training_flax.run import folder as run_folder
 from training_flax.run.checkpoints import restore
 from weights_flax import build_model, load_model
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A network, its variables, and what is said of it; None is what nothing says.
+    """A network, its variables and its metadata; None if the source has no such value.
 
     Attributes:
         model: the network.
         variables: {"params", "batch_stats"}.
         class_names: one for each class.
-        mean, std: what pixels from 0 to 1 are normalised with, channel by channel.
+        mean, std: the normalisation of pixels from 0 to 1, channel by channel.
         size: (height, width) of the images in tests.
-        crop: share of a test image's shorter side that is kept, where it is resized.
-        keep: images that have the size already are not resized.
+        crop: share of a test image's shorter side that the centre crop keeps.
+        keep: images that have the size already are neither cropped nor resized.
     """
 
     model: nn.Module
@@ -42,25 +42,15 @@ class Trained:
 
 
 def read_config(run: Path) -> dict[str, Any]:
-    """What config.json of a run says.
-
-    Raises:
-        ValueError: there is no run, or the file is damaged.
-    """
-    path = run / "config.json"
-    if not path.is_file():
-        raise ValueError(f"{str(run)!r} is no run: it has no config.json")
-    try:
-        config = json.loads(path.read_text())
-    except ValueError:
-        config = None
-    if not isinstance(config, dict) or config.get("dtype") not in DTYPES:
-        raise ValueError(f"{str(path)!r} is damaged")
+    """Reads a run's config.json; raises ValueError if it is missing or damaged."""
+    config = run_folder.read_config(run)
+    if config.get("dtype") not in DTYPES:
+        raise ValueError(f"{str(run / 'config.json')!r} is damaged")
     return config
 
 
-def read_run(run: Path, dtype: str | None = None) -> Trained:
-    """The network of a run, finished or not: its averaged weights where there are any.
+def network_of_run(run: Path, dtype: str | None = None) -> Trained:
+    """Reads the network of a run, finished or not, with its averaged weights if it has any.
 
     Args:
         run: the run's folder.
@@ -73,12 +63,12 @@ def read_run(run: Path, dtype: str | None = None) -> Trained:
     try:
         options = {name: value for name, value in config["model"].items() if value is not None}
         options |= {"arch": config["arch"], "num_classes": config["num_classes"]}
-        said = {**_said(config), "crop": float(config["test_crop"])}
+        metadata = {**_metadata(config), "crop": float(config["test_crop"])}
         test_size, shape = config["test_image_size"], config["image_shape"]
-        said |= {"size": (test_size, test_size)} if test_size else {}
-        # More pixels than stay in memory were streamed, and the run resized each image.
+        metadata |= {"size": (test_size, test_size)} if test_size else {}
+        # A data set with more pixels than fit into memory was streamed, and then the run resized each image.
         pixels = max(config["train_examples"], config["test_examples"]) * prod(shape)
-        said["keep"] = not test_size and pixels <= MEMORY_LIMIT
+        metadata["keep"] = not test_size and pixels <= MEMORY_LIMIT
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         raise ValueError(f"{str(run / 'config.json')!r} is damaged") from None
     options |= _types(dtype or config["dtype"])
@@ -87,22 +77,17 @@ def read_run(run: Path, dtype: str | None = None) -> Trained:
     else:
         model = build_model(**options)
         variables = restore(run, averaged=bool(config.get("ema")))[1]
-    return Trained(model, variables, **said)
+    return Trained(model, variables, **metadata)
 
 
-def read_weights(source: str, arch: str | None = None, dtype: str | None = None) -> Trained:
-    """The network of a file of weights.
+def network_of_weights(source: str, arch: str | None = None, dtype: str | None = None) -> Trained:
+    """Reads the network of a file of weights; arguments and errors as `load_model`, dtype None is float32.
 
-    Args:
-        source, arch: as `load_model` takes them.
-        dtype: the compute type; None is float32.
-
-    Raises:
-        ValueError: as `load_model`, or what the file says of its classes or normalisation makes no sense.
+    Also raises ValueError if the file's classes or normalisation make no sense.
     """
     loaded = load_model(source, arch, **_types(dtype or "float32"))
     try:
-        return Trained(loaded.model, loaded.variables, **_said(loaded.card))
+        return Trained(loaded.model, loaded.variables, **_metadata(loaded.card))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         raise ValueError(f"weights {source!r} have a damaged card") from None
 
@@ -111,15 +96,14 @@ def _types(dtype: str) -> dict[str, Any]:
     return {"dtype": DTYPES[dtype], **({"param_dtype": jnp.float64} if dtype == "float64" else {})}
 
 
-def _said(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Class names, normalisation and size of images, as a run's config and a file's card both tell them."""
+def _metadata(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Reads class names, normalisation and size of images from a run's config or the card of a file of weights."""
     names, moments = values.get("class_names"), values.get("normalisation") or {"mean": None, "std": None}
-    mean, std = (
-        None if numbers is None else tuple(map(float, numbers)) for numbers in (moments["mean"], moments["std"])
-    )
+    mean, std = (None if moments[name] is None else tuple(map(float, moments[name])) for name in ("mean", "std"))
     if names is not None and len(names) != values["num_classes"]:
         raise ValueError
-    said: dict[str, Any] = {"class_names": None if names is None else tuple(map(str, names)), "mean": mean, "std": std}
+    metadata: dict[str, Any] = {"mean": mean, "std": std}
+    metadata["class_names"] = None if names is None else tuple(map(str, names))
     if shape := values.get("image_shape"):
-        said["size"] = (int(shape[0]), int(shape[1]))
-    return said
+        metadata["size"] = (int(shape[0]), int(shape[1]))
+    return metadata

@@ -1,24 +1,24 @@
-"""What a network sees of an image: which part of it, at what size, in how many channels."""
+"""The part of an image that a network sees, its size and its channels."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from common_flax.checks import check_positive
-from training_flax.data.decode import centre_crop
+from training_flax.data.decode import centre_crop, with_channels
 
-CROP = 0.875  # where nothing else is said
+CROP = 0.875  # default share of the centre crop
 
 
 @dataclass(frozen=True)
 class View:
-    """What a network sees of images of any size.
+    """The transform from images of any size to a network's input.
 
     Attributes:
-        size: (height, width) to give. An image can be resized only where both are equal.
+        size: (height, width) of the result. Images can be resized only if both are equal.
         channels: 1 or 3.
-        crop: share of the shorter side that is cut out of the centre, to be resized.
-        keep: leave images whole that have the size already.
+        crop: share of the shorter side that the centre crop keeps, before it is resized.
+        keep: leave images alone that have the size already.
 
     Raises:
         ValueError: a size is not a positive integer, the crop is no share, or files have no such channels.
@@ -39,33 +39,14 @@ class View:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(height, width, channels) of what is given."""
+        """The shape (height, width, channels) of the result."""
         return (*self.size, self.channels)
 
     def fit(self, image: np.ndarray, epoch: int = 0, index: int = 0) -> np.ndarray:
-        """What is seen of an image, (height, width, 3) uint8: `shape`, uint8. A `Reader` gives epoch and index too."""
+        """Transforms an image (height, width, 3) uint8 to `shape`, uint8; `Reader` passes epoch and index, unused."""
         if not self.keep or image.shape[:2] != self.size:
             if self.size[0] != self.size[1]:
                 given, seen = ("×".join(map(str, shape[:2])) for shape in (image.shape, self.size))
                 raise ValueError(f"{given} pixels; the network sees {seen}, which is no square to resize to")
             image = centre_crop(image, self.size[0], self.crop)
         return with_channels(image, self.channels)
-
-
-def with_channels(images: np.ndarray, channels: int) -> np.ndarray:
-    """Images (…, channels) uint8 in as many channels as are asked for: grey in colour, or the luma of colours.
-
-    Luma is that of ITU-R BT.601, rounded as Pillow does it, so that grey stays what it is.
-
-    Raises:
-        ValueError: neither can be done.
-    """
-    given = images.shape[-1]
-    if given == channels:
-        return images
-    if (given, channels) == (1, 3):
-        return images.repeat(3, -1)
-    if (given, channels) == (3, 1):
-        weighted = images.astype(np.uint32) * np.array([19595, 38470, 7471], np.uint32)
-        return ((weighted.sum(-1, dtype=np.uint32, keepdims=True) + 2**15) >> 16).astype(np.uint8)
-    raise ValueError(f"images must have {channels} channels; given {given}")

@@ -1,32 +1,24 @@
-"""Parameters that training leaves as they are, by patterns of their paths."""
+"""Parameters that training does not change, by patterns of their paths."""
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
 import jax
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from common_flax.checks import one_of
 
 
 def frozen_leaves(tree: Any, patterns: Sequence[str]) -> Any:
-    """True for the leaves whose path, joined by "/", matches one of the shell patterns; of any tree of dicts."""
-
-    def matches(path: Any, leaf: Any) -> bool:
-        name = path_name(path)
-        return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-    return jax.tree_util.tree_map_with_path(matches, tree)
-
-
-def path_name(path: Any) -> str:
-    """layer1_0/conv1/kernel: a leaf's place in a tree of dicts."""
-    return "/".join(str(key.key) for key in path)
+    """Returns a tree of bools like `tree`, of dicts: True if a leaf's path, joined by "/", matches a shell pattern."""
+    names = flatten_dict(tree, sep="/")
+    return unflatten_dict({name: any(fnmatchcase(name, p) for p in patterns) for name in names}, sep="/")
 
 
 def check_patterns(params: Any, patterns: Sequence[str]) -> None:
-    """Raises ValueError for a pattern that matches no parameter, and names the nearest; or if none is left to train."""
-    names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    """Raises ValueError if a pattern matches no parameter (the message has the nearest), or none is left to train."""
+    names = list(flatten_dict(params, sep="/"))
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             modules = {name.rsplit("/", depth)[0] + "/*" for name in names for depth in (1, 2)}

@@ -1,7 +1,8 @@
-"""One step of training and of evaluation: pure functions of explicit state."""
+"""The training step and the evaluation step: pure functions of explicit state."""
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,15 +11,17 @@ import optax
 from flax import linen as nn
 from jax import lax
 
+from common_flax.renamed import renamed_keyword
 from training_flax.learn.freeze import check_patterns, frozen_leaves
 from training_flax.learn.state import EvalResult, LossScale, TrainMetrics, TrainState
 
 STEPS_UNTIL_DOUBLED = 2000
 
 
+@partial(renamed_keyword, optimiser="optimizer")
 def make_train_step(
     model: nn.Module,
-    optimiser: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation,
     *,
     label_smoothing: float = 0.0,
     loss: str = "softmax",
@@ -27,30 +30,30 @@ def make_train_step(
     freeze: Sequence[str] = (),
     axis_name: str | None = None,
 ) -> Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, TrainMetrics]]:
-    """The pure function (state, images, labels) → (state, metrics) of one optimiser step.
+    """Makes the pure function (state, images, labels) → (state, metrics) of one optimizer step.
 
     Images are normalised, (batch, height, width, channels); labels are (batch,) integers or (batch, classes) shares.
-    Compile it with `jax.jit(step, donate_argnums=0, compiler_options=compiler_options())`. A step whose loss or
-    gradient is not finite, or leads to a state that is not, changes nothing but the counters `step`, `skipped`,
-    `skipped_in_row` and the loss scale.
+    Compile the step with `jax.jit(step, donate_argnums=0, compiler_options=compiler_options())`. If the loss, the
+    gradient or the new state is not finite, the step changes only the counters `step`, `skipped`, `skipped_in_row` and
+    the loss scale.
 
     Args:
         model: any network of either family.
-        optimiser: any of Optax's.
+        optimizer: any of Optax's.
         label_smoothing: share of the target that is spread evenly over all classes (Szegedy et al.,
-            arXiv:1512.00567, section 7). The metrics' loss is told without it.
-        loss: "softmax", cross-entropy over classes; or "binary", the mean over classes of each one's own, to which
-            every class with a share over 0.2 is there (Wightman 2021, section 3).
-        accumulate: pieces the batch is cut into, whose gradients are averaged; must divide it. Piece j is the examples
-            j, j + accumulate, …, so that each device has its part of each.
-        ema: share of the averaged weights that stays at each step, if the state has any.
-        freeze: patterns of parameters and statistics that stay bit for bit, see `frozen_leaves`.
-        axis_name: the mapped axis that the batch is spread over, if it is (`pmap`, `shard_map`). A model with the same
-            `axis_name` normalises by the whole batch, one without by each member's part.
+            arXiv:1512.00567, section 7). The loss in the metrics is without it.
+        loss: "softmax", cross-entropy over classes; or "binary", the mean over classes of binary cross-entropies, in
+            which a class with a share over 0.2 counts as present (Wightman 2021, section 3).
+        accumulate: micro-batches per batch, whose gradients are averaged; must divide the batch size. Micro-batch j has
+            the examples j, j + accumulate, …, so that each device has a share of each.
+        ema: decay of the moving average at each step, if the state has one.
+        freeze: patterns of parameters and statistics that stay the same, bit for bit, see `frozen_leaves`.
+        axis_name: the mapped axis that the batch is sharded over (`pmap`, `shard_map`), if any. A model with the same
+            `axis_name` normalises by the whole batch, a model without by each device's share.
 
     The step raises ValueError, when it is first called or traced, for a pattern that matches no parameter of the state.
     """
-    # Where the members know nothing of each other's batch, they must not all drop the same places.
+    # A model without `axis_name` cannot tell the devices apart, and would drop the same units on each.
     members_draw_apart = axis_name is not None and getattr(model, "axis_name", None) is None
 
     def objective(params, batch_stats, images, targets, key, scale):
@@ -72,7 +75,7 @@ def make_train_step(
     gradient_of = jax.grad(objective, has_aux=True)
 
     def gradients(state: TrainState, images: jax.Array, targets: jax.Array, scale: Any):
-        """The batch's gradient, loss, accuracy and the statistics after it."""
+        """Returns the batch's gradient, loss, accuracy and new statistics."""
         key = jax.random.fold_in(state.key, state.step)
         if members_draw_apart:
             key = jax.random.fold_in(key, lax.axis_index(axis_name))
@@ -80,7 +83,7 @@ def make_train_step(
             grads, (plain, right, stats) = gradient_of(state.params, state.batch_stats, images, targets, key, scale)
             return grads, plain, right, stats
 
-        def piece(carry, inputs):
+        def micro_step(carry, inputs):
             total, stats = carry
             number, images, targets = inputs
             grads, (plain, right, stats) = gradient_of(
@@ -88,11 +91,11 @@ def make_train_step(
             )
             return (jax.tree.map(jnp.add, total, grads), stats), (plain, right)
 
-        pieces = (jnp.arange(accumulate), _pieces(images, accumulate), _pieces(targets, accumulate))
+        batches = (jnp.arange(accumulate), _micro_batches(images, accumulate), _micro_batches(targets, accumulate))
         start = (jax.tree.map(jnp.zeros_like, state.params), state.batch_stats)
-        # In a loop XLA's gradients of convolutions of stride 2 or groups take 16 times as long on the CPU (jax 0.10).
+        # On the CPU, gradients of convolutions with stride 2 or groups take 16 times as long inside a loop (jax 0.10).
         unrolled = jax.default_backend() == "cpu"
-        (total, stats), (plain, right) = lax.scan(piece, start, pieces, unroll=accumulate if unrolled else 1)
+        (total, stats), (plain, right) = lax.scan(micro_step, start, batches, unroll=accumulate if unrolled else 1)
         return jax.tree.map(lambda leaf: leaf / accumulate, total), plain.mean(), right.mean(), stats
 
     def step(state: TrainState, images: jax.Array, labels: jax.Array) -> tuple[TrainState, TrainMetrics]:
@@ -106,16 +109,17 @@ def make_train_step(
         norm = jnp.sqrt(_sum_of_squares(grads))
         finite = jnp.isfinite(norm) & jnp.isfinite(plain)
 
-        updates, opt_state = optimiser.update(grads, state.opt_state, state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = _thaw(optax.apply_updates(state.params, updates), state.params, freeze)
         stats = _thaw(stats, state.batch_stats, freeze)
         new = {"params": params, "batch_stats": stats}
         average = None if state.ema is None else optax.incremental_update(new, state.ema, 1 - ema)
         moved = (params, stats, opt_state, average)
         still = (state.params, state.batch_stats, state.opt_state, state.ema)
-        # A finite gradient at too high a rate leads to infinite weights, and finite activations to infinite variances.
+        # Finite gradients can lead to infinite weights at too high a learning rate, finite activations to infinite
+        # variances.
         finite &= _all_finite((params, stats))
-        # Not `where`, which on the CPU would be a program to compile for each leaf.
+        # With `where` in place of `cond`, XLA's CPU backend would compile a program for each leaf.
         params, stats, opt_state, average = lax.cond(finite, lambda new, _: new, lambda _, old: old, moved, still)
         bad = 1 - finite.astype(jnp.int32)
         after = TrainState(
@@ -135,10 +139,10 @@ def make_train_step(
 
 
 def _sum_of_squares(tree: Any, factor: float = 1.0) -> jax.Array:
-    """Σ (factor · value)² over all leaves, in float32 or wider.
+    """Returns Σ (factor · value)² over all leaves, in float32 or wider.
 
-    One dot of all leaves end to end. With a sum for each leaf half of the programs that a step is compiled to would be
-    those sums; and XLA leaves a dot alone, where it would compute a sum anew for all that depends on it.
+    This is one dot of all leaves, concatenated. One sum per leaf would make half of the programs that XLA compiles for
+    a step; and XLA would recompute the sums in each of their consumers, but not a dot.
     """
     dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(tree))
     values = factor * jnp.concatenate([leaf.astype(dtype).ravel() for leaf in jax.tree.leaves(tree)])
@@ -146,7 +150,7 @@ def _sum_of_squares(tree: Any, factor: float = 1.0) -> jax.Array:
 
 
 def _all_finite(tree: Any) -> jax.Array:
-    """Whether all values are finite: their squares are, made so small that their sum cannot overflow."""
+    """True if all values are finite, by a sum of squares, scaled down so that finite values cannot overflow."""
     largest = float(jnp.finfo(jnp.result_type(jnp.float32, *jax.tree.leaves(tree))).max)
     return jnp.isfinite(_sum_of_squares(tree, 2.0**-20 / math.sqrt(largest)))
 
@@ -157,13 +161,13 @@ def _loss(logits: jax.Array, targets: jax.Array, kind: str) -> jax.Array:
     return optax.sigmoid_binary_cross_entropy(logits, (targets > 0.2).astype(logits.dtype)).mean()
 
 
-def _pieces(x: jax.Array, count: int) -> jax.Array:
-    """(batch, …) to (count, batch / count, …), piece j of every count-th example from j on."""
+def _micro_batches(x: jax.Array, count: int) -> jax.Array:
+    """Reshapes (batch, …) to (count, batch / count, …); row j has every count-th example from j on."""
     return x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1)
 
 
 def _thaw(new: Any, old: Any, freeze: Sequence[str]) -> Any:
-    """`new`, but for what is frozen."""
+    """Returns `new` with the frozen leaves of `old`."""
     if not freeze:
         return new
     return jax.tree.map(lambda frozen, a, b: b if frozen else a, frozen_leaves(old, freeze), new, old)
@@ -177,7 +181,7 @@ def _rescale(state: LossScale, finite: jax.Array) -> LossScale:
 
 
 def make_eval_step(model: nn.Module) -> Callable[[Any, jax.Array, jax.Array], EvalResult]:
-    """The pure function (variables, images, labels) → `EvalResult`, with running statistics and no dropout."""
+    """Makes the pure function (variables, images, labels) → `EvalResult`, with running statistics and no dropout."""
 
     def step(variables: Any, images: jax.Array, labels: jax.Array) -> EvalResult:
         logits: Any = model.apply(variables, images, train=False)
@@ -188,5 +192,5 @@ def make_eval_step(model: nn.Module) -> Callable[[Any, jax.Array, jax.Array], Ev
 
 
 def normalise(images: jax.Array, mean: Sequence[float], std: Sequence[float], dtype: Any = jnp.float32) -> jax.Array:
-    """(pixel / 255 - mean) / std: what networks see of images (…, channels) with values from 0 to 255."""
+    """Returns (pixel / 255 - mean) / std for images (…, channels) with values from 0 to 255: the input of networks."""
     return (images.astype(dtype) / 255 - jnp.asarray(mean, dtype)) / jnp.asarray(std, dtype)

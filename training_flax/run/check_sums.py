@@ -1,4 +1,4 @@
-"""Whether files are those that were written: a check sum of each, beside them."""
+"""Check sums of files, stored beside them, which tell later if a file has been damaged."""
 
 import json
 import zlib
@@ -9,13 +9,13 @@ CHUNK = 1 << 22  # bytes
 
 
 def write_check_sums(folder: Path) -> None:
-    """Writes the check sums of the files in the folders of `folder`; those beside them may still change."""
+    """Writes the check sums of all files in subfolders of `folder`; files beside the subfolders may still change."""
     files = sorted(path for entry in folder.iterdir() if entry.is_dir() for path in entry.rglob("*") if path.is_file())
     (folder / NAME).write_text(json.dumps({str(path.relative_to(folder)): _crc32(path) for path in files}))
 
 
 def damage(folder: Path) -> str | None:
-    """What is wrong with the files of `folder`, the first of it; None if nothing is, or nothing was written of them."""
+    """Describes the first damaged file of `folder`; returns None if no file is damaged, or there are no check sums."""
     path = folder / NAME
     try:
         if not path.exists():

@@ -1,6 +1,5 @@
-"""The whole training state on disk, by Orbax."""
+"""Checkpoints: the whole training state on disk, by Orbax."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,50 +14,45 @@ from training_flax.config.config import TrainConfig, build_network
 from training_flax.learn.state import TrainState
 from training_flax.run.check_sums import damage, write_check_sums
 from training_flax.run.disk_space import checkpoint_size, reserve
+from training_flax.run.folder import read_config
 from training_flax.runtime.signals import RunError
 
 KEPT = 3
 
 
 class Progress(NamedTuple):
-    """What a run knows beside its `TrainState`; JSON in the checkpoint."""
+    """The values of a run beside its `TrainState`; JSON in the checkpoint."""
 
     evaluated: int = 0  # step of the last evaluation
-    best_accuracy: float = -1.0  # on the test part, of the averaged weights where there are any
+    best_accuracy: float = -1.0  # on the test split, of the averaged weights if there are any
     best_step: int = 0
-    seconds: float = 0.0  # spent in training alone, over all starts
-    epoch_sums: tuple[float, float, int] = (0.0, 0.0, 0)  # loss, accuracy and steps of the epoch that is going on
+    seconds: float = 0.0  # training time over all starts, without evaluation
+    epoch_sums: tuple[float, float, int] = (0.0, 0.0, 0)  # sums of loss and accuracy and steps of the current epoch
 
 
 class Checkpoints:
-    """The checkpoints of one run, written beside the training that goes on: the newest three, and the best.
+    """The checkpoints of one run, the newest three and the best, written in the background.
 
-    A checkpoint appears under its name when it is whole. It holds check sums of its files, so that damage on the disk
-    is found when it is read.
+    A checkpoint gets its name when it is complete. It holds check sums of its files, so that reading it detects damage
+    on the disk.
     """
 
     def __init__(self, run: Path):
         self._run = run
-        policy = keeping.AnyPreservationPolicy(
-            [
-                keeping.LatestN(KEPT),
-                keeping.BestN(get_metric_fn=_accuracy, n=1, keep_checkpoints_without_metrics=False),
-            ]
-        )
+        best = keeping.BestN(get_metric_fn=lambda each: each["accuracy"], n=1, keep_checkpoints_without_metrics=False)
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=policy,
+            preservation_policy=keeping.AnyPreservationPolicy([keeping.LatestN(KEPT), best]),
             enable_async_checkpointing=True,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._sum_up),
         )
         self._folder = (run / "checkpoints").absolute()
-        self._saving = 0  # the step whose checkpoint is written
+        self._saving = 0  # the step of the checkpoint that is being written
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def save(self, step: int, state: TrainState, progress: Progress) -> None:
-        """Copies the state, and writes the copy in the background; a step that is there already is left.
+        """Copies the state, and writes the copy in the background unless there is a checkpoint of this step.
 
-        Raises:
-            RunError: this or the checkpoint before could not be written.
+        Raises RunError if this or the last checkpoint could not be written.
         """
         if step in self._manager.all_steps():
             return
@@ -67,7 +61,7 @@ class Checkpoints:
         args = ocp.args.Composite(state=ocp.args.StandardSave(tree), progress=ocp.args.JsonSave(progress._asdict()))
 
         def write() -> None:
-            # Orbax meets a full disk, and a folder that is gone, with far more than one line, or makes it anew.
+            # Orbax would print many lines for a full disk, and would make a removed folder again.
             if jax.process_index() == 0:
                 reserve(self._run, checkpoint_size(tree))
             self._manager.wait_until_finished()
@@ -77,7 +71,7 @@ class Checkpoints:
         self._guarded(write)
 
     def _sum_up(self) -> None:
-        """Adds check sums to a checkpoint, just before it is given its name."""
+        """Adds check sums to a checkpoint, just before the checkpoint gets its name."""
         if jax.process_index() == 0:
             for folder in self._folder.glob(f"{self._saving}.*"):
                 write_check_sums(folder)
@@ -87,58 +81,57 @@ class Checkpoints:
         self._guarded(self._manager.check_for_errors)
 
     def newest(self, abstract: TrainState) -> tuple[int, TrainState, Progress, list[str]] | None:
-        """The newest checkpoint that is whole: step, state, progress, and a line for each damaged one passed over.
+        """Reads the newest undamaged checkpoint.
 
         Args:
-            abstract: shapes, types and shardings of the state, which may be others than it was saved with.
+            abstract: shapes, types and shardings for the state; the shardings may differ from those it was saved with.
 
         Returns:
-            None if there is no checkpoint at all.
+            Step, state, progress and a line for each damaged checkpoint that was skipped; None if the run has none.
 
         Raises:
-            RunError: there are some, and all are damaged.
+            RunError: all checkpoints are damaged.
         """
-        steps, told = sorted(self._manager.all_steps(), reverse=True), []
+        steps, lines = sorted(self._manager.all_steps(), reverse=True), []
         for step in steps:
             wrong = damage(self._folder / str(step))
-            if wrong is not None:  # Orbax would tell of each array
-                told.append(f"checkpoint {step} is damaged and passed over: {wrong}")
+            if wrong is not None:  # Orbax would print a message for each array
+                lines.append(f"checkpoint {step} is damaged and passed over: {wrong}")
                 continue
             try:
-                args = ocp.args.Composite(
-                    state=ocp.args.StandardRestore(_as_tree(abstract)), progress=ocp.args.JsonRestore()
-                )
-                found = self._manager.restore(step, args=args)
-                progress = Progress(**found["progress"] | {"epoch_sums": tuple(found["progress"]["epoch_sums"])})
-            except Exception as error:  # whatever a damaged file makes Orbax and TensorStore raise
-                told.append(f"checkpoint {step} is damaged and passed over: {_first_line(error)}")
+                target = ocp.args.StandardRestore(_as_tree(abstract))
+                args = ocp.args.Composite(state=target, progress=ocp.args.JsonRestore())
+                stored = self._manager.restore(step, args=args)
+                progress = Progress(**stored["progress"] | {"epoch_sums": tuple(stored["progress"]["epoch_sums"])})
+            except Exception as error:  # damaged files make Orbax and TensorStore raise many kinds of errors
+                lines.append(f"checkpoint {step} is damaged and passed over: {_first_line(error)}")
                 continue
             for later in [s for s in steps if s > step]:
                 self._manager.delete(later)
-            return step, _as_state(found["state"], abstract), progress, told
+            return step, _as_state(stored["state"], abstract), progress, lines
         if steps:
-            raise RunError(f"no checkpoint in {self._run} is whole; {told[0]}")
+            raise RunError(f"no checkpoint in {self._run} is whole; {lines[0]}")
         return None
 
     def close(self) -> None:
-        """Waits until all is on disk."""
+        """Waits until everything is on disk."""
         self._guarded(self._manager.wait_until_finished)
         self._manager.close()
 
     def _guarded(self, write: Any) -> None:
         try:
             write()
-        except Exception as error:  # OSError, and what TensorStore makes of a full disk
+        except Exception as error:  # OSError, and TensorStore's own errors for a full disk
             rest = "those before it are whole" if self._run.is_dir() else "the folder is gone"
             raise RunError(f"a checkpoint could not be written to {self._run}: {_first_line(error)}; {rest}") from error
 
 
 def restore(run: Path | str, *, averaged: bool = False) -> tuple[nn.Module, dict[str, Any]]:
-    """The network of a run and its variables, from the newest checkpoint.
+    """Reads a run's network and its variables from the newest checkpoint.
 
     Args:
-        run: the run's folder, as `train.py --out` names it.
-        averaged: give the averaged weights (`ema`) in place of the last step's.
+        run: the run's folder, as in `train.py --out`.
+        averaged: return the averaged weights (`ema`) in place of the last step's.
 
     Returns:
         The model, and {"params", "batch_stats"}.
@@ -147,9 +140,7 @@ def restore(run: Path | str, *, averaged: bool = False) -> tuple[nn.Module, dict
         ValueError: the folder holds no run, no checkpoint yet, or no averaged weights, or the newest is damaged.
     """
     run = Path(run)
-    if not (run / "config.json").is_file():
-        raise ValueError(f"{str(run)!r} is no run: it has no config.json")
-    config = json.loads((run / "config.json").read_text())
+    config = read_config(run)
     named = TrainConfig(config["arch"], dtype=config["dtype"], **config["model"])
     model = build_network(named, config["num_classes"])
     with ocp.CheckpointManager((run / "checkpoints").absolute()) as manager:
@@ -167,12 +158,8 @@ def restore(run: Path | str, *, averaged: bool = False) -> tuple[nn.Module, dict
     return model, unstack_blocks({"params": variables["params"], "batch_stats": variables.get("batch_stats") or {}})
 
 
-def _accuracy(metrics: Mapping[str, float]) -> float:
-    return metrics["accuracy"]
-
-
 def _as_tree(state: TrainState) -> dict[str, Any]:
-    """The state without what it has not, and with its key as plain integers, which any version reads."""
+    """Returns the state without its empty fields, and with its key as integers, which all versions of JAX read."""
     values = {name: value for name, value in state._asdict().items() if jax.tree.leaves(value)}
     key = values["key"]
     if isinstance(key, jax.ShapeDtypeStruct):
@@ -182,7 +169,7 @@ def _as_tree(state: TrainState) -> dict[str, Any]:
 
 
 def _as_state(tree: Mapping[str, Any], abstract: TrainState) -> TrainState:
-    """The inverse of `_as_tree`."""
+    """Inverts `_as_tree`."""
     values = {name: tree.get(name, getattr(abstract, name)) for name in abstract._fields}
     key = jax.jit(jax.random.wrap_key_data, out_shardings=abstract.key.sharding)(values["key"])
     return TrainState(**values | {"key": key})

@@ -1,34 +1,34 @@
-"""Where numbers that are not finite come from."""
+"""The source of values that are not finite."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from flax.traverse_util import flatten_dict
 
 from training_flax.data.loader import Batch
-from training_flax.learn.freeze import path_name
-from training_flax.learn.optimizers import make_optimiser
+from training_flax.learn.optimizers import make_optimizer
 from training_flax.learn.state import TrainState
 from training_flax.learn.steps import normalise
 from training_flax.run.plan import Job
 from training_flax.run.programs import make_loader
 
 
-def first_not_finite(job: Job, state: TrainState, part: Any, batch: Batch) -> str:
-    """Names the first non-finite tensor of the next step: on the way back from the loss, or else after it.
+def first_not_finite(job: Job, state: TrainState, split: Any, batch: Batch) -> str:
+    """Names the first non-finite tensor of the next step: in the backward pass, else in the new state.
 
     Args:
         job: the run.
-        state: the state that the step is taken from.
-        part, batch: the examples, as the training step takes them.
+        state: the state before the step.
+        split, batch: the examples, as the training step takes them.
     """
     load, names = make_loader(job), forward_order(job)
-    optimiser = make_optimiser(job.config, job.total_steps)
+    optimizer = make_optimizer(job.config, job.total_steps)
 
-    def step(state: TrainState, part: Any, rows: Batch) -> Any:
+    def step(state: TrainState, split: Any, rows: Batch) -> Any:
         def loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-            images, targets = load(state.key, part, rows)
+            images, targets = load(state.key, split, rows)
             logits, updated = job.eval_model.apply(
                 {"params": params, "batch_stats": state.batch_stats},
                 normalise(images, job.dataset.mean, job.dataset.std, job.image_dtype),
@@ -39,14 +39,14 @@ def first_not_finite(job: Job, state: TrainState, part: Any, batch: Batch) -> st
             return optax.softmax_cross_entropy(logits, targets).mean(), (logits, updated)
 
         gradient, (logits, updated) = jax.grad(loss, has_aux=True)(state.params)
-        updates, _ = optimiser.update(gradient, state.opt_state, state.params)
+        updates, _ = optimizer.update(gradient, state.opt_state, state.params)
         trees = (gradient, updated, optax.apply_updates(state.params, updates))
         return jnp.isfinite(logits).all(), *map(_bad, trees)
 
     rows = batch
-    if job.devices.parallel == "pmap":  # a batch has an axis of the devices before its own
+    if job.devices.parallel == "pmap":  # batches have a leading axis of devices
         rows = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
-    logits, gradient, statistics, params = jax.device_get(jax.jit(step)(state, part, rows))
+    logits, gradient, statistics, params = jax.device_get(jax.jit(step)(state, split, rows))
     modules = [name.rpartition("/")[0] for name in names]
     bad = [name for name in reversed(names) if gradient[name]]
     if bad:
@@ -62,25 +62,17 @@ def first_not_finite(job: Job, state: TrainState, part: Any, batch: Batch) -> st
 
 
 def _bad(tree: Any) -> dict[str, jax.Array]:
-    """Which leaves are not finite, by name."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {path_name(path): ~jnp.isfinite(leaf).all() for path, leaf in leaves}
+    """Tells by name which leaves are not finite."""
+    return {name: ~jnp.isfinite(leaf).all() for name, leaf in flatten_dict(tree, sep="/").items()}
 
 
 def forward_order(job: Job) -> list[str]:
-    """Names of the parameters in the order in which the network makes them, which is that of its forward pass."""
+    """Returns the names of the parameters in the order in which the network makes them, that of its forward pass."""
     names: list[str] = []
 
     def init(key: jax.Array) -> None:
         params = job.eval_model.init(key, jnp.zeros((1, *job.dataset.image_shape)), train=False)["params"]
-        names.extend(_names(params))
+        names.extend(flatten_dict(params, sep="/"))  # within `init`, because the result of eval_shape is sorted
 
     jax.eval_shape(init, jax.random.key(0))
     return names
-
-
-def _names(tree: Any, before: str = "") -> list[str]:
-    """Paths of the leaves in the order of the dicts, where JAX would sort them."""
-    if not isinstance(tree, dict):
-        return [before[:-1]]
-    return [name for key, value in tree.items() for name in _names(value, f"{before}{key}/")]

@@ -1,4 +1,4 @@
-"""Room on the disk: for a run as a whole before it begins, and for each checkpoint before it is written."""
+"""Disk space, checked before a run begins and before each checkpoint is written."""
 
 import errno
 import os
@@ -10,35 +10,30 @@ from typing import Any
 
 import jax
 
-OVERHEAD = 4096  # bytes an array takes beside its numbers
+OVERHEAD = 4096  # bytes per array, besides its values
 
 
 def checkpoint_size(state: Any) -> int:
-    """Bytes that a checkpoint of a state, of arrays or of shapes, takes, or a little more."""
+    """Returns an upper estimate of the bytes that a checkpoint of a state takes; a state of shapes will do."""
     return sum(prod(leaf.shape) * leaf.dtype.itemsize + OVERHEAD for leaf in jax.tree.leaves(state))
 
 
 def check_room(run: Path, needed: int, what: str) -> None:
-    """Raises ValueError, which names both numbers, if the disk that holds `run` has less than `needed` bytes free."""
+    """Raises ValueError, with both numbers, if the disk for `run` has less than `needed` bytes free."""
     folder = next(path for path in (run.absolute(), *run.absolute().parents) if path.exists())
     disk = shutil.disk_usage(folder)
-    if disk.total and disk.free < needed:  # what is no disk has a total of 0
-        raise ValueError(
-            f"out {str(run)!r} needs {_megabytes(needed)} for {what}; {str(folder)!r} has {_megabytes(disk.free)} free"
-        )
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:,.1f} MB"
+    if disk.total and disk.free < needed:  # virtual file systems have a total of 0
+        wanted, free = (f"{size / 1e6:,.1f} MB" for size in (needed, disk.free))
+        raise ValueError(f"out {str(run)!r} needs {wanted} for {what}; {str(folder)!r} has {free} free")
 
 
 def reserve(folder: Path, size: int) -> None:
-    """Takes `size` bytes in a folder and gives them back; raises OSError where the disk, or a quota, lacks them."""
+    """Allocates `size` bytes in a folder and frees them; raises OSError if the disk, or a quota, is too small."""
     with tempfile.TemporaryFile(dir=folder) as file:
         if not hasattr(os, "posix_fallocate"):
             return
         try:
             os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # a file system that cannot tell
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # some file systems cannot allocate in advance
                 raise

@@ -1,4 +1,4 @@
-"""The folder of a run: what a user finds there, how it is written, and whether a run may go on in it."""
+"""The folder of a run: its files, how they are written and read, and if a run may continue in it."""
 
 import fcntl
 import json
@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import MISSING, asdict, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,24 +15,25 @@ import jax
 
 from common_flax.errors import one_line
 from common_flax.files import whole_file
-from training_flax.config.config import MODEL, RUN, TrainConfig, reaching
-from training_flax.config.recipes import DEFAULTS
+from training_flax.augment.registry import current_names
+from training_flax.config.config import MODEL, OLD_NAMES, RUN, ResolvedConfig, TrainConfig, reaching
 from training_flax.data.dataset import Dataset
 from training_flax.runtime.signals import RunError
 
 LENGTH = ("epochs", "steps")
+LOCK = ".lock"
 
 
 def run_path(config: TrainConfig, dataset: Dataset, *, extend: bool = False) -> Path:
-    """Where the run of `config` goes: `config.out`, or a name under runs/ that nothing has yet. Nothing is written.
+    """Returns the folder for a run: `config.out`, or a new name under runs/. Writes nothing.
 
     Args:
-        config: nothing is open in it that a recipe has.
-        dataset: its data.
-        extend: a run that is there already may be made longer.
+        config: the resolved options.
+        dataset: the run's data.
+        extend: allow an existing run to get more epochs or steps.
 
     Raises:
-        ValueError: something else than this very run is there already, or nothing can be written there.
+        ValueError: the folder holds something else than this run, or cannot be written to.
     """
     if config.out is None and jax.process_count() > 1:
         raise ValueError(f"out must be given to {jax.process_count()} processes: each would name another folder")
@@ -48,29 +49,28 @@ def run_path(config: TrainConfig, dataset: Dataset, *, extend: bool = False) -> 
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise ValueError(f"out {str(out)!r} cannot be made: {str(parent)!r} is no folder that may be written to")
     if out.is_dir() and {path.name for path in out.iterdir()} - {LOCK}:
-        _check_same_run(out, describe(config, dataset), extend)
+        _check_same_run(out, numbers_options(config, dataset), extend)
     return out
 
 
 def checkpoint_steps(run: Path) -> list[int]:
-    """The steps whose checkpoints a run has, whole or damaged."""
+    """Returns the steps of a run's checkpoints, whole or damaged."""
     folder = run / "checkpoints"
     return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
 
 
 def _check_same_run(out: Path, wanted: dict[str, Any], extend: bool) -> None:
-    """Raises ValueError unless the run in `out` is the one described."""
+    """Raises ValueError unless the run in `out` has the options `wanted`."""
     if not (out / "config.json").is_file():
         raise ValueError(f"out {str(out)!r} is not empty, and holds no run to go on with; name a new folder")
     try:
-        found = json.loads((out / "config.json").read_text())
+        stored = read_config(out)
     except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise ValueError(f"out {str(out)!r} has a damaged config.json; name a new folder")
+        raise ValueError(f"out {str(out)!r} has a damaged config.json; name a new folder") from None
     ignored = {"versions", *(LENGTH if extend else ())}
-    # A run of before an option came was what the option's default says.
-    there, now = _plain(asdict(DEFAULTS)) | _options_in_line(found), _options_in_line(_plain(wanted))
+    # A run from before an option existed had the option's default.
+    defaults = {option.name: option.default for option in fields(ResolvedConfig) if option.default is not MISSING}
+    there, now = _plain(defaults) | _flat(stored), _flat(_plain(wanted))
     differing = [
         f"{name} ({there.get(name)!r} there, {now.get(name)!r} now)"
         for name in now
@@ -83,23 +83,20 @@ def _check_same_run(out: Path, wanted: dict[str, Any], extend: bool) -> None:
         raise ValueError(f"out {str(out)!r} holds another run, which differs in {', '.join(differing)}{hint}")
     if extend:
         for name in LENGTH:
-            before, now = found.get(name), wanted[name]
+            before, now = stored.get(name), wanted[name]
             if before and now and now < before:
                 raise ValueError(f"extend makes a run longer; {name} was {before}; given {now}")
 
 
-def _options_in_line(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes up a run, its model's options among the others; an option that is not there is as one that is None."""
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options with the model's options beside the others."""
     model = values.get("model")
     options = model.items() if isinstance(model, Mapping) else ()
-    return {
-        **{name: value for name, value in values.items() if name != "model"},
-        **{f"model {k}": v for k, v in options},
-    }
+    return {name: value for name, value in values.items() if name != "model"} | {f"model {k}": v for k, v in options}
 
 
-def describe(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
-    """What makes up the numbers of a run: options as they were resolved, classes, normalisation, versions."""
+def numbers_options(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
+    """Returns everything that a run's numbers depend on: resolved options, classes, normalisation, versions."""
     values = {name: value for name, value in asdict(config).items() if name not in reaching(RUN) + reaching(MODEL)}
     values["model"] = {name: getattr(config, name) for name in reaching(MODEL)}
     values["num_classes"] = len(dataset.class_names)
@@ -113,24 +110,45 @@ def describe(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
 
 
 def write_config(run: Path, config: TrainConfig, dataset: Dataset) -> None:
-    """config.json: what `describe` says."""
-    write_json(run / "config.json", _plain(describe(config, dataset)))
+    """Writes config.json: the values of `numbers_options`."""
+    write_json(run / "config.json", _plain(numbers_options(config, dataset)))
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """Reads a run's config.json with the current names of options; raises ValueError if it is missing or damaged."""
+    if not (run / "config.json").is_file():
+        raise ValueError(f"{str(run)!r} is no run: it has no config.json")
+    config = read_json(run / "config.json")
+    model = config.get("model")
+    for options in (config, model if isinstance(model, dict) else {}):
+        for old in options.keys() & OLD_NAMES:
+            options[OLD_NAMES[old]] = options.pop(old)
+    if isinstance(config.get("augment"), list):
+        config["augment"] = list(current_names(map(str, config["augment"])))
+    return config
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object from a file; raises ValueError if the file is damaged."""
+    try:
+        values = json.loads(path.read_text())
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise ValueError(f"{str(path)!r} is damaged")
+    return values
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """As it comes back from JSON."""
+    """Converts values to those that JSON would return."""
     return json.loads(json.dumps(values, default=str))
-
-
-LOCK = ".lock"
 
 
 @contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Makes the run's folder, and keeps other processes out of it for as long as this is entered.
+    """Makes the run's folder, and locks it against other processes within this context.
 
-    Raises:
-        ValueError: another process trains in it, or it cannot be made.
+    Raises ValueError if another process trains in the folder, or it cannot be made.
     """
     try:
         run.mkdir(parents=True, exist_ok=True)
@@ -146,7 +164,7 @@ def locked(run: Path) -> Iterator[None]:
 
 @contextmanager
 def written_to(run: Path) -> Iterator[None]:
-    """Whatever cannot be written to a run that has begun, or read from it, ends it with one line."""
+    """Turns errors of reading and writing within this context into a RunError of one line."""
     try:
         yield
     except OSError as error:
@@ -160,20 +178,16 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def append_metrics(run: Path, values: Mapping[str, Any]) -> None:
-    """Adds a line to metrics.jsonl."""
+    """Appends a line to metrics.jsonl."""
     with (run / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(values) + "\n")
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; a last one that was cut off is left out.
-
-    Raises:
-        RunError: a line is damaged.
-    """
+    """Reads the lines of metrics.jsonl, without an incomplete last line; raises RunError if a line is damaged."""
     path = run / "metrics.jsonl"
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    found: list[dict[str, Any]] = []
+    metrics: list[dict[str, Any]] = []
     for number, line in enumerate(lines, 1):
         try:
             values = json.loads(line)
@@ -181,13 +195,12 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
             values = None
         if not isinstance(values, dict) or not {"split", "step"} <= values.keys():
             raise RunError(f"line {number} of {str(path)!r} is damaged; without it the run can go on")
-        found.append(values)
-    return found
+        metrics.append(values)
+    return metrics
 
 
 def rewind_metrics(run: Path, step: int, evaluated: int) -> None:
-    """Drops the lines of metrics.jsonl that a run which goes on after `step` will write anew."""
-    last = {"train": step}
-    lines = [line for line in read_metrics(run) if line["step"] <= last.get(line["split"], evaluated)]
+    """Removes lines of metrics.jsonl: of training after `step`, and of evaluations after the step `evaluated`."""
+    lines = [line for line in read_metrics(run) if line["step"] <= (step if line["split"] == "train" else evaluated)]
     with whole_file(run / "metrics.jsonl") as file:
         file.write_text("".join(json.dumps(line) + "\n" for line in lines))

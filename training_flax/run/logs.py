@@ -1,4 +1,4 @@
-"""What a run writes of its course: metrics.jsonl, curves.png, and what else was asked for."""
+"""Logs of a run: metrics.jsonl, curves.png, and optional ones for TensorBoard, wandb and the profiler."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -14,17 +14,17 @@ from training_flax.run.folder import append_metrics, read_metrics
 from training_flax.run.plan import Job
 from training_flax.runtime.signals import RunError
 
-PROFILED = range(5, 10)  # steps since this start: the first ones are not like the others
+PROFILED = range(5, 10)  # steps since this start, without the first ones, which are not typical
 SECONDS_BETWEEN_CURVES = 10.0
-SHARE_OF_CURVES = 0.01  # of a run's time at most; the longer a run, the longer they take to draw
+SHARE_OF_CURVES = 0.01  # largest share of a run's time; the longer a run, the longer its curves take to draw
 
 
 class Logs:
-    """Writes of the first process; those of the others are silent.
+    """Writes the logs in the first process, and nothing in the others.
 
     Raises:
-        ValueError: a library that was asked for is not installed.
-        RunError: it cannot start.
+        ValueError: a library for an option is not installed.
+        RunError: wandb cannot start.
     """
 
     def __init__(self, job: Job):
@@ -33,20 +33,18 @@ class Logs:
         self._board: Any = None
         self._wandb: Any = None
         self._tracing = False
-        if job.config.tensorboard:
+        if job.config.tensorboard and self._here:
             writer = library("tensorboardX", extra="tensorboard", purpose="tensorboard")
-            self._board = writer.SummaryWriter(str(job.run / "tensorboard")) if self._here else None
-        if job.config.wandb:
+            self._board = writer.SummaryWriter(str(job.run / "tensorboard"))
+        if job.config.wandb and self._here:
             wandb = library("wandb", extra="wandb", purpose="wandb")
             try:
-                self._wandb = (
-                    wandb.init(project=job.config.wandb, name=job.run.name, dir=job.run) if self._here else None
-                )
-            except Exception as error:  # no account, no network: errors of its own kinds
+                self._wandb = wandb.init(project=job.config.wandb, name=job.run.name, dir=job.run)
+            except Exception as error:  # wandb's own errors, such as for no account or no network
                 raise RunError(f"wandb cannot start: {one_line(error)}") from error
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Takes a line of metrics, with "split" and "step"."""
+        """Writes a line of metrics, with "split" and "step"."""
         if not self._here:
             return
         try:
@@ -62,7 +60,7 @@ class Logs:
             self._wandb.log(named, step=line["step"])
 
     def draw(self, final: bool = False) -> None:
-        """Keeps curves.png current for a hundredth of the time, at most every ten seconds; and draws the final one."""
+        """Draws curves.png, at most every ten seconds and for a hundredth of the time, or if it is the final one."""
         start = time.monotonic()
         if self._here and (final or start >= self._draw_at):
             title = f"{self._job.config.arch} on {self._job.config.data}"
@@ -72,7 +70,7 @@ class Logs:
 
     @contextmanager
     def step(self, number: int) -> Iterator[None]:
-        """Around step `number` since this start: the trace of a few steps, where one was asked for."""
+        """A context around step `number` since this start; traces the steps of PROFILED if the config asks for it."""
         profiled = self._job.config.profile and number in PROFILED
         if profiled and number == PROFILED.start:
             jax.profiler.start_trace(self._job.run / "profile")
@@ -87,7 +85,7 @@ class Logs:
             self._tracing = False
 
     def close(self) -> None:
-        """Writes what is still held back."""
+        """Writes pending data and closes all logs."""
         self._stop_trace()
         if self._board:
             self._board.close()

@@ -1,11 +1,13 @@
-"""The training loop: epochs of steps, an evaluation and a checkpoint after each, and a way out between two steps."""
+"""The training loop: epochs of steps, each with an evaluation and a checkpoint; a run can stop between two steps."""
 
 import time
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
 from training_flax.data.dataset import Split
 from training_flax.data.loader import Batch, Loader, Reader, UnreadableImage, central_fit, random_fit
@@ -19,51 +21,51 @@ from training_flax.run.plan import Job
 from training_flax.run.programs import Programs
 from training_flax.runtime.memory import trim_memory
 from training_flax.runtime.signals import GO_ON, SAVE, STOP, RunError, Stopped, StopRequest
-from training_flax.runtime.terminal import Bar, Terminal
+from training_flax.runtime.terminal import Terminal, progress_bar
 
 
-class Trained(NamedTuple):
-    """What the loop leaves."""
+class LoopResult(NamedTuple):
+    """The results of a finished loop."""
 
     state: TrainState
-    evaluation: Evaluation  # of the last epoch, of the averaged weights where there are any
+    evaluation: Evaluation  # after the last epoch, of the averaged weights if there are any
     progress: Progress
     images_per_second: float  # of training alone, since this start
 
 
+@dataclass
 class Loop:
-    """Trains as `job` says, from `state` on. Every transfer in here is named: a hidden one is an error."""
+    """Trains the run of `job` from `state` on. Transfers to and from devices are explicit; any other is an error."""
 
-    def __init__(
-        self,
-        job: Job,
-        programs: Programs,
-        state: TrainState,
-        progress: Progress,
-        checkpoints: Checkpoints,
-        logs: Logs,
-        terminal: Terminal,
-        stop: StopRequest,
-    ):
-        self.job, self.programs, self.state, self.progress = job, programs, state, progress
-        self.checkpoints, self.logs, self.terminal, self.stop = checkpoints, logs, terminal, stop
-        self.step = int(jax.device_get(state.step))
+    job: Job
+    programs: Programs
+    state: TrainState
+    progress: Progress
+    checkpoints: Checkpoints
+    logs: Logs
+    terminal: Terminal
+    stop: StopRequest
+
+    def __post_init__(self) -> None:
+        job = self.job
+        self.step = int(jax.device_get(self.state.step))
         self.train_part = on_device(job.dataset.train, job.devices)
         self.test_part = on_device(job.dataset.test, job.devices)
         self.train_reader = train_reader(job)
-        self.test_reader = test_reader(job.dataset.test, job.config.test_crop or 1.0, job.config.workers)
-        self.rates = np.asarray(jax.vmap(learning_rate(job.config, job.total_steps))(np.arange(job.total_steps)))
+        self.test_reader = test_reader(job.dataset.test, job.config.test_crop, job.config.workers)
+        schedule = learning_rate(job.config, job.total_steps)
+        self.learning_rates = np.asarray(jax.vmap(schedule)(np.arange(job.total_steps)))
         self.saved_at = time.monotonic()
         self.seconds, self.steps_taken = 0.0, 0
 
-    def run(self) -> Trained:
+    def run(self) -> LoopResult:
         """Trains to the end.
 
         Raises:
-            Stopped: a signal asked for it; the state is saved.
+            Stopped: a signal stopped the run; the state is saved.
             RunError: the run cannot go on; its checkpoints stay.
         """
-        job, evaluation = self.job, None
+        job = self.job
         skipped = int(jax.device_get(self.state.skipped_in_row))
         if self.step == job.total_steps and skipped >= job.config.max_skipped:
             raise RunError(
@@ -80,7 +82,7 @@ class Loop:
                     evaluation = self.evaluate(epoch)
                     self.save()
         except UnreadableImage as error:
-            if jax.process_count() > 1:  # the others do not know of it, and would not save
+            if jax.process_count() > 1:  # all processes must save together, and the others had no error
                 raise
             self.save(wait=True)
             raise RunError(f"{error}; the state after step {self.step} is saved in {job.run}") from error
@@ -89,55 +91,46 @@ class Loop:
                 if reader:
                     reader.close()
             self.stop.armed = False
-        assert evaluation is not None
-        return Trained(self.state, evaluation, self.progress, self.images_per_second)
+        return LoopResult(self.state, evaluation, self.progress, self.images_per_second)
 
     @property
     def images_per_second(self) -> float:
-        """Of training alone, since this start."""
+        """The speed of training alone, since this start."""
         return self.steps_taken * self.job.batch_size / max(self.seconds, 1e-9)
 
     def take_steps(self, epoch: int, steps: range) -> None:
-        """Takes the steps of an epoch that are still to be taken."""
-        job = self.job
-        loader = Loader(
-            job.dataset.train,
-            steps,
-            job.batch_size,
-            job.config.seed,
-            job.devices,
-            self.train_reader,
-            self.stop_signal,
-            job.change_until,
-        )
+        """Takes the remaining steps of an epoch."""
+        job, seed = self.job, self.job.config.seed
         start, before = time.perf_counter(), self.progress.seconds
         pending: tuple[TrainMetrics, jax.Array] | None = None
+        loader = Loader(job.dataset.train, steps, job.batch_size, seed, job.devices, self.train_reader)
+        loader.stop_signal, loader.change_until = self.stop_signal, job.change_until
         loader.idle = lambda: pending is None or pending[1].is_ready()  # type: ignore[attr-defined]
         images = (job.last_step(epoch) - job.last_step(epoch - 1)) * job.batch_size
-        with self.terminal.bar(f"epoch {epoch}/{job.epochs}", images) as bar:
+        with progress_bar(f"epoch {epoch}/{job.epochs}", images, shown=not self.terminal.quiet) as bar:
             log = StepLog(self, epoch, steps.start, loader, bar)
             stop_signal = GO_ON
             try:
                 for batch in loader:
                     with self.logs.step(self.steps_taken):
-                        self.state, told = self.programs.train_step(self.state, self.train_part, batch)
+                        self.state, output = self.programs.train_step(self.state, self.train_part, batch)
                     self.step += 1
                     self.steps_taken += 1
                     if self.steps_taken & (self.steps_taken - 1) == 0:  # 1, 2, 4, 8, …
                         trim_memory()
-                    # The device must not wait while the host reads what a step said: it is read one step late.
+                    # Metrics are read one step late, so that the device does not wait for the host.
                     if pending is not None:
                         stop_signal = self.read(log, pending, batch)
-                    pending = told
+                    pending = output
                     self.progress = self.progress._replace(seconds=before + time.perf_counter() - start)
-                    # After the last step of an epoch a checkpoint is written anyway, which knows the evaluation.
+                    # The last step of an epoch needs no SAVE: a checkpoint follows the evaluation.
                     if stop_signal >= STOP or (stop_signal == SAVE and self.step < steps.stop):
                         self.read(log, pending, batch)
                         pending = None
                         self.act(stop_signal)
                         stop_signal = GO_ON
             except UnreadableImage:
-                if pending is not None:  # the steps before it count
+                if pending is not None:  # the steps before the broken image count
                     self.read(log, pending, batch)
                 raise
             if pending is not None:
@@ -148,66 +141,55 @@ class Loop:
             self.act(stop_signal)
 
     def stop_signal(self) -> int:
-        """What this process asks of all of them at the next step."""
+        """Returns this process's request to all processes at the next step."""
         if self.stop.stop_signal != GO_ON:
             return self.stop.stop_signal
         late = time.monotonic() - self.saved_at > 60 * self.job.config.checkpoint_minutes
         return SAVE if late else GO_ON
 
-    def read(self, log: "StepLog", told: tuple[TrainMetrics, jax.Array], batch: Batch) -> int:
-        """Reads what a step said to the host; gives what the processes ask for after it."""
-        metrics, stop_signal = jax.device_get(told)
+    def read(self, log: "StepLog", output: tuple[TrainMetrics, jax.Array], batch: Batch) -> int:
+        """Copies a step's metrics to the host; returns the stop signal of all processes."""
+        metrics, stop_signal = jax.device_get(output)
         log.add(metrics)
         self.checkpoints.check()
         if metrics.skipped_in_row >= self.job.config.max_skipped:
             self.save(wait=True)
-            with jax.transfer_guard("allow"):  # nothing is trained any more
-                where = first_not_finite(self.job, self.state, self.train_part, batch)
+            with jax.transfer_guard("allow"):  # the training has ended
+                source = first_not_finite(self.job, self.state, self.train_part, batch)
             raise RunError(
-                f"{metrics.skipped_in_row} steps in a row were skipped, for numbers that are not finite; {where}; "
+                f"{metrics.skipped_in_row} steps in a row were skipped, for numbers that are not finite; {source}; "
                 f"the weights before them are in checkpoint {self.step} of {self.job.run}"
             )
         return int(stop_signal)
 
     def act(self, stop_signal: int) -> None:
-        """Does what the processes ask for, after a step that all of them have taken."""
+        """Saves or stops, after a step that all processes have taken."""
         self.save(wait=stop_signal >= STOP)
         if stop_signal >= STOP:
             raise Stopped(stop_signal - STOP, self.job.run, self.step)
 
     def save(self, wait: bool = False) -> None:
-        """Writes a checkpoint of the state as it is, in the background or not."""
+        """Writes a checkpoint of the current state, in the background unless `wait` is True."""
         self.checkpoints.save(self.step, self.state, self.progress)
         if wait:
             self.checkpoints.close()
         self.saved_at = time.monotonic()
 
     def evaluate(self, epoch: int) -> Evaluation:
-        """Evaluates the network, and the averaged weights beside it; tells and draws what came out."""
-        job = self.job
+        """Evaluates the network and its averaged weights; logs, prints and draws the results."""
+        job, batch_size = self.job, whole_batch(self.job.batch_size, self.job.devices)
         networks: dict[str, Any] = {"test": {"params": self.state.params, "batch_stats": self.state.batch_stats}}
         if self.state.ema is not None:
             networks["test of averaged weights"] = self.state.ema
         for split, variables in networks.items():
-            variables = job.devices.gather(variables)
-            evaluation = evaluate_part(
-                partial(self.programs.eval_step, variables, self.test_part),
-                job.dataset.test,
-                whole_batch(job.batch_size, job.devices),
-                job.devices,
-                self.test_reader,
-            )
+            step = partial(self.programs.eval_step, job.devices.gather(variables), self.test_part)
+            evaluation = evaluate_part(step, job.dataset.test, batch_size, job.devices, self.test_reader)
             line = {"split": split, "step": self.step, "epoch": job.epoch_of(self.step)}
             self.logs.write(line | {"loss": evaluation.loss, "accuracy": evaluation.accuracy})
         loss, accuracy, count = self.progress.epoch_sums
-        best = max(self.progress.best_accuracy, evaluation.accuracy)
-        better = evaluation.accuracy > self.progress.best_accuracy
-        self.progress = self.progress._replace(
-            evaluated=self.step,
-            best_accuracy=best,
-            best_step=self.step if better else self.progress.best_step,
-            epoch_sums=(0.0, 0.0, 0),
-        )
+        self.progress = self.progress._replace(evaluated=self.step, epoch_sums=(0.0, 0.0, 0))
+        if evaluation.accuracy > self.progress.best_accuracy:
+            self.progress = self.progress._replace(best_accuracy=evaluation.accuracy, best_step=self.step)
         self.terminal.say(
             f"epoch {epoch}/{job.epochs}  train loss {loss / max(count, 1):.4f}, "
             f"accuracy {100 * accuracy / max(count, 1):.2f} %  "
@@ -219,27 +201,24 @@ class Loop:
 
 
 def train_reader(job: Job) -> Reader | None:
-    """What decodes a streamed train part: crops at random where the config has them, else the middle."""
-    part, config = job.dataset.train, job.config
-    if isinstance(part, Split):
+    """Makes the reader of a streamed train split: random crops if the config has them, else the middle of images."""
+    split, config = job.dataset.train, job.config
+    if isinstance(split, Split):
         return None
-    size = part.image_shape[0]
-    if job.min_area is None:
-        fit = central_fit(size, 1.0)
-    else:
-        fit = random_fit(size, config.seed, job.min_area, config.test_crop or 1.0)
-    return Reader(part, fit, config.workers)
+    size, area = split.image_shape[0], job.min_area
+    fit = central_fit(size, 1.0) if area is None else random_fit(size, config.seed, area, config.test_crop)
+    return Reader(split, fit, config.workers)
 
 
 class StepLog:
-    """The steps of one epoch, told to the progress bar and, ten times an epoch, to the logs."""
+    """Shows the steps of one epoch on the progress bar, and logs them ten times per epoch."""
 
-    def __init__(self, loop: Loop, epoch: int, start: int, loader: Loader, bar: Bar):
+    def __init__(self, loop: Loop, epoch: int, start: int, loader: Loader, bar: tqdm):
         self._loop, self._loader, self._bar = loop, loader, bar
         self._first, self._end = loop.job.last_step(epoch - 1), loop.job.last_step(epoch)
         self._every = max(1, round(len(loop.job.dataset.train.labels) / loop.job.batch_size / 10))
         self._step = start
-        self._bar.advance((start - self._first) * loop.job.batch_size, "")
+        self._bar.update((start - self._first) * loop.job.batch_size)
         self._begin_line()
 
     def _begin_line(self) -> None:
@@ -248,7 +227,7 @@ class StepLog:
         self._since, self._waited = time.perf_counter(), self._loader.waited
 
     def add(self, metrics: TrainMetrics) -> None:
-        """Takes the next step's metrics, read to the host."""
+        """Adds the metrics of the next step."""
         loop, job = self._loop, self._loop.job
         self._step += 1
         self._steps += 1
@@ -256,17 +235,19 @@ class StepLog:
             self._skipped += 1
         else:
             loss, accuracy, count = loop.progress.epoch_sums
-            now = float(metrics.loss), float(metrics.accuracy), float(metrics.gradient_norm)
-            self._recent.append(now)
-            loop.progress = loop.progress._replace(epoch_sums=(loss + now[0], accuracy + now[1], count + 1))
+            values = float(metrics.loss), float(metrics.accuracy), float(metrics.gradient_norm)
+            self._recent.append(values)
+            loop.progress = loop.progress._replace(epoch_sums=(loss + values[0], accuracy + values[1], count + 1))
         seconds = time.perf_counter() - self._since
         wait = (self._loader.waited - self._waited) / seconds
         means: list[Any] = np.mean(self._recent, 0).tolist() if self._recent else [None] * 3
         note = f"loss {means[0]:.3f}, accuracy {100 * means[1]:.1f} %" if self._recent else "no gradient is finite"
-        self._bar.advance(job.batch_size, f"{note}, waiting for data {100 * wait:.0f} %" if wait > 0.01 else note)
+        note += f", waiting for data {100 * wait:.0f} %" if wait > 0.01 else ""
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(job.batch_size)
         if (self._step - self._first) % self._every == 0 or self._step == self._end:
             line: dict[str, Any] = {"split": "train", "step": self._step, "epoch": job.epoch_of(self._step)}
             line |= dict(zip(("loss", "accuracy", "gradient_norm"), means, strict=True))
-            line |= {"learning_rate": float(loop.rates[self._step - 1]), "skipped": self._skipped}
+            line |= {"learning_rate": float(loop.learning_rates[self._step - 1]), "skipped": self._skipped}
             loop.logs.write(line | {"images_per_second": self._steps * job.batch_size / seconds, "data_wait": wait})
             self._begin_line()

@@ -1,4 +1,4 @@
-"""The programs of a run, compiled: first state, training step, evaluation step, and the pictures that a step sees."""
+"""The compiled programs of a run: initial state, training step, evaluation step, and the images that a step sees."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -14,7 +14,7 @@ from training_flax.augment.registry import Augmentation, augment_images, example
 from training_flax.data.dataset import Split, StreamedSplit
 from training_flax.data.loader import UNCHANGED, Batch
 from training_flax.learn.evaluation import make_indexed_eval_step, pixels_of, whole_batch
-from training_flax.learn.optimizers import make_optimiser
+from training_flax.learn.optimizers import make_optimizer
 from training_flax.learn.state import EvalResult, TrainMetrics, TrainState, run_keys, start_state
 from training_flax.learn.steps import make_train_step
 from training_flax.learn.steps import normalise as normalise_images
@@ -22,66 +22,63 @@ from training_flax.run.folder import checkpoint_steps
 from training_flax.run.plan import Job
 from training_flax.runtime.compilation import compile_together, compiler_options, garbage_left
 
-AUGMENT_STREAM = 1 << 20  # folded into the run's key: apart from the steps, which dropout folds in
+AUGMENT_STREAM = 1 << 20  # folded into the run's key; differs from the numbers of steps, which dropout folds in
 
 
 class Programs(NamedTuple):
-    """Compiled functions of arrays that lie on the devices, and the shapes of the state."""
+    """Compiled functions of arrays on the devices, and the shapes of the state."""
 
     state: TrainState  # shapes, types and shardings
     init: Callable[[], TrainState]
     train_step: Callable[[TrainState, Any, Batch], tuple[TrainState, tuple[TrainMetrics, jax.Array]]]
     eval_step: Callable[[Any, Any, Batch], EvalResult]
-    show: Callable[[TrainState, Any, Batch], tuple[jax.Array, jax.Array]]  # what `load` makes, pixels 0 to 255
+    show: Callable[[TrainState, Any, Batch], tuple[jax.Array, jax.Array]]  # see `make_loader`; pixels 0 to 255
 
 
 @garbage_left()
 def compile_programs(job: Job) -> Programs:
-    """Compiles all that the run of `job` needs. The train step gives its state's memory on.
+    """Compiles all programs of a run. The train step donates its state's buffers.
 
-    The variables of a run that is new are drawn meanwhile, for the first `init`.
+    The initial variables of a new run are drawn meanwhile, for the first call of `init`.
     """
     config, dataset, devices = job.config, job.dataset, job.devices
-    optimiser = make_optimiser(config, job.total_steps)
+    optimizer = make_optimizer(config, job.total_steps)
     step = make_train_step(
         job.model,
-        optimiser,
-        label_smoothing=config.label_smoothing or 0.0,
-        loss=config.loss or "softmax",
-        accumulate=config.accumulate or 1,
-        ema=config.ema or 0.0,
+        optimizer,
+        label_smoothing=config.label_smoothing,
+        loss=config.loss,
+        accumulate=config.accumulate,
+        ema=config.ema,
         freeze=config.freeze,
         axis_name=devices.axis_name,
     )
     load = make_loader(job)
 
-    def train_step(state: TrainState, part: Any, batch: Batch) -> tuple[TrainState, tuple[TrainMetrics, jax.Array]]:
-        images, targets = load(state.key, part, batch)
+    def train_step(state: TrainState, split: Any, batch: Batch) -> tuple[TrainState, tuple[TrainMetrics, jax.Array]]:
+        images, targets = load(state.key, split, batch)
         stop_signal = batch.stop_signal.max()
         if devices.axis_name is not None:
             stop_signal = jax.lax.pmax(stop_signal, devices.axis_name)
         state, metrics = step(state, normalise_images(images, dataset.mean, dataset.std, job.image_dtype), targets)
         return state, (metrics, stop_signal)
 
-    def show(state: TrainState, part: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        return load(state.key, part, batch)
-
     key = jax.random.key(config.seed)
     state = state_by_shape(job)
     sharding = devices.state_sharding(state)
     state = jax.tree.map(lambda s, h: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=h), state, sharding)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    train_part, train_batch = _shapes(dataset.train, job.batch_size // jax.process_count())
+    train_split, train_batch = _shapes(dataset.train, job.batch_size // jax.process_count())
     shown = _shapes(dataset.train, job.shown // jax.process_count())[1]
     test_batch_size = whole_batch(job.batch_size, devices)
-    test_part, test_batch = _shapes(dataset.test, test_batch_size // jax.process_count())
+    test_split, test_batch = _shapes(dataset.test, test_batch_size // jax.process_count())
     eval_step = make_indexed_eval_step(job.eval_model, dataset, job.image_dtype)
 
     def lowered() -> Iterator[jax.stages.Lowered]:
-        """What takes longest to compile comes first."""
-        yield devices.map_step(train_step, (state, train_part, train_batch))
-        yield devices.map_rows(eval_step, (variables, test_part, test_batch))
-        yield devices.map_rows(show, (state, train_part, shown))
+        """Traces the programs, those that take longest to compile first."""
+        yield devices.map_step(train_step, (state, train_split, train_batch))
+        yield devices.map_rows(eval_step, (variables, test_split, test_batch))
+        yield devices.map_rows(lambda state, *rest: load(state.key, *rest), (state, train_split, shown))
         yield jax.jit(make_start(job), out_shardings=sharding, donate_argnums=0).lower(variables, key=key)
 
     def draw() -> Any:
@@ -100,39 +97,38 @@ def compile_programs(job: Job) -> Programs:
 
 
 def state_by_shape(job: Job) -> TrainState:
-    """Shapes and types of the run's state."""
+    """Returns the shapes and types of the run's state."""
     variables = jax.eval_shape(job.arranged, variables_by_shape(job.model, job.dataset.image_shape))
     return jax.eval_shape(make_start(job), variables, key=jax.random.key(0))
 
 
 def make_start(job: Job) -> Callable[..., TrainState]:
-    """The function (variables, key) → state before the first step."""
+    """Makes the function (variables, key) → state before the first step."""
     return partial(
         start_state,
-        optimiser=make_optimiser(job.config, job.total_steps),
+        optimizer=make_optimizer(job.config, job.total_steps),
         ema=bool(job.config.ema),
         loss_scaling=job.config.dtype == "float16",
     )
 
 
 def make_loader(job: Job) -> Callable[[jax.Array, Any, Batch], tuple[jax.Array, jax.Array]]:
-    """The function (key, part, batch) → images of 0 to 255 and targets (batch, classes), changed as the config says.
+    """Makes the function (key, split, batch) → images of 0 to 255 and targets (batch, classes), both augmented.
 
-    What an image becomes depends on key, epoch and example alone (mixed ones: and on its neighbour's). Where the batch
-    has UNCHANGED for an epoch, it stays what it is.
+    The changes of an image depend on key, epoch and example alone; mixing also depends on the neighbour's. Images with
+    UNCHANGED for their epoch stay the same.
     """
     config, classes = job.config, len(job.dataset.class_names)
     augmentations: Sequence[Augmentation] = job.augmentations
-    mixup, cutmix = config.mixup or 0.0, config.cutmix or 0.0
 
-    def load(key: jax.Array, part: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        images, labels = pixels_of(part, batch)
+    def load(key: jax.Array, split: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        images, labels = pixels_of(split, batch)
         targets = jax.nn.one_hot(labels, classes)
-        if not (augmentations or mixup or cutmix):
+        if not (augmentations or config.mixup or config.cutmix):
             return images, targets
         keys = example_keys(jax.random.fold_in(key, AUGMENT_STREAM), batch.epochs, batch.examples)
         changed = augment_images(augmentations, keys, images)
-        changed, mixed = mix(keys, changed, targets, mixup=mixup, cutmix=cutmix)
+        changed, mixed = mix(keys, changed, targets, mixup=config.mixup, cutmix=config.cutmix)
         if job.change_until is None:
             return changed, mixed
         unchanged = batch.epochs == UNCHANGED
@@ -142,10 +138,10 @@ def make_loader(job: Job) -> Callable[[jax.Array, Any, Batch], tuple[jax.Array, 
     return load
 
 
-def _shapes(part: Split | StreamedSplit, rows: int) -> tuple[Any, Batch]:
-    """Shapes of a part on the device, or None, and of a batch of `rows` of it."""
+def _shapes(split: Split | StreamedSplit, rows: int) -> tuple[Any, Batch]:
+    """Returns the shapes of a split on the device (None if it is streamed) and of a batch of `rows` examples."""
     numbers = jax.ShapeDtypeStruct((rows,), np.int32)
-    if isinstance(part, Split):
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), part), Batch(*[numbers] * 3)
-    images = jax.ShapeDtypeStruct((rows, *part.image_shape), np.uint8)
+    if isinstance(split, Split):
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), split), Batch(*[numbers] * 3)
+    images = jax.ShapeDtypeStruct((rows, *split.image_shape), np.uint8)
     return None, Batch(numbers, numbers, numbers, images, numbers)

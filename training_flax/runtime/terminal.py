@@ -1,40 +1,20 @@
-"""What a run says while it goes on: lines, and a bar where there is a terminal."""
-
-from types import TracebackType
-from typing import Self
+"""Output of a run on the terminal: lines, and a progress bar."""
 
 from tqdm import tqdm
 
 
-class Bar:
-    """A progress bar that counts images; where there is no terminal it draws nothing."""
-
-    def __init__(self, title: str, total: int, shown: bool):
-        self._bar = tqdm(total=total, desc=title, unit=" images", leave=False, disable=None if shown else True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None):
-        self._bar.close()
-
-    def advance(self, images: int, note: str) -> None:
-        """Counts images, and shows a note beside the bar."""
-        self._bar.set_postfix_str(note, refresh=False)
-        self._bar.update(images)
+def progress_bar(title: str, total: int, shown: bool) -> tqdm:
+    """Makes a bar that counts images; it draws nothing unless it is `shown` and stderr is a terminal."""
+    return tqdm(total=total, desc=title, unit=" images", leave=False, disable=None if shown else True)
 
 
 class Terminal:
-    """Where a run talks to; a quiet one says nothing."""
+    """Prints the lines of a run; a quiet one prints nothing."""
 
     def __init__(self, quiet: bool = False):
-        self._quiet = quiet
+        self.quiet = quiet
 
     def say(self, line: str) -> None:
         """Prints a line at once."""
-        if not self._quiet:
+        if not self.quiet:
             print(line, flush=True)
-
-    def bar(self, title: str, total: int) -> Bar:
-        """A bar for as long as it is entered."""
-        return Bar(title, total, shown=not self._quiet)

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from training_flax import RECIPES, TrainConfig, learning_rate, make_optimiser
+from training_flax import RECIPES, TrainConfig, learning_rate, make_optimizer
 from training_flax.learn.freeze import check_patterns, frozen_leaves
 from training_flax.learn.optimizers import kernels, peak_rate
 
@@ -74,11 +74,11 @@ def test_updates_are_pytorchs(x64, name):
         "nesterov": dict(momentum=0.9, weight_decay=1e-2, nesterov=True),
     }[name]
     config = TrainConfig("resnet20", recipe="he2015-cifar", decay_at=(0.5,), lr=0.1, **settings)
-    optimiser = make_optimiser(config, 20)
+    optimizer = make_optimizer(config, 20)
     weight = jnp.asarray(arrays["start"])
-    state = optimiser.init(weight)
+    state = optimizer.init(weight)
     for gradient, expected in zip(arrays["gradients"], arrays[name], strict=True):
-        updates, state = optimiser.update(jnp.asarray(gradient), state, weight)
+        updates, state = optimizer.update(jnp.asarray(gradient), state, weight)
         weight = optax.apply_updates(weight, updates)
         np.testing.assert_allclose(weight, expected, rtol=1e-12, atol=1e-13)
 
@@ -87,12 +87,12 @@ PARAMS = {"conv1": {"kernel": jnp.ones((3, 3, 2, 2))}, "bn1": {"scale": jnp.ones
 
 
 @pytest.mark.parametrize(("decay", "moved"), [("all", {"kernel", "scale", "bias"}), ("kernels", {"kernel"})])
-@pytest.mark.parametrize("optimiser", ["sgd", "lamb", "adamw"])
-def test_what_decays_is_what_the_recipe_says(optimiser, decay, moved):
+@pytest.mark.parametrize("optimizer", ["sgd", "lamb", "adamw"])
+def test_what_decays_is_what_the_recipe_says(optimizer, decay, moved):
     config = TrainConfig(
-        "resnet20", optimiser=optimiser, decay=decay, weight_decay=0.1, schedule="constant", warmup=0.0
+        "resnet20", optimizer=optimizer, decay=decay, weight_decay=0.1, schedule="constant", warmup=0.0
     )
-    made = make_optimiser(config, 10)
+    made = make_optimizer(config, 10)
     zeros = jax.tree.map(jnp.zeros_like, PARAMS)
     updates, _ = made.update(zeros, made.init(PARAMS), PARAMS)
     names = {path[-1].key for path, leaf in jax.tree_util.tree_leaves_with_path(updates) if np.any(leaf != 0)}
@@ -101,8 +101,8 @@ def test_what_decays_is_what_the_recipe_says(optimiser, decay, moved):
 
 def test_clipping_limits_the_norm_of_the_gradient():
     config = TrainConfig("resnet20", recipe="he2015-cifar", momentum=0.0, weight_decay=0.0, lr=1.0, clip_norm=0.5)
-    optimiser = make_optimiser(config, 10)
-    updates, _ = optimiser.update(jax.tree.map(lambda leaf: 3 * leaf, PARAMS), optimiser.init(PARAMS), PARAMS)
+    optimizer = make_optimizer(config, 10)
+    updates, _ = optimizer.update(jax.tree.map(lambda leaf: 3 * leaf, PARAMS), optimizer.init(PARAMS), PARAMS)
     assert float(optax.tree.norm(updates)) == pytest.approx(0.5, rel=1e-5)
 
 
