@@ -15,9 +15,9 @@ EPSILON = 0.1  # of pixels from 0 to 1
 data = open_dataset("digits")
 images, labels = data.train.images[:, ::2, ::2], data.train.labels  # 16×16 pixels
 model = resnet20(num_classes=10, width=8)
-optimiser = optax.sgd(optax.cosine_decay_schedule(0.1, 80), momentum=0.9, nesterov=True)
-state = init_state(model, optimiser, jax.random.key(0), normalise(images[:1], data.mean, data.std))
-train_step = jax.jit(make_train_step(model, optimiser), donate_argnums=0)
+optimizer = optax.sgd(optax.cosine_decay_schedule(0.1, 80), momentum=0.9, nesterov=True)
+state = init_state(model, optimizer, jax.random.key(0), normalise(images[:1], data.mean, data.std))
+train_step = jax.jit(make_train_step(model, optimizer), donate_argnums=0)
 for number in range(80):
     batch = batch_indices(number, 64, len(labels), seed=0)
     state, _ = train_step(state, normalise(images[batch], data.mean, data.std), labels[batch])

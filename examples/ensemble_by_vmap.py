@@ -15,18 +15,18 @@ data = open_dataset("digits")
 # times as long for them as for one member after another, so images are of 8×8 pixels here and the network is narrow.
 images, test_images = (normalise(part.images[:, 2::4, 2::4], data.mean, data.std) for part in (data.train, data.test))
 labels = data.train.labels
-model = ResNet([1, 1, 1], num_classes=10, stem_kind="cifar", width=8)
-optimiser = optax.sgd(optax.cosine_decay_schedule(0.1, STEPS), momentum=0.9, nesterov=True)
+model = ResNet([1, 1, 1], num_classes=10, stem_type="cifar", width=8)
+optimizer = optax.sgd(optax.cosine_decay_schedule(0.1, STEPS), momentum=0.9, nesterov=True)
 
 
 @jax.jit
 @jax.vmap
 def start(key):
     """The state that training starts from, for each key."""
-    return init_state(model, optimiser, key, images[:1])
+    return init_state(model, optimizer, key, images[:1])
 
 
-train_step = jax.jit(jax.vmap(make_train_step(model, optimiser), in_axes=(0, None, None)), donate_argnums=0)
+train_step = jax.jit(jax.vmap(make_train_step(model, optimizer), in_axes=(0, None, None)), donate_argnums=0)
 
 states = start(jax.random.split(jax.random.key(0), MEMBERS))
 for number in range(STEPS):

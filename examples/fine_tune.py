@@ -29,16 +29,16 @@ def digits(part, first, of_each=None, seed=0):
 
 
 @cache
-def optimiser_and_step(model, steps, rate, freeze):
+def optimizer_and_step(model, steps, rate, freeze):
     """SGD and its compiled step, the same for all draws."""
-    optimiser = optax.sgd(optax.cosine_decay_schedule(rate, steps), momentum=0.9, nesterov=True)
-    return optimiser, jax.jit(make_train_step(model, optimiser, freeze=freeze))
+    optimizer = optax.sgd(optax.cosine_decay_schedule(rate, steps), momentum=0.9, nesterov=True)
+    return optimizer, jax.jit(make_train_step(model, optimizer, freeze=freeze))
 
 
 def train(model, images, labels, steps, rate, variables=None, freeze=(), seed=0):
     """The variables after some steps of SGD, from those given or from random ones."""
-    optimiser, step = optimiser_and_step(model, steps, rate, freeze)
-    state = init_state(model, optimiser, jax.random.key(seed), images[:1])
+    optimizer, step = optimizer_and_step(model, steps, rate, freeze)
+    state = init_state(model, optimizer, jax.random.key(seed), images[:1])
     state = state._replace(**variables or {})
     for number in range(steps):
         batch = batch_indices(number, min(64, len(labels)), len(labels), seed=0)

@@ -34,10 +34,10 @@ def top_eigenpair(product, size, iterations, seed=0):
 
 data = open_dataset("digits")
 images, labels = normalise(data.train.images[:, 2::4, 2::4], data.mean, data.std), data.train.labels  # 8×8 pixels
-model = ResNet([1, 1, 1], num_classes=10, stem_kind="cifar", width=8)
-optimiser = optax.sgd(0.05, momentum=0.9)
-state = init_state(model, optimiser, jax.random.key(0), images[:1])
-step = jax.jit(make_train_step(model, optimiser), donate_argnums=0)
+model = ResNet([1, 1, 1], num_classes=10, stem_type="cifar", width=8)
+optimizer = optax.sgd(0.05, momentum=0.9)
+state = init_state(model, optimizer, jax.random.key(0), images[:1])
+step = jax.jit(make_train_step(model, optimizer), donate_argnums=0)
 for number in range(60):
     batch = batch_indices(number, 64, len(labels), seed=0)
     state, _ = step(state, images[batch], labels[batch])

@@ -21,10 +21,10 @@ images, test_images = (normalise(part.images[:, ::2, ::2], data.mean, data.std) 
 labels, test_labels = data.train.labels, data.test.labels
 
 model = resnet20(num_classes=CLASSES, width=8)
-optimiser = optax.sgd(optax.cosine_decay_schedule(0.1, STEPS), momentum=0.9, nesterov=True)
-state = init_state(model, optimiser, jax.random.key(0), images[:1])
+optimizer = optax.sgd(optax.cosine_decay_schedule(0.1, STEPS), momentum=0.9, nesterov=True)
+state = init_state(model, optimizer, jax.random.key(0), images[:1])
 random = {"params": state.params, "batch_stats": state.batch_stats}
-train_step = jax.jit(make_train_step(model, optimiser))
+train_step = jax.jit(make_train_step(model, optimizer))
 for number in range(STEPS):
     batch = batch_indices(number, 64, len(labels), seed=0)
     state, _ = train_step(state, images[batch], labels[batch])

@@ -13,10 +13,10 @@ from training_flax import batch_indices, init_state, make_train_step, normalise,
 data = open_dataset("digits")
 images, labels = normalise(data.train.images[:, 2::4, 2::4], data.mean, data.std), data.train.labels  # 8×8 pixels
 # Every image has a gradient of all parameters; `remat` keeps the activations from coming on top of that.
-model = ResNet([1, 1, 1], num_classes=10, stem_kind="cifar", width=8, remat=True)
-optimiser = optax.sgd(0.1, momentum=0.9, nesterov=True)
-state = init_state(model, optimiser, jax.random.key(0), images[:1])
-train_step = jax.jit(make_train_step(model, optimiser), donate_argnums=0)
+model = ResNet([1, 1, 1], num_classes=10, stem_type="cifar", width=8, remat=True)
+optimizer = optax.sgd(0.1, momentum=0.9, nesterov=True)
+state = init_state(model, optimizer, jax.random.key(0), images[:1])
+train_step = jax.jit(make_train_step(model, optimizer), donate_argnums=0)
 for number in range(100):
     batch = batch_indices(number, 64, len(labels), seed=0)
     state, _ = train_step(state, images[batch], labels[batch])

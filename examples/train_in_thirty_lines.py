@@ -20,9 +20,9 @@ images, labels = data.train
 steps = EPOCHS * len(labels) // BATCH_SIZE
 
 model = resnet20(num_classes=len(data.class_names))
-optimiser = optax.sgd(optax.cosine_decay_schedule(0.1, steps), momentum=0.9, nesterov=True)
-state = init_state(model, optimiser, jax.random.key(0), normalise(images[:1], data.mean, data.std))
-train_step = jax.jit(make_train_step(model, optimiser), donate_argnums=0, compiler_options=compiler_options())
+optimizer = optax.sgd(optax.cosine_decay_schedule(0.1, steps), momentum=0.9, nesterov=True)
+state = init_state(model, optimizer, jax.random.key(0), normalise(images[:1], data.mean, data.std))
+train_step = jax.jit(make_train_step(model, optimizer), donate_argnums=0, compiler_options=compiler_options())
 
 for number in range(steps):
     batch = batch_indices(number, BATCH_SIZE, len(labels), seed=0)

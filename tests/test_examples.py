@@ -85,10 +85,10 @@ def test_an_ensemble_errs_less_than_its_members_do(capsys):
     # Each member is what its key makes of it alone.
     with jax.enable_x64(True):  # in float32 a ReLU turns on or off by rounding now and then
         images, labels = jnp.asarray(names["images"][:64], float), names["labels"][:64]
-        model, optimiser = names["model"].clone(param_dtype=float), names["optimiser"]
-        step = names["make_train_step"](model, optimiser)
+        model, optimizer = names["model"].clone(param_dtype=float), names["optimizer"]
+        step = names["make_train_step"](model, optimizer)
         keys = jax.random.split(jax.random.key(1), names["MEMBERS"])
-        states = jax.jit(jax.vmap(lambda key: names["init_state"](model, optimiser, key, images[:1])))(keys)
+        states = jax.jit(jax.vmap(lambda key: names["init_state"](model, optimizer, key, images[:1])))(keys)
         together, _ = jax.jit(jax.vmap(step, in_axes=(0, None, None)))(states, images, labels)
         alone, _ = jax.jit(step)(jax.tree.map(lambda leaf: leaf[2], states), images, labels)
         assert_close(jax.tree.map(lambda leaf: leaf[2], together.params), alone.params, 1e-10)
