@@ -137,26 +137,6 @@ class GradientProfile:
     cosine: np.ndarray
 
 
-def gradient_profile(
-    model: nn.Module, variables: Any, images: jax.Array, labels: jax.Array, *, stage: int | None, train: bool = False
-) -> GradientProfile:
-    """Computes ‖g‖, ‖Σ‖ and the cosine between them from every block on, by one backward pass.
-
-    Args, errors: as `theory_flax.unroll`.
-    """
-    start = walk(model, variables, images, labels, stage=stage, train=train)
-    rows = [_profile_row(*at_input) for at_input, _ in both_ways(start)]
-    return GradientProfile(*np.array(rows[::-1]).T)
-
-
-def _profile_row(total: jax.Array, along: jax.Array) -> tuple[float, float, float, float]:
-    whole, identity = np.asarray(total, np.float64), np.asarray(along, np.float64)
-    rest = whole - identity
-    total_norm, identity_norm, rest_norm = (float(np.linalg.norm(part)) for part in (whole, identity, rest))
-    scale = identity_norm * rest_norm
-    return total_norm, identity_norm, rest_norm, _inner(identity, rest) / scale if scale else math.nan
-
-
 @dataclass(frozen=True)
 class PathLengths:
     """The gradient as a sum over paths, grouped by how many residuals a path passes (Veit 2016, section 4.3).
@@ -170,6 +150,26 @@ class PathLengths:
     norms: np.ndarray
     shares: np.ndarray
     counts: np.ndarray
+
+
+def gradient_profile(
+    model: nn.Module, variables: Any, images: jax.Array, labels: jax.Array, *, stage: int | None, train: bool = False
+) -> GradientProfile:
+    """Computes ‖g‖, ‖Σ‖ and the cosine between them from every block on, by one backward pass.
+
+    Args, errors: as `theory_flax.unroll`.
+    """
+    cotangents = both_ways(walk(model, variables, images, labels, stage=stage, train=train))
+    rows = [_profile_row(*at_input) for at_input, _ in cotangents]
+    return GradientProfile(*np.array(rows[::-1]).T)
+
+
+def _profile_row(total: jax.Array, along: jax.Array) -> tuple[float, float, float, float]:
+    whole, identity = np.asarray(total, np.float64), np.asarray(along, np.float64)
+    rest = whole - identity
+    total_norm, identity_norm, rest_norm = (float(np.linalg.norm(part)) for part in (whole, identity, rest))
+    scale = identity_norm * rest_norm
+    return total_norm, identity_norm, rest_norm, _inner(identity, rest) / scale if scale else math.nan
 
 
 def path_lengths(
