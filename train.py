@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The front door: trains a residual or densely connected network. `python -m training_flax` is the same.
+"""Trains a residual or densely connected network; `python -m training_flax` is the same command.
 
 python train.py --arch densenet121
 """

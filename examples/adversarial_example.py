@@ -1,7 +1,7 @@
-"""Steps too small to matter to us take a trained network from right to wrong: python examples/adversarial_example.py
+"""Changes too small for our eyes make a trained network wrong: python examples/adversarial_example.py
 
-The fast gradient sign method (Goodfellow et al., arXiv:1412.6572, section 4): each pixel moves by ε in the direction
-that raises the loss. Noise of the same size in random directions is there to compare.
+The fast gradient sign method (Goodfellow et al., arXiv:1412.6572, section 4): each pixel changes by ε in the direction
+that raises the loss. Noise of the same size in random directions is the comparison.
 """
 
 import jax
@@ -25,7 +25,7 @@ variables = {"params": state.params, "batch_stats": state.batch_stats}
 
 
 def loss(pixels, labels, variables):
-    """Its gradient with respect to pixels from 0 to 1 is the attack."""
+    """Returns loss and logits; the gradient with respect to pixels from 0 to 1 is the attack."""
     logits = model.apply(variables, normalise(255 * pixels, data.mean, data.std), train=False)
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), logits
 
@@ -34,13 +34,13 @@ attack = jax.jit(jax.grad(loss, has_aux=True))
 
 
 def accuracy(pixels):
-    """In per cent of the test images."""
+    """Returns the accuracy on test images in per cent."""
     _, logits = attack(pixels, labels, variables)
     return 100 * (logits.argmax(-1) == labels).mean()
 
 
 def move(pixels, direction):
-    """Pixels moved by ε, and still pixels."""
+    """Changes pixels by ε, within the range 0 to 1."""
     return jnp.clip(pixels + EPSILON * jnp.sign(direction), 0, 1)
 
 

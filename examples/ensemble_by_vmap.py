@@ -1,6 +1,6 @@
-"""Four networks trained at once, and what they say together: python examples/ensemble_by_vmap.py
+"""Four networks trained at once, and their mean prediction: python examples/ensemble_by_vmap.py
 
-`jax.vmap` over keys makes four states, and over states makes of the training step one that moves all four.
+`jax.vmap` over keys makes four states, and `jax.vmap` of the training step over states trains all four.
 """
 
 import jax
@@ -11,9 +11,9 @@ from training_flax import batch_indices, init_state, make_train_step, normalise,
 
 MEMBERS, STEPS = 4, 60
 data = open_dataset("digits")
-# Convolutions under vmap, each member with kernels of its own, are grouped ones. On the CPU XLA takes two to three
-# times as long for them as for one member after another, so images are of 8×8 pixels here and the network is narrow.
-images, test_images = (normalise(part.images[:, 2::4, 2::4], data.mean, data.std) for part in (data.train, data.test))
+# Under vmap, with kernels for each member, convolutions become grouped ones. On the CPU XLA takes two to three times as
+# long for them as for one member after another, so images have only 8×8 pixels here and the network is narrow.
+images, test_images = (normalise(split.images[:, 2::4, 2::4], data.mean, data.std) for split in (data.train, data.test))
 labels = data.train.labels
 model = ResNet([1, 1, 1], num_classes=10, stem_type="cifar", width=8)
 optimizer = optax.sgd(optax.cosine_decay_schedule(0.1, STEPS), momentum=0.9, nesterov=True)
@@ -22,7 +22,7 @@ optimizer = optax.sgd(optax.cosine_decay_schedule(0.1, STEPS), momentum=0.9, nes
 @jax.jit
 @jax.vmap
 def start(key):
-    """The state that training starts from, for each key."""
+    """Makes the state before the first step, for each key."""
     return init_state(model, optimizer, key, images[:1])
 
 
@@ -37,7 +37,7 @@ for number in range(STEPS):
 @jax.jit
 @jax.vmap
 def probabilities(state):
-    """Of the classes of all test images: (images, classes) for each state."""
+    """Returns the probabilities of classes of all test images, (images, classes) for each state."""
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     return jax.nn.softmax(model.apply(variables, test_images, train=False))
 

@@ -1,6 +1,6 @@
-"""A network exported to one file, and served by a process that knows JAX and nothing else of what made it.
+"""A network exported to one file, and a server that runs it with JAX alone: python examples/export_and_serve.py
 
-The file holds the program and its weights, for batches of any size. Run it with: python examples/export_and_serve.py
+The file holds the program and its weights, for batches of any size.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ server.serve_forever()
 
 
 def ask(port, images):
-    """Logits of a batch, from the server."""
+    """Asks the server for the logits of a batch."""
     np.save(body := io.BytesIO(), images)
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
         connection.request("POST", "/", body.getvalue())

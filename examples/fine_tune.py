@@ -1,7 +1,7 @@
-"""A network that knows the digits 0 to 4 learns 5 to 9 from five images of each better than one that knows nothing.
+"""A network trained on the digits 0 to 4 learns 5 to 9 from five images of each better than a random network.
 
-First a new classifier is trained, then all of the network at a small rate, both with BatchNorm frozen: statistics of
-so few images would be poor ones. Run it with: python examples/fine_tune.py
+First a new classifier is trained, then the whole network at a small learning rate, both with BatchNorm frozen, because
+statistics of so few images are poor. Run it with: python examples/fine_tune.py
 """
 
 import tempfile
@@ -21,23 +21,23 @@ STEPS, DRAWS = 10, 4
 data = open_dataset("digits")
 
 
-def digits(part, first, of_each=None, seed=0):
-    """Normalised images of five of the ten digits, every second pixel of them, and labels that count from 0."""
+def digits(split, first, of_each=None, seed=0):
+    """Selects normalised images of five of the ten digits, at half resolution, and labels that count from 0."""
     draw = np.random.default_rng(seed).permutation
-    chosen = np.concatenate([draw(np.flatnonzero(part.labels == first + digit))[:of_each] for digit in range(5)])
-    return normalise(part.images[chosen, ::2, ::2], data.mean, data.std), part.labels[chosen] - first
+    chosen = np.concatenate([draw(np.flatnonzero(split.labels == first + digit))[:of_each] for digit in range(5)])
+    return normalise(split.images[chosen, ::2, ::2], data.mean, data.std), split.labels[chosen] - first
 
 
 @cache
-def optimizer_and_step(model, steps, rate, freeze):
-    """SGD and its compiled step, the same for all draws."""
-    optimizer = optax.sgd(optax.cosine_decay_schedule(rate, steps), momentum=0.9, nesterov=True)
+def optimizer_and_step(model, steps, learning_rate, freeze):
+    """Makes SGD and its compiled step, the same for all draws."""
+    optimizer = optax.sgd(optax.cosine_decay_schedule(learning_rate, steps), momentum=0.9, nesterov=True)
     return optimizer, jax.jit(make_train_step(model, optimizer, freeze=freeze))
 
 
-def train(model, images, labels, steps, rate, variables=None, freeze=(), seed=0):
-    """The variables after some steps of SGD, from those given or from random ones."""
-    optimizer, step = optimizer_and_step(model, steps, rate, freeze)
+def train(model, images, labels, steps, learning_rate, variables=None, freeze=(), seed=0):
+    """Trains by SGD from `variables`, or from random ones, and returns the new variables."""
+    optimizer, step = optimizer_and_step(model, steps, learning_rate, freeze)
     state = init_state(model, optimizer, jax.random.key(seed), images[:1])
     state = state._replace(**variables or {})
     for number in range(steps):
@@ -46,14 +46,14 @@ def train(model, images, labels, steps, rate, variables=None, freeze=(), seed=0)
     return {"params": state.params, "batch_stats": state.batch_stats}
 
 
-# Twenty classes, which digit and how it is turned: features that tell five classes apart tell little else.
+# Twenty classes, of digit and rotation, because features for only five classes are of little use for others.
 images, labels = digits(data.train, first=0)
 turned = jnp.concatenate([jnp.rot90(images, turns, axes=(1, 2)) for turns in range(4)])
 turned_labels = np.concatenate([4 * labels + turns for turns in range(4)])
 model, (test_images, test_labels) = resnet20(num_classes=5, width=8), digits(data.test, first=5)
 with tempfile.TemporaryDirectory() as folder:
     file, broad = Path(folder) / "zero_to_four.safetensors", model.clone(num_classes=20)
-    save_weights(broad, train(broad, turned, turned_labels, steps=300, rate=0.1), file)
+    save_weights(broad, train(broad, turned, turned_labels, steps=300, learning_rate=0.1), file)
     variables = load_weights(model, file, new_head=True)
 
 frozen, features = model.clone(frozen_batch_norm=True), ("conv1/*", "bn1/*", "layer*")

@@ -1,7 +1,7 @@
 """The sharpest direction of a trained network's loss, by Lanczos: python examples/hessian_top_eigenvalue.py
 
 The Hessian is never formed: its product with a vector is the derivative of the gradient along it (Pearlmutter 1994),
-forward mode over reverse mode. Gradient descent is stable up to a rate of 2 / λ for the top eigenvalue λ.
+forward mode over reverse mode. Gradient descent is stable up to a learning rate of 2 / λ for the top eigenvalue λ.
 """
 
 import jax
@@ -15,9 +15,9 @@ from training_flax import batch_indices, init_state, make_train_step, normalise,
 
 
 def top_eigenpair(product, size, iterations, seed=0):
-    """The largest eigenvalue of a symmetric matrix, by its products with vectors, and the unit vector that has it.
+    """Returns the largest eigenvalue and its unit vector of a symmetric matrix, from products with vectors.
 
-    A loop of Python's: in a compiled one XLA's convolutions on the CPU take 6 to 16 times as long.
+    This is a Python loop, because in a compiled one XLA's convolutions on the CPU take 6 to 16 times as long.
     """
     basis, diagonal, beside = [], [], []
     vector = np.random.default_rng(seed).standard_normal(size)
@@ -25,7 +25,7 @@ def top_eigenpair(product, size, iterations, seed=0):
         basis.append(vector / np.linalg.norm(vector))
         vector = np.asarray(product(basis[-1]), np.float64)
         diagonal.append(basis[-1] @ vector)
-        for _ in range(2):  # once leaves what rounding lets through
+        for _ in range(2):  # a second time, because rounding leaves a rest after the first
             vector -= np.array(basis).T @ (np.array(basis) @ vector)
         beside.append(np.linalg.norm(vector))
     values, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(beside[:-1], 1) + np.diag(beside[:-1], -1))
@@ -46,7 +46,7 @@ flat, unravel = ravel_pytree(state.params)
 
 
 def loss(flat, images, labels):
-    """Of all parameters in one vector, with running statistics."""
+    """Returns the loss for all parameters in one vector, with running statistics."""
     variables = {"params": unravel(flat), "batch_stats": state.batch_stats}
     logits = model.apply(variables, images, train=False)
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
@@ -54,12 +54,12 @@ def loss(flat, images, labels):
 
 @jax.jit
 def hvp(flat, vector, images, labels):
-    """The Hessian at `flat` times a vector."""
+    """Multiplies the Hessian at `flat` by a vector."""
     return jax.jvp(lambda flat: jax.grad(loss)(flat, images, labels), (flat,), (vector,))[1]
 
 
 def product(vector):
-    """The Hessian of the loss of 512 images times a vector."""
+    """Multiplies the Hessian of the loss of 512 images by a vector."""
     return hvp(flat, jnp.asarray(vector, jnp.float32), images[:512], labels[:512])
 
 

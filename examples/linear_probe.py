@@ -1,6 +1,6 @@
-"""What a linear classifier reads from a network's features, random and trained: python examples/linear_probe.py
+"""A linear classifier on a network's features, random and trained: python examples/linear_probe.py
 
-The classifier learns from the pooled features of 100 images; the network has learned from all of them, or from none.
+The classifier learns from the pooled features of 100 images; the network has learned from all images, or from none.
 """
 
 from functools import partial
@@ -16,8 +16,8 @@ from weights_flax import features
 
 STEPS, CLASSES = 60, 10
 data = open_dataset("digits")
-# Every second pixel of 32×32 is as good as all.
-images, test_images = (normalise(part.images[:, ::2, ::2], data.mean, data.std) for part in (data.train, data.test))
+# The 32×32 pixels are repeated ones, so every second pixel loses nothing.
+images, test_images = (normalise(split.images[:, ::2, ::2], data.mean, data.std) for split in (data.train, data.test))
 labels, test_labels = data.train.labels, data.test.labels
 
 model = resnet20(num_classes=CLASSES, width=8)
@@ -35,9 +35,9 @@ pooled_features = jax.jit(partial(features, model, stop_at="pooled"))
 
 @jax.jit
 def logistic_regression(x, y):
-    """Kernel and bias of the least Σ cross-entropy + ‖kernel‖² / 2.
+    """Returns kernel and bias that minimise Σ cross-entropy + ‖kernel‖² / 2.
 
-    A hundred steps of L-BFGS in one compiled loop. Of convolutions it would be slow on the CPU, and of dots it is fast.
+    A hundred steps of L-BFGS run in one compiled loop, which is fast for dots; only convolutions are slow in loops.
     """
 
     def objective(params):

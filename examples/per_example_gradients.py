@@ -1,7 +1,7 @@
 """The gradient of each image's own loss, all at once by vmap of grad: python examples/per_example_gradients.py
 
-With running statistics an image's loss is its own affair, and the batch's gradient is the mean of theirs. The largest
-gradients belong to the images that the network has not understood.
+With running statistics an image's loss does not depend on other images, so the batch's gradient is the mean of the
+images' gradients. The largest gradients are those of images that the network classifies badly.
 """
 
 import jax
@@ -12,7 +12,7 @@ from training_flax import batch_indices, init_state, make_train_step, normalise,
 
 data = open_dataset("digits")
 images, labels = normalise(data.train.images[:, 2::4, 2::4], data.mean, data.std), data.train.labels  # 8×8 pixels
-# Every image has a gradient of all parameters; `remat` keeps the activations from coming on top of that.
+# Every image has a gradient of all parameters, which fills memory; `remat` saves the memory of the activations.
 model = ResNet([1, 1, 1], num_classes=10, stem_type="cifar", width=8, remat=True)
 optimizer = optax.sgd(0.1, momentum=0.9, nesterov=True)
 state = init_state(model, optimizer, jax.random.key(0), images[:1])
@@ -23,13 +23,13 @@ for number in range(100):
 
 
 def loss(params, images, labels):
-    """The mean over a batch."""
+    """Returns the mean loss of a batch."""
     logits = model.apply({"params": params, "batch_stats": state.batch_stats}, images, train=False)
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
 def loss_of_one(params, image, label):
-    """That of one image, (height, width, channels)."""
+    """Returns the loss of one image, (height, width, channels)."""
     return loss(params, image[None], label[None])
 
 
