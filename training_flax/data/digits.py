@@ -4,12 +4,12 @@ from importlib.metadata import distribution
 
 import numpy as np
 
-from training_flax.data.source import Found, Source
+from training_flax.data.source import Source, Sources
 
 SPLIT = 1437
 
 
-def digits(rest: str = "") -> Found:
+def digits(rest: str = "") -> Sources:
     """Reads handwritten digits: 1,437 train and 360 test images of 32×32×3 pixels, 10 classes.
 
     The images are the test set of UCI's "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak 1998), as
@@ -27,7 +27,7 @@ def digits(rest: str = "") -> Found:
     images = np.repeat(grey.repeat(4, 1).repeat(4, 2)[..., None], 3, -1)
     labels = table[:, -1].astype(np.int32)
     train, test = _source(images[:SPLIT], labels[:SPLIT]), _source(images[SPLIT:], labels[SPLIT:])
-    return Found(train, test, tuple(map(str, range(10))))
+    return Sources(train, test, tuple(map(str, range(10))))
 
 
 def _source(images: np.ndarray, labels: np.ndarray) -> Source:

@@ -4,12 +4,12 @@ import re
 
 import numpy as np
 
-from training_flax.data.source import Found, Source
+from training_flax.data.source import Source, Sources
 
 TRAIN, TEST = 1024, 256  # images
 
 
-def fake(rest: str) -> Found:
+def fake(rest: str) -> Sources:
     """Makes images of noise: uniform bytes, seeded by split and index; class sizes differ by one image at most.
 
     Args:
@@ -27,7 +27,7 @@ def fake(rest: str) -> Found:
     height, width, channels, classes, train = (int(number or TRAIN) for number in match.groups())
     shape = (height, width, channels)
     splits = _noise(0, train, shape, classes), _noise(1, TEST, shape, classes)
-    return Found(*splits, tuple(map(str, range(classes))))
+    return Sources(*splits, tuple(map(str, range(classes))))
 
 
 def _noise(seed: int, examples: int, shape: tuple[int, int, int], classes: int) -> Source:

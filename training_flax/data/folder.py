@@ -8,10 +8,10 @@ import numpy as np
 from PIL import Image
 
 from training_flax.data.decode import read_image, read_size
-from training_flax.data.source import Found, Source
+from training_flax.data.source import Source, Sources
 
 
-def folder(path: str) -> Found:
+def folder(path: str) -> Sources:
     """Reads the images PATH/train/CLASS/* and PATH/test/CLASS/*, or PATH/val/CLASS/* if there is no test folder.
 
     Labels number the class folders in sorted order. Images are the files with an extension of a format that Pillow
@@ -37,7 +37,7 @@ def folder(path: str) -> Found:
         raise ValueError(f"{str(root)!r}: classes must be the same in 'train' and {test.name!r}; in one alone: {shown}")
     if len(classes) < 2:
         raise ValueError(f"{str(train)!r} must have a folder for each of at least 2 classes; it has {len(classes)}")
-    return Found(_source(train, classes), _source(test, classes), classes)
+    return Sources(_source(train, classes), _source(test, classes), classes)
 
 
 def _classes(part: Path) -> tuple[str, ...]:

@@ -8,10 +8,10 @@ from training_flax.data.dataset import Dataset
 from training_flax.data.digits import digits
 from training_flax.data.fake import fake
 from training_flax.data.folder import folder
-from training_flax.data.source import Found, as_dataset
+from training_flax.data.source import Sources, as_dataset
 from training_flax.data.tfds import prepared
 
-KINDS: dict[str, Callable[..., Found]] = {"digits": digits, "fake": fake, "folder": folder, "tfds": prepared}
+KINDS: dict[str, Callable[..., Sources]] = {"digits": digits, "fake": fake, "folder": folder, "tfds": prepared}
 """The reader of each kind of data set, a function of the text after the first colon of the data set's name."""
 DATASETS = tuple(KINDS)
 
@@ -40,5 +40,5 @@ def open_dataset(
     check_positive("default_image_size", default_image_size)
     if data_dir is not None and kind != "tfds":
         raise ValueError(f"data_dir is where data sets of TFDS are, and {name!r} is none; given {str(data_dir)!r}")
-    found = KINDS[kind](rest, data_dir) if kind == "tfds" else KINDS[kind](rest)
-    return as_dataset(name, found, image_size, default_image_size)
+    sources = KINDS[kind](rest, data_dir) if kind == "tfds" else KINDS[kind](rest)
+    return as_dataset(name, sources, image_size, default_image_size)

@@ -31,7 +31,7 @@ class Source(NamedTuple):
     read: Callable[[int], np.ndarray]
 
 
-class Found(NamedTuple):
+class Sources(NamedTuple):
     """The sources of both splits, and the names of the classes: the result of a reader of data sets."""
 
     train: Source
@@ -39,12 +39,12 @@ class Found(NamedTuple):
     class_names: tuple[str, ...]
 
 
-def as_dataset(name: str, found: Found, image_size: int | None, default_image_size: int) -> Dataset:
+def as_dataset(name: str, sources: Sources, image_size: int | None, default_image_size: int) -> Dataset:
     """Makes the data set called `name`; arguments and errors are those of `open_dataset`."""
-    sources = (found.train, found.test)
-    train, test = _in_memory(sources, image_size) or _streamed(sources, image_size, default_image_size)
+    splits = (sources.train, sources.test)
+    train, test = _in_memory(splits, image_size) or _streamed(splits, image_size, default_image_size)
     mean, std = channel_moments(_images(train))
-    return Dataset(name, train, test, found.class_names, mean, std)
+    return Dataset(name, train, test, sources.class_names, mean, std)
 
 
 def channel_moments(images: Iterable[np.ndarray]) -> tuple[tuple[float, ...], tuple[float, ...]]:

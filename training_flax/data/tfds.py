@@ -14,7 +14,7 @@ import numpy as np
 from common_flax.errors import one_line
 from common_flax.optional import not_installed
 from training_flax.data.decode import read_image, read_size
-from training_flax.data.source import CHUNK, MEMORY_LIMIT, Found, Source
+from training_flax.data.source import CHUNK, MEMORY_LIMIT, Source, Sources
 
 
 def data_folder(data_dir: str | Path | None) -> Path:
@@ -35,7 +35,7 @@ def split_name(rest: str) -> tuple[str, str]:
     return match[1], match[2] or ""
 
 
-def prepared(rest: str, data_dir: str | Path | None) -> Found:
+def prepared(rest: str, data_dir: str | Path | None) -> Sources:
     """Reads a data set that `python -m training_flax.prepare` has made.
 
     The features are image and label; the splits are train, and test or, if test is missing or has no labels,
@@ -71,7 +71,7 @@ def prepared(rest: str, data_dir: str | Path | None) -> Found:
             _source(records, f"{folder}: {split}", label.num_classes, grey)
             for split, records in _labelled_splits(builder, tfds)
         )
-        return Found(train, test, tuple(label.names))
+        return Sources(train, test, tuple(label.names))
 
 
 def _labelled_splits(builder: Any, tfds: Any) -> tuple[tuple[str, Any], tuple[str, Any]]:
