@@ -56,16 +56,9 @@ def compiled_facts(compiled: Any, began: float) -> dict[str, float]:
     return {"compile_seconds": seconds, "temp_mb": compiled.memory_analysis().temp_size_in_bytes / 1e6}
 
 
+TRAINED = {"resnet50": 8, "densenet121": 8, "resnet20": 128, "resnet56": 128, "densenet_bc_100_12": 64}
+TRAINED |= {"resnet110": 128, "resnet1202": 32}
 WORKS = (
-    Work("resnet50", 8, True),
-    Work("densenet121", 8, True),
-    Work("resnet20", 128, True),
-    Work("resnet56", 128, True),
-    Work("densenet_bc_100_12", 64, True),
-    Work("resnet110", 128, True),
-    Work("resnet1202", 32, True),
-    Work("resnet50", 8, False),
-    Work("resnet50", 1, False),
-    Work("densenet121", 8, False),
-    Work("densenet121", 1, False),
+    *(Work(arch, batch, train=True) for arch, batch in TRAINED.items()),
+    *(Work(arch, batch, train=False) for arch in ("resnet50", "densenet121") for batch in (8, 1)),
 )

@@ -52,12 +52,15 @@ class Basic(Block):
         return nn.relu(x + y)
 
 
-class ResNet(nn.Module):
+class NaiveNet(nn.Module):
     sizes: tuple[int, ...]
-    block: Any
-    width: int = 64
     classes: int = 1000
     small: bool = False
+
+
+class ResNet(NaiveNet):
+    block: Any = Bottleneck
+    width: int = 64
 
     @nn.compact
     def __call__(self, x, train):
@@ -69,12 +72,9 @@ class ResNet(nn.Module):
         return nn.Dense(self.classes)(x.mean((1, 2)))
 
 
-class DenseNet(nn.Module):
-    sizes: tuple[int, ...]
+class DenseNet(NaiveNet):
     growth: int = 32
     stem: int = 64
-    classes: int = 1000
-    small: bool = False
 
     @nn.compact
     def __call__(self, x, train):
@@ -92,13 +92,13 @@ class DenseNet(nn.Module):
 
 
 MODELS = {
-    "resnet50": ResNet((3, 4, 6, 3), Bottleneck),
+    "resnet50": ResNet((3, 4, 6, 3)),
     "densenet121": DenseNet((6, 12, 24, 16)),
-    "resnet20": ResNet((3, 3, 3), Basic, 16, 10, True),
-    "resnet32": ResNet((5, 5, 5), Basic, 16, 10, True),
-    "resnet44": ResNet((7, 7, 7), Basic, 16, 10, True),
-    "resnet56": ResNet((9, 9, 9), Basic, 16, 10, True),
-    "densenet_bc_100_12": DenseNet((16, 16, 16), 12, 24, 10, True),
+    "resnet20": ResNet((3, 3, 3), 10, True, Basic, 16),
+    "resnet32": ResNet((5, 5, 5), 10, True, Basic, 16),
+    "resnet44": ResNet((7, 7, 7), 10, True, Basic, 16),
+    "resnet56": ResNet((9, 9, 9), 10, True, Basic, 16),
+    "densenet_bc_100_12": DenseNet((16, 16, 16), 10, True, 12, 24),
 }
 
 
