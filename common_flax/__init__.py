@@ -1,4 +1,4 @@
-"""What every package of the project needs and no paper mentions."""
+"""Tools that every package needs and no paper mentions: checks, files, errors, command lines, colours."""
 
 __version__ = "0.1.0"
 

@@ -9,7 +9,7 @@ from common_flax.optional import DISTRIBUTION
 def check_backend() -> None:
     """Starts JAX's backend, and with it the devices that JAX_PLATFORMS asks for.
 
-    In a run of several processes this must come after they have found each other.
+    A run of several processes must connect them (`jax.distributed.initialize`) before this call.
 
     Raises:
         ValueError: JAX cannot start the backend, as with JAX_PLATFORMS=cuda on a machine that has no GPU.

@@ -1,4 +1,4 @@
-"""Checks of what a user gives: each raises a ValueError of one line that names the value and what is allowed."""
+"""Checks of arguments: each raises a ValueError of one line that names the value and the allowed ones."""
 
 import difflib
 from collections.abc import Iterable
@@ -39,6 +39,6 @@ def check_positive(what: str, value: int) -> None:
 
 
 def check_rate(what: str, value: float) -> None:
-    """Raises ValueError unless `value` is a share from 0 up to, but not, 1."""
+    """Raises ValueError unless 0 <= `value` < 1."""
     if not 0 <= value < 1:
         raise ValueError(f"{what} must be at least 0 and under 1; given {value!r}")

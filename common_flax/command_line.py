@@ -12,15 +12,15 @@ Options = TypeVar("Options")
 
 
 def parse_options(kind: type[Options], arguments: Sequence[str], *, prog: str, description: str) -> Options:
-    """The options that a command line gives.
+    """Reads the options of a command line.
 
     Args:
         kind: a dataclass, whose fields are the options.
         arguments: the words of the command line, without the program.
-        prog, description: what --help calls the program, and says of it.
+        prog, description: the program's name and purpose, for --help.
 
     Raises:
-        ValueError: what is wrong with the command line, in one line.
+        ValueError: the command line is wrong; the message is one line.
         SystemExit: help was asked for, and shown.
     """
     complaint = io.StringIO()
@@ -53,15 +53,15 @@ def run_command(name: str, command: Callable[[], object], *errors: type[Exceptio
 
 
 def write_to_any_terminal() -> None:
-    """Has a terminal that lacks a character, as × or …, show ? for it; without this the program ends there."""
+    """Makes a terminal that lacks a character, such as × or …, show ? for it; without this the program stops."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
 
 
 def _in_one_line(box: str) -> str:
-    """What tyro says in a box of several parts: the complaint, and the option that may have been meant."""
-    lines = [line.strip(" │╭╮╰╯") for line in box.splitlines()[1:]]  # but for the title
+    """Shortens tyro's box of several parts to the complaint and the option that may have been meant."""
+    lines = [line.strip(" │╭╮╰╯") for line in box.splitlines()[1:]]  # without the title
     # Lines of dashes stand between the parts; where the terminal knows ASCII alone they are hyphens.
     ruled = "\n".join("\0" if line and not line.strip("─-") else line for line in lines)
     parts = [" ".join(part.split()) for part in ruled.split("\0") if part.strip()]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Gives a path to write to, in the same folder, and renames that file to `path` if the block ends without an error.
+    """Yields a path in the same folder to write to, and renames that file to `path` if the block ends without an error.
 
     A reader finds the old file or the new one, never a part of it. After an error nothing stays behind. The file gets
-    the permissions that the user's umask gives to new files.
+    the permissions of the user's umask.
 
     Args:
         path: the file to write; one that exists is replaced.
@@ -24,7 +24,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         unfinished.touch()
         permissions = unfinished.stat().st_mode & 0o777
         yield unfinished
-        unfinished.chmod(permissions)  # some libraries put a file in its place that its owner alone can read
+        unfinished.chmod(permissions)  # some libraries replace the file by one that only its owner can read
         unfinished.replace(path)
     finally:
         with suppress(OSError):  # renamed already, or never written

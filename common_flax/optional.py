@@ -12,7 +12,7 @@ def library(name: str, *, extra: str, purpose: str) -> Any:
     Args:
         name: the module, as `import` takes it.
         extra: the extra that installs it.
-        purpose: what needs the module, the first words of the message.
+        purpose: the part of the project that needs the module; the first words of the message.
 
     Raises:
         ValueError: the module, or one that it imports, is not installed; the message has the command that installs it.
@@ -24,5 +24,5 @@ def library(name: str, *, extra: str, purpose: str) -> Any:
 
 
 def not_installed(error: ImportError, *, extra: str, purpose: str) -> ValueError:
-    """Makes of an ImportError the one line that says which extra to install."""
+    """Turns an ImportError into the one line that names the extra to install."""
     return ValueError(f"{purpose} needs {error.name or error}: pip install '{DISTRIBUTION}[{extra}]'")

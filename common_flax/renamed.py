@@ -1,4 +1,4 @@
-"""Names that a package had before."""
+"""Old names, still taken with a DeprecationWarning."""
 
 import functools
 import warnings
@@ -9,11 +9,11 @@ T = TypeVar("T")
 
 
 def renamed(package: str, names: Mapping[str, Any]) -> Callable[[str], Any]:
-    """A `__getattr__` of a package (PEP 562) that still gives old names, with a DeprecationWarning.
+    """Makes a `__getattr__` of a package (PEP 562) that still returns old names, with a DeprecationWarning.
 
     Args:
         package: its name.
-        names: old names, and what they stand for.
+        names: old names to their objects.
     """
 
     def get(name: str) -> Any:
@@ -26,7 +26,7 @@ def renamed(package: str, names: Mapping[str, Any]) -> Callable[[str], Any]:
 
 
 def renamed_keyword(function: Callable[..., T], **names: str) -> Callable[..., T]:
-    """`function`, which still takes old names of keywords, with a DeprecationWarning.
+    """Makes `function` take old names of keywords too, with a DeprecationWarning.
 
     Args:
         function: takes the new names.

@@ -1,7 +1,7 @@
 """Dense layers, dense blocks and transitions (Huang 2017, section 3).
 
-The batch statistics of a feature map never change once it is made, yet every later layer normalises it anew with its
-own scale, bias and running averages. They are computed once, when the map is made, and handed on as `Moments`.
+Every later layer normalises a feature map anew with its own scale, bias and running averages, but the map's batch
+statistics stay the same. They are computed once, when the map is computed, and passed on as `Moments`.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from layers_flax import BatchNorm, Conv, Dropout, Moments, avg_pool, conv_norm, 
 
 
 class Layered(nn.Module, kw_only=True):
-    """The base of all three: what they are made of.
+    """The base of all three, with the layers they consist of.
 
     Attributes:
         conv, norm, drop: the layers, with types, probability and `axis_name` bound by `functools.partial`; `drop` is
@@ -126,16 +126,16 @@ def side_by_side(first: Moments, second: Moments) -> Moments:
 
 
 def fill(block: DenseBlock, x: jax.Array) -> jax.Array:
-    """The block's output, for inference: made once, and each layer writes its features into their place.
+    """The block's output, for inference: one array, into which each layer writes its features.
 
-    Were they concatenated by each layer anew, copies would grow with the square of the number of layers.
+    Concatenation by each layer would copy a number of features that grows with the square of the number of layers.
     """
     channels = x.shape[-1]
     shape = (*x.shape[:3], channels + block.size * block.growth_rate)
-    features = jnp.zeros(shape, x.dtype, device=jax.typeof(x).sharding)  # spread as x, where a type tells that
+    features = jnp.zeros(shape, x.dtype, device=jax.typeof(x).sharding)  # spread over devices as x, if its type says so
     features = lax.dynamic_update_slice_in_dim(features, x, 0, -1, allow_negative_indices=False)
     for layer in block.layers:
-        # By `lax.slice`: indexing is a gather where the size of the batch is a symbol.
+        # `lax.slice`, because indexing becomes a gather where the size of the batch is a symbol.
         new = layer(lax.slice_in_dim(features, 0, channels, axis=-1), False)
         features = lax.dynamic_update_slice_in_dim(features, new, channels, -1, allow_negative_indices=False)
         channels += block.growth_rate

@@ -1,4 +1,4 @@
-"""A DenseNet inside a deeper one: nothing that was there before reads what is new."""
+"""A DenseNet inside a deeper one: old layers read new features with weight 0."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -12,24 +12,24 @@ import numpy as np
 from densenet_flax.densenet import DenseNet
 from layers_flax import carry_over, check_deeper
 
-# These change neither the variables nor what is computed of them in evaluation.
+# These options change neither the variables nor the logits of evaluation.
 MAY_DIFFER = ("dropout", "remat", "axis_name")
 
 
 def deepen(model: DenseNet, variables: Any, deeper: DenseNet, *, key: jax.Array | None = None) -> dict[str, Any]:
-    """The variables of `deeper` with which it computes what `model` computes with `variables`, up to rounding.
+    """Variables with which `deeper` computes the same as `model` with `variables`, up to rounding.
 
     New layers stand at the end of each block, so that a block's old features keep their order: x, h_1 … h_n, then
-    h_{n+1} …. Transitions keep a share θ of more channels than before: their new outputs follow the old ones. Whatever
-    makes an old feature (old layers, the old outputs of transitions, the classifier) reads new ones with weight 0,
-    whose gradient is not 0; BatchNorm works channel by channel, so that old features are what they were in training
-    too. New layers and new outputs of transitions are drawn as in a new network, and read everything.
+    h_{n+1} …. Transitions keep a share θ of more channels than before: their new outputs follow the old ones. Old
+    layers, old outputs of transitions and the classifier read new features with weight 0, whose gradient is not 0.
+    BatchNorm works channel by channel, so that old features stay the same in training too. New layers and new outputs
+    of transitions are drawn as in a new network, and read all features.
 
     Args:
         model: a DenseNet.
         variables: its {"params", "batch_stats"}.
         deeper: the same network with more layers in any block; `dropout`, `remat` and `axis_name` may differ.
-        key: of the initialisation of what is new; None is `jax.random.key(0)`.
+        key: for the initialisation of new layers and outputs; None is `jax.random.key(0)`.
 
     Returns:
         {"params", "batch_stats"} of `deeper`, of its `param_dtype`. Logits differ by the order in which sums are
@@ -46,20 +46,10 @@ def deepen(model: DenseNet, variables: Any, deeper: DenseNet, *, key: jax.Array 
 
 
 def deepen_state(model: DenseNet, state: Any, deeper: DenseNet, fresh: Any) -> Any:
-    """An optimiser's state for the deeper network: what old parameters have gathered, and a fresh start for new ones.
-
-    Args:
-        model, deeper: as in `deepen`.
-        state: any tree of `model` that holds trees like its parameters or statistics: Optax's state, an average.
-        fresh: the same for `deeper`, `optimiser.init(deepened["params"])`: what new weights' values are taken from
-            (momenta are zero there). Counters and schedules go on where they were.
-
-    Returns:
-        A tree like `fresh`. Under Adam, whose count goes on, the second moments of new parameters are still small:
-        their first steps are up to (1 - b1) / sqrt(1 - b2) times as long as the rate says.
+    """An optimizer's state for the deeper network: `layers_flax.carry_over` from `state` into `fresh`.
 
     Raises:
-        ValueError: as `deepen`; or the two states are not of the same optimiser.
+        ValueError: as `deepen`; or the two states do not belong to the same optimizer.
     """
     _check(model, deeper)
     places = _places(model, deeper)
@@ -88,7 +78,7 @@ def _check(model: DenseNet, deeper: DenseNet) -> None:
 
 
 def _places(model: DenseNet, deeper: DenseNet) -> dict[Sequence[str], np.ndarray]:
-    """Of each module that reads features of a block: where those that it read are among those that it reads now."""
+    """For each module that reads a block's features: the new places of the features that it read before."""
     growth = model.growth_rate
     channels = wider = model.stem_width or 2 * growth
     places: dict[Sequence[str], np.ndarray] = {}
@@ -108,7 +98,7 @@ def _places(model: DenseNet, deeper: DenseNet) -> dict[Sequence[str], np.ndarray
 
 
 def _put(old: Any, leaf: Any, place: np.ndarray) -> Any:
-    """The fresh `leaf` with the `old` one in it; what makes an old output has zeros at new inputs."""
+    """The fresh `leaf` with the `old` one in it; weights from new inputs to old outputs are zero."""
     matrix = jnp.ndim(leaf) > 1
     if jnp.ndim(old) != jnp.ndim(leaf) or old.shape[-2 if matrix else -1] != len(place):
         return old

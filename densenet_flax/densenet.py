@@ -137,7 +137,7 @@ class DenseNet(Network):
         return [getattr(self, f"transition{i}") for i in range(1, len(self.block_sizes))]
 
     def stem(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """Images (batch, height, width, channels) to what the first block takes."""
+        """Images (batch, height, width, channels) to the input of the first block."""
         check_images(images.shape)
         check_inference(self.folded, train)
         x = self.conv0(images)
@@ -153,7 +153,7 @@ class DenseNet(Network):
         return self.blocks[index].grow(self.enter(x, index, train), train)[0]
 
     def at_once(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """As a call, but never in chunks; each stage's batch statistics are handed on to the next norm."""
+        """The same as a call, but never in chunks; passes each stage's batch statistics on to the next norm."""
         x, moments = self.stem(images, train), None
         for index, block in enumerate(self.blocks):
             x = self.enter(x, index, train, moments)

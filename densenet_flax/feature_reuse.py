@@ -1,4 +1,4 @@
-"""Which earlier features each layer of a DenseNet reads, by the size of its weights (Huang 2017, figure 5)."""
+"""Feature reuse: sizes of the weights by which a DenseNet's layers read earlier ones (Huang 2017, figure 5)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,12 +11,12 @@ from densenet_flax.densenet import DenseNet
 def feature_reuse(model: DenseNet, variables: Mapping[str, Any]) -> tuple[np.ndarray, ...]:
     """The average absolute weight between every two layers of each dense block (Huang 2017, section 5).
 
-    Of a layer that reads the concatenation of a block's features, the first kernel counts: the 1×1 convolution of a
-    bottleneck, the 3×3 one where there is none, the 1×1 convolution of a transition, the matrix of the classifier.
-    Of that kernel, the weights that read the channels of source s are averaged in absolute value: their L1 norm is
-    divided by the number of s's feature maps, of the kernel's taps and of its outputs. (The figure's caption divides
-    by the feature maps; taps and outputs are the same for all sources of a layer. The paper's colours run from 0 to 1:
-    they are what a layer has, divided by its largest.)
+    A layer reads the concatenation of a block's features by its first kernel: the 1×1 convolution of a bottleneck, the
+    3×3 convolution without one, the 1×1 convolution of a transition, or the matrix of the classifier. The weights of
+    that kernel that read the channels of source s are averaged in absolute value: their L1 norm is divided by the
+    number of s's feature maps, of the kernel's taps and of its outputs. (The figure's caption divides by the feature
+    maps; taps and outputs are the same for all sources of a layer. The paper's colours run from 0 to 1: they divide a
+    layer's values by its largest.)
 
     Args:
         model: a `DenseNet`.
@@ -25,7 +25,7 @@ def feature_reuse(model: DenseNet, variables: Mapping[str, Any]) -> tuple[np.nda
     Returns:
         For each dense block of L layers a float64 array (L + 1, L + 1): [s, l - 1] is of source s in the weights of
         layer l. Source 0 is the block's input; target L + 1 is the transition behind the block, or the classifier.
-        Where there is no connection, s >= l, it is nan.
+        Without a connection, s >= l, the value is nan.
 
     Raises:
         ValueError: the model is no DenseNet, or the variables are not its own.

@@ -1,8 +1,8 @@
 """A dense block whose memory grows linearly with depth (Pleiss et al., arXiv:1707.06990).
 
-All layers write into one array of features, and each reads its part of it. For the backward pass are kept that array
-and what each bottleneck gives: concatenations, BatchNorms and ReLUs are computed again, but no convolution. The
-gradient of the features is one array as well, to whose part each layer adds.
+All layers write into one array of features, and each reads its part. The backward pass keeps that array and the output
+of each bottleneck; it computes concatenations, BatchNorms and ReLUs again, but no convolution. The gradient of the
+features is one array as well, and each layer adds to its part.
 """
 
 from collections.abc import Callable, Sequence
@@ -59,21 +59,21 @@ def grow_shared(
     x: jax.Array,
     moments: Moments,
 ) -> tuple[jax.Array, Moments, Sequence[Moments]]:
-    """What a dense block gives, in training: features, their batch statistics, and those within the layers.
+    """Computes a dense block in training: features, their batch statistics, and those within the layers.
 
     Args:
         halves: BatchNorm, ReLU and convolution of a layer, as pure functions of its variables, its keys, maps, and the
-            statistics of the maps; with a bottleneck two, without it one.
+            statistics of the maps; two with a bottleneck, one without.
         moments_of: the batch statistics of maps.
         growth_rate: channels that a layer adds.
         layers: the variables of each layer.
-        keys: of each layer, for its dropout.
+        keys: for the dropout of each layer.
         x: (batch, height, width, channels).
         moments: the batch statistics of `x`.
 
     Returns:
-        (batch, height, width, channels + layers · growth_rate), statistics of these channels, and for each layer
-        those of what its bottleneck gives, if it has one.
+        (batch, height, width, channels + layers · growth_rate), statistics of these channels, and the
+        statistics of each bottleneck's output.
     """
 
     @jax.custom_jvp
@@ -113,18 +113,18 @@ def grow_shared(
 def _tangent(
     half: Half, primals: Any, dlayer: Any, dstate: State, dseen: State | None = None, reads: int | None = None
 ) -> tuple[jax.Array, State]:
-    """The tangent of a half, and that of the block's features and statistics for what follows.
+    """The tangent of a half, and the tangent of the block's features and statistics for the following layers.
 
-    Its transpose adds to their gradient in place, and computes the half again once that has come from the layers
-    behind. Both are arrays of their own, features and statistics, for each layer: XLA would recompute the summed
-    gradient in each consumer and keep all its terms.
+    The transpose adds to the gradient of features and statistics in place, and computes the half again as soon as the
+    layers behind have delivered that gradient. Each layer passes the gradient on as an array: XLA would recompute a sum
+    of all layers' gradients in each consumer and keep all its terms.
 
     Args:
         half: as in `grow_shared`.
-        primals: a layer's variables, its keys, and maps with their statistics: what the half sees, or the state.
+        primals: a layer's variables, its keys, and maps with their statistics: the input of the half, or the state.
         dlayer: the tangent of the variables.
         dstate: the tangent of the block's features and their statistics.
-        dseen: the tangent of what the half sees; None where it is of the state.
+        dseen: the tangent of the half's input; None where the half reads the state.
         reads: number of leading channels read.
     """
 
@@ -142,7 +142,7 @@ def _tangent(
     def backward(primals: Any, cotangents: Any) -> Any:
         (layer, key, maps), (cotangent, gradient) = primals, cotangents
         x, moments = see(maps)
-        # What is small is not computed again, and waits for nothing.
+        # The small moments are not computed again, and need not wait.
         dlayer, dseen = jax.vjp(at(key), layer, (after(x, gradient[0]), moments))[1](cotangent)
         if reads is None:
             return dlayer, gradient, dseen

@@ -1,4 +1,4 @@
-"""What both families are made of: convolution, BatchNorm, pooling, initialisers, and the names of PyTorch."""
+"""Parts of both families: convolution, BatchNorm, pooling, initialisers, the contract of networks, PyTorch's names."""
 
 from common_flax import __version__
 from common_flax.checks import check_images, check_positive, check_rate, one_of

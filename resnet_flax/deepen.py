@@ -10,12 +10,12 @@ from flax import linen as nn
 from layers_flax import carry_over, check_deeper, variables_by_shape
 from resnet_flax.resnet import PlainNet, ResNet
 
-# These change neither the variables nor what is computed of them in evaluation.
+# These options change neither the variables nor the logits of evaluation.
 MAY_DIFFER = ("zero_init", "drop_path", "remat", "scan", "axis_name")
 
 
 def deepen(model: ResNet, variables: Any, deeper: ResNet, *, key: jax.Array | None = None) -> dict[str, Any]:
-    """The variables of `deeper` with which it computes what `model` computes with `variables`, bit for bit.
+    """Variables with which `deeper` computes the same as `model` with `variables`, bit for bit.
 
     New blocks stand at the end of each stage and start as with `zero_init`: the last BatchNorm scale of
     relu(x + F(x)) is 0, the last convolution of x + F(x) in v2. F(x) is then exactly 0 for finite x, whatever the
@@ -52,20 +52,10 @@ def deepen(model: ResNet, variables: Any, deeper: ResNet, *, key: jax.Array | No
 
 
 def deepen_state(model: ResNet, state: Any, deeper: ResNet, fresh: Any) -> Any:
-    """An optimiser's state for the deeper network: what old parameters have gathered, and a fresh start for new ones.
-
-    Args:
-        model, deeper: as in `deepen`.
-        state: any tree of `model` that holds trees like its parameters or statistics: Optax's state, an average.
-        fresh: the same for `deeper`, `optimiser.init(deepened["params"])`: what new blocks' leaves are taken from
-            (momenta are zero there). Counters and schedules go on where they were.
-
-    Returns:
-        A tree like `fresh`. Under Adam, whose count goes on, the second moments of new parameters are still small:
-        their first steps are up to (1 - b1) / sqrt(1 - b2) times as long as the rate says.
+    """An optimizer's state for the deeper network: `layers_flax.carry_over` from `state` into `fresh`.
 
     Raises:
-        ValueError: as `deepen`; or the two states are not of the same optimiser.
+        ValueError: as `deepen`; or the two states do not belong to the same optimizer.
     """
     _check(model, deeper)
     sizes = zip(model.stage_sizes, deeper.stage_sizes, strict=True)

@@ -165,7 +165,7 @@ class ResNet(Network):
         return self.shortcut is not None
 
     def stem(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """Images (batch, height, width, channels) to what the first stage takes."""
+        """Images (batch, height, width, channels) to the input of the first stage."""
         check_images(images.shape)
         check_inference(self.folded, train)
         x = nn.relu(self.bn1(self.conv1(images), train))
@@ -200,7 +200,7 @@ class ResNet(Network):
 
     @nn.nowrap
     def _is_rolled(self, count: int, train: bool) -> bool:
-        """Whether `count` blocks that are alike run as a loop; see `scan`."""
+        """Tells if `count` equal blocks run as a loop; see `scan`."""
         watched = self.is_initializing() or self.is_mutable_collection("intermediates")
         # A folded network's few images are not worth stacking its weights.
         return self.scan and count > 1 and not (watched or self.folded or (train and self.drop_path))

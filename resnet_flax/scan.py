@@ -15,10 +15,10 @@ REST = "rest"
 def stack_blocks(variables: Mapping[str, Any]) -> dict[str, Any]:
     """Variables whose blocks behind the first of a stage are one: each leaf is an array (blocks, …) of theirs.
 
-    A network of `scan=True` is called with them as with those that `init` gives, and gradients and new statistics are
-    of the same form. Unstacked, a thousand leaves in place of a dozen, most compiled code only copies leaves. An
-    optimiser sees a stage's blocks as one array: those that go by leaves as a whole (LARS, LAMB) need
-    variables block by block, as all other functions of this project do.
+    A network of `scan=True` takes them in place of those of `init`; gradients and new statistics then have the same
+    form. With a thousand unstacked leaves in place of a dozen, most compiled code would only copy leaves. An optimizer
+    sees a stage's blocks as one array: optimizers that take norms of leaves (LARS, LAMB) need variables block by block,
+    and so do all other functions of this project.
 
     Args:
         variables: {"params", "batch_stats"} of a `ResNet`, or one of them: {"layer1_0", "layer1_1", …} in each.
@@ -35,25 +35,25 @@ def unstack_blocks(variables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stack_of(blocks: Sequence[nn.Module]) -> dict[str, Any]:
-    """The variables of bound blocks as one, by collection."""
+    """The stacked variables of bound blocks, by collection."""
     return _stack([dict(block.variables) for block in blocks])
 
 
 def roll(
     block: nn.Module, stacked: Any, x: jax.Array, train: bool, *, update: bool, remat: bool
 ) -> tuple[jax.Array, Any]:
-    """What blocks give for `x` one after another, as a loop over their stacked variables.
+    """Applies blocks to `x` one after another, as a loop over their stacked variables.
 
-    For the backward pass each block's input alone is kept, and the block is run again there: a loop would have to copy
-    all else into arrays of all blocks.
+    The backward pass keeps only each block's input and runs the block again: a loop would have to copy all other values
+    into arrays of all blocks.
 
     Args:
         block: keeps the shape of `x` and draws no random numbers; unbound.
         stacked: its variables by collection, leaves (blocks, …).
         x: (batch, height, width, channels).
         train: as in a call of a block.
-        update: give new running statistics.
-        remat: the block is `layers_flax.remat`'s, and sees to that itself.
+        update: return new running statistics.
+        remat: the block is `layers_flax.remat`'s, and runs again by itself.
 
     Returns:
         The last block's output, and the new "batch_stats", stacked, or {}.

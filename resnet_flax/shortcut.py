@@ -1,4 +1,4 @@
-"""What a block adds its residual to: identity, zero padding, projection, or nothing."""
+"""Shortcuts, to which blocks add their residuals: identity, zero padding, projection, or nothing."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ SHORTCUTS = ("A", "B", "C", None)
 
 
 def keeps_shape(x: jax.Array, stride: int, features: int) -> bool:
-    """Whether a block with this stride and these output channels keeps the shape of its input."""
+    """Tells if a block with this stride and these output channels keeps the shape of its input."""
     return stride == 1 and x.shape[-1] == features
 
 

@@ -97,7 +97,7 @@ class VGG(Network):
         return x
 
     def pool(self, x: jax.Array) -> jax.Array:
-        """The last map to what is classified, 7×7 means side by side: (batch, 49 · channels)."""
+        """7×7 means of the last map side by side, which are classified: (batch, 49 · channels)."""
         x = adaptive_avg_pool(x, 7)
         # PyTorch flattens channels first; the first dense layer's rows are in that order.
         return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)

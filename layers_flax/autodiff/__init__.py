@@ -1,1 +1,1 @@
-"""How gradients are taken and what the forward pass keeps for them."""
+"""Tools that decide how gradients are computed, and what the forward pass keeps for them."""

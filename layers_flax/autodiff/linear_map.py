@@ -1,8 +1,8 @@
-"""Linear maps whose transpose is given, and derivatives that are computed again when the backward pass needs them.
+"""Linear maps with a transpose of our own, and derivatives that are recomputed when the backward pass needs them.
 
-`jax.checkpoint` has XLA compute a part of the forward pass again in the backward one, behind an optimisation barrier.
-XLA's CPU backend drops such barriers, finds that it has computed this before, and keeps it. Here what is computed again
-waits for the cotangent by an operation that no compiler can see through.
+`jax.checkpoint` makes XLA recompute a part of the forward pass in the backward pass, behind an optimisation barrier.
+XLA's CPU backend drops these barriers, sees that both computations are equal, and keeps the first result. Here the
+second computation waits for the cotangent through an operation that no compiler can see through.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,10 +19,10 @@ from jax.interpreters import ad, batching, mlir
 def linear_map(
     fun: Callable[[Any, Any], Any], transpose: Callable[[Any, Any], Any], residuals: Any, linear: Any
 ) -> Any:
-    """`fun(residuals, linear)`, which is linear in `linear`, with a transpose of its own.
+    """Computes `fun(residuals, linear)`, which is linear in `linear`, with a transpose of its own.
 
-    As `jax.custom_derivatives.linear_call`, but it can be differentiated again, and has a rule for `jax.vmap`. A
-    derivative by `residuals` is that of `fun`.
+    Like `jax.custom_derivatives.linear_call`, but differentiable again, and with a rule for `jax.vmap`. The derivative
+    with respect to `residuals` is that of `fun`.
 
     Args:
         fun: of two trees to a tree of arrays; it closes over no arrays.
@@ -49,17 +49,17 @@ def linear_map(
 
 
 def after(tree: Any, awaited: jax.Array) -> Any:
-    """The arrays of `tree`, for a computation that is not to begin, nor to be found in another, before `awaited`."""
+    """Returns the arrays of `tree`, so that a computation with them starts, and stays separate, after `awaited`."""
     if jax.default_backend() != "cpu" or is_spread(awaited):
         return lax.optimization_barrier((tree, awaited))[0]
     bits = {2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}[awaited.dtype.itemsize]
-    # True of any number. XLA does not know; LLVM, which comes last, does.
+    # This is true for any number. XLA does not know it; LLVM, which runs last, does.
     true = (lax.bitcast_convert_type(awaited[(0,) * awaited.ndim], bits) | 1) != 0
     return jax.tree.map(lambda x: jnp.where(true, x, jnp.zeros((), x.dtype)), tree)
 
 
 def is_spread(x: jax.Array) -> bool:
-    """Whether the type says that an axis lies on several devices (a mesh with explicit axes)."""
+    """Tells if the type spreads an axis over several devices (a mesh with explicit axes)."""
     return any(axis is not None for axis in jax.typeof(x).sharding.spec)
 
 
@@ -110,11 +110,11 @@ def _batch(axis_data: Any, args: Any, axes: Any, *, jaxpr: ClosedJaxpr, transpos
         bind = partial(_linear_p.bind, jaxpr=jaxpr, transpose=transpose, residuals=residuals)
         return bind(*args), [None] * len(jaxpr.out_avals)
     size = axis_data.size
-    # By its name, the function may take means over the axis, as BatchNorm does.
+    # The function may take means over the axis by its name, as BatchNorm does.
     vmap = partial(jax.vmap, axis_size=size, axis_name=axis_data.name)
     args = [x if axis is None else jnp.moveaxis(x, axis, 0) for x, axis in zip(args, axes, strict=True)]
     known = [None if axis is None else 0 for axis in axes[:residuals]]
-    # What is the same for all members is repeated: the transpose of that adds the members' cotangents up.
+    # Arrays that all members share are repeated: the transpose of repeating adds the members' cotangents.
     unknown = [
         jnp.broadcast_to(x, (size, *x.shape)) if axis is None else x
         for x, axis in zip(args[residuals:], axes[residuals:], strict=True)

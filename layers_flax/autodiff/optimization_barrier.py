@@ -6,7 +6,7 @@ from jax import lax
 
 
 def optimization_barrier(x: jax.Array) -> jax.Array:
-    """Returns `x`, and keeps XLA's CPU backend from computing it again in each operation that reads it.
+    """Returns `x`, and keeps XLA's CPU backend from recomputing it in each operation that reads it.
 
     XLA recomputes sums and ReLUs in every consumer, because it counts them as cheap. In a residual network every block
     would then start with the sum of all earlier blocks; in a dense network the gradient of each layer's features would

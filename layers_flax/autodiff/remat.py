@@ -1,4 +1,4 @@
-"""Running a part of a network again in the backward pass, in place of keeping what it computed (Chen et al. 2016)."""
+"""Rematerialisation: the backward pass runs a part of a network again to keep fewer values (Chen et al. 2016)."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,9 +13,9 @@ from layers_flax.autodiff.linear_map import after, linear_map
 
 
 def remat(block: type[nn.Module]) -> type[nn.Module]:
-    """The class of a block of which the backward pass of a gradient keeps variables and input alone.
+    """Returns the class of a block that keeps only its variables and input for the backward pass.
 
-    As `flax.linen.remat`, whose second run XLA's CPU backend finds to be the first, and keeps all of it.
+    Like `flax.linen.remat`, under which XLA's CPU backend merges the second run with the first and keeps all values.
 
     Args:
         block: called with maps (batch, height, width, channels) and `train`.
@@ -29,7 +29,7 @@ def _lifted(run: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
             scope = scope_of(variables, keys)
             return run(scope, x, train), variables_of(scope)
 
-        if not jax.tree.leaves(variables):  # which are being made
+        if not jax.tree.leaves(variables):  # `init` is making them
             return pure(keys, variables, x)
 
         @jax.custom_jvp

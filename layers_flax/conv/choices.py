@@ -1,4 +1,4 @@
-"""Which formula computes a convolution: three tables. The first row that a layer fits is taken, or else XLA's own.
+"""Tables of formulas for convolutions. The first row that a layer fits decides; without one it is XLA's own formula.
 
 `python -m benchmarks.layers` measures each formula on each layer of all architectures; docs/layers.md has the results.
 """
@@ -36,7 +36,7 @@ class Shape(NamedTuple):
 
     @property
     def pixels_out(self) -> int:
-        """Of one image."""
+        """Pixels of one output image."""
         return prod(
             (size + sum(pad) - taps) // self.stride + 1
             for size, taps, pad in zip(self.size, self.taps, self.pads, strict=True)
@@ -49,7 +49,7 @@ class Shape(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """A row: the formula's name, the layers it is for, whether on the CPU alone, and why."""
+    """A row: the formula's name, a test for layers, True if it is for the CPU alone, and the reason."""
 
     formula: str
     fits: Callable[[Shape], bool]
@@ -58,7 +58,7 @@ class Choice(NamedTuple):
 
 
 def shape_of(x: jax.Array, kernel: jax.Array, stride: int, pads: tuple[tuple[int, int], tuple[int, int]]) -> Shape:
-    """Of (batch, height, width, in) and (kernel_h, kernel_w, in / groups, out)."""
+    """The shape of a convolution of (batch, height, width, in) with (kernel_h, kernel_w, in / groups, out)."""
     batch, height, width, inputs = x.shape
     *taps, per_group, outputs = kernel.shape
     groups = inputs // max(1, per_group)
@@ -78,7 +78,7 @@ def choose(table: Sequence[Choice], shape: Shape) -> str | None:
     return row.formula if row else None
 
 
-CUT = "a dot would have the pixels it leaves out cut away first"
+CUT = "a dot would first have to copy the pixels that it reads"
 
 
 def _one_by_one(layer: Shape) -> bool:
@@ -97,8 +97,8 @@ def _tiny(layer: Shape) -> bool:
 
 
 def _few_channels_a_group(layer: Shape) -> bool:
-    """several groups of at most 16 channels, in all 256, or 512 to more than 200 pixels, images of a known number"""
-    # An exported program, whose number of images is a symbol, is for the other platforms too.
+    """several groups of at most 16 channels, in all 256, or 512 to more than 200 pixels, a number of images that is no symbol"""
+    # In an exported program the number of images is a symbol; the program also runs on other platforms.
     if layer.batch is None:
         return False
     most = 512 if layer.batch * layer.pixels_out > 200 else 256
@@ -106,28 +106,28 @@ def _few_channels_a_group(layer: Shape) -> bool:
 
 
 def _one_by_one_of_a_number(layer: Shape) -> bool:
-    """1×1, no padding, one group, images of a known number"""
+    """1×1, no padding, one group, a number of images that is no symbol"""
     return _one_by_one(layer) and layer.batch is not None
 
 
 def _strided_of_a_number(layer: Shape) -> bool:
-    """1×1, no padding, one group, a stride of more than 1, images of a known number"""
+    """1×1, no padding, one group, a stride of more than 1, a number of images that is no symbol"""
     return _strided(layer) and layer.batch is not None
 
 
 CONVOLUTION = (
     Choice("stock, differentiated as a dot", _strided_of_a_number, True, CUT),
-    Choice("dot of pixels, turned", _one_by_one_of_a_number, True, "XLA reads a factor of gradients against its order"),
+    Choice("dot of pixels, turned", _one_by_one_of_a_number, True, "XLA reads a factor of gradients against its order in memory"),
     Choice("dot of pixels", _one_by_one, False, "the gradient of the kernel is then a dot as well"),
     Choice("dot of patches", _tiny, False, "XLA's convolution takes ten times as long on the CPU"),
-    # Of more channels there would be more than 16 convolutions to compile.
+    # More channels would mean more than 16 convolutions to compile.
     Choice("groups together", _few_channels_a_group, True, "XLA's convolution of groups goes pixel by pixel"),
 )
 
 
 def _wide(layer: Shape) -> bool:
     """any other of one group"""
-    # No half precision, whose sums over blocks of images would lose digits.
+    # In half precision sums over blocks of images would lose digits.
     return layer.groups == 1 and layer.bytes >= 4
 
 
@@ -138,7 +138,7 @@ def _keeps_size(layer: Shape) -> bool:
 def _to_few_channels(layer: Shape) -> bool:
     """stride 1, keeps the size, out no multiple of 16 and at most in by the kernel's width, in no multiple of 1024"""
     few = layer.taps[1] * layer.outputs <= layer.inputs
-    # Of 1024 channels all pixels have the same places in the cache, and a dot of them takes twice as long.
+    # With 1024 channels all pixels compete for the same lines of the cache, and a dot takes twice as long.
     return _keeps_size(layer) and few and layer.outputs % 16 > 0 and layer.inputs % 1024 > 0
 
 
@@ -153,7 +153,7 @@ def _grouped(layer: Shape) -> bool:
     return layer.groups > 1 and layer.bytes >= 4
 
 
-# Of the gradient of the kernel.
+# Formulas for the gradient of the kernel.
 KERNEL_GRADIENT = (
     Choice("dots of groups", _grouped, True, "XLA's own takes up to a hundred times as long"),
     Choice("dots, then shifts", _to_few_channels, True, "the gradient's shifts have fewer channels than the image"),
@@ -169,8 +169,8 @@ def _to_one_block(layer: Shape) -> bool:
     return layer.groups == 1 and square and layer.stride == 1 and layer.centred and channels and layer.size[0] >= 28
 
 
-# Where no gradient of the kernel is to be taken; what fits no row is computed as above. YNNPACK, XLA's library, takes
-# convolutions where it is not told otherwise.
+# Formulas for inference, which needs no gradient of the kernel; without a fitting row CONVOLUTION decides. XLA leaves
+# convolutions to its library YNNPACK unless an option forbids it.
 INFERENCE = (
     Choice("stock", _strided, True, CUT),
     Choice("a row too many", _to_one_block, True, "YNNPACK computes 64 channels on one core, this runs on all"),

@@ -12,9 +12,9 @@ PIXELS_AT_ONCE = 4 * 224**2
 
 
 def folded_logits(network: nn.Module, images: jax.Array) -> jax.Array:
-    """What the call of a folded network gives: chunk by chunk where that is faster, or else its method `at_once`.
+    """Calls a folded network, chunk by chunk where that is faster, or else by its method `at_once`.
 
-    Where variables are made or feature maps are watched (`capture_intermediates`) the network runs at once.
+    During `init` and under `capture_intermediates` the network runs at once.
     """
     logits = None
     if images.ndim == 4 and not network.is_initializing() and not network.is_mutable_collection("intermediates"):
@@ -24,15 +24,15 @@ def folded_logits(network: nn.Module, images: jax.Array) -> jax.Array:
 
 
 def in_chunks(network: Callable[..., Any], variables: Mapping[str, Any], images: jax.Array) -> jax.Array | None:
-    """`network(variables, images)` chunk by chunk; None where that is not faster and it should run at once.
+    """Computes `network(variables, images)` chunk by chunk; None where running at once is as fast.
 
-    On one CPU device; a chunk is the largest part that divides the batch and has `PIXELS_AT_ONCE` or fewer, four
-    images of 224×224. It is as differentiable as the network, by the network at once: XLA's CPU backend does not
-    recognise the gradient of a convolution inside a loop, and takes many times as long for it.
+    Chunks are for one CPU device. A chunk is the largest part that divides the batch and has at most `PIXELS_AT_ONCE`,
+    four images of 224×224. Derivatives are those of the network at once: inside a loop XLA's CPU backend does not
+    recognise the gradient of a convolution, and takes many times as long for it.
 
     Args:
-        network: of no more than each image by itself, as in evaluation.
-        variables: its own.
+        network: a function that treats each image by itself, as in evaluation.
+        variables: the network's.
         images: (batch, height, width, channels).
     """
     batch, *shape = images.shape

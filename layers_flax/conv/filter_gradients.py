@@ -1,7 +1,7 @@
 """Convolutions whose gradient with respect to the kernel is fast on the CPU: dots, or one convolution in any place.
 
-The rule of differentiation below is written in formulas that are linear, so that forward mode, reverse mode, `vmap` and
-higher orders all follow from it; reverse mode transposes what stands there for the kernel, and that is what runs.
+The rule of differentiation below consists of linear formulas, from which forward mode, reverse mode, `vmap` and higher
+orders all follow. Reverse mode transposes the formula for the kernel, and this transpose is the code that runs.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ BLOCK = 3 * 2**15
 
 @partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def conv_by_choice(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
-    """`stock_or_together`, with the same derivatives, of which that of the kernel is faster on the CPU."""
+    """`stock_or_together` with the same derivatives; that of the kernel is faster on the CPU."""
     return stock_or_together(x, kernel, stride, pads)
 
 
@@ -61,12 +61,12 @@ def _linear_in_kernel(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) 
 
 
 def _in_blocks(formula: Callable[..., jax.Array], x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The formula, of as many images at a time as their patches have room in the cache."""
-    # For the transpose nothing is kept but the images; their patches are many times as large.
+    """The formula, applied to as many images at a time as have room for their patches in the cache."""
+    # The transpose recomputes the patches, which are many times as large as the images.
     formula = jax.checkpoint(formula, prevent_cse=False)
     batch = x.shape[0]
     if not isinstance(batch, int) or jax.device_count() > 1:
-        return formula(x, kernel)  # a loop over images that lie on several devices would have to fetch them
+        return formula(x, kernel)  # a loop would have to fetch images from other devices
     block = largest_part(batch, max(1, BLOCK // max(1, prod(x.shape[1:]))))
     if block == batch:
         return formula(x, kernel)
@@ -92,8 +92,8 @@ def _balanced(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def _dots_then_shifts(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """y[h, w] = Σ_i Σ_j (x K_ij)[h + i, w + j]: a dot for each row i of the kernel, whose maps are shifted and added.
 
-    For outputs of few channels, as in a dense layer. The transpose is a dot of the image with shifts of the gradient,
-    which have no more channels than the image, where patches of the image would have nine times as many.
+    This is for outputs of few channels, as in a dense layer. The transpose is a dot of the image with shifts of the
+    gradient, which have no more channels than the image; patches of the image would have nine times as many.
     """
     height, width, inputs, outputs = kernel.shape
     rows = []
@@ -106,20 +106,20 @@ def _dots_then_shifts(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _channels_as_images(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
-    """XLA's convolution; its transpose is one of images as channels, of channels as images.
+    """XLA's convolution; its transpose is a convolution that takes images as channels and channels as images.
 
-    JAX's own transpose is the same but for the order of axes, by which XLA's CPU backend does not recognise it inside
-    of a loop, where it takes a hundred times as long (jax 0.10).
+    JAX's own transpose differs only in the order of axes. XLA's CPU backend does not recognise that order inside a
+    loop, and takes a hundred times as long (jax 0.10).
     """
     if is_spread(x):
-        return stock_conv(x, kernel, stride, pads)  # a sum over devices, which JAX's transpose knows how to spread
+        return stock_conv(x, kernel, stride, pads)  # JAX's transpose can spread the sum over devices
     *taps, _, _ = kernel.shape
 
     def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return stock_conv(x, kernel, stride, pads)
 
     def transpose(x: jax.Array, dy: jax.Array) -> jax.Array:
-        # Pixels that no step reaches are cut off: only then has the result the kernel's size.
+        # Without pixels that no step reaches the result has the kernel's size.
         ends = [(size - 1) * stride + tap for size, tap in zip(dy.shape[1:3], taps, strict=True)]
         behind = [end - size - before for end, size, (before, _) in zip(ends, x.shape[1:3], pads, strict=True)]
         kept = [size + min(0, more) for size, more in zip(x.shape[1:3], behind, strict=True)]
@@ -148,7 +148,7 @@ def _shift(x: jax.Array, axis: int, by: int) -> jax.Array:
     return _pad(x, axis, -by, by)
 
 
-# Of images, kernel, stride and padding; the first is of several groups, the next two are for what keeps the size.
+# Functions of images, kernel, stride and padding. The first is for several groups; the next two keep the size.
 FORMULAS: dict[str, Callable[[jax.Array, jax.Array, int, Pads], jax.Array]] = {
     "dots of groups": lambda x, kernel, stride, pads: _in_blocks(
         partial(dots_of_groups, stride=stride, pads=pads), x, kernel

@@ -17,7 +17,7 @@ def stock_conv(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, groups:
 def dot_of_im2col(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> jax.Array:
     """y[h, w] = Σ_ij x[h + i, w + j] K_ij as one dot of the pixels under all taps, side by side.
 
-    Taps that nowhere meet the image, but only its padding, are left out; of a kernel where none does, one stays.
+    Taps that meet only the padding are left out, but at least one stays.
     """
     rows, columns = (
         (
@@ -45,5 +45,5 @@ def steps_of(size: int, kernel: int, stride: int, pad: tuple[int, int]) -> int:
 
 
 def _meets(size: int, offset: int, stride: int, steps: int) -> bool:
-    """Whether a kernel tap at this offset reads any of `size` pixels in its steps."""
+    """Tells if a kernel tap at this offset reads any of `size` pixels in its steps."""
     return any(0 <= step * stride + offset < size for step in range(steps))

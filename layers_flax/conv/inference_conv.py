@@ -11,11 +11,11 @@ from layers_flax.conv.im2col import stock_conv
 def inference_conv2d(
     x: jax.Array, kernel: jax.Array, *, stride: int = 1, padding: int | str | None = None, groups: int = 1
 ) -> jax.Array:
-    """What `conv2d` computes, of the same arguments, where no gradient of the kernel is to be taken.
+    """Computes the same as `conv2d`, faster where nobody takes the gradient of the kernel.
 
-    By default XLA gives convolutions on the CPU to YNNPACK, which convolves to 64 channels or fewer on one core. A
-    convolution whose output is larger than its input YNNPACK does not take; what else XLA has runs on all cores.
-    Programs that are compiled with `training_flax.compiler_options` have no YNNPACK there, and lose 1 to 4 %.
+    By default XLA leaves convolutions on the CPU to YNNPACK, which computes 64 channels or fewer on one core. YNNPACK
+    refuses a convolution whose output is larger than its input; XLA's other code then runs on all cores. Programs
+    compiled with `training_flax.compiler_options` do not use YNNPACK, and lose 1 to 4 % here.
     """
     pads = pads_of(x, kernel, stride, padding)
     formula = choose(INFERENCE, shape_of(x, kernel, stride, pads))
@@ -24,7 +24,7 @@ def inference_conv2d(
     if formula == "a row too many":
         return _with_a_row_too_many(x, kernel)
     y = conv2d(x, kernel, stride=stride, padding=padding, groups=groups)
-    # XLA would move the reshape of a dot's result behind bias and ReLU, and could not write them in its place.
+    # Otherwise XLA moves the reshape of the dot behind bias and ReLU, and cannot write them in place.
     return optimization_barrier(y) if kernel.shape[:2] == (1, 1) else y
 
 

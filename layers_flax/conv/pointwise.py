@@ -1,7 +1,7 @@
 """The dot of a 1×1 convolution, whose gradients read both factors in the order they lie in, on the CPU.
 
-Of dy kernelᵀ and xᵀ dy, XLA's CPU backend reads one factor against its order, which takes up to four times as long as
-the product itself. Here the smaller of the factors is turned around beforehand, or the product afterwards.
+In dy kernelᵀ and xᵀ dy XLA's CPU backend reads one factor against its order, which takes up to four times as long as
+the product itself. Here the smaller factor is transposed beforehand, or the product afterwards.
 """
 
 from collections.abc import Callable
@@ -14,14 +14,14 @@ from layers_flax.autodiff.linear_map import is_spread, linear_map
 from layers_flax.autodiff.optimization_barrier import optimization_barrier
 from layers_flax.conv.im2col import stock_conv
 
-# Rows of which something is turned around for the image's gradient; of more the product takes far longer.
+# Rows up to which the kernel is transposed for the image's gradient; with more rows the product takes far longer.
 SOME = 2048
 
 
 def subsample(x: jax.Array, stride: int) -> jax.Array:
     """Every `stride`-th pixel of both axes of (batch, height, width, channels), the first among them.
 
-    By `lax.slice`, because indexing is a gather where the size of the batch is a symbol (`jax.export`).
+    It uses `lax.slice`, because indexing becomes a gather where the size of the batch is a symbol (`jax.export`).
     """
     return lax.slice(x, (0, 0, 0, 0), x.shape, (1, stride, stride, 1)) if stride > 1 else x
 
@@ -29,7 +29,7 @@ def subsample(x: jax.Array, stride: int) -> jax.Array:
 def by_pixels(dot: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, kernel: jax.Array) -> jax.Array:
     """The 1×1 convolution of NHWC images with an HWIO kernel as a `dot` of (pixels, in) and (in, out).
 
-    Flattened, because a dot that contracts three axes makes XLA write out a transposed copy of its operand.
+    The pixels are flattened, because a dot that contracts three axes makes XLA write a transposed copy.
     """
     return dot(x.reshape(-1, x.shape[-1]), kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
 
@@ -38,8 +38,8 @@ def by_pixels(dot: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, ke
 def strided(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """The 1×1 convolution of every `stride`-th pixel.
 
-    XLA's own finds the pixels where they lie. Where it is differentiated they are cut out, once for all its gradients,
-    and it is the dot of them.
+    XLA's own convolution reads the pixels in place. Under differentiation they are cut out, once for all gradients, and
+    a dot computes the product.
     """
     return stock_conv(x, kernel, stride, ((0, 0), (0, 0)))
 
@@ -53,7 +53,7 @@ def _strided_jvp(
 
 def dot_of_pixels(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """`x @ kernel`, (pixels, in) and (in, out), and the same derivatives."""
-    # Of pixels on several devices the kernel's gradient is a sum over them, which JAX's own rule knows how to spread.
+    # With pixels on several devices the kernel's gradient is a sum over devices, which JAX's own rule can spread.
     return x @ kernel if is_spread(x) else _dot(x, kernel)
 
 
@@ -70,7 +70,7 @@ def _jvp(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> tup
     return _dot(x, kernel), by_x + by_kernel
 
 
-# Without `once` XLA would put what is turned around into the product again.
+# Without the barrier XLA would move the transpose back into the product.
 def _image_gradient(kernel: jax.Array, dy: jax.Array) -> jax.Array:
     pixels, (inputs, outputs) = len(dy), kernel.shape
     if pixels * (inputs + outputs) <= inputs * outputs:  # dy and the product have fewer numbers than the kernel

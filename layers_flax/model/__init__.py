@@ -1,1 +1,1 @@
-"""What a network is: its interface, parameters, shapes, counts and names under PyTorch."""
+"""Networks as a whole: contract, table of architectures, shapes, counts, deepening, names under PyTorch."""

@@ -35,21 +35,21 @@ class UnknownOption(TypeError, ValueError):
 
 
 def architecture(family: str, **defaults: Any) -> Callable[[Constructor], Constructor]:
-    """A decorator that enters a constructor into `ARCHS`, by its name, and into `FAMILIES`.
+    """A decorator that enters a constructor into `ARCHS`, by its name, and into `FAMILIES`::
 
         @architecture("ResNet, 32 px", stem_type="cifar", num_classes=10)
         def resnet20(**options: Unpack[ResNetOptions]) -> ResNet:
             return ResNet((3, 3, 3), BasicBlock, **options)
 
-    The constructor then receives its defaults and the caller's options together. Its signature lists each option of
-    the `TypedDict` with type and default, which is the one given here or else that of the class it returns.
+    The function receives its defaults and the caller's options together. The constructor's signature lists each option
+    of the `TypedDict` with its type and its default: from here, or else from the class of the network.
 
     Args:
         family: title of the group.
         **defaults: values of options that differ from the defaults of the class.
 
     The constructor raises:
-        UnknownOption: there is no such option; the nearest is named.
+        UnknownOption: the network has no such option; the message names the nearest.
     """
 
     def enter(function: Constructor) -> Constructor:

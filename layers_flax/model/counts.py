@@ -1,4 +1,4 @@
-"""Sizes of a network, found by shape alone: nothing is computed, no memory is taken."""
+"""Sizes of a network, from shapes alone: nothing is computed, and no memory is needed."""
 
 from collections.abc import Sequence
 from functools import partial

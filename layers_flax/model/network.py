@@ -1,4 +1,4 @@
-"""The contract of a network: what a family writes, and what it then has."""
+"""The contract of a network: the methods that a family writes, and those that it inherits."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -68,9 +68,9 @@ class Network(nn.Module, kw_only=True):
 
     @property
     def join(self) -> str | None:
-        """How a block of `stages` joins its input with its residual: "add", "relu" (of the sum) or "concatenate".
+        """The way in which a block joins its input with its residual: "add", "relu" (of the sum) or "concatenate".
 
-        None stands for a family whose stages have no such blocks.
+        None stands for a family whose stages have no residual blocks.
         """
         return None
 
@@ -139,7 +139,7 @@ class Network(nn.Module, kw_only=True):
         return self.at_once(images, train)
 
     def at_once(self, images: jax.Array, train: bool = False) -> jax.Array:
-        """As a call, but never in chunks, as folded networks run (`layers_flax.folded_logits`)."""
+        """The same as a call, but never in chunks, as folded networks run (`layers_flax.folded_logits`)."""
         network: Any = self
         x = network.stem(images, train)
         for index in range(len(network.stage_sizes)):
@@ -147,7 +147,7 @@ class Network(nn.Module, kw_only=True):
         return self.head(x, train)
 
     def head(self, x: jax.Array, train: bool = False, **known: Any) -> jax.Array:
-        """The last stage's output to logits (batch, num_classes), float32 or wider; `known` is for `last_map`."""
+        """The last stage's output to logits (batch, num_classes), float32 or wider; `known` goes to `last_map`."""
         check_inference(self.folded, train)
         network: Any = self
         return network.classify(self.pool(network.last_map(x, train, **known)), train)
@@ -157,15 +157,15 @@ class Network(nn.Module, kw_only=True):
         return x
 
     def pool(self, x: jax.Array) -> jax.Array:
-        """The last map to what is classified, its mean over all pixels: (batch, channels), float32 or wider."""
+        """The mean of the last map over all pixels, which is classified: (batch, channels), float32 or wider."""
         return global_avg_pool(x, fused=self.folded)
 
     @nn.nowrap
     def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Any:
         """Makes variables from a key and images, of which only shape and type matter; as Flax's `init`.
 
-        The network is not run. Called by itself, not in `jax.jit`, it compiles hardly anything; in a program each
-        array that is drawn has its price. There is always a `batch_stats`, empty where no layer has any.
+        The network is not run. Outside of `jax.jit` hardly anything is compiled; inside, each drawn array costs
+        compile time. `batch_stats` is always there, empty in networks without BatchNorm.
 
         Args:
             rngs: a key, or keys by name.

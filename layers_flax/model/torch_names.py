@@ -44,11 +44,11 @@ def to_torch(model: Any, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
     Args:
         model: any network of either family.
-        variables: what `from_torch` or `init` gave, a part of it (`{"batch_stats": …}` as `apply` updates it), or
+        variables: the result of `from_torch` or `init`, a part of it (`{"batch_stats": …}` as `apply` updates it), or
             a tree of the same shape, such as gradients with respect to the parameters.
 
     Raises:
-        ValueError: an entry that no PyTorch name belongs to.
+        ValueError: an entry has no name under PyTorch.
     """
     return variables_to_torch(variables, model.torch_module)
 
@@ -60,9 +60,8 @@ def variables_from_torch(
 
     Args:
         model: tells names and shapes; nothing is computed.
-        state_dict: PyTorch's names (with or without a `module.` prefix) to NumPy arrays, tensors, or what has a shape
-            and gives its values to `np.asarray`. `num_batches_tracked`, which says nothing of the network, is passed
-            over.
+        state_dict: PyTorch's names (with or without a `module.` prefix) to NumPy arrays, tensors, or objects with a
+            shape that `np.asarray` can read. `num_batches_tracked` is skipped: no network depends on it.
         module_name: from a module's path here to its name there.
         first_conv: the name there of the kernel that sees the images, which tells their channels.
 
@@ -93,7 +92,7 @@ def variables_from_torch(
         problems.append(f"misshapen: {_some(sorted(misshapen))}")
     if problems:
         raise ValueError("state dict does not fit the model; " + "; ".join(problems))
-    # Values that are still in a file are read here, when all names and shapes are right.
+    # Lazy values are read from their file only here, when all names and shapes are right.
     values = {path: _from_torch_layout(to_numpy(value)) for path, value in fitting.items()}
     # A network without BatchNorm keeps its empty batch_stats.
     return {collection: {} for collection in template} | unflatten_dict(values)
@@ -120,7 +119,7 @@ def to_numpy(value: Any) -> np.ndarray:
     """An array or a tensor (on any device, of any float type) as a NumPy array, without importing torch."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
-        if str(value.dtype) == "torch.bfloat16":  # which NumPy knows only from JAX; float32 holds it exactly
+        if str(value.dtype) == "torch.bfloat16":  # NumPy has this type only through JAX; float32 holds it exactly
             return value.float().numpy().astype(jnp.bfloat16)
         value = value.numpy()
     return np.asarray(value)
@@ -152,7 +151,7 @@ def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def torch_axes(rank: int) -> tuple[int, ...]:
-    """Where each axis of a PyTorch tensor of this rank is here."""
+    """For each axis of a PyTorch tensor of this rank, the number of the same axis here."""
     return {4: (3, 2, 0, 1), 2: (1, 0)}.get(rank, tuple(range(rank)))
 
 

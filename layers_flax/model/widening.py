@@ -1,4 +1,4 @@
-"""What both families need to put a network into a deeper one of its kind."""
+"""Tools with which a family puts a network into a deeper one."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields
@@ -9,12 +9,12 @@ from flax import linen as nn
 
 
 def check_deeper(model: nn.Module, deeper: nn.Module, sizes: str, may_differ: Collection[str]) -> None:
-    """Raises ValueError, naming what differs, unless `deeper` is `model` with nowhere fewer blocks.
+    """Raises ValueError unless `deeper` is `model` with at least as many blocks in each stage; names the difference.
 
     Args:
         model, deeper: networks of one family.
         sizes: the option that holds the number of blocks, stage by stage.
-        may_differ: other options that change neither the variables nor what is computed of them.
+        may_differ: other options that change neither the variables nor the logits.
     """
     if getattr(model, "folded", False) or getattr(deeper, "folded", False):
         raise ValueError("a folded network cannot be deepened; deepen the one it was folded from, and fold it again")
@@ -40,14 +40,21 @@ def carry_over(
     is_new: Callable[[Sequence[str]], bool],
     put: Callable[[Sequence[str], Any, Any], Any],
 ) -> Any:
-    """`fresh` with the leaves of `old` in it, each where its path says.
+    """Puts the leaves of `old` into `fresh`, each at the place that its path names.
+
+    For an optimizer's state, `fresh` is `optimizer.init(deepened["params"])`: old parameters keep their momenta, new
+    ones start at zero, and counters and schedules go on. Under Adam, whose count goes on, the second moments of new
+    parameters are still small: their first steps are up to (1 - b1) / sqrt(1 - b2) times the learning rate.
 
     Args:
-        old: variables, or a state of an optimiser that holds trees like them, of a network.
-        fresh: the same of the deeper network.
-        is_new: names along a path → whether the leaf is of a part that the deeper network alone has.
-        put: (names, old leaf, fresh leaf) → the fresh leaf with the old one in it, of the fresh one's shape, or of
-            another where the old one does not fit.
+        old: a tree of a network that holds trees like its variables: variables, a state of Optax, an average.
+        fresh: the same tree of the deeper network.
+        is_new: names along a path → True if only the deeper network has this leaf.
+        put: (names, old leaf, fresh leaf) → the fresh leaf with the old one in it, in the fresh leaf's shape; another
+            shape tells that the old leaf does not fit.
+
+    Returns:
+        A tree like `fresh`.
 
     Raises:
         ValueError: a leaf is missing in `old`, unknown or misshapen.
@@ -60,7 +67,7 @@ def carry_over(
         if is_new(names):
             return leaf
         if names not in leaves:
-            raise ValueError(f"{'/'.join(names)} is missing in what is to be deepened")
+            raise ValueError(f"{'/'.join(names)} is missing in the tree to deepen")
         unused.discard(names)
         found = put(names, leaves[names], leaf)
         if found.shape != leaf.shape:
@@ -69,7 +76,7 @@ def carry_over(
 
     deepened = jax.tree_util.tree_map_with_path(carried, fresh)
     if unused:
-        raise ValueError(f"{'/'.join(min(unused))} is in what is to be deepened, but not in the deeper network")
+        raise ValueError(f"{'/'.join(min(unused))} is in the tree to deepen, but not in the deeper network")
     return deepened
 
 

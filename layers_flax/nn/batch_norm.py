@@ -21,14 +21,14 @@ class Moments(NamedTuple):
     variance: jax.Array  # (channels,), biased: divided by the number of values
 
 
-# What a BatchNorm computes is jitted, for JAX then traces it once for all layers of a shape; inlined, it leaves no call
-# in the program, which is the same as without.
+# Under `jit` JAX traces this once for all layers of a shape; `inline` leaves no call, so that the compiled program is
+# the same as without.
 @partial(jax.jit, static_argnames="axis_name", inline=True)
 def batch_moments(x: jax.Array, axis_name: str | None = None) -> Moments:
     """Mean and biased variance over all axes but the last, in one pass over `x`.
 
-    The values are shifted by one of them, channel by channel, before they are squared: E[(x - c)²] - E[x - c]²
-    does not cancel, as E[x²] - E[x]² does when the mean is large beside the deviation.
+    One value c of each channel is subtracted before squaring: E[(x - c)²] - E[x - c]² does not cancel, while
+    E[x²] - E[x]² does when the mean is large beside the deviation.
 
     Args:
         x: (..., channels), any float type; the statistics are float32 or wider.
@@ -46,7 +46,7 @@ def _batch_moments(x: jax.Array, axis_name: str | None) -> Moments:
     mean = mean + shift
     if axis_name is None:
         return Moments(mean, variance)
-    # Each member's own variance plus that of the members' means: no large numbers are subtracted.
+    # The sum of each member's variance and of the variance of the members' means subtracts no large numbers.
     global_mean = lax.pmean(mean, axis_name)
     return Moments(global_mean, lax.pmean(variance + jnp.square(mean - global_mean), axis_name))
 
@@ -54,8 +54,8 @@ def _batch_moments(x: jax.Array, axis_name: str | None) -> Moments:
 def _first(x: jax.Array) -> jax.Array:
     """(..., channels) to (channels,): the values at the first place of all axes.
 
-    Where the type says that an axis is spread over devices (a mesh with explicit axes), JAX cuts no single place out
-    of it; the sum in which all others count as zero is the same number.
+    JAX cannot cut a single place out of an axis that the type spreads over devices (a mesh with explicit axes); a sum
+    in which all other places count as zero is the same number.
     """
     spread = [name is not None for name in jax.typeof(x).sharding.spec[:-1]]
     x = x[tuple(slice(None) if axis else 0 for axis in spread)]
@@ -66,8 +66,8 @@ def _first(x: jax.Array) -> jax.Array:
 
 
 def _mean(x: jax.Array) -> jax.Array:
-    """Over all axes but the last. Of many values XLA's CPU backend takes a sum by itself; of few see `mean_by_dot`."""
-    if x.size < 4096:
+    """The mean over all axes but the last."""
+    if x.size < 4096:  # XLA's CPU backend would fuse so short a sum with other operations
         return mean_by_dot(x.reshape(-1, x.shape[-1])[None])[0]
     return x.mean(tuple(range(x.ndim - 1)))
 
@@ -76,7 +76,7 @@ def _mean(x: jax.Array) -> jax.Array:
 def _batch_moments_jvp(axis_name, primals, tangents):
     """d mean = E[dx], d variance = 2 (E[x dx] - mean E[dx]).
 
-    Written out, because differentiating the one pass would keep x - c beside x for the backward pass.
+    It is written out, because the derivative of the one pass would keep x - c beside x for the backward pass.
     """
     (x,), (dx,) = primals, tangents
     moments = batch_moments(x, axis_name)
@@ -92,7 +92,7 @@ def _batch_moments_jvp(axis_name, primals, tangents):
 def _normalised(
     x: jax.Array, scale: jax.Array, bias: jax.Array, moments: Moments, epsilon: float, out: jnp.dtype
 ) -> jax.Array:
-    """As x · a + b, of which the backward pass keeps x alone, and not x - mean beside it."""
+    """x · a + b: the backward pass then keeps x alone, without x - mean beside it."""
     factor = lax.rsqrt(moments.variance + epsilon) * scale
     return (x * factor + (bias - moments.mean * factor)).astype(out)
 
@@ -115,7 +115,7 @@ class BatchNorm(nn.Module):
         epsilon: added to the variance.
         axis_name: a mapped axis whose members form one batch together.
         running_variance: "biased" (variance divided by n, as Flax) or "unbiased" (n - 1, as PyTorch keeps it);
-            what normalises the batch is biased either way.
+            the batch itself is normalised by the biased one either way.
         frozen: normalise with the running averages in training too, and leave them as they are (fine-tuning).
         dtype: type of the output; None is the promotion of input and parameters.
         param_dtype: type of scale and bias; statistics are float32 or wider.
@@ -138,7 +138,7 @@ class BatchNorm(nn.Module):
         Args:
             x: feature maps.
             train: normalise with the batch's statistics; otherwise with the running averages.
-            moments: the batch's statistics where they are known already (a DenseNet's features keep theirs).
+            moments: the batch's statistics, if they have been computed (a DenseNet's features keep theirs).
         """
         one_of("running_variance", self.running_variance, ("biased", "unbiased"))
         channels = (x.shape[-1],)
@@ -161,7 +161,7 @@ class BatchNorm(nn.Module):
     @nn.nowrap
     def moments(self, x: jax.Array) -> Moments:
         """The batch statistics that this layer normalises `x` with in training."""
-        # No axis is mapped where variables are only being made.
+        # During `init` no axis is mapped.
         return batch_moments(x, None if self.is_initializing() else self.axis_name)
 
     def update_running_stats(self, moments: Moments, values: int) -> None:
@@ -169,7 +169,7 @@ class BatchNorm(nn.Module):
 
         Args:
             moments: the statistics.
-            values: how many values of a channel they are of, on this member of `axis_name`.
+            values: number of values of a channel, on this member of `axis_name`.
         """
         if self.frozen or self.is_initializing() or not self.is_mutable_collection("batch_stats"):
             return

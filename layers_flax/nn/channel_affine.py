@@ -1,4 +1,4 @@
-"""What BatchNorm becomes in a network for inference: part of the convolution before it, or a scale and a shift."""
+"""BatchNorm in a network for inference: part of the convolution before it, or a scale and a shift."""
 
 from collections.abc import Callable
 from typing import Any
@@ -44,9 +44,9 @@ def conv_norm(
     """A convolution and the BatchNorm behind it.
 
     Args:
-        conv, norm: what makes the two, with their types bound.
-        folded: the BatchNorm is part of the convolution, which has a bias then; nothing is behind it.
-        args, kwargs: of the convolution.
+        conv, norm: the makers of the two, with their types bound.
+        folded: the BatchNorm is part of the convolution, which then has a bias and nothing behind it.
+        args, kwargs: arguments of the convolution.
         scale_init: initialiser of the BatchNorm's scale.
     """
     if folded:
@@ -60,7 +60,7 @@ def _nothing(x: jax.Array, train: bool = False, moments: Any = None) -> jax.Arra
 
 
 def check_inference(folded: bool, train: bool) -> None:
-    """Raises ValueError where a folded network is to train."""
+    """Raises ValueError if a folded network is called with train=True."""
     if folded and train:
         raise ValueError(
             "train=True: a folded network has no BatchNorm left to train; train the one it was folded from"

@@ -7,7 +7,7 @@ from jax import lax
 
 
 class Dropout(nn.Module):
-    """In training, each value is zero with probability `rate`, and the rest are divided by 1 - rate.
+    """Dropout: in training each value is zero with probability `rate`, and the others are divided by 1 - rate.
 
     The mask comes from the "dropout" key of `model.apply(…, train=True, rngs={"dropout": key})`. Where the batch is
     spread over a mapped axis, each member cuts its part out of the whole batch's mask, so that the same key drops the
@@ -28,7 +28,7 @@ class Dropout(nn.Module):
 
     @nn.nowrap
     def _drop(self, x: jax.Array, shape: tuple[int, ...], train: bool, key: jax.Array | None = None) -> jax.Array:
-        """Drops what shares a value of a mask of (batch, *shape)."""
+        """Drops values by a mask of (batch, *shape), which is broadcast."""
         if not train or self.rate == 0:
             return x
         key, batch = self.make_rng("dropout") if key is None else key, x.shape[0]
@@ -43,7 +43,7 @@ class Dropout(nn.Module):
 class DropPath(Dropout):
     """Stochastic depth (Huang et al., arXiv:1603.09382): in training, an example's whole branch is zero.
 
-    Attributes and key as in `Dropout`; what is kept is divided by 1 - rate, so that evaluation needs no factor.
+    Attributes and key as in `Dropout`; kept branches are divided by 1 - rate, so that evaluation needs no factor.
     """
 
     @nn.compact

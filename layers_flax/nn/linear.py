@@ -11,7 +11,7 @@ from layers_flax.parameters.parameter import parameter, read
 
 
 class Linear(nn.Module):
-    """y = x W + b in float32 or wider, whatever the type of `x`: what a loss is computed from must not be rounded.
+    """y = x W + b in float32 or wider, whatever the type of `x`, so that a loss is computed from exact logits.
 
     Attributes:
         features: width of the output.

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 def mean_by_dot(x: jax.Array) -> jax.Array:
     """(batch, values, channels) to (batch, channels), the mean over values, in float32 or wider.
 
-    A dot with ones, because XLA would fuse a mean with what comes before, and take its sum in another order in each
-    network: where `deepen` promises the same logits, the same features must give the same mean.
+    This is a dot with ones, because XLA would fuse a mean with the operations before it, and sum in another order in
+    each network. `deepen` promises equal logits, so equal features must have equal means.
     """
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     ones = jnp.ones(x.shape[1], x.dtype)

@@ -1,9 +1,8 @@
 """Max, average, adaptive and global pooling of NHWC images, with PyTorch's padding and rounding (down).
 
-Pooling is separable: along the width, then along the height. Each pass folds shifted strided slices, so that its
-gradient is a few pads and adds, where that of `lax.reduce_window` is a scatter; where there is no gradient to be taken
-and windows overlap, `lax.reduce_window` is faster. Each pool runs under its name, window and stride ("max_pool_3x3_2"),
-so that profiles and traces tell what those slices are.
+Pooling is separable: along the width, then along the height. Each pass folds shifted strided slices, whose gradient is
+a few pads and adds; that of `lax.reduce_window` is a scatter. Without a gradient `lax.reduce_window` is faster where
+windows overlap. Each pool runs under its name, window and stride ("max_pool_3x3_2"), which profiles and traces show.
 """
 
 from contextlib import AbstractContextManager
@@ -20,7 +19,7 @@ from layers_flax.nn.means import mean_by_dot
 
 
 def max_pool(x: jax.Array, window: int, stride: int | None = None, padding: int | str = 0) -> jax.Array:
-    """The largest value of each window. Of equal values the first, row by row, gets the gradient, as in PyTorch.
+    """The largest value of each window. The first of equal values, row by row, gets the gradient, as in PyTorch.
 
     Args:
         x: (batch, height, width, channels).
@@ -47,7 +46,7 @@ def avg_pool(x: jax.Array, window: int, stride: int | None = None, padding: int 
     with _scope("avg_pool", window, stride):
         if stride != window or padding or is_spread(x):
             return _mean_of_slices(x, window, stride, padding)
-        # Each pixel is of one window at most: its gradient is the window's, written once.
+        # Each pixel belongs to at most one window, so that its gradient is written once.
         return linear_map(
             lambda _, x: _mean_of_slices(x, window, window, 0), lambda _, y: _repeat(y, window, *x.shape[1:3]), (), x
         )
@@ -87,8 +86,8 @@ def adaptive_avg_pool(x: jax.Array, size: int) -> jax.Array:
 def _max_pool(x: jax.Array, window: int, stride: int, padding: int | str) -> jax.Array:
     if window <= stride or is_spread(x):
         return _max_of_slices(x, window, stride, padding)
-    # Over both axes at once XLA's CPU backend takes five to nine times as long. An exported program, whose number of
-    # images is a symbol, is for the other platforms too.
+    # XLA's CPU backend takes five to nine times as long over both axes at once. An exported program, whose number of
+    # images is a symbol, also runs on other platforms.
     known = isinstance(x.shape[0], int)
     for axes in ((1,), (2,)) if known and jax.default_backend() == "cpu" else ((1, 2),):
         windows, strides, pads = [1] * 4, [1] * 4, [(0, 0)] * 4
@@ -138,7 +137,7 @@ def _scope(name: str, window: int, stride: int | None) -> AbstractContextManager
 
 
 def _pads(x: jax.Array, axis: int, window: int, stride: int, padding: int | str) -> tuple[int, int]:
-    """What stands before and behind `axis`; ValueError where the window does not fit."""
+    """Padding before and behind `axis`; ValueError where the window does not fit."""
     if padding != "same" and not 0 <= int(padding) <= window // 2:
         raise ValueError(f"padding must be from 0 to half the window of {window}; given {padding}")
     before, behind = both_sides(padding, x.shape[axis], window, stride)

@@ -2,8 +2,8 @@
 
 Kernels are HWIO or (in, out); a fan counts the receptive field, and for grouped convolutions the group's inputs.
 
-A program that draws all arrays of a network compiles for a fifth of a second for each of them. Outside of programs,
-where the key has a value, arrays are filled on the host here, and drawn by few programs that all shapes share.
+A program that draws all arrays of a network needs a fifth of a second of compilation for each array. Outside of
+programs, where the key has a value, arrays are filled on the host, and all shapes share a few programs that draw.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.nn.initializers import Initializer, variance_scaling
 
-LARGEST = 4**11  # of the values that shapes share a program for; more are drawn in their own shape
+LARGEST = 4**11  # number of values; larger arrays are drawn in their own shape, by a program of their own
 
 
 def filled(value: float, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-    """An array of one value, for which nothing is compiled."""
+    """An array filled with one value, without compiling anything."""
     return jax.device_put(np.full(shape, value, jax.dtypes.canonicalize_dtype(dtype)))
 
 
@@ -43,13 +43,13 @@ def _constant(value: int, key: Any, shape: Sequence[int], dtype: Any, out_shardi
 def _scaled(
     scale: float, mode: Literal["fan_in", "fan_out"], distribution: Literal["normal", "uniform"]
 ) -> Initializer:
-    """As `variance_scaling`, and equal to it up to the rounding of a factor."""
+    """`variance_scaling`, equal up to the rounding of a factor."""
     in_shape = variance_scaling(scale, mode, distribution)
     samples: dict[str, Callable[..., jax.Array]] = {
         "normal": jax.random.normal,
         "uniform": partial(jax.random.uniform, minval=-1.0, maxval=1.0),
     }
-    deviation = {"normal": 1.0, "uniform": 3.0**-0.5}[distribution]  # of the sample
+    deviation = {"normal": 1.0, "uniform": 3.0**-0.5}[distribution]  # of a sample
 
     def initializer(key: Any, shape: Sequence[int], dtype: Any = jnp.float32, out_sharding: Any = None) -> jax.Array:
         count = prod(shape)
@@ -71,7 +71,7 @@ def _sample(sample: Callable[..., jax.Array], count: int, dtype: Any, key: jax.A
 
 
 def _draws_by_index(key: jax.Array) -> bool:
-    """Whether the i-th value of any shape is the same: it is then the i-th of a longer array."""
+    """Tells if the i-th value is the same for any shape, so that a longer array holds it too."""
     return str(jax.random.key_impl(key)) == "threefry2x32" and jax.config.values["jax_threefry_partitionable"]
 
 

@@ -137,7 +137,7 @@ def test_a_state_of_adam_goes_on():
         for name, leaf, old in deepening.old_and_new(optax.tree.get(found, moment), optax.tree.get(state, moment)):
             np.testing.assert_array_equal(leaf, 0 if old is None else old, name)
         assert 0 < norm < value
-    with pytest.raises(ValueError, match="is missing in what is to be deepened"):
+    with pytest.raises(ValueError, match="is missing in the tree to deepen"):
         deepen_state(model, optax.sgd(0.1, 0.9).init(variables["params"]), deeper, state)
 
 
@@ -195,5 +195,5 @@ def test_variables_of_another_network_are_refused():
         deepen(model, pair("basic", old=(1, 1))[0].init(jax.random.key(0), image), deeper)
     with pytest.raises(ValueError, match="does not fit into shape"):
         deepen(model, model.clone(num_classes=5).init(jax.random.key(0), image), deeper)
-    with pytest.raises(ValueError, match="params/extra is in what is to be deepened"):
+    with pytest.raises(ValueError, match="params/extra is in the tree to deepen"):
         deepen(model, {**variables, "params": {**variables["params"], "extra": jnp.ones(1)}}, deeper)
