@@ -1,4 +1,4 @@
-"""How the site of docs/ is built: python -m sphinx -W --keep-going -b html docs OUT."""
+"""Settings of the site of docs/: python -m sphinx -W --keep-going -b html docs OUT."""
 
 import dataclasses
 import inspect
@@ -7,6 +7,8 @@ from typing import Any
 
 from flax import linen as nn
 from sphinx.application import Sphinx
+
+from weights_flax import ARCHS
 
 PACKAGES = ("layers_flax", "resnet_flax", "densenet_flax", "weights_flax", "training_flax", "theory_flax")
 
@@ -29,7 +31,9 @@ WRITTEN: dict[str, list[str]] = {}
 
 
 def signature(app: Sphinx, what: str, name: str, thing: Any, options: Any, given: str, returns: str) -> Any:
-    """Of a network or a layer its own fields, of a tuple its own; a dataclass tells its attributes one by one."""
+    """Shows the fields of networks, layers and tuples, and the options of architectures with their types."""
+    if what == "function" and ARCHS.get(name.rpartition(".")[2]) is thing:
+        return f"({', '.join(map(typed, inspect.signature(thing).parameters.values()))})", None
     if not inspect.isclass(thing):
         return given, returns
     if issubclass(thing, nn.Module):
@@ -40,8 +44,14 @@ def signature(app: Sphinx, what: str, name: str, thing: Any, options: Any, given
     return ("", None) if dataclasses.is_dataclass(thing) else (given, returns)
 
 
+def typed(option: inspect.Parameter) -> str:
+    """`width: int = 64`."""
+    default = getattr(option.default, "__name__", None) or repr(option.default)
+    return f"{option.name}: {inspect.formatannotation(option.annotation).removeprefix('typing.')} = {default}"
+
+
 def field_and_default(field: dataclasses.Field) -> str:
-    """`width=64`; what has no short name is `…`."""
+    """`width=64`; a long default is `…`."""
     if field.default is dataclasses.MISSING:
         return field.name
     default = getattr(field.default, "__name__", None) or repr(field.default)
@@ -49,7 +59,7 @@ def field_and_default(field: dataclasses.Field) -> str:
 
 
 def skip(app: Sphinx, what: str, name: str, member: Any, skipped: bool, options: Any) -> bool | None:
-    """Members are methods and properties of our own, and fields that have a docstring each."""
+    """Keeps methods and properties of our own, and fields with a docstring each."""
     if name == "setup" or inspect.isclass(member) or type(member).__name__ == "_tuplegetter":
         return True
     others = callable(member) and getattr(member, "__module__", "").partition(".")[0] not in PACKAGES
@@ -57,7 +67,7 @@ def skip(app: Sphinx, what: str, name: str, member: Any, skipped: bool, options:
 
 
 def plain_text(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Outside of code *, | and a last _ are themselves. An attribute's docstring is text, whatever colons it has."""
+    """Escapes *, | and a last _ outside of code, and keeps attributes' docstrings as they are before napoleon."""
     parts = "\n".join(lines).split("`")
     parts[::2] = [re.sub(r"[*|]|_(?!\w)", r"\\\g<0>", part) for part in parts[::2]]
     lines[:] = "`".join(parts).split("\n")
@@ -66,13 +76,13 @@ def plain_text(app: Sphinx, what: str, name: str, thing: Any, options: Any, line
 
 
 def as_written(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Gives an attribute its docstring back, behind napoleon."""
+    """Restores an attribute's docstring after napoleon."""
     if what == "attribute":
         lines[:] = WRITTEN.pop(name)
 
 
 def setup(app: Sphinx) -> None:
-    """What Sphinx calls."""
+    """Connects the functions above; Sphinx calls this."""
     app.connect("autodoc-process-signature", signature)
     app.connect("autodoc-skip-member", skip)
     app.connect("autodoc-process-docstring", plain_text, priority=400)
