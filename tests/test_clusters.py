@@ -1,4 +1,4 @@
-"""The files for SLURM and Kubernetes: their own commands, by two processes on this machine."""
+"""The commands in the files for SLURM and Kubernetes, run by two processes on this machine."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import yaml
 ROOT = Path(__file__).parent.parent
 SMALL = ["--arch", "resnet20", "--width", "4", "--data", "digits", "--steps", "3", "--augment", "none"]
 
-# What SLURM's srun does, for two tasks on one node; it gives the largest exit code.
+# Does the work of SLURM's srun for two tasks on one node; returns the largest exit code.
 SRUN = """#!/bin/bash
 for task in 0 1; do
     SLURM_PROCID=$task SLURM_LOCALID=$task "$@" & started[task]=$!
@@ -29,7 +29,7 @@ exit $largest
 
 @pytest.fixture
 def environment(tmp_path):
-    """Of a process: `python` is this one, with a CPU for a device, and there is no proxy, which JAX warns of."""
+    """Returns a process's environment: this `python`, the CPU as device, and no proxy, which JAX warns of."""
     (tmp_path / "bin").mkdir()
     program(tmp_path / "bin" / "python", f'#!/bin/bash\nexec {sys.executable} "$@"')
     clean = {name: value for name, value in os.environ.items() if "_proxy" not in name.lower()}
@@ -60,7 +60,7 @@ def test_slurm_trains_and_puts_a_stopped_job_back_into_the_queue(tmp_path, envir
     environment |= {"SLURM_JOB_ID": "77", "SLURM_NTASKS": "2", "SLURM_STEP_NODELIST": "127.0.0.1"}
     environment |= {
         "JAX_COORDINATOR_PORT": str(free_port())
-    }  # JAX's own, which follows from the job's number, may be taken
+    }  # JAX's default port, which follows from the job's number, may be in use
     program(tmp_path / "bin" / "srun", SRUN)
     program(tmp_path / "bin" / "scontrol", f'#!/bin/bash\necho "$@" > {tmp_path}/scontrol')
 
@@ -86,7 +86,7 @@ def test_kubernetes_trains(tmp_path, environment):
     for index in range(job["spec"]["completions"]):
         mine = [argument.replace("$(JOB_COMPLETION_INDEX)", str(index)) for argument in command]
         mine = ["python", "-W", "error", *mine[1:], *SMALL, "--out", str(tmp_path / "run")]
-        # JAX takes this for the sign that it is in a cluster, and would look for its library.
+        # JAX takes this variable as the sign of a cluster, and would look for Kubernetes' library.
         inside = environment | {"KUBERNETES_SERVICE_HOST": "127.0.0.1"}
         processes.append(subprocess.Popen(mine, cwd=ROOT, env=inside))
     assert [process.wait(timeout=300) for process in processes] == [0, 0]
@@ -114,7 +114,7 @@ def test_the_parts_for_kubernetes_fit_each_other():
     assert mount["name"] == volume["name"]
     assert volume["persistentVolumeClaim"]["claimName"] == parts["PersistentVolumeClaim"]["metadata"]["name"]
     assert options["--out"].startswith(mount["mountPath"])
-    assert pod["restartPolicy"] == "Never"  # which a podFailurePolicy needs
+    assert pod["restartPolicy"] == "Never"  # a podFailurePolicy needs this
 
 
 def test_slurm_sends_a_signal_that_train_py_knows():

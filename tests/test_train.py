@@ -1,4 +1,4 @@
-"""The front door, as a user opens it."""
+"""The command train.py as a user runs it."""
 
 import json
 import os
@@ -60,13 +60,13 @@ def test_a_run_from_the_shell(tmp_path):
     ("arch", "options", "accuracy", "limit", "more_seeds"),
     [
         ("densenet121", [], 0.97, 180, 0),
-        # Each processor rounds otherwise, and one seed in ten ends below 97 %: what is promised is the mean of seeds.
+        # Processors round differently, and one seed in ten ends below 97 %, so the mean of seeds is checked.
         ("resnet18", [], 0.97, 180, 2),
         ("resnet20", ["--dtype", "bfloat16"], 0.96, None, 0),
     ],
 )
 def test_the_main_job(arch, options, accuracy, limit, more_seeds, tmp_path, all_of_llvm):
-    """Defaults alone, from an empty cache. The limit is 180 seconds of two free cores, which other tests may not be."""
+    """Trains with all defaults and an empty cache. The limit is 180 seconds on two free cores; other tests slow it."""
     start = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = train("--arch", arch, *options, "--out", "run", cwd=tmp_path, cache=tmp_path / "cache")
     end = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -1,4 +1,4 @@
-"""Wrong input and broken worlds, as the front door meets them: exit code 2, one line, nothing half-written."""
+"""Wrong input, broken files, full disks: train.py ends with exit code 2 and one line, and nothing half-written."""
 
 import fcntl
 import shutil
@@ -27,11 +27,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from training_flax import train_command
 
 NETWORK = ["--arch", "resnet20", "--width", "4", "--batch-size", "32", "--schedule", "constant", "--warmup", "0"]
-CORE_SECONDS = 20  # that a refusal takes at most
+CORE_SECONDS = 20  # the longest time of a refusal
 
 
 def contents(folder):
-    """All that is in a folder, and what is in it."""
+    """Returns all files of a folder, with their contents."""
     return {
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else path.is_symlink()
         for path in sorted(folder.rglob("*"))
@@ -40,7 +40,7 @@ def contents(folder):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """An empty folder to work in, and nothing kept outside it."""
+    """Makes an empty working directory, with the cache inside it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -54,10 +54,10 @@ COMPILED = {}
 
 @pytest.fixture
 def door(here, monkeypatch, capsys):
-    """The front door: arguments → exit code, stdout, stderr. Runs of the same network share what was compiled."""
+    """Makes the function arguments → exit code, stdout, stderr. Runs of the same network share compiled programs."""
 
     def compile_once(job):
-        # With a constant rate the number of steps is not in the programs.
+        # With a constant learning rate the programs do not depend on the number of steps.
         config = replace(job.config, out=None, steps=None, weights=None, max_skipped=1, recipe=None)
         key = (config, job.dataset.mean, job.dataset.std)
         if key not in COMPILED:
@@ -75,7 +75,7 @@ def door(here, monkeypatch, capsys):
 
 
 def refused(door, *arguments, **options):
-    """What the one line says when a command is refused, or a run comes to a bad end."""
+    """Returns the one line of error when a command is refused or a run fails."""
     code, _, err = door(*arguments, **options)
     assert code == 2, err
     assert err.startswith("train.py: error: ")
@@ -85,7 +85,7 @@ def refused(door, *arguments, **options):
 
 
 INSTALL = "pip install 'resnet-densenet-flax"
-# What the command line alone has wrong; resnet20 unless another is named.
+# Wrong command lines, for resnet20 by default.
 OPTIONS = {
     "unknown architecture": ("--arch densnet121", "unknown arch 'densnet121'; did you mean 'densenet121'?"),
     "unknown architecture, its options asked for": (
@@ -302,7 +302,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(here, door, m
     message = refused(door, "--steps", "2", "--out", "run")
     needed = 4 * (2 * 17_246 + 2 * 688) * 4 / 1e6  # weights, momentum, mean and variance
     given = float(message.split("needs ")[1].split(" MB")[0])
-    assert needed < given < needed + 4  # files take more than numbers
+    assert needed < given < needed + 4  # overhead of files
     assert message == f"out 'run' needs {given} MB for 4 checkpoints; {str(here)!r} has 0.2 MB free"
     assert not contents(here)
 
@@ -312,7 +312,7 @@ def colours(seed, height=6, width=8):
 
 
 def images(root, sizes=((6, 8),), each=2):
-    """Two classes of `each` train images and one test image each."""
+    """Writes two classes of `each` train images and one test image each."""
     for label, name in enumerate(("cat", "dog")):
         for part, count in (("train", each), ("test", 1)):
             (root / part / name).mkdir(parents=True)
@@ -322,7 +322,7 @@ def images(root, sizes=((6, 8),), each=2):
 
 
 def bomb(path):
-    """The header of a PNG of 60,000 × 60,000 pixels alone."""
+    """Makes only the header of a PNG of 60,000 × 60,000 pixels."""
     header = b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
     chunks = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (header, b"IEND")]
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
@@ -392,7 +392,7 @@ KINDS = ["--data", "folder:images", "--batch-size", "4", "--out"]
 
 @pytest.fixture
 def kinds(here, monkeypatch):
-    """A folder of images of all kinds, which are streamed; mean and deviation are those of the first alone."""
+    """Makes a folder of images of all kinds, which are streamed; mean and std are those of the first image."""
     monkeypatch.setattr("training_flax.data.source.MOMENTS_LIMIT", 1)
     images(here / "images", sizes=((6, 8), (9, 7)), each=4)
     cat, image = here / "images" / "train" / "cat", colours(1, 12, 10)
@@ -413,14 +413,14 @@ def test_images_of_all_kinds_train(kinds, door):
 
 
 def test_an_image_found_broken_in_the_middle_of_a_run(kinds, here, door):
-    """The state before it is saved; once it is repaired the same command ends in the weights of an unbroken run."""
+    """The state before the broken image is saved; after a repair the run ends with the weights of an unbroken one."""
     command = ["--steps", "8", *KINDS]
     assert door(*command, "whole")[0] == 0
     files = [path for name in ("cat", "dog") for path in sorted((kinds / "train" / name).iterdir())]
     path = next(path for i in batch_indices(2, 4, 16, 0) if (path := files[i]).stem.isdigit())
     good = path.read_bytes()
     truncate(path, 60)
-    for _ in range(2):  # the second time it is the first image that the run meets
+    for _ in range(2):  # in the second run it is the first image
         message = refused(door, *command, "run")
         assert message.startswith(f"'{path.relative_to(here)}': image file is truncated")
         assert message.endswith("; the state after step 2 is saved in run")
@@ -436,7 +436,7 @@ def test_an_image_found_broken_in_the_middle_of_a_run(kinds, here, door):
 
 @pytest.fixture
 def run(here, door):
-    """A run of two steps, as if it had just been made in this folder."""
+    """Copies a run of two steps to this folder."""
     if "run" not in RUNS:
         assert door("--steps", "2", "--out", "run")[0] == 0
         assert door("--steps", "4", "--extend", "--out", "run")[0] == 0
@@ -454,7 +454,7 @@ SIX = ["--steps", "6", "--extend", "--out", "run"]
 
 
 def unfinished(run):
-    """As if it had been killed before it was done."""
+    """Makes the run look as if it had been killed before its end."""
     (run / "summary.json").unlink()
 
 
@@ -623,7 +623,7 @@ def no_room_for_orbax(monkeypatch):
 
 
 def no_room_for_a_file(monkeypatch):
-    """As a full disk or a quota has it, from the first checkpoint on."""
+    """Simulates a full disk or quota from the first checkpoint on."""
     resource = pytest.importorskip("resource")
     save = Checkpoints.save
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -676,13 +676,13 @@ def test_a_folder_that_is_removed_while_training_is_told(moment, message, here, 
 
 
 def test_numbers_that_are_not_finite_stop_the_run_and_leave_finite_weights(here, door):
-    """The first step is taken, and moves weights so far that no further gradient is finite."""
+    """Trains at so high a learning rate that no gradient after the first step is finite."""
     rate = ["--lr", "1e38", "--max-skipped", "3"]
     assert door(*rate, "--steps", "1", "--out", "one")[0] == 0
     message = refused(door, *rate, "--steps", "12", "--out", "run")
     start, where, end = message.split("; ")
     assert start == "3 steps in a row were skipped, for numbers that are not finite"
-    # All features are nan. (Fused with the comparison of the last ReLU, a mean would have taken them for 0.)
+    # All features are nan. (A mean that is fused with the last ReLU would give 0.)
     back = "the first gradient on the way back from the loss was that of"
     assert where == f"the logits were not finite already, and {back} fc/bias"
     step = int(end.removeprefix("the weights before them are in checkpoint ").removesuffix(" of run"))
@@ -694,7 +694,7 @@ def test_numbers_that_are_not_finite_stop_the_run_and_leave_finite_weights(here,
 
 
 def test_of_finite_logits_the_first_gradient_that_is_not_is_named(here, door):
-    """Behind BatchNorm a kernel's size changes no logit, and its gradient grows as the kernel shrinks."""
+    """The gradient of a kernel before BatchNorm grows as the kernel shrinks, while the logits stay the same."""
     assert door("--steps", "1", "--out", "one")[0] == 0
     weights = load_file(here / "one" / "model.safetensors")
     weights["fc.weight"] *= np.float32(1e37) / np.abs(weights["fc.weight"]).max()

@@ -27,7 +27,7 @@ def test_channels_move_together_and_images_apart():
 
 
 def test_a_shift_moves_the_centre_of_mass_by_at_most_its_share():
-    """A blob far from the border, in 200 images: it moves in both directions, up to 0.1 of 40 pixels."""
+    """Moves a blob far from the border in 200 images, in both directions, by up to 0.1 of 40 pixels."""
     rows = jnp.exp(-((jnp.arange(40) - 19.5) ** 2) / 18)
     images = jnp.tile((rows[:, None] * rows)[None, :, :, None], (200, 1, 1, 1))
     result = moved(1, images, **STILL | dict(shift=0.1))[..., 0]
@@ -35,7 +35,7 @@ def test_a_shift_moves_the_centre_of_mass_by_at_most_its_share():
     assert np.abs(offsets).max() <= 4.01
     assert offsets.min() < -3
     assert offsets.max() > 3
-    # Evenly from -4 to 4: the mean of 200 has a standard error of 4 / sqrt(3 · 200).
+    # The shift is uniform from -4 to 4, so the mean of 200 has a standard error of 4 / sqrt(3 · 200).
     assert abs(offsets.mean()) < 4 * 4 / np.sqrt(600)
 
 

@@ -29,7 +29,7 @@ def test_keys_follow_from_seed_epoch_and_example_alone():
     words = np.asarray(jax.random.key_data(keys))
     alone = example_keys(jax.random.key(0), jnp.array([3]), jnp.array([7]))
     np.testing.assert_array_equal(words[3:], jax.random.key_data(alone))
-    # (epoch, example) and (example, epoch) draw apart too.
+    # (epoch, example) and (example, epoch) give different keys too.
     many = [keys_of(range(20), epoch, seed) for epoch in range(20) for seed in range(2)]
     assert len(np.unique(np.concatenate([jax.random.key_data(k) for k in many]), axis=0)) == 800
 
@@ -59,7 +59,7 @@ def test_epochs_change_an_image_otherwise(name):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_without_any_amount_images_stay(name, channels):
     images = draw(4, 12, 12, channels)
-    # Interpolation: 24 bits of 255, a few times.
+    # Interpolation rounds a few times at 24 bits of 255.
     np.testing.assert_allclose(augment((name,), keys_of(range(4)), images), images, atol=1e-3)
 
 
@@ -75,7 +75,7 @@ def test_augmentations_follow_in_the_order_given_each_with_draws_of_its_own():
     once = augment_images((random_flip,), keys, images)
     twice = augment_images((random_flip, random_flip), keys, images)
     back = np.asarray(twice == images).all((1, 2, 3))
-    # Drawn alike, two flips would always cancel; drawn apart, half of them do.
+    # With the same key two flips would always cancel; with different keys half of them do.
     assert abs(back.sum() - 20) <= 4 * np.sqrt(10)
     np.testing.assert_array_equal(
         augment_images((lambda key, image: image + 1, lambda key, image: image * 2), keys, images),

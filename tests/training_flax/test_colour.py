@@ -9,7 +9,7 @@ from training_flax.augment import color
 
 
 def test_brightness_of_an_even_image_changes_by_a_uniform_factor():
-    """Contrast and saturation leave an even grey as it is."""
+    """Contrast and saturation do not change a constant grey."""
     image = jnp.full((2, 2, 3), 100.0)
     keys = jax.random.split(jax.random.key(0), 4000)
     jittered = np.asarray(jax.jit(jax.vmap(color.colour_jitter, (0, None)))(keys, image))
@@ -22,7 +22,7 @@ def test_brightness_of_an_even_image_changes_by_a_uniform_factor():
 
 
 def test_the_order_is_random():
-    """It shows where values are cut at 0 or 255: all six orders occur, and each does what it says."""
+    """Checks all six orders of the changes, which differ where values are cut at 0 or 255."""
     image = jnp.asarray(np.random.default_rng(0).integers(0, 256, (4, 4, 3)), jnp.float32)
     orders = jax.jit(jax.vmap(lambda key: jax.random.permutation(jax.random.split(key)[1], 3)))
     keys = jax.random.split(jax.random.key(0), 60)

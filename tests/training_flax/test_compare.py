@@ -1,4 +1,4 @@
-"""Runs beside each other, from folders written by hand."""
+"""Comparison of runs, from folders written by hand."""
 
 import json
 
@@ -10,7 +10,7 @@ EPOCHS = 4
 
 
 def write_run(folder, *, arch="resnet20", accuracies=(0.5, 0.8, 0.95, 0.9), averaged=(), finished=True, **options):
-    """A folder as a run leaves it; test accuracies are one an epoch."""
+    """Writes a folder as a run does, with one test accuracy per epoch."""
     folder.mkdir(parents=True)
     config = {"arch": arch, "recipe": "quick-digits", "lr": 0.05, "augment": ["affine"], "model": {"width": None}}
     config |= {"train_examples": 1437, "versions": {"jax": str(folder)}} | options
@@ -31,7 +31,7 @@ def write_run(folder, *, arch="resnet20", accuracies=(0.5, 0.8, 0.95, 0.9), aver
 
 
 def rows(text):
-    """The table as dicts; headings and cells stand two spaces apart or more."""
+    """Parses the table into dicts; cells are at least two spaces apart."""
     lines = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in text.splitlines()]
     return [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
 
@@ -70,7 +70,7 @@ def test_options_that_are_the_same_have_no_column(tmp_path):
 def test_unfinished_runs_have_dashes_for_what_is_not_known_yet(tmp_path, capsys):
     going = write_run(tmp_path / "going", finished=False)
     with (going / "metrics.jsonl").open("a") as file:
-        file.write('{"split": "tr')  # a line that is being written
+        file.write('{"split": "tr')  # an incomplete last line
     begun = write_run(tmp_path / "begun", accuracies=(), finished=False)
     (begun / "metrics.jsonl").unlink()
     assert main([str(going), str(begun), "--out", str(tmp_path / "out.png")]) == 0

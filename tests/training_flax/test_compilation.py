@@ -100,13 +100,13 @@ def test_an_option_that_xla_does_not_know_is_left_out(monkeypatch):
 @pytest.mark.parametrize(
     "network",
     [
-        lambda blocks: ResNet((blocks,), block=BasicBlock, num_classes=3, stem_kind="cifar", width=4),
-        lambda layers: DenseNet((layers,), growth_rate=4, num_classes=3, stem_kind="cifar"),
+        lambda blocks: ResNet((blocks,), block=BasicBlock, num_classes=3, stem_type="cifar", width=4),
+        lambda layers: DenseNet((layers,), growth_rate=4, num_classes=3, stem_type="cifar"),
     ],
     ids=["blocks", "dense layers"],
 )
 def test_no_operation_reads_what_all_earlier_ones_gave(network):
-    """By the arrays that the widest operation of a gradient reads: as many in a network of twice the depth."""
+    """The widest operation of a gradient reads as many arrays in a network of twice the depth."""
 
     def widest(depth):
         model = network(depth)

@@ -16,7 +16,7 @@ def boxes(count, height, width, **options):
 
 
 def assert_uniform(values, low, high):
-    """Mean and variance within 4 standard errors of those of the uniform law, and nothing outside of it."""
+    """Checks mean and variance of a uniform distribution, within 4 standard errors, and its range."""
     assert values.min() >= low
     assert values.max() <= high
     share = (values - low) / (high - low)
@@ -26,7 +26,7 @@ def assert_uniform(values, low, high):
 
 
 def test_crops_lie_anywhere_in_the_padded_image_alike_often():
-    """A bright pixel in the middle lands on each of the 5 × 5 pixels that a padding of 2 lets it reach."""
+    """A bright pixel in the middle reaches each of the 5 × 5 pixels that a padding of 2 allows."""
     image = jnp.zeros((5, 5, 1)).at[2, 2].set(1.0)
     counts = np.asarray(jax.vmap(lambda key: pad_and_crop(key, image, padding=2))(keys(5000)).sum(0)).ravel()
     assert counts.sum() == 5000
@@ -50,14 +50,14 @@ def test_half_the_images_are_flipped_left_to_right():
 
 
 def test_boxes_follow_the_law_of_area_and_aspect():
-    """Of 10^4 × 10^4 pixels rounding is out of sight, and what covers up to 3/4 fits with all aspects allowed."""
+    """Draws boxes in 10^4 × 10^4 pixels, where rounding is negligible; an area up to 3/4 fits with any aspect."""
     side = 10**4
     box = boxes(20_000, side, side, min_area=0.08)
     area = box.height / side * (box.width / side)
     small = area < 3 / 4
     assert_uniform(area[small], 0.08 - 1e-4, 3 / 4)
     assert_uniform(np.log(box.width / box.height)[small], -np.log(4 / 3) - 1e-3, np.log(4 / 3) + 1e-3)
-    # An area a over 3/4 fits with the chance ln(1/a) / ln(4/3).
+    # An area a over 3/4 fits with probability ln(1/a) / ln(4/3).
     large = (1 / 4 + 3 / 4 * np.log(3 / 4)) / np.log(4 / 3)
     share = 0.67 / (0.67 + large)
     assert abs(small.mean() - share) < 4 * np.sqrt(share * (1 - share) / len(small))
@@ -86,7 +86,7 @@ def test_where_no_box_fits_it_is_the_largest_central_one(height, width, expected
 
 
 def test_the_box_is_stretched_over_the_image():
-    """A ramp stays one: pixel i shows row top + (i + 1/2) · box's height / height - 1/2, or the border's."""
+    """A ramp stays a ramp: pixel i shows row top + (i + 1/2) · box's height / height - 1/2, or the border's."""
     rows, columns = jnp.meshgrid(jnp.arange(20.0), jnp.arange(30.0), indexing="ij")
     ramp = jnp.stack([rows, columns], -1)
     crops = np.asarray(jax.jit(jax.vmap(random_resized_crop, (0, None)))(keys(50), ramp))

@@ -41,7 +41,7 @@ def test_fake_images_are_seeded_noise():
     assert np.ptp(np.bincount(dataset.train.labels)) <= 1
     np.testing.assert_array_equal(dataset.train.images, again.train.images)
     assert len({image.tobytes() for part in (dataset.train, dataset.test) for image in part.images}) == 296
-    # Uniform bytes: mean 127.5, whose standard error is 74 / sqrt(10,360) = 0.7.
+    # Uniform bytes have a mean of 127.5, whose standard error is 74 / sqrt(10,360) = 0.7.
     assert abs(np.concatenate([dataset.train.images, dataset.test.images]).mean() - 127.5) < 4 * 0.75
     assert len(open_dataset("fake:2x2x3:10").train.labels) == 1024
 
@@ -120,7 +120,7 @@ def test_the_order_follows_from_seed_and_step_alone():
     assert batch.dtype == np.int32
     np.testing.assert_array_equal(batch, batch_indices(1000, 8, 50, 3))
     assert not np.array_equal(batch, batch_indices(1000, 8, 50, 4))
-    # A longer batch is two short ones: the order does not know of batches.
+    # A long batch equals two short ones, because the order does not depend on the batch size.
     np.testing.assert_array_equal(
         batch_indices(2, 20, 50, 3), np.concatenate([batch_indices(s, 10, 50, 3) for s in (4, 5)])
     )

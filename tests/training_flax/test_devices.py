@@ -1,4 +1,4 @@
-"""The same numbers on any number of devices and processes, and however the program is mapped over them."""
+"""Equal numbers on any number of devices and processes, with jit and pmap."""
 
 import json
 import os
@@ -19,8 +19,8 @@ NETWORKS = {
     "resnet20": ["--arch", "resnet20", "--width", "4"],
     "densenet_40_12": ["--arch", "densenet_40_12", "--growth-rate", "2", "--dropout", "0.2"],
 }
-SMALL = ["--image-size", "8"]  # pixels, as digits are scanned
-# All that could tell the devices apart: drawn images, mixed pairs, pieces of the batch, averages, dropped values.
+SMALL = ["--image-size", "8"]  # pixels, the size of the original digits
+# Everything that could differ between devices: augmentation, mixing, micro-batches, averages, dropout.
 OPTIONS = ["--steps", "5", "--batch-size", "32", "--mixup", "0.2", "--accumulate", "2", "--ema", "0.5"]
 OPTIONS += ["--augment", "pad-crop:1", "flip"]
 LAYOUTS = {
@@ -32,9 +32,9 @@ LAYOUTS = {
 }
 
 
-# How long a device may wait for the others before XLA ends the process.
+# Seconds that a device may wait for the others before XLA ends the process.
 FLAGS = "--xla_cpu_collective_call_terminate_timeout_seconds=60"
-if is_known("xla_cpu_use_fusion_emitters", False):  # saves a quarter of compiling where XLA still has it
+if is_known("xla_cpu_use_fusion_emitters", False):  # saves a quarter of the compile time if XLA still has this option
     FLAGS += " --xla_cpu_use_fusion_emitters=false"
 
 
@@ -49,7 +49,7 @@ def start(devices, *arguments):
 
 
 def run(layout, *arguments):
-    """Runs the front door in one or two processes; gives what it printed."""
+    """Runs train.py in one or two processes; returns its output."""
     devices, options = LAYOUTS[layout]
     processes = [[]]
     if layout == "two processes":
@@ -64,21 +64,21 @@ def run(layout, *arguments):
 
 
 def tensors_of(run):
-    """Parameters and statistics, plain and averaged, in float64."""
+    """Returns parameters and statistics, plain and averaged, in float64."""
     files = {name: load_file(run / f"{name}.safetensors") for name in ("model", "model_ema")}
     tensors = {(name, key): tensor for name, file in files.items() for key, tensor in file.items()}
     return {key: tensor.astype(np.float64) for key, tensor in tensors.items() if tensor.dtype.kind == "f"}
 
 
 def largest_difference(run, other):
-    """Over all tensors, relative to the largest number of each."""
+    """Returns the largest difference over all tensors, relative to the largest number of each."""
     ours, theirs = tensors_of(run), tensors_of(other)
     assert ours.keys() == theirs.keys()
     return max(np.abs(ours[key] - theirs[key]).max() / np.abs(theirs[key]).max() for key in ours)
 
 
 def whole_difference(run, other):
-    """Of all weights as one vector, relative to its length."""
+    """Returns the distance of all weights as one vector, relative to its length."""
     ours, theirs = (np.concatenate([t.ravel() for t in tensors_of(path).values()]) for path in (run, other))
     return np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
 
@@ -94,14 +94,14 @@ def test_five_steps_give_the_same_weights_everywhere(arch, tmp_path):
 
 @pytest.mark.slow
 def test_virtual_devices_do_not_wait_for_each_other_for_ever(tmp_path):
-    """Forty steps of many small collectives: with a thread for each device five runs of six stood still."""
+    """Takes forty steps of many small collectives: with one thread per device five runs of six deadlocked."""
     run("sharded state", *NETWORKS["resnet20"], *OPTIONS, "--steps", "40", "--out", str(tmp_path / "run"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", NETWORKS)
 def test_five_steps_in_float32_give_nearly_the_same(arch, tmp_path):
-    """Rounding turns single ReLUs on and off, so that gradients differ by a hundredth at places; weights do not."""
+    """Rounding switches single ReLUs, so some gradients differ by a hundredth; weights do not."""
     for layout in ("one", "jit", "pmap"):
         run(layout, *NETWORKS[arch], *OPTIONS, "--lr", "0.01", "--out", str(tmp_path / layout))
         assert whole_difference(tmp_path / layout, tmp_path / "one") <= 1e-3, layout
@@ -113,7 +113,7 @@ RATE_OF_ANY_LENGTH += ["--schedule", "constant", "--warmup", "0"]
 
 @pytest.fixture(scope="module")
 def six_steps(tmp_path_factory):
-    """A run on one device that never stopped."""
+    """Trains on one device without a stop."""
     out = tmp_path_factory.mktemp("whole") / "run"
     run("one", *RATE_OF_ANY_LENGTH, "--steps", "6", "--out", str(out))
     return out
@@ -129,7 +129,7 @@ def test_a_run_goes_on_with_other_devices(first, then, six_steps, tmp_path):
 
 
 def test_local_statistics_are_each_devices_own(tmp_path):
-    """With global statistics four devices give what one gives; with local ones they do not."""
+    """Four devices equal one device with global statistics, and differ with local ones."""
     options = [*NETWORKS["resnet20"], "--steps", "3", "--batch-size", "16", "--dtype", "float64", "--ema", "0.5"]
     run("one", *options, "--out", str(tmp_path / "one"))
     run("jit", *options, "--batch-norm", "local", "--out", str(tmp_path / "jit"))

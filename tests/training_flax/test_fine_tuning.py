@@ -1,4 +1,4 @@
-"""Training that starts from weights of others."""
+"""Training that starts from published weights."""
 
 import os
 from pathlib import Path
@@ -26,7 +26,7 @@ def weights(path, **options):
 
 
 def test_a_file_of_pytorch_is_a_start(tmp_path):
-    """The first state has its values, under our names, and as many classes stay."""
+    """The initial state has the file's values, under our names, with the same classes."""
     job = plan(TrainConfig("resnet20", weights=AKAMASTER, out=tmp_path / "run"))
     check_same(starting_weights(job.config, job.eval_model), load_weights(resnet20(), AKAMASTER))
 
@@ -49,7 +49,7 @@ def test_as_many_classes_stay_and_are_drawn_anew_when_asked(tmp_path):
 
 
 def test_images_are_normalised_as_the_weights_have_seen_them(tmp_path):
-    """As given, else as the file says, else by the data; and a run keeps its own when the file is gone."""
+    """Normalisation is that of the config, else of the file, else of the data; a run keeps its own without the file."""
     path = weights(tmp_path / "w.safetensors")
     assert normalisation(TrainConfig(**SMALL), 3) is None
     assert normalisation(TrainConfig(**SMALL, weights=AKAMASTER), 3) is None
@@ -63,7 +63,7 @@ def test_images_are_normalised_as_the_weights_have_seen_them(tmp_path):
 
 
 def test_options_of_other_networks_can_be_given(tmp_path):
-    """What Keras' weights, and those of Flax's example, need a network to be built with."""
+    """Weights of Keras and of Flax's example need a network with their options."""
     config = TrainConfig("resnet50", bottleneck_stride="v1", padding="same", data="fake:32x32x3:7", steps=1)
     model = plan(config).eval_model
     assert (model.bottleneck_stride, model.padding) == ("v1", "same")
@@ -84,7 +84,7 @@ def test_akamasters_resnet20_scores_as_in_pytorch():
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_fine_tuning_beats_training_from_scratch(tmp_path, seed):
-    """On 50 images of each class under other names, in as many steps of the same network: 15 points and more."""
+    """Fine-tuning on 50 images per class beats training from scratch, in as many steps, by 15 points or more."""
     few_images(tmp_path / "data", seed)
     common = dict(arch="resnet20", data=f"folder:{tmp_path / 'data'}", recipe="fine-tune", seed=seed)
     common |= dict(mean=MEAN, std=STD)
@@ -95,7 +95,7 @@ def test_fine_tuning_beats_training_from_scratch(tmp_path, seed):
 
 
 def few_images(folder, seed):
-    """50 images of each class of CIFAR-10 to train on and 200 to test on, under names in another order."""
+    """Writes 50 train and 200 test images per class of CIFAR-10, with class names in another order."""
     rng = np.random.default_rng(seed)
     classes = sorted(path.name for path in (Path(CIFAR) / "train").iterdir())
     for number, name in enumerate(rng.permutation(classes)):

@@ -1,4 +1,4 @@
-"""A whole run, small: what it leaves, that it repeats, that its loop hides no transfer."""
+"""A small run as a whole: its files, its reproducibility, and no hidden transfers."""
 
 import json
 import resource
@@ -36,7 +36,7 @@ OPTIONS = dict(steps=30, batch_size=64, lr=0.1)
 
 @pytest.fixture(scope="module")
 def result(tmp_path_factory):
-    """Thirty steps of ResNet-20: an epoch and a third."""
+    """Trains ResNet-20 for thirty steps, an epoch and a third."""
     return fit(TrainConfig("resnet20", **OPTIONS, out=tmp_path_factory.mktemp("runs") / "run"), quiet=True)
 
 
@@ -100,7 +100,7 @@ def test_a_run_tells_what_it_found(tmp_path, capsys):
 
 @pytest.mark.parametrize("batch_size", [7, 90, 360, 400])
 def test_evaluation_counts_every_example_once(batch_size):
-    """With a network that takes every third image for a 1, whatever the batches are."""
+    """Evaluates a network that predicts 1 for every third image, with any batch size."""
     part = open_dataset("digits").test
     seen = []
 
@@ -118,7 +118,7 @@ def test_evaluation_counts_every_example_once(batch_size):
 
 
 def test_a_hidden_transfer_in_the_loop_is_an_error():
-    """The guard that the loop sets is one that bites, and what the loader puts on the device passes it."""
+    """The loop's transfer guard refuses hidden transfers, and accepts the loader's batches."""
     step = jax.jit(lambda batch: batch.examples.sum())
     loader = Loader(open_dataset("digits").train, range(2), 16, 0, Devices())
     with jax.transfer_guard("disallow"):
@@ -140,7 +140,7 @@ def test_restore_names_what_is_missing(tmp_path):
 
 @pytest.fixture
 def two_layers_a_block(monkeypatch):
-    """densenet_40_12 with two layers in each block, not twelve: it compiles in a fifth of the time."""
+    """Makes densenet_40_12 with two layers per block, not twelve, which compiles in a fifth of the time."""
     shallow = wraps(densenet_40_12)(partial(densenet_40_12, block_sizes=(2, 2, 2)))
     monkeypatch.setitem(ARCHS, "densenet_40_12", shallow)
 
@@ -190,7 +190,7 @@ def test_options_reach_the_network_of_a_restored_run(two_layers_a_block, tmp_pat
 
 
 def test_blocks_that_run_as_a_loop_train_as_one_and_are_left_block_by_block(tmp_path, monkeypatch):
-    """As in ResNet-1202, whose step compiles in a tenth of the time so; here with 20 layers."""
+    """ResNet-1202 needs this layout, which compiles in a tenth of the time; here with 20 layers."""
 
     def run(name, scan):
         made = wraps(resnet20)(lambda **options: resnet20(width=4, scan=scan, **options))
@@ -204,7 +204,7 @@ def test_blocks_that_run_as_a_loop_train_as_one_and_are_left_block_by_block(tmp_
     assert {"layer1_0", "layer1_rest", "layer3_rest"} < state_by_shape(plan(config)).params.keys()
     for options in (dict(freeze=("layer1_2/*",)), dict(optimizer="lamb"), dict(drop_path=0.1)):
         assert "layer1_2" in state_by_shape(plan(replace(config, **options))).params, options
-    # Three steps in float32 at a small network, whose gradients are sums in another order.
+    # In three steps of float32 the gradients are sums in another order.
     chex.assert_trees_all_close(looped.variables, plain.variables, rtol=1e-3, atol=1e-4)
     for name in ("model", "model_ema"):
         ours, theirs = (load_file(one.run / f"{name}.safetensors") for one in (looped, plain))
@@ -219,7 +219,7 @@ def test_blocks_that_run_as_a_loop_train_as_one_and_are_left_block_by_block(tmp_
 
 
 def test_memory_is_flat_over_500_steps(tmp_path):
-    """What the process holds after 600 steps is what it held after 100, but for a few pages."""
+    """The process's memory after 600 steps equals that after 100, within a few pages."""
     pages = []
 
     class Watch(StopRequest):

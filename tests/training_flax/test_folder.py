@@ -24,7 +24,7 @@ def save(path, seed=0, height=6, width=8):
 
 @pytest.fixture
 def small(tmp_path):
-    """Two classes of two train images and one test image each, all of one size."""
+    """Writes two classes of two train images and one test image each, all of one size."""
     for label, name in enumerate(("cat", "dog")):
         for index in range(2):
             save(tmp_path / "train" / name / f"{index}.png", 10 * label + index)
@@ -33,7 +33,7 @@ def small(tmp_path):
 
 
 def message(path, **options):
-    """What is wrong with a folder, in one line, and at once."""
+    """Returns the one line that reports what is wrong with a folder."""
     start = time.process_time()
     with pytest.raises(ValueError) as error:
         open_dataset(f"folder:{path}", **options)
@@ -131,7 +131,7 @@ def test_a_home_folder_is_found(small, monkeypatch):
 
 
 def png_of(width, height):
-    """The header of a PNG alone: what a bomb begins with."""
+    """Makes only the header of a PNG, the beginning of a decompression bomb."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     data = b"IDAT" + zlib.compress(b"")
     chunks = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in (header, data, b"IEND")]
@@ -262,7 +262,7 @@ def test_cifar10_opens_in_half_a_minute():
     assert dataset.train.images.shape == (50_000, 32, 32, 3)
     assert dataset.test.images.shape == (10_000, 32, 32, 3)
     np.testing.assert_array_equal(np.bincount(dataset.train.labels), [5000] * 10)
-    # The published mean and std of the training images; JPEG changes them little.
+    # These are the published mean and std of the train images; JPEG changes them little.
     np.testing.assert_allclose(dataset.mean, (0.4914, 0.4822, 0.4465), atol=1e-3)
     np.testing.assert_allclose(dataset.std, (0.2470, 0.2435, 0.2616), atol=3e-3)
     ships = sorted((Path(str(CIFAR10)) / "test" / "ship").iterdir())

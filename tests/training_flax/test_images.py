@@ -34,7 +34,7 @@ def test_colours_come_as_they_are():
     for kind, options in [("PNG", {}), ("BMP", {}), ("TIFF", {}), ("PPM", {}), ("WEBP", {"lossless": True})]:
         np.testing.assert_array_equal(decoded(encoded(image, kind, **options)), COLOURS)
     smooth = Image.fromarray(np.full((16, 16, 3), (200, 100, 50), np.uint8))
-    for kind in ("JPEG", "WEBP"):  # lossy; of one colour they keep it but for rounding
+    for kind in ("JPEG", "WEBP"):  # lossy formats keep a constant colour within rounding
         np.testing.assert_allclose(decoded(encoded(smooth, kind, quality=95)), np.asarray(smooth), atol=4)
 
 
@@ -88,7 +88,7 @@ def test_of_an_animation_the_first_frame_counts():
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation_is_undone(orientation, kind):
     picture = np.zeros((8, 16, 3), np.uint8)
-    picture[:4, :8] = 255  # the upper left
+    picture[:4, :8] = 255  # the upper left pixel
     changes = {
         1: lambda a: a,
         2: lambda a: a[:, ::-1],
@@ -120,7 +120,7 @@ def test_floating_point_and_more_than_sixteen_bits_are_refused():
 
 
 def gradient(height, width):
-    """Rows in the first channel, columns in the second, from 0 to 255."""
+    """Makes an image of its rows in the first channel and columns in the second, from 0 to 255."""
     rows, columns = np.meshgrid(np.linspace(0, 255, height), np.linspace(0, 255, width), indexing="ij")
     return np.rint(np.stack([rows, columns, 0 * rows], -1)).astype(np.uint8)
 
@@ -132,16 +132,16 @@ def test_the_centre_crop_is_the_middle_of_the_resized_image(height, width, size)
     crop = centre_crop(image, size)
     assert crop.shape == (size, size, 3)
     assert crop.dtype == np.uint8
-    # The law in two steps: the shorter side to size / 0.875, then the middle.
+    # The reference takes two steps: the shorter side to size / 0.875, then the middle.
     short = round(size / 0.875)
     scale = short / min(height, width)
     resized = Image.fromarray(image).resize((round(width * scale), round(height * scale)), Image.Resampling.BILINEAR)
     top, left = (resized.height - size) // 2, (resized.width - size) // 2
     two_steps = np.asarray(resized)[top : top + size, left : left + size]
-    # Half a pixel of where the middle is, and rounding.
+    # The middle may differ by half a pixel, and values by rounding.
     step = 255 / (short - 1)
     np.testing.assert_allclose(crop.astype(float), two_steps.astype(float), atol=0.51 * step + 2)
-    # A gradient's middle stays its middle, and the share that is kept is that of the sizes.
+    # The middle of a gradient stays its middle, and the kept share is the ratio of the sizes.
     assert abs(crop[..., :2].mean() - 127.5) < 1
     span = (size - 1) / short * min(height, width)  # from the centre of the first pixel to that of the last
     assert abs(np.ptp(crop[..., 0].astype(float)) - 255 * span / (height - 1)) <= 2
@@ -165,12 +165,12 @@ def test_random_boxes_obey_torchvisions_law(height, width):
     assert (left >= 0).all()
     assert (top + h <= height).all()
     assert (left + w <= width).all()
-    # Rounding a side by half a pixel moves area and aspect that much.
+    # Rounding a side by half a pixel changes area and aspect by this much.
     slack = 1 + 0.5 / h + 0.5 / w
     assert (h * w >= 0.08 * height * width / slack**2).all()
     assert (w / h <= 4 / 3 * slack**2).all()
     assert (w / h >= 3 / 4 / slack**2).all()
-    # Both sides of a square are as likely to be the longer.
+    # Both sides of a square are the longer one with equal probability.
     if height == width:
         assert abs((w > h).mean() - (h > w).mean()) < 4 / math.sqrt(4000)
         assert abs(np.log(w / h).mean()) < 4 * math.log(4 / 3) / math.sqrt(3 * 4000)
@@ -194,7 +194,7 @@ def test_a_random_crop_is_its_box_stretched():
 
 
 class FullBox(np.random.Generator):
-    """Chance that always picks the whole of a square."""
+    """A random generator that always picks the whole square."""
 
     def __init__(self):
         super().__init__(np.random.PCG64(0))

@@ -1,4 +1,4 @@
-"""What a step is shown of its batch, and until when images are changed."""
+"""The images of a step, and the end of augmentation."""
 
 import json
 from dataclasses import replace
@@ -26,7 +26,7 @@ def feed_of(job):
 
 
 def shown(job, step):
-    """Images and targets of a step, and the examples that they are made of."""
+    """Returns images and targets of a step, and the unchanged examples."""
     rows = feed_of(job).rows(step)
     load = jax.jit(make_loader(job))
     images, targets = load(jax.random.key(0), on_device(job.dataset.train, job.devices), rows)
@@ -46,7 +46,7 @@ def test_images_and_targets_are_changed_until_a_share_of_the_steps_and_then_what
 
 
 def test_what_is_changed_is_so_whatever_comes_after(all_of_llvm):
-    """To the bit, as users' programs are compiled: two programs of less of LLVM may round differently."""
+    """Images are equal bit for bit with users' compiler options; with fewer optimisations programs may differ."""
     whole, cut = (plan(TrainConfig("resnet20", steps=6, augment_until=share, **OPTIONS)) for share in (1.0, 0.5))
     for one, other in zip(shown(whole, 2), shown(cut, 2), strict=True):
         np.testing.assert_array_equal(one, other)

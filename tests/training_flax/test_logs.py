@@ -1,4 +1,4 @@
-"""What a run writes of its course beside metrics.jsonl."""
+"""The logs of a run beside metrics.jsonl."""
 
 import importlib
 
@@ -14,7 +14,7 @@ SMALL = dict(width=4, batch_size=64, augment=(), data="fake:8x8x1:2:128")
 
 
 def events(file):
-    """The events of a file of TensorBoard: each has its length in 8 bytes, a check sum of it, itself, a check sum."""
+    """Reads the events of a TensorBoard file: each is its length in 8 bytes, a check sum, the event, a check sum."""
     data, start = file.read_bytes(), 0
     while start < len(data):
         length = int.from_bytes(data[start : start + 8], "little")
@@ -73,7 +73,7 @@ def test_curves_are_drawn_for_a_hundredth_of_the_time(takes, every, tmp_path, mo
     monkeypatch.setattr("training_flax.run.logs.draw_curves", draw)
     (tmp_path / "run").mkdir()
     logs = Logs(plan(TrainConfig("resnet20", steps=1, out=tmp_path / "run", **SMALL)))
-    for _ in range(200):  # a second each
+    for _ in range(200):  # one second each
         logs.draw()
         now[0] += 1
     assert len(drawn) == pytest.approx(200 / every, abs=1)

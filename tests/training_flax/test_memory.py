@@ -47,9 +47,9 @@ def test_memory_that_is_kept_is_not_mapped_anew_and_does_not_grow():
     kept, few, grown = measure("kept")
     left, many, _ = measure("left")
     assert kept and not left
-    # 5 · 64 MB are 160 pages at least, where Linux makes them as large as it can: 2 MB.
+    # 5 · 64 MB are at least 160 pages, even of Linux' largest size of 2 MB.
     assert few < 80 and many > 2 * few
-    assert grown <= 4 * 64  # a few places, where each of a hundred runs has asked for one
+    assert grown <= 4 * 64  # a few, not one for each of a hundred runs
 
 
 def test_without_glibc_nothing_is_done(monkeypatch):

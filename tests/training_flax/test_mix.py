@@ -10,7 +10,7 @@ mixed_by = jax.jit(mix, static_argnames=("mixup", "cutmix"))
 
 
 def batch(count, height=8, width=16):
-    """Even examples are black and of class 0, odd ones are white and of class 1."""
+    """Makes a batch whose even examples are black and of class 0, and odd ones white and of class 1."""
     keys = jax.random.split(jax.random.key(0), count)
     labels = jnp.arange(count) % 2
     images = jnp.broadcast_to(labels[:, None, None, None], (count, height, width, 1)).astype(jnp.float32)
@@ -18,7 +18,7 @@ def batch(count, height=8, width=16):
 
 
 def own_shares(targets):
-    """λ of each example of `batch`."""
+    """Returns λ of each example of `batch`."""
     return np.asarray(targets)[np.arange(len(targets)), np.arange(len(targets)) % 2]
 
 
@@ -52,7 +52,7 @@ def test_shares_of_mixup_follow_beta(alpha):
     fourth = 3 / (16 * (2 * alpha + 1) * (2 * alpha + 3))
     assert abs(shares.mean() - 1 / 2) < 4 * np.sqrt(variance / count)
     assert abs(shares.var() - variance) < 4 * np.sqrt((fourth - variance**2) / count)
-    # Neighbours draw apart: a correlation of 2000 pairs has a standard error of 1 / sqrt(2000).
+    # Neighbours draw independently: a correlation of 2000 pairs has a standard error of 1 / sqrt(2000).
     assert abs(np.corrcoef(shares[::2], shares[1::2])[0, 1]) < 4 / np.sqrt(2000)
 
 
@@ -71,11 +71,11 @@ def test_boxes_are_rectangles_about_a_uniform_centre():
     masks = np.asarray(boxes(keys))
     rows, columns = masks.any(2), masks.any(1)
     np.testing.assert_array_equal(masks, rows[:, :, None] & columns[:, None])
-    # Half of 8 rows and of 16 columns, two and four to either side of the centre; the border cuts some off.
+    # The box has half of 8 rows and of 16 columns, two and four on each side of its centre, within the border.
     assert rows.sum(1).max() == 4
     assert columns.sum(1).max() == 8
     uncut = (rows.sum(1) == 4) & (columns.sum(1) == 8)
-    # The centre is one of 8 rows, 5 of which leave the box whole, and one of 16 columns, 9 of which do.
+    # The box is whole for 5 of 8 rows of its centre, and for 9 of 16 columns.
     share = 5 / 8 * 9 / 16
     assert abs(uncut.mean() - share) < 4 * np.sqrt(share * (1 - share) / 2000)
 

@@ -1,4 +1,4 @@
-"""Rates at every boundary, updates against PyTorch's, what decays and what stays."""
+"""Learning rates at every boundary, updates against PyTorch's, weight decay and freezing."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -65,7 +65,7 @@ def test_a3_warms_up_and_falls_by_a_cosine_to_nothing():
 
 @pytest.mark.parametrize("name", ["plain", "decay", "momentum", "nesterov"])
 def test_updates_are_pytorchs(x64, name):
-    """Twenty steps with the same gradients, and a rate that falls half-way, as torch.optim.SGD takes them."""
+    """Twenty steps equal those of torch.optim.SGD, with a learning rate that falls half-way."""
     arrays = np.load(GOLDEN)
     settings = {
         "plain": dict(momentum=0.0, weight_decay=0.0, nesterov=False),

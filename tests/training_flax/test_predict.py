@@ -1,4 +1,4 @@
-"""The command that predicts, as a user calls it: what it writes, says and refuses."""
+"""The command that predicts: its output, its messages and its errors."""
 
 import io
 import json
@@ -33,7 +33,7 @@ RNG = np.random.default_rng(0)
 
 
 def drawn(leaf):
-    """Kernels that keep the size of what passes, and a head that is not too sure; scales and variances around one."""
+    """Draws kernels that keep the size of activations, a head of moderate confidence, scales and variances near one."""
     if len(leaf.shape) == 1:
         return RNG.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
     gain = 2 if len(leaf.shape) == 4 else 1e-2
@@ -42,7 +42,7 @@ def drawn(leaf):
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """A file of weights with a card."""
+    """Writes a file of weights with a card."""
     model = resnet18(width=4, num_classes=4)
     image = jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32)
     shapes = jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image)
@@ -62,7 +62,7 @@ def write_images(folder, count, size=(32, 32)):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder that has images in it and beside it what is none; it is the working directory."""
+    """Makes a working directory with images and other files."""
     monkeypatch.chdir(tmp_path)
     write_images(Path("images/b"), 2)
     write_images(Path("images/a"), 3)
@@ -85,7 +85,7 @@ def test_json_lines_are_what_the_function_gives(weights, folder, capsys):
         assert [found["class"] for found in line["classes"]] == [NAMES[index] for index in classes]
         assert [np.float32(found["probability"]) for found in line["classes"]] == probabilities.tolist()
         assert set(line) == {"image", "classes"}
-    assert (wanted.classes != np.arange(4)).any()  # a place is not an index
+    assert (wanted.classes != np.arange(4)).any()  # class names differ from indices
 
 
 def test_the_table_has_a_line_for_each_class_and_names_each_image_once(weights, folder, capsys):
@@ -108,7 +108,7 @@ def test_the_table_has_a_line_for_each_class_and_names_each_image_once(weights, 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A short run on digits, and its test images as files."""
+    """Trains a short run on digits, and writes its test images as files."""
     folder = tmp_path_factory.mktemp("run")
     config = TrainConfig("resnet20", steps=40, width=4, augment=(), ema=0.5, out=folder / "run")
     fit(plan(config), quiet=True)
@@ -119,13 +119,13 @@ def run(tmp_path_factory):
 
 
 def test_a_run_predicts_what_it_was_evaluated_to(run, capsys):
-    """By its averaged weights, at the size of its images, with its classes."""
+    """A run predicts by its averaged weights, at the size of its images, with its classes."""
     path, config = run
     evaluation = evaluate_run(replace(config, weights=path, out=None), quiet=True)
     assert main(["--run", str(path), "--top", "1", "--json", str(path.parent)]) == 0
     out, err = capsys.readouterr()
     lines = [json.loads(line) for line in out.splitlines()]
-    lines = [line for line in lines if Path(line["image"]).parent == path.parent]  # not the run's own pictures
+    lines = [line for line in lines if Path(line["image"]).parent == path.parent]  # without the run's own pictures
     assert [line["classes"][0]["index"] for line in lines] == evaluation.predictions[:40].tolist()
     assert {line["classes"][0]["class"] for line in lines} <= set("0123456789")
     assert len({line["classes"][0]["class"] for line in lines}) > 1
@@ -200,7 +200,7 @@ def test_the_picture_shows_the_first_images(weights, folder, capsys):
     with Image.open("p.png") as image:
         pixels = np.asarray(image.convert("RGB")).astype(int)
     assert pixels.shape[1] > pixels.shape[0]
-    # Five pictures side by side: noise in columns that white gaps part.
+    # The five pictures are noise in columns with white gaps between them.
     painted = (pixels.std(0).sum(-1) > 100).astype(int)
     assert (np.diff(painted) == 1).sum() + painted[0] == 5
     assert sorted(path.name for path in Path().iterdir()) == ["images", "p.png"]
@@ -262,7 +262,7 @@ def test_names_that_are_no_text_are_predicted_too(weights, folder):
 
 
 def start(*arguments, code=None, **options):
-    """The command in a process of its own, warnings being errors."""
+    """Runs the command in its own process, with warnings as errors."""
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
@@ -306,7 +306,7 @@ def test_an_interrupt_that_a_callback_swallows_is_not_lost():
     before = signal.getsignal(signal.SIGINT)
     with interrupts() as check:
         check()
-        with suppress(KeyboardInterrupt):  # as of a callback in the course of which the signal comes
+        with suppress(KeyboardInterrupt):  # as in a callback of another library
             signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             check()
@@ -324,8 +324,8 @@ sys.exit(code)
 
 
 def peak(weights, out, images):
-    """Megabytes that the command has held at most, and how many images it wrote of."""
-    # Small batches: whether the devices hold one at the peak, or two, is chance.
+    """Returns the command's peak memory in megabytes, and the number of images in its output."""
+    # Batches are small, because the devices hold one or two at the peak, by chance.
     options = ["--weights", str(weights), "--image-size", "128", "--batch-size", "16", "--json", "--out", str(out)]
     process = start(*options, *images, code=PEAK)
     _, err = process.communicate(timeout=300)
@@ -335,9 +335,9 @@ def peak(weights, out, images):
 
 def test_memory_does_not_grow_with_the_images(weights, tmp_path):
     images, out = write_images(tmp_path / "images", 1000, (16, 16)), tmp_path / "out.jsonl"
-    peak(weights, out, images[:16])  # compiles, which takes memory too; the others find it in the cache
+    peak(weights, out, images[:16])  # the first run compiles, which takes memory; the others use the cache
     once, count = peak(weights, out, [str(tmp_path / "images")])
     twice, double = peak(weights, out, [str(tmp_path / "images")] * 2)
     assert (count, double) == (1000, 2000)
-    # The pixels of 1,000 more are 47 MB as the network sees them.
+    # The pixels of 1,000 more images, at the network's size, are 47 MB.
     assert twice - once < 20

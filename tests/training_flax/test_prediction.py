@@ -1,4 +1,4 @@
-"""Predictions against softmax in NumPy, whatever the batch size, from arrays and from files."""
+"""Predictions against softmax in NumPy, for any batch size, from arrays and from files."""
 
 import importlib
 import time
@@ -28,13 +28,13 @@ IMAGES = RNG.integers(0, 256, (10, 32, 32, 3), dtype=np.uint8)
 
 @pytest.fixture(scope="module")
 def network():
-    """A narrow network whose classes are not all alike: its statistics are those of a batch."""
+    """Makes a narrow network with different classes, by statistics from a batch."""
     model = small(7)
     return model, trained(model, IMAGES, MEAN, STD)
 
 
 def small(classes):
-    """A network of one block a stage."""
+    """Makes a network with one block per stage."""
     return resnet20(width=4, num_classes=classes).clone(stage_sizes=(1, 1, 1))
 
 
@@ -58,7 +58,7 @@ def softmax(logits):
 
 
 def expected(network, images, mean=MEAN, std=STD):
-    """Probabilities of all classes, softmax in NumPy and float64."""
+    """Returns probabilities of all classes, by softmax in NumPy and float64."""
     model, variables = network
     x = jnp.asarray((images / 255 - np.array(mean)) / np.array(std), jnp.float32)
     return softmax(jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, x))
@@ -71,7 +71,7 @@ def test_the_likeliest_classes_come_first_with_the_probabilities_of_softmax(netw
     assert (found.probabilities.dtype, found.classes.dtype) == (np.float32, np.int32)
     assert (np.diff(found.probabilities) <= 0).all()
     assert (np.sort(found.classes) == np.arange(7)).all()
-    # Logits differ by the rounding of 8 layers in another order, and probabilities by as much, relatively.
+    # Logits differ by the rounding of 8 layers in another order, and probabilities by the same relative error.
     by_class = np.take_along_axis(wanted, found.classes, 1)
     np.testing.assert_allclose(found.probabilities, by_class, rtol=300 * EPS, atol=EPS)
     np.testing.assert_allclose(found.probabilities.sum(1), 1, rtol=8 * EPS)
@@ -87,7 +87,7 @@ def test_five_classes_are_named_or_all_of_fewer(network):
 
 @pytest.mark.parametrize("batch_size", [1, 3, 5])
 def test_the_size_of_batches_changes_nothing_beyond_rounding(batch_size, network):
-    """Cut in the middle, filled up at the end, or whole."""
+    """Batches of any size give the same predictions."""
     whole = predict(*network, IMAGES, mean=MEAN, std=STD, top=7)
     found = predict(*network, IMAGES, mean=MEAN, std=STD, top=7, batch_size=batch_size)
     np.testing.assert_array_equal(found.classes, whole.classes)
@@ -113,7 +113,7 @@ def test_the_first_classes_are_those_of_evaluation(network):
 
 @pytest.fixture
 def files(tmp_path):
-    """Files of images of several sizes, and their pixels."""
+    """Writes image files of several sizes, and returns their pixels."""
     sizes = [(32, 32), (40, 64), (100, 33), (5, 7), (32, 32), (200, 180)]
     images = [RNG.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
     paths = [tmp_path / f"{i}.png" for i in range(len(images))]
@@ -148,7 +148,7 @@ def test_a_stream_keeps_the_order_and_names_what_it_skips(network, files, tmp_pa
     paths = [str(path) for path in files[0]]
     (tmp_path / "broken.png").write_bytes(b"no image")
     lost = [str(tmp_path / "broken.png"), str(tmp_path / "missing.png")]
-    given = [lost[0], *paths[:3], lost[1], *paths[3:], lost[1], lost[0], lost[0]]  # the last batch is lost whole
+    given = [lost[0], *paths[:3], lost[1], *paths[3:], lost[1], lost[0], lost[0]]  # all of the last batch is broken
     classifier = Classifier(*network, MEAN, STD, 7, 3, len(given))
     batches = list(FileStream(classifier, given, View((32, 32)), workers=2))
     assert [path for batch in batches for path in batch.paths] == paths
@@ -188,7 +188,7 @@ def test_for_many_images_the_network_is_folded_and_says_the_same(network, monkey
     predict(*seen[0], IMAGES, mean=MEAN, std=STD)  # a network that is folded already
     assert len(seen) == 1
     np.testing.assert_array_equal(folded.classes, as_it_is.classes)
-    # Each of the 8 layers rounds a few times, in sums of up to 36 products whose errors are of either sign.
+    # Each of the 8 layers rounds a few times, in sums of up to 36 products with errors of both signs.
     np.testing.assert_allclose(folded.probabilities, as_it_is.probabilities, rtol=8 * 36 * EPS)
 
 
@@ -215,7 +215,7 @@ def test_a_stream_knows_what_it_waited_for(slow, network, files, monkeypatch):
     slower, faster = stream.waited_for_images, stream.waited_for_network
     if slow == "network":
         slower, faster = faster, slower
-    assert slower > max(faster, 0.3)  # 24 images, or 6 batches, of which the first or the last hides nothing
+    assert slower > max(faster, 0.3)  # 24 images, or 6 batches; the first or last one does not overlap
     assert slower + faster <= seconds
 
 

@@ -87,7 +87,9 @@ def test_published_files_are_taken_from_a_folder(tmp_path):
 
 def test_a_host_is_reachable_when_it_answers_whatever_it_says():
     pytest.importorskip("requests", reason="requests, which TFDS brings, is not installed")
-    server = http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)  # 501 to everything
+    server = http.server.HTTPServer(
+        ("127.0.0.1", 0), http.server.BaseHTTPRequestHandler
+    )  # answers 501 to every request
     server.RequestHandlerClass.log_message = lambda *_: None  # type: ignore[method-assign]
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}/x.zip"
@@ -101,7 +103,7 @@ def test_a_host_is_reachable_when_it_answers_whatever_it_says():
 
 
 def prepare(*arguments):
-    # A proxy that is not there makes any machine one without a network.
+    # A proxy that does not exist simulates a machine without a network.
     environment = os.environ | {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}
     start = time.perf_counter()
     done = subprocess.run(
@@ -137,12 +139,12 @@ def test_what_cannot_be_prepared_gets_one_line_and_writes_nothing(arguments, mes
     assert done.stderr.startswith("prepare: error: ")
     assert done.stderr.count("\n") == 1
     assert message in done.stderr
-    assert seconds < 30  # most of which TensorFlow takes to be imported
+    assert seconds < 30  # mostly the import of TensorFlow
     assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
 
 
 def write_cifar10(folder, train, test):
-    """CIFAR-10's binary layout: a byte for the label, and 3072 for the image, channel by channel."""
+    """Writes CIFAR-10's binary layout: a byte for the label, and 3072 for the image, channel by channel."""
     folder.mkdir(parents=True)
     batches = np.array_split(np.arange(len(train[1])), 5)
     parts = {f"data_batch_{i + 1}.bin": [part[batch] for part in train] for i, batch in enumerate(batches)}
@@ -160,7 +162,7 @@ def pairs(images, labels):
 
 @pytest.fixture(params=["noise", "photographs"])
 def cifar10(request):
-    """Train and test part, (images, labels) each."""
+    """The train and test splits, each (images, labels)."""
     if request.param == "noise":
         rng = np.random.default_rng(0)
         return [(rng.integers(0, 256, (n, 32, 32, 3), np.uint8), rng.integers(0, 10, n)) for n in (50, 20)]

@@ -10,7 +10,7 @@ from training_flax.augment.rand_augment import COLOUR_OPS, OPS, apply_op, autoco
 
 
 def picture(channels=3):
-    """Waves of all grey levels with a little noise, 40 × 56: seeded, uint8."""
+    """Makes waves of all grey levels with a little noise, 40 × 56 uint8."""
     rng = np.random.default_rng(0)
     rows, columns = np.mgrid[:40, :56]
     waves = [np.sin(rows / a + columns / b + c) for a, b, c in [(5, 9, 0), (-7, 6, 1), (11, -8, 2)][:channels]]
@@ -18,7 +18,7 @@ def picture(channels=3):
 
 
 def pillow(name, sign, image, magnitude):
-    """What Pillow makes of it, with timm's amounts."""
+    """Applies the op by Pillow, with timm's amounts."""
     amount = magnitude / 10
     factor = max(0.1, 1 + sign * 0.9 * amount)
     slant, share = sign * 0.3 * amount, sign * 0.45 * amount
@@ -50,7 +50,7 @@ def pillow(name, sign, image, magnitude):
 
 EXACT = ("equalize", "invert", "posterize", "solarize", "solarize-add")
 GREY_IS_ROUNDED = ("saturation", "contrast", "sharpness")
-SIGNED = OPS.index("saturation")  # the first of those that go either way
+SIGNED = OPS.index("saturation")  # the first op with a direction
 compiled = jax.jit(apply_op, static_argnums=3)
 
 
@@ -61,13 +61,13 @@ def test_ops_are_pillows(name, magnitude):
     for sign in (1, -1):
         expected = np.asarray(pillow(name, sign, Image.fromarray(image), magnitude), np.float32)
         ours = compiled(OPS.index(name), sign, image.astype(np.float32), magnitude)
-        # Pillow cuts the result to whole grey levels and, of a few, rounds what it mixes in.
+        # Pillow cuts the result to whole grey levels, and rounds some of the images that it mixes.
         mixed_in = 0.5 * 0.09 * magnitude if name in GREY_IS_ROUNDED else 0
         np.testing.assert_allclose(ours, expected, atol=1e-4 if name in EXACT else 1.001 + mixed_in)
 
 
 def test_all_ops_change_the_picture():
-    """So that no index is left out of the comparison above."""
+    """The comparison above covers every index."""
     image = picture().astype(np.float32)
     changed = [np.asarray(compiled(op, 1, image, 6)) for op in range(len(OPS))]
     assert all((c != image).any() for c in changed)
@@ -78,7 +78,7 @@ def test_all_ops_change_the_picture():
 def test_an_even_channel_stays(op):
     image = np.full((20, 20, 1), 77, np.float32)
     np.testing.assert_array_equal(op(jnp.asarray(image)), image)
-    # Nor is what interpolation leaves of evenness blown up.
+    # A channel that is constant within the error of interpolation is not stretched either.
     image[3, 4] += 1e-4
     np.testing.assert_allclose(op(jnp.asarray(image)), image, atol=1e-3)
 
@@ -92,7 +92,7 @@ def test_grey_images_are_pillows_too():
 
 
 def test_ops_are_drawn_alike_often_and_used_half_the_time():
-    """One layer on 1500 keys: which op it was, if any, shows in the image."""
+    """One layer on 1500 keys picks each op with the right frequency, as the images show."""
     image = jnp.asarray(picture()[::2, ::2], jnp.float32)
     keys = jax.random.split(jax.random.key(0), 1500)
     seen = np.asarray(jax.jit(jax.vmap(partial(rand_augment, layers=1), (0, None)))(keys, image))

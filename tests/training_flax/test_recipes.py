@@ -1,4 +1,4 @@
-"""What a config starts from, and what of it the user overrides."""
+"""Recipes, and the options that a user overrides."""
 
 from dataclasses import fields, replace
 

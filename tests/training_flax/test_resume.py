@@ -1,4 +1,4 @@
-"""No work is lost: killed at any instant and started again, a run ends in the weights of one that never stopped."""
+"""Resumed runs: killed at any instant and started again, a run ends with the weights of one that never stopped."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def finish(*arguments, cache, log):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two classes of smooth noise, of sizes that differ, so that they are streamed."""
+    """Writes two classes of smooth noise, in different sizes, so that they are streamed."""
     root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
     for part, count in (("train", 40), ("test", 8)):
         for number, name in enumerate(("a", "b")):
@@ -49,14 +49,14 @@ def folder(tmp_path_factory):
 
 
 def wait_until(process, happened):
-    """Looks again and again, while the process lives."""
+    """Waits for a condition while the process lives."""
     while not happened():
         assert process.poll() is None
         time.sleep(0.01)
 
 
 def growth(path):
-    """A function that says whether a line has been added to a file, which may be cut first."""
+    """Makes a function that is True if a line has been added to a file, which may shrink first."""
     sizes = [sys.maxsize]
 
     def grew():
@@ -66,15 +66,15 @@ def growth(path):
     return grew
 
 
-# When each of ten processes is killed, give or take half a second: while it imports, compiles or restores, and among
-# steps, evaluations and checkpoints.
+# Seconds until each of ten processes is killed, within half a second: during imports, compilation, restoring, steps,
+# evaluations and checkpoints.
 INSTANTS = ["", "compiling", "steps", "compiled", "steps", "steps", "going on", "steps", "compiled", "steps"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["digits", "folder"])
 def test_killed_at_ten_instants(kind, folder, tmp_path):
-    """Nine times by SIGKILL and once by SIGTERM; what is left in the end is what an unbroken run leaves."""
+    """A run that is killed nine times by SIGKILL and once by SIGTERM leaves the same files as an unbroken run."""
     options = [*DIGITS] if kind == "digits" else [*FOLDER, "--data", folder]
     options += ["--checkpoint-minutes", "0.01"]
     cache, log, broken = tmp_path / "cache", tmp_path / "log", tmp_path / "broken"
@@ -102,7 +102,7 @@ def test_killed_at_ten_instants(kind, folder, tmp_path):
 
 
 def interrupted(config, at):
-    """Trains until a stop is asked for after `at` steps, then to the end."""
+    """Trains with a stop after `at` steps, then to the end."""
 
     class AfterSteps(StopRequest):
         asked = 0
@@ -124,7 +124,7 @@ def interrupted(config, at):
 
 @pytest.mark.parametrize("at", [1, 40, 45, 47])
 def test_told_to_stop_and_started_again(at, tmp_path):
-    """In an epoch, and around its end: 45 batches of 32 are the first epoch of 1,437 digits."""
+    """Stops within an epoch and around its end change nothing; 45 batches of 32 are the first epoch of 1,437 digits."""
     options = dict(arch="resnet20", width=2, steps=50, batch_size=32, ema=0.9, mixup=0.2)
     whole = fit(TrainConfig(**options, out=tmp_path / "whole"), quiet=True)
     broken = interrupted(TrainConfig(**options, out=tmp_path / "broken"), at)
@@ -135,7 +135,7 @@ def test_told_to_stop_and_started_again(at, tmp_path):
         [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         for run in (broken.run, whole.run)
     )
-    # A line of train metrics that was begun before the stop tells of the steps since; all others are the same.
+    # The first line of train metrics after the stop covers fewer steps; all others are the same.
     assert [line["step"] for line in lines] == [line["step"] for line in expected]
     tests = [
         [{k: v for k, v in line.items() if k not in timing} for line in run if line["split"] != "train"]

@@ -1,4 +1,4 @@
-"""The pure steps: what an update is, how often a step is traced, what types it keeps."""
+"""The pure steps: their updates, traces and types."""
 
 import chex
 import jax
@@ -44,7 +44,7 @@ def test_the_rate_rises_over_a_tenth_and_falls_by_a_cosine():
 
 
 def test_three_steps_are_nesterovs_with_decay_of_kernels_alone(x64):
-    """Against the recurrences written out: v ← μ v + g, w ← w - η (g + μ v), g with λ w for kernels."""
+    """Updates follow the recurrences v ← μ v + g, w ← w - η (g + μ v), where g includes λ w for kernels."""
     model = plain20(width=2, param_dtype=jnp.float64)
     state, step, images, labels = start(model)
     images = images.astype(jnp.float64)
@@ -82,7 +82,7 @@ def test_a_step_is_traced_and_compiled_once():
 
 
 def test_label_smoothing_is_the_cross_entropy_with_smoothed_targets(x64):
-    """One step with it moves the parameters as the gradient against optax's smoothed labels says."""
+    """One step changes the parameters by the gradient for optax's smoothed labels."""
     model = plain20(width=2, param_dtype=jnp.float64)
     images, labels = draw_batch()
     images = images.astype(jnp.float64)
@@ -118,7 +118,7 @@ def test_a_network_learns_a_batch_by_heart():
 
 
 def test_dropout_changes_from_step_to_step():
-    """With a rate of 0 nothing changes but the step, and so dropout's mask."""
+    """A learning rate of 0 changes nothing but the step, and with it dropout's mask."""
     model = vgg11(width=2, num_classes=10, dropout=0.5)
     optimizer = make_optimizer(TrainConfig("vgg11", lr=1e-30, weight_decay=0.0), 20)
     images, labels = draw_batch(pixels=32)
@@ -164,7 +164,7 @@ OPTIONS = {
 
 
 def made(model, ema=0.0, accumulate=1, scaled=False, **options):
-    """A state that has taken two steps, and the step that took them."""
+    """Returns a state after two steps, and the step."""
     optimizer = make_optimizer(CONFIG, 20)
     images, labels = draw_batch()
     state = init_state(model, optimizer, jax.random.key(0), images, ema=bool(ema), loss_scaling=scaled)
@@ -182,7 +182,7 @@ def as_arrays(state):
 def test_a_step_that_is_not_finite_changes_nothing_but_the_counters(name, poison, kind):
     model = resnet20(width=2, axis_name="data" if kind == "pmap" else None)
     state, step, images, labels = made(model, **OPTIONS[name], axis_name="data" if kind == "pmap" else None)
-    if kind == "pmap":  # one device: the program is that of any number
+    if kind == "pmap":  # one device runs the same program as any number
         mapped = jax.pmap(step, "data", in_axes=(None, 0, 0), out_axes=None)
 
         def step(state, images, labels):
@@ -219,7 +219,7 @@ def test_averaged_weights_are_the_recurrence(x64):
 
 
 def test_accumulated_gradients_are_the_mean_over_the_pieces(x64):
-    """Without BatchNorm's batch statistics the pieces do not see each other: the step is that of the whole batch."""
+    """Without batch statistics micro-batches are independent, so the step equals that of the whole batch."""
     model = resnet20(width=2, param_dtype=jnp.float64, frozen_batch_norm=True)
     state, whole, images, labels = made(model)
     images = images.astype(jnp.float64)
@@ -241,7 +241,7 @@ def test_pieces_see_batch_norms_statistics_one_after_the_other():
 
 
 def test_pieces_are_in_a_loop_but_on_the_cpu(monkeypatch):
-    """In one, the gradients of XLA's convolutions there take many times as long."""
+    """Micro-batches run in a loop except on the CPU, where gradients of convolutions in loops are many times slower."""
 
     def loops():
         state, step, images, labels = made(resnet20(width=2), accumulate=2)
@@ -282,7 +282,7 @@ def test_loss_scaling_changes_no_gradient_and_doubles_after_enough_good_steps(x6
         plain, metrics = step(plain, images, labels)
         scaled, scaled_metrics = scaled_step(scaled, images, labels)
         scales.append(float(scaled.loss_scale.scale))
-    # Powers of two change no digit but where sums are rounded.
+    # Powers of two change only the rounding of sums.
     chex.assert_trees_all_close(scaled.params, plain.params, rtol=1e-9, atol=1e-12)
     chex.assert_trees_all_close(scaled_metrics, metrics, rtol=1e-9)
     assert scales == [2.0**15, 2.0**15, 2.0**16, 2.0**16]

@@ -15,7 +15,7 @@ from pictures_tfds import pixels, prepare  # noqa: E402
 
 
 def message(name, data_dir):
-    """What is wrong with a data set, in one line, and soon: without asking the network."""
+    """Returns the one line that reports what is wrong with a data set, within seconds, without network."""
     start = time.perf_counter()
     with pytest.raises(ValueError) as error:
         open_dataset(name, data_dir=data_dir)
@@ -25,7 +25,7 @@ def message(name, data_dir):
 
 
 def images_of(split, count, shape=(4, 5, 3)):
-    return sorted(pixels(split, index, shape).tobytes() for index in range(count))  # TFDS shuffles
+    return sorted(pixels(split, index, shape).tobytes() for index in range(count))  # TFDS shuffles examples
 
 
 def test_a_prepared_data_set_is_read_without_tensorflow(tmp_path):
