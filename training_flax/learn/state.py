@@ -39,7 +39,7 @@ class TrainMetrics(NamedTuple):
     """Metrics of a step on its batch; all are ()."""
 
     loss: jax.Array  # mean cross-entropy, without label smoothing
-    accuracy: jax.Array  # share of images whose largest logit is the (larger) label's
+    accuracy: jax.Array  # share of images whose largest logit is that of the largest target
     gradient_norm: jax.Array  # before clipping
     skipped_in_row: jax.Array  # int32
 

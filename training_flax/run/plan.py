@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from math import ceil, gcd, prod
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -191,7 +191,7 @@ def _total_steps(config: ResolvedConfig, dataset: Dataset, devices: Devices) -> 
         why += [f"{pieces} pieces"] if pieces > 1 else []
         why += ["pairs to mix"] if mixes > 1 else []
         raise ValueError(f"batch_size must be a multiple of {least}, for {' and '.join(why)}; given {batch_size}")
-    steps = config.steps or -(-(config.epochs or 0) * examples // batch_size)
+    steps = config.steps or -(-cast(int, config.epochs) * examples // batch_size)  # a recipe names one of the two
     if steps > MOST_STEPS:
         given = f"steps={config.steps}" if config.steps else f"epochs={config.epochs}, which are {steps}"
         raise ValueError(f"a run must have at most {MOST_STEPS} steps; given {given}")
