@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from flax import linen as nn
 
-from densenet_flax import DenseNet, feature_reuse
+from densenet_flax import feature_reuse
 from layers_flax import count_multiply_adds, count_parameters
 from theory_flax.base.estimates import Estimate, estimate
 from theory_flax.base.options import Options
@@ -184,8 +183,8 @@ def _train_all(options: Options, size: Size, say: Callable[[str], None]) -> _Net
     return _Networks(title, arch, models[0], dataset, *moments[0], points)
 
 
-def _point(name: str, model: nn.Module, shape: tuple[int, ...], errors: Sequence[float], source: str) -> Point:
-    kind = "DenseNet" if isinstance(model, DenseNet) else "ResNet"
+def _point(name: str, model: Any, shape: tuple[int, ...], errors: Sequence[float], source: str) -> Point:
+    kind = "DenseNet" if model.join == "concatenate" else "ResNet"
     costs = count_parameters(model, shape), count_multiply_adds(model, shape)
     return Point(name, kind, *costs, estimate(errors), source)
 
@@ -212,7 +211,7 @@ def _supervised(networks: _Networks, say: Callable[[str], None]) -> tuple[Superv
 def _gradients(
     name: str, kind: str, when: str, model: Any, variables: Sequence[Any], images: Any, labels: Any
 ) -> Supervised:
-    dense, sizes = isinstance(model, DenseNet), model.stage_sizes
+    dense, sizes = model.join == "concatenate", model.stage_sizes
     convolutions = 1 if getattr(model, "bottleneck_width", 4) is None else 2
     # With dropout each gradient would be that of another network.
     model = model.clone(**({"dropout": 0.0} if dense else {}))

@@ -30,7 +30,7 @@ import numpy as np
 import optax
 
 from common_flax.checks import check_positive
-from resnet_flax import PlainNet, ResNet, deepen
+from resnet_flax import ResNet, deepen
 
 
 @dataclass(frozen=True)
@@ -112,13 +112,13 @@ def fit_families(
     return Fits(np.array(depths), distances, embedded, norms, values)
 
 
-def gain_bound(tower: PlainNet, radius: float) -> float:
+def gain_bound(tower: ResNet, radius: float) -> float:
     """The bound (R² / n)^(n/2) of the gain |f(x) - f(y)| / |x - y| of a plain tower; n counts its kernels and scales.
 
     Raises:
         ValueError: the tower has shortcuts, whose gain does not fall with depth.
     """
-    if not isinstance(tower, PlainNet):
+    if tower.has_shortcuts:
         raise ValueError(f"the bound is that of plain towers; given a {type(tower).__name__}")
     convolutions = 1 + 2 * sum(tower.stage_sizes)  # each with a BatchNorm
     factors = 2 * convolutions + 1
@@ -247,7 +247,7 @@ def _embed(before: ResNet, variables: Any, tower: ResNet, keys: jax.Array, radiu
         member = {**deep, "params": _into_ball({**old, **new}, radius)}
         return member, member
 
-    return jax.jit(jax.vmap(plain if isinstance(tower, PlainNet) else nested))(variables, keys)
+    return jax.jit(jax.vmap(nested if tower.has_shortcuts else plain))(variables, keys)
 
 
 def _identity(block: Any) -> Any:

@@ -119,7 +119,7 @@ def _families(kind: str, depths: tuple[int, ...], seeds: int, angles: np.ndarray
     count, shape = len(goals) * seeds, (len(depths), len(goals), seeds)
     bounds = np.zeros((len(depths), len(goals)))
     for row, tower in zip(bounds, towers, strict=True):
-        if isinstance(tower, PlainNet):
+        if not tower.has_shortcuts:
             row[:] = [distance_bound(POINTS, goal, gain_bound(tower, RADIUS)) for goal in goals]
     around = fits.distances[:, count:].reshape(len(depths), len(angles), len(LENGTHS))
     distances, embedded = (values[:, :count].reshape(shape) for values in (fits.distances, fits.embedded))
