@@ -172,8 +172,7 @@ def test_narrow_compute_keeps_wide_parameters_and_logits():
 
 @pytest.mark.parametrize("name", ["resnet20_v2", "densenet_bc_40_12"])
 def test_epsilon_is_the_layers_own(x64, monkeypatch, name):
-    for place in ("resnet_flax.resnet", "densenet_flax.densenet"):
-        monkeypatch.setattr(f"{place}.BatchNorm", partial(BatchNorm, epsilon=0.3))
+    monkeypatch.setattr("layers_flax.model.network.BatchNorm", partial(BatchNorm, epsilon=0.3))
     model, variables = draw(name, param_dtype=jnp.float64)
     folded, values = fold_batch_norm(model, variables)
     images = draw_images()
