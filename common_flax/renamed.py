@@ -38,7 +38,7 @@ def renamed_keyword(function: Callable[..., T], **names: str) -> Callable[..., T
         for old, new in names.items():
             if old in kwargs:
                 warnings.warn(f"{old}= is {new}= now", DeprecationWarning, stacklevel=2)
-                kwargs.setdefault(new, kwargs.pop(old))
+                kwargs[new] = kwargs.pop(old)
         return function(*args, **kwargs)
 
     return call

@@ -81,6 +81,12 @@ def test_rooms_stand_on_those_below(package):
             assert all(name.startswith(allowed) for name in own), f"{file} imports {own}"
 
 
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_tests_stand_in_the_rooms_of_the_package(package):
+    folders = {path.name for path in (ROOT / "tests" / package).iterdir() if any(path.glob("test_*.py"))}
+    assert folders <= set(ROOMS.get(package, ()))
+
+
 def test_no_module_imports_itself_by_others():
     graph = {name: set(imported_modules(file)) for name, file in MODULES.items()}
     order = list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle

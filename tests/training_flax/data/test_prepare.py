@@ -17,7 +17,7 @@ from training_flax.data.prepare import _check_reachable, _taken, _whole_or_nothi
 NEEDS_TENSORFLOW = pytest.mark.skipif(
     importlib.util.find_spec("tensorflow") is None, reason="TensorFlow, of the extra [prepare], is not installed"
 )
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_without_tensorflow_one_line_says_what_to_install(tmp_path, monkeypatch, capsys):

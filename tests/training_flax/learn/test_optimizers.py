@@ -13,7 +13,7 @@ from training_flax import RECIPES, TrainConfig, learning_rate, make_optimizer
 from training_flax.learn.freeze import check_patterns, frozen_leaves
 from training_flax.learn.optimizers import kernels, peak_rate
 
-GOLDEN = Path(__file__).parent.parent / "golden" / "sgd.npz"
+GOLDEN = Path(__file__).parents[2] / "golden" / "sgd.npz"
 
 
 def rates_at(config, total, steps):

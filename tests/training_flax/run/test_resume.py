@@ -17,7 +17,7 @@ from training_flax import Stopped, StopRequest, TrainConfig, fit
 from training_flax.runtime.signals import STOP
 
 LLVM = 1
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 DIGITS = ["--arch", "resnet20", "--width", "4", "--steps", "400", "--batch-size", "32", "--ema", "0.9"]
 FOLDER = ["--arch", "resnet20", "--width", "4", "--steps", "200", "--batch-size", "16", "--image-size", "16"]
 FOLDER += ["--augment", "random-resized-crop", "flip", "colour", "--mixup", "0.2", "--cutmix", "1.0"]

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from training_flax.runtime.compilation import is_known
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 NETWORKS = {
     "resnet20": ["--arch", "resnet20", "--width", "4"],
     "densenet_40_12": ["--arch", "densenet_40_12", "--growth-rate", "2", "--dropout", "0.2"],

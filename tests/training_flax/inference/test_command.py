@@ -26,7 +26,7 @@ from training_flax.inference.command import main
 from training_flax.runtime.signals import interrupts
 from weights_flax import load_model, save_weights
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 NAMES = ("cat", "dog", "ship", "tench, Tinca tinca")
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 RNG = np.random.default_rng(0)
