@@ -56,7 +56,7 @@ def main(options: Options) -> None:
             state = loop.state
             start = time.perf_counter()
             for _ in range(options.steps):
-                state, _ = programs.train_step(state, loop.train_part, batch)
+                state, _ = programs.train_step(state, loop.train_split, batch)
             jax.block_until_ready(state)
             speeds["bare step"].append(images / (time.perf_counter() - start))
             loop.state = state

@@ -6,10 +6,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
+import numpy as np
+from tqdm import tqdm
 
 from common_flax.errors import one_line
 from common_flax.optional import library
+from training_flax.data.loader import Loader
+from training_flax.learn.state import TrainMetrics
 from training_flax.plots.curves import draw_curves
+from training_flax.run.checkpoints import Progress
 from training_flax.run.folder import append_metrics, read_metrics
 from training_flax.run.plan import Job
 from training_flax.runtime.signals import RunError
@@ -91,3 +96,49 @@ class Logs:
             self._board.close()
         if self._wandb:
             self._wandb.finish()
+
+
+class StepLog:
+    """Shows the steps of one epoch on the progress bar, and logs them ten times per epoch."""
+
+    def __init__(
+        self, job: Job, logs: Logs, learning_rates: np.ndarray, epoch: int, start: int, loader: Loader, bar: tqdm
+    ):
+        self._job, self._logs, self._learning_rates, self._loader, self._bar = job, logs, learning_rates, loader, bar
+        self._first, self._end = job.last_step(epoch - 1), job.last_step(epoch)
+        self._every = max(1, round(len(job.dataset.train.labels) / job.batch_size / 10))
+        self._step = start
+        self._bar.update((start - self._first) * job.batch_size)
+        self._begin_line()
+
+    def _begin_line(self) -> None:
+        self._recent: list[tuple[float, float, float]] = []
+        self._steps, self._skipped = 0, 0
+        self._since, self._waited = time.perf_counter(), self._loader.waited
+
+    def add(self, metrics: TrainMetrics, progress: Progress) -> Progress:
+        """Adds the metrics of the next step to the log, and to the sums of the epoch in `progress`."""
+        self._step += 1
+        self._steps += 1
+        if metrics.skipped_in_row:
+            self._skipped += 1
+        else:
+            loss, accuracy, count = progress.epoch_sums
+            values = float(metrics.loss), float(metrics.accuracy), float(metrics.gradient_norm)
+            self._recent.append(values)
+            progress = progress._replace(epoch_sums=(loss + values[0], accuracy + values[1], count + 1))
+        seconds = time.perf_counter() - self._since
+        wait = (self._loader.waited - self._waited) / seconds
+        means: list[Any] = np.mean(self._recent, 0).tolist() if self._recent else [None] * 3
+        note = f"loss {means[0]:.3f}, accuracy {100 * means[1]:.1f} %" if self._recent else "no gradient is finite"
+        note += f", waiting for data {100 * wait:.0f} %" if wait > 0.01 else ""
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(self._job.batch_size)
+        if (self._step - self._first) % self._every == 0 or self._step == self._end:
+            line: dict[str, Any] = {"split": "train", "step": self._step, "epoch": self._job.epoch_of(self._step)}
+            line |= dict(zip(("loss", "accuracy", "gradient_norm"), means, strict=True))
+            line |= {"learning_rate": float(self._learning_rates[self._step - 1]), "skipped": self._skipped}
+            speed = self._steps * self._job.batch_size / seconds
+            self._logs.write(line | {"images_per_second": speed, "data_wait": wait})
+            self._begin_line()
+        return progress

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from training_flax.data.dataset import Split
 from training_flax.data.loader import Batch, Loader, Reader, UnreadableImage, central_fit, random_fit
@@ -16,7 +15,7 @@ from training_flax.learn.optimizers import learning_rate
 from training_flax.learn.state import TrainMetrics, TrainState
 from training_flax.run.checkpoints import Checkpoints, Progress
 from training_flax.run.diagnosis import first_not_finite
-from training_flax.run.logs import Logs
+from training_flax.run.logs import Logs, StepLog
 from training_flax.run.plan import Job
 from training_flax.run.programs import Programs
 from training_flax.runtime.memory import trim_memory
@@ -49,8 +48,8 @@ class Loop:
     def __post_init__(self) -> None:
         job = self.job
         self.step = int(jax.device_get(self.state.step))
-        self.train_part = on_device(job.dataset.train, job.devices)
-        self.test_part = on_device(job.dataset.test, job.devices)
+        self.train_split = on_device(job.dataset.train, job.devices)
+        self.test_split = on_device(job.dataset.test, job.devices)
         self.train_reader = train_reader(job)
         self.test_reader = test_reader(job.dataset.test, job.config.test_crop, job.config.workers)
         schedule = learning_rate(job.config, job.total_steps)
@@ -108,12 +107,12 @@ class Loop:
         loader.idle = lambda: pending is None or pending[1].is_ready()  # type: ignore[attr-defined]
         images = (job.last_step(epoch) - job.last_step(epoch - 1)) * job.batch_size
         with progress_bar(f"epoch {epoch}/{job.epochs}", images, shown=not self.terminal.quiet) as bar:
-            log = StepLog(self, epoch, steps.start, loader, bar)
+            log = StepLog(job, self.logs, self.learning_rates, epoch, steps.start, loader, bar)
             stop_signal = GO_ON
             try:
                 for batch in loader:
                     with self.logs.step(self.steps_taken):
-                        self.state, output = self.programs.train_step(self.state, self.train_part, batch)
+                        self.state, output = self.programs.train_step(self.state, self.train_split, batch)
                     self.step += 1
                     self.steps_taken += 1
                     if self.steps_taken & (self.steps_taken - 1) == 0:  # 1, 2, 4, 8, …
@@ -147,15 +146,15 @@ class Loop:
         late = time.monotonic() - self.saved_at > 60 * self.job.config.checkpoint_minutes
         return SAVE if late else GO_ON
 
-    def read(self, log: "StepLog", output: tuple[TrainMetrics, jax.Array], batch: Batch) -> int:
+    def read(self, log: StepLog, output: tuple[TrainMetrics, jax.Array], batch: Batch) -> int:
         """Copies a step's metrics to the host; returns the stop signal of all processes."""
         metrics, stop_signal = jax.device_get(output)
-        log.add(metrics)
+        self.progress = log.add(metrics, self.progress)
         self.checkpoints.check()
         if metrics.skipped_in_row >= self.job.config.max_skipped:
             self.save(wait=True)
             with jax.transfer_guard("allow"):  # the training has ended
-                source = first_not_finite(self.job, self.state, self.train_part, batch)
+                source = first_not_finite(self.job, self.state, self.train_split, batch)
             raise RunError(
                 f"{metrics.skipped_in_row} steps in a row were skipped, for numbers that are not finite; {source}; "
                 f"the weights before them are in checkpoint {self.step} of {self.job.run}"
@@ -182,7 +181,7 @@ class Loop:
         if self.state.ema is not None:
             networks["test of averaged weights"] = self.state.ema
         for split, variables in networks.items():
-            step = partial(self.programs.eval_step, job.devices.gather(variables), self.test_part)
+            step = partial(self.programs.eval_step, job.devices.gather(variables), self.test_split)
             evaluation = evaluate_part(step, job.dataset.test, batch_size, job.devices, self.test_reader)
             line = {"split": split, "step": self.step, "epoch": job.epoch_of(self.step)}
             self.logs.write(line | {"loss": evaluation.loss, "accuracy": evaluation.accuracy})
@@ -208,46 +207,3 @@ def train_reader(job: Job) -> Reader | None:
     size, area = split.image_shape[0], job.min_area
     fit = central_fit(size, 1.0) if area is None else random_fit(size, config.seed, area, config.test_crop)
     return Reader(split, fit, config.workers)
-
-
-class StepLog:
-    """Shows the steps of one epoch on the progress bar, and logs them ten times per epoch."""
-
-    def __init__(self, loop: Loop, epoch: int, start: int, loader: Loader, bar: tqdm):
-        self._loop, self._loader, self._bar = loop, loader, bar
-        self._first, self._end = loop.job.last_step(epoch - 1), loop.job.last_step(epoch)
-        self._every = max(1, round(len(loop.job.dataset.train.labels) / loop.job.batch_size / 10))
-        self._step = start
-        self._bar.update((start - self._first) * loop.job.batch_size)
-        self._begin_line()
-
-    def _begin_line(self) -> None:
-        self._recent: list[tuple[float, float, float]] = []
-        self._steps, self._skipped = 0, 0
-        self._since, self._waited = time.perf_counter(), self._loader.waited
-
-    def add(self, metrics: TrainMetrics) -> None:
-        """Adds the metrics of the next step."""
-        loop, job = self._loop, self._loop.job
-        self._step += 1
-        self._steps += 1
-        if metrics.skipped_in_row:
-            self._skipped += 1
-        else:
-            loss, accuracy, count = loop.progress.epoch_sums
-            values = float(metrics.loss), float(metrics.accuracy), float(metrics.gradient_norm)
-            self._recent.append(values)
-            loop.progress = loop.progress._replace(epoch_sums=(loss + values[0], accuracy + values[1], count + 1))
-        seconds = time.perf_counter() - self._since
-        wait = (self._loader.waited - self._waited) / seconds
-        means: list[Any] = np.mean(self._recent, 0).tolist() if self._recent else [None] * 3
-        note = f"loss {means[0]:.3f}, accuracy {100 * means[1]:.1f} %" if self._recent else "no gradient is finite"
-        note += f", waiting for data {100 * wait:.0f} %" if wait > 0.01 else ""
-        self._bar.set_postfix_str(note, refresh=False)
-        self._bar.update(job.batch_size)
-        if (self._step - self._first) % self._every == 0 or self._step == self._end:
-            line: dict[str, Any] = {"split": "train", "step": self._step, "epoch": job.epoch_of(self._step)}
-            line |= dict(zip(("loss", "accuracy", "gradient_norm"), means, strict=True))
-            line |= {"learning_rate": float(loop.learning_rates[self._step - 1]), "skipped": self._skipped}
-            loop.logs.write(line | {"images_per_second": self._steps * job.batch_size / seconds, "data_wait": wait})
-            self._begin_line()
