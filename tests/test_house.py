@@ -115,6 +115,18 @@ def test_a_block_is_read_at_a_glance(module):
         assert (block.end_lineno or 0) - block.lineno + 1 <= 40, block.name
 
 
+RIDDLES = ("What", "How", "Whether", "Which", "Where", "When", "Why", "Of", "As", "If", "Its", "Up")
+
+
+@pytest.mark.parametrize("package", [*MAY_IMPORT, "benchmarks"])
+def test_docstrings_begin_with_a_noun_or_a_verb(package):
+    for file in (ROOT / package).rglob("*.py"):
+        nodes = ast.walk(ast.parse(file.read_text()))
+        documented = [node for node in nodes if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)]
+        texts = [text for text in map(ast.get_docstring, documented) if text]
+        assert [text for text in texts if text.split()[0].rstrip(",") in RIDDLES] == [], file
+
+
 def run(code):
     command = [sys.executable, "-W", "error", "-c", code]
     return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout

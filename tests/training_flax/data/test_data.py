@@ -26,7 +26,7 @@ def test_digits_are_scikit_learns():
 
 
 @pytest.mark.parametrize("name", ["digits", "fake:5x7x1:3:40"])
-def test_normalisation_is_that_of_the_train_part(name):
+def test_normalisation_is_that_of_the_train_split(name):
     dataset = open_dataset(name)
     values = (dataset.train.images / 255 - np.array(dataset.mean)) / np.array(dataset.std)
     np.testing.assert_allclose(values.mean((0, 1, 2)), 0, atol=1e-12)

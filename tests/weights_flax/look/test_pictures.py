@@ -142,5 +142,5 @@ def test_what_cannot_be_drawn_is_named_and_leaves_nothing(tmp_path, monkeypatch)
 def test_matplotlib_is_loaded_by_what_draws_alone():
     code = "import sys, weights_flax; print('matplotlib' in sys.modules)"
     command = [sys.executable, "-W", "error", "-c", code]
-    root = Path(__file__).parent.parent.parent
+    root = Path(__file__).parents[3]
     assert subprocess.run(command, cwd=root, check=True, capture_output=True, text=True).stdout.strip() == "False"

@@ -21,7 +21,7 @@ JOBS = [
     *(("torchvision", arch) for arch in ("resnet50", "densenet121", "vgg19_bn", "resnext50_32x4d")),
     *(("timm", arch) for arch in ("resnet50", "densenet121", "wide_resnet50_2")),
 ]
-READER = Path(__file__).parent.parent / "helpers" / "torch_reader.py"
+READER = Path(__file__).parents[2] / "helpers" / "torch_reader.py"
 
 
 @pytest.fixture(scope="module")

@@ -317,7 +317,7 @@ def test_truncated_at_every_kilobyte(tmp_path, ending):
 
 @pytest.mark.slow
 def test_a_legacy_file_truncated_at_every_kilobyte(tmp_path):
-    whole = Path(__file__).parent.parent / "golden" / "cifar10_resnet20_akamaster.th"
+    whole = Path(__file__).parents[2] / "golden" / "cifar10_resnet20_akamaster.th"
     check_truncated(whole.read_bytes(), tmp_path / "cut.th")
 
 
