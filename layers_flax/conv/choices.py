@@ -97,7 +97,7 @@ def _tiny(layer: Shape) -> bool:
 
 
 def _few_channels_a_group(layer: Shape) -> bool:
-    """several groups of at most 16 channels, in all 256, or 512 to more than 200 pixels, a number of images that is no symbol"""
+    """several groups of at most 16 channels, in all 256, or 512 to more than 200 pixels, a fixed number of images"""
     # In an exported program the number of images is a symbol; the program also runs on other platforms.
     if layer.batch is None:
         return False
@@ -106,18 +106,18 @@ def _few_channels_a_group(layer: Shape) -> bool:
 
 
 def _one_by_one_of_a_number(layer: Shape) -> bool:
-    """1×1, no padding, one group, a number of images that is no symbol"""
+    """1×1, no padding, one group, a fixed number of images"""
     return _one_by_one(layer) and layer.batch is not None
 
 
 def _strided_of_a_number(layer: Shape) -> bool:
-    """1×1, no padding, one group, a stride of more than 1, a number of images that is no symbol"""
+    """1×1, no padding, one group, a stride of more than 1, a fixed number of images"""
     return _strided(layer) and layer.batch is not None
 
 
 CONVOLUTION = (
     Choice("stock, differentiated as a dot", _strided_of_a_number, True, CUT),
-    Choice("dot of pixels, turned", _one_by_one_of_a_number, True, "XLA reads a factor of gradients against its order in memory"),
+    Choice("dot of pixels, turned", _one_by_one_of_a_number, True, "XLA reads a factor of gradients against its order"),
     Choice("dot of pixels", _one_by_one, False, "the gradient of the kernel is then a dot as well"),
     Choice("dot of patches", _tiny, False, "XLA's convolution takes ten times as long on the CPU"),
     # More channels would mean more than 16 convolutions to compile.

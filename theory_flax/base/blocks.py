@@ -1,4 +1,4 @@
-"""The blocks of a real model, one by one: each compiled once for all blocks of its shape."""
+"""Blocks of a real model, one by one, each compiled once for all blocks of its shape."""
 
 from collections.abc import Sequence
 from functools import lru_cache, partial
@@ -42,7 +42,7 @@ class Step(NamedTuple):
 
 
 def through(steps: Sequence[Step], x: jax.Array) -> jax.Array:
-    """x_1 to x_L. Its gradient keeps the x_l alone, and runs each block again."""
+    """Computes x_L from x_1. The gradient keeps only the x_l, and runs each block again."""
     for step in steps:
         x = _advance_again(*step, x)
     return x
@@ -84,7 +84,7 @@ def _call_stage(module: Any, train: bool, method: str, variables: Any, x: jax.Ar
 
 
 class Parts:
-    """The parts of a model with its variables, each compiled once for a shape."""
+    """Parts of a model with its variables, each compiled once for a shape."""
 
     def __init__(self, model: Any, variables: Any, train: bool):
         self._model, self._variables, self._train = _plain(model), variables, train
@@ -137,6 +137,7 @@ def _blocks_of(model: Any) -> tuple[tuple[tuple[tuple[str, ...], nn.Module, str]
 
 
 def _free(module: Any) -> Any:
-    """A module that equals its neighbours of the same options: a partial of the drop layer equals itself alone."""
+    """Makes a module that equals its neighbours with the same options."""
+    # The `partial` that makes the drop layer would equal only itself.
     options = {"drop": type(module).drop} if hasattr(type(module), "drop") else {}
     return module.clone(parent=None, name=None, **options)

@@ -1,7 +1,7 @@
 """A network, or one stage of it, as x_L = x_1 + Σ h_l(x_l): the blocks of the real model, one by one.
 
-Nothing of a network is written a second time here: a `Step` calls the model's own block. Blocks of the same shape
-share a compiled program, so that a thousand layers cost no more to compile than three kinds of them.
+No part of a network is written a second time: a `Step` calls the model's own block. Blocks of the same shape share a
+compiled program, so that a thousand layers compile as fast as their three kinds of blocks.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,8 +24,8 @@ class Unrolled(NamedTuple):
     post-activation ones x_{l+1} = relu(x_l + h_l(x_l)); in a DenseNet x_{l+1} is x_l and h_l(x_l) side by side.
 
     Attributes:
-        x1: output of the stage's first block, (batch, height, width, channels); of a DenseNet, what the block takes.
-        residuals: the pure functions h_l, one for each block that follows (of a DenseNet: for each layer).
+        x1: output of the stage's first block, (batch, height, width, channels); in a DenseNet, its block's input.
+        residuals: the pure functions h_l, one for each following block (in a DenseNet: for each layer).
         loss_of: x_L to the mean cross-entropy, a scalar.
     """
 
@@ -35,18 +35,18 @@ class Unrolled(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """A network from x_1 on: the steps that are looked at, and what comes after them."""
+    """A network from x_1 on: the steps of interest, and the loss behind them."""
 
     x1: jax.Array
     steps: tuple[Step, ...]
     loss_of: Callable[[jax.Array], jax.Array]  # of x_L
 
     def whole(self, x: jax.Array) -> jax.Array:
-        """x_1 to x_L, by the real model's blocks or dense layers, called as they are."""
+        """Computes x_L from x_1 by the real model's blocks or dense layers."""
         return through(self.steps, x)
 
     def loss_from(self, x: jax.Array) -> jax.Array:
-        """x_1 to the loss, by the real model."""
+        """Computes the loss from x_1 by the real model."""
         return self.loss_of(self.whole(x))
 
 
@@ -57,14 +57,14 @@ def unroll(
 
     Args:
         model: a `ResNet` or `DenseNet`, with any options.
-        variables: {"params", "batch_stats"}; nothing of it changes, in train mode either.
-        images: (batch, height, width, channels), in the type that the network is to compute in.
+        variables: {"params", "batch_stats"}, which stay the same in train mode too.
+        images: (batch, height, width, channels), in the network's compute type.
         labels: (batch,) integers.
-        stage: counted from 0; None takes all blocks of the network, from what the stem gives.
+        stage: counted from 0; None takes all blocks of the network, from the stem's output on.
         train: BatchNorm takes the batch's statistics, through which gradients flow.
 
     Raises:
-        ValueError: there is no such stage; the network has no shortcuts, or drops some of them at random.
+        ValueError: the network lacks the stage or shortcuts, or drops some of them at random.
     """
     start = walk(model, variables, images, labels, stage=stage, train=train)
     return Unrolled(start.x1, tuple(step.residual for step in start.steps), start.loss_of)
@@ -73,7 +73,7 @@ def unroll(
 def walk(
     model: nn.Module, variables: Any, images: jax.Array, labels: jax.Array, *, stage: int | None, train: bool = False
 ) -> Walk:
-    """As `unroll`, with each block whole."""
+    """Takes a stage apart like `unroll`, but into whole blocks."""
     check(model, stage, train)
     return _walk(model, variables, images, labels, stage, train, after_first=stage is not None)
 
@@ -81,7 +81,7 @@ def walk(
 def walk_stage(
     model: nn.Module, variables: Any, images: jax.Array, labels: jax.Array, *, stage: int, train: bool = False
 ) -> Walk:
-    """As `walk`, with a stage's first block among its steps; of plain networks too, whose shortcuts are 0."""
+    """Takes a stage apart like `walk`, with the first block among its steps; plain networks too."""
     check(model, stage, train, plain=True)
     return _walk(model, variables, images, labels, stage, train, after_first=False)
 
@@ -132,11 +132,11 @@ class OwnResidual:
         return isinstance(other, OwnResidual) and other._h == self._h
 
     def branches(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """As a residual block's."""
+        """The shortcut and the residual, like those of a residual block."""
         return x, self._h(x)
 
     def apply(self, variables: Any, x: jax.Array, train: bool, method: str | None = None) -> Any:
-        """As Flax applies a module, which has no variables."""
+        """Computes the block; called like the `apply` of a module without variables."""
         skip, residual = self.branches(x)
         return (skip, residual) if method == "branches" else skip + residual
 
@@ -144,20 +144,20 @@ class OwnResidual:
 def walk_of(
     x1: jax.Array, residuals: Sequence[Callable[[jax.Array], jax.Array]], loss_of: Callable[[jax.Array], jax.Array]
 ) -> Walk:
-    """x_{l+1} = x_l + h_l(x_l) with the reader's own h_l."""
+    """Makes the walk x_{l+1} = x_l + h_l(x_l) of the reader's own h_l."""
     steps = tuple(Step(OwnResidual(h), "add", False, {}) for h in residuals)
     return Walk(x1, steps, loss_of)
 
 
 def by_blocks(model: nn.Module, variables: Any, *, train: bool = False) -> Callable[[jax.Array], jax.Array]:
-    """Images to logits by the model's own parts, one compiled program for each kind of block.
+    """Makes a function from images to logits of the model's own parts, with a compiled program for each kind of block.
 
-    Works for networks without shortcuts too. Differentiate it outside of `jax.jit`: there a deep network would be
-    compiled as one program again.
+    It works for networks without shortcuts too. Differentiate it outside of `jax.jit`, which would compile the whole
+    network as one program again.
 
     Args:
         model: a `ResNet`, `PlainNet` or `DenseNet`.
-        variables: {"params", "batch_stats"}; nothing of it changes, in train mode either.
+        variables: {"params", "batch_stats"}, which stay the same in train mode too.
         train: BatchNorm takes the batch's statistics, through which gradients flow.
 
     Raises:
@@ -186,7 +186,7 @@ def check(model: nn.Module, stage: int | None, train: bool, *, plain: bool = Fal
             raise ValueError(f"in train mode {name} would draw another network each time; it must be 0, not {rate}")
     count = len(getattr(model, "stage_sizes"))  # noqa: B009
     if stage is None and model.join == "concatenate":
-        raise ValueError(f"of a DenseNet one dense block is looked at: stage 0 to {count - 1}; given None")
+        raise ValueError(f"a DenseNet is taken apart by dense blocks: stage 0 to {count - 1}; given None")
     if stage is not None and not 0 <= stage < count:
         raise ValueError(f"stage must be from 0 to {count - 1}; given {stage}")
 

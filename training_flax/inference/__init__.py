@@ -1,1 +1,1 @@
-"""What a trained network predicts of arrays and of files."""
+"""Predictions of trained networks for arrays and for files."""

@@ -1,4 +1,4 @@
-"""What a file of weights holds, and which architectures it fits."""
+"""Contents of a file of weights, and the architectures that it fits."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,10 +15,10 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def fitting(naming: Naming, tensors: Mapping[str, Tensor]) -> list[tuple[str, dict[str, Any]]]:
-    """The architectures whose names and shapes are those of `tensors`, each with the options to build it with.
+    """Returns the architectures whose names and shapes are those of `tensors`, each with its options.
 
     Args:
-        naming: whose names the file had.
+        naming: the origin of the file's names.
         tensors: under torchvision's names, as `recognise` gives them.
     """
     shapes = {name: value.shape for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
@@ -37,7 +37,7 @@ def fitting(naming: Naming, tensors: Mapping[str, Tensor]) -> list[tuple[str, di
             if torch_shapes(model, _image_channels(model, shapes)) == shapes:
                 fit.append((arch, options))
         except (ValueError, TypeError, ZeroDivisionError):
-            continue  # such an architecture cannot have these options
+            continue  # the architecture cannot have these options
     return fit
 
 

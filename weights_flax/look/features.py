@@ -1,7 +1,7 @@
 """Feature maps of a network, part by part, and their sizes."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -68,7 +68,8 @@ def features(
                 break
         return outputs
 
-    return apply_part(model, variables, forward, images)
+    outputs: Any = model.apply(variables, images, method=forward)
+    return outputs
 
 
 def feature_info(model: nn.Module, image_shape: Sequence[int] = (224, 224, 3)) -> tuple[FeatureInfo, ...]:
@@ -95,13 +96,6 @@ def feature_info(model: nn.Module, image_shape: Sequence[int] = (224, 224, 3)) -
         FeatureInfo(name, x.shape[3], even // even_maps[name].shape[1], x.shape[1], x.shape[2])
         for name, x in maps.items()
     )
-
-
-def apply_part(
-    model: nn.Module, variables: Mapping[str, Any], method: str | Callable[..., Any], *arguments: Any
-) -> Any:
-    """Calls a method of the model, or a function of the bound model, with `arguments` in evaluation."""
-    return model.apply(variables, *arguments, method=method)
 
 
 def stage_count(model: nn.Module) -> int:
