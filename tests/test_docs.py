@@ -65,6 +65,16 @@ def said_on(page):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if code_of(page)], ids=name_of)
+def test_the_page_on_architecture_counts_the_lines_to_read():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"\| ([\d,]+) in (\d+) \| (`[^|]+) \|", page)
+    assert len(rows) == 3
+    for lines, count, names in rows:
+        files = [ROOT / name for name in re.findall(r"`(.+?)`", names)]
+        assert len(files) == int(count)
+        assert sum(len(file.read_text().splitlines()) for file in files) <= int(lines.replace(",", ""))
+
+
 def test_code_runs_and_prints_what_the_page_says(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     values = {}
