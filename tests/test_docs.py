@@ -64,7 +64,6 @@ def said_on(page):
             yield text
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if code_of(page)], ids=name_of)
 def test_the_page_on_architecture_counts_the_lines_to_read():
     page = (ROOT / "docs" / "architecture.md").read_text()
     rows = re.findall(r"\| ([\d,]+) in (\d+) \| (`[^|]+) \|", page)
@@ -75,6 +74,7 @@ def test_the_page_on_architecture_counts_the_lines_to_read():
         assert sum(len(file.read_text().splitlines()) for file in files) <= int(lines.replace(",", ""))
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if code_of(page)], ids=name_of)
 def test_code_runs_and_prints_what_the_page_says(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     values = {}
@@ -117,7 +117,7 @@ def understand(module, options, monkeypatch):
             check(with_recipe(importlib.import_module("training_flax.train_command").parse(options).training))
     elif module == "theory_flax":
         command = importlib.import_module("theory_flax.__main__")
-        parsed = parse_options(command.Options, options, prog=module, description="")
+        parsed = command.parse(options)
         for name in command.CLAIMS if parsed.claim == "all" else [parsed.claim]:
             command.meant_for(name, command.find(name), parsed)
     elif module == "weights_flax":
