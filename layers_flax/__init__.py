@@ -13,7 +13,7 @@ from layers_flax.model.architecture import NetworkOptions, architecture
 from layers_flax.model.counts import count_multiply_adds, count_parameters, multiply_adds_of
 from layers_flax.model.network import Network
 from layers_flax.model.shapes import image_by_shape, variables_by_shape
-from layers_flax.model.torch_names import block_counts, from_torch, to_torch, variables_from_torch, variables_to_torch
+from layers_flax.model.torch_names import block_counts, from_torch, to_torch
 from layers_flax.model.widening import carry_over, check_deeper
 from layers_flax.nn.batch_norm import BatchNorm, Moments, batch_moments
 from layers_flax.nn.channel_affine import ScaleShift, check_inference, conv_norm
@@ -65,8 +65,6 @@ __all__ = [
     "to_torch",
     "torch_linear",
     "variables_by_shape",
-    "variables_from_torch",
-    "variables_to_torch",
 ]
 
 __getattr__ = renamed(

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from layers_flax.model.shapes import variables_by_shape
@@ -24,9 +23,10 @@ def from_torch(model: Any, state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """The variables of `model` with the values of a PyTorch state dict.
 
     Args:
-        model: any network of either family.
-        state_dict: torchvision's names, with or without a `module.` prefix, to NumPy arrays or tensors. Of DenseNets
-            the spelling of old files, `denselayer1.norm.1`, is read as `denselayer1.norm1`.
+        model: any network of either family; it tells names and shapes, and nothing is computed.
+        state_dict: torchvision's names, with or without a `module.` prefix, to NumPy arrays, tensors, or objects with a
+            shape that `np.asarray` can read. Of DenseNets the spelling of old files, `denselayer1.norm.1`, is read as
+            `denselayer1.norm1`. `num_batches_tracked` is skipped: no network depends on it.
 
     Returns:
         {"params", "batch_stats"}, leaves NumPy arrays of the state dict's own types.
@@ -34,9 +34,33 @@ def from_torch(model: Any, state_dict: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: entries are missing, unused or misshapen; all are named.
     """
-    state_dict = {model.torch_spelling(name): value for name, value in state_dict.items()}
-    first_conv = torch_name(("params", model.first_conv, "kernel"), model.torch_module)
-    return variables_from_torch(model, state_dict, model.torch_module, first_conv)
+    state = {model.torch_spelling(name.removeprefix("module.")): value for name, value in state_dict.items()}
+    state = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    first = state.get(torch_name(("params", model.first_conv, "kernel"), model.torch_module))
+    channels = first.shape[1] if first is not None and len(first.shape) == 4 else 3
+    template = variables_by_shape(model, (32, 32, channels))
+    wanted = {torch_name(path, model.torch_module): (path, leaf) for path, leaf in flatten_dict(template).items()}
+    problems = []
+    if missing := [name for name in wanted if name not in state]:
+        problems.append(f"missing: {_some(missing)}")
+    if unused := [name for name in state if name not in wanted]:
+        problems.append(f"unused: {_some(unused)}")
+    fitting, misshapen = {}, []
+    for name in wanted.keys() & state.keys():
+        path, leaf = wanted[name]
+        here, shape = tuple(state[name].shape), _torch_shape(leaf.shape)
+        if here != shape:
+            misshapen.append(f"{name} {here}, not {shape}")
+        else:
+            fitting[path] = state[name]
+    if misshapen:
+        problems.append(f"misshapen: {_some(sorted(misshapen))}")
+    if problems:
+        raise ValueError("state dict does not fit the model; " + "; ".join(problems))
+    # Lazy values are read from their file only here, when all names and shapes are right.
+    values = {path: _from_torch_layout(to_numpy(value)) for path, value in fitting.items()}
+    # A network without BatchNorm keeps its empty batch_stats.
+    return {collection: {} for collection in template} | unflatten_dict(values)
 
 
 def to_torch(model: Any, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -50,69 +74,13 @@ def to_torch(model: Any, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     Raises:
         ValueError: an entry has no name under PyTorch.
     """
-    return variables_to_torch(variables, model.torch_module)
-
-
-def variables_from_torch(
-    model: nn.Module, state_dict: Mapping[str, Any], module_name: Callable[[Path], str], first_conv: str
-) -> dict[str, Any]:
-    """The variables of `model` with the values of `state_dict`.
-
-    Args:
-        model: tells names and shapes; nothing is computed.
-        state_dict: PyTorch's names (with or without a `module.` prefix) to NumPy arrays, tensors, or objects with a
-            shape that `np.asarray` can read. `num_batches_tracked` is skipped: no network depends on it.
-        module_name: from a module's path here to its name there.
-        first_conv: the name there of the kernel that sees the images, which tells their channels.
-
-    Returns:
-        The variables, leaves NumPy arrays of the state dict's own types (JAX takes them as they are).
-
-    Raises:
-        ValueError: entries that are missing, unused or misshapen, all named.
-    """
-    template = variables_by_shape(model, (32, 32, _channels(state_dict, first_conv)))
-    state = {name.removeprefix("module."): value for name, value in state_dict.items()}
-    state = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
-    wanted = {torch_name(path, module_name): (path, leaf) for path, leaf in flatten_dict(template).items()}
-    problems = []
-    if missing := [name for name in wanted if name not in state]:
-        problems.append(f"missing: {_some(missing)}")
-    if unused := [name for name in state if name not in wanted]:
-        problems.append(f"unused: {_some(unused)}")
-    fitting, misshapen = {}, []
-    for name in wanted.keys() & state.keys():
-        path, leaf = wanted[name]
-        given, shape = tuple(state[name].shape), _torch_shape(leaf.shape)
-        if given != shape:
-            misshapen.append(f"{name} {given}, not {shape}")
-        else:
-            fitting[path] = state[name]
-    if misshapen:
-        problems.append(f"misshapen: {_some(sorted(misshapen))}")
-    if problems:
-        raise ValueError("state dict does not fit the model; " + "; ".join(problems))
-    # Lazy values are read from their file only here, when all names and shapes are right.
-    values = {path: _from_torch_layout(to_numpy(value)) for path, value in fitting.items()}
-    # A network without BatchNorm keeps its empty batch_stats.
-    return {collection: {} for collection in template} | unflatten_dict(values)
-
-
-def variables_to_torch(tree: Mapping[str, Any], module_name: Callable[[Path], str]) -> dict[str, np.ndarray]:
-    """The exact inverse of `variables_from_torch`: PyTorch's names to contiguous NumPy arrays.
-
-    Args:
-        tree: variables, or any of their collections (`{"params": gradients}`, the updated
-            `{"batch_stats": …}`), or a bare tree shaped like the parameters.
-        module_name: from a module's path here to its name there.
-    """
-    if not {"params", "batch_stats"} & set(tree):
-        tree = {"params": tree}
-    flat = flatten_dict(jax.tree.map(np.asarray, dict(tree)))
+    if not {"params", "batch_stats"} & set(variables):
+        variables = {"params": variables}
+    flat = flatten_dict(jax.tree.map(np.asarray, dict(variables)))
     for path in flat:
         if path[0] not in ("params", "batch_stats") or path[-1] not in LEAVES:
             raise ValueError(f"no PyTorch name for {'/'.join(path)!r}")
-    return {torch_name(path, module_name): _to_torch_layout(value) for path, value in flat.items()}
+    return {torch_name(path, model.torch_module): _to_torch_layout(value) for path, value in flat.items()}
 
 
 def to_numpy(value: Any) -> np.ndarray:
@@ -165,11 +133,3 @@ def _from_torch_layout(value: np.ndarray) -> np.ndarray:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:8]) + (f", … ({len(names)} in all)" if len(names) > 8 else "")
-
-
-def _channels(state_dict: Mapping[str, Any], first_conv: str) -> int:
-    """The image channels that a state dict was made for; 3 where its first convolution is missing."""
-    for name in (first_conv, f"module.{first_conv}"):
-        if name in state_dict and len(state_dict[name].shape) == 4:
-            return state_dict[name].shape[1]
-    return 3

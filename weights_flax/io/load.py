@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from layers_flax import from_torch, image_by_shape, variables_to_torch
+from layers_flax import from_torch, image_by_shape, to_torch
 from weights_flax.formats.open import WeightsFile, open_weights, reading
 from weights_flax.formats.tensors import Tensor, from_memory
 from weights_flax.io.archs import build_model, describe
@@ -171,4 +171,4 @@ def _new_head(model: nn.Module, head: str, seed: int) -> dict[str, Tensor]:
     """Draws a classifier as `model.init` does, under PyTorch's names."""
     module = head.replace(".", "_")
     params = model.init(jax.random.key(seed), image_by_shape((32, 32, 3)), train=False)["params"]
-    return from_memory(variables_to_torch(jax.device_get({"params": {module: params[module]}}), lambda path: head))
+    return from_memory(to_torch(model, jax.device_get({"params": {module: params[module]}})))
