@@ -62,7 +62,7 @@ def fit(config: TrainConfig | Job, *, quiet: bool = False, stop: StopRequest | N
         stop: a request to stop, which signals can set; None never stops.
 
     Raises:
-        ValueError: as `plan`, before anything is written; or an image cannot be read.
+        ValueError: the errors of `plan`, before anything is written; or an image cannot be read.
         RunError: the run cannot go on, because the disk is full, its folder cannot be written, an image cannot be read,
             or its values are not finite; its checkpoints are saved.
         Stopped: `stop` was set; the state is saved.
@@ -95,7 +95,7 @@ def _run(job: Job, terminal: Terminal, stop: StopRequest) -> FitResult:
     if jax.process_index() == 0:
         run_folder.write_config(job.run, job.config, job.dataset)
     logs, checkpoints = Logs(job), Checkpoints(job.run)
-    terminal.say("compiling; a network's first start takes a while, the next find it in the cache")
+    terminal.say("compiling; the first start of a network takes a while, later starts use the cache")
     programs = compile_programs(job)
     compile_seconds = time.perf_counter() - start
     terminal.say(f"compiled in {compile_seconds:.1f} s")
@@ -138,7 +138,7 @@ def _first_state(
 
 
 def _with_weights(job: Job, state: TrainState) -> TrainState:
-    """Returns `state` with the parameters and statistics of `config.weights`, in the averaged weights too."""
+    """Replaces the parameters and statistics of `state`, and their averages, by those of `config.weights`."""
     variables, ema = job.devices.replicate(job.arranged(starting_weights(job.config, job.eval_model))), None
     if state.ema is not None:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state.ema)
@@ -150,8 +150,7 @@ def _draw_first_batch(job: Job, programs: Programs, state: TrainState) -> None:
     """Draws batch.png: the first batch, after all augmentation."""
     reader = train_reader(job)
     loader = Loader(job.dataset.train, range(1), job.batch_size, job.config.seed, job.devices, reader)
-    rows = loader.rows(0)
-    rows = jax.tree.map(lambda leaf: leaf[: job.shown // jax.process_count()], rows)
+    rows = jax.tree.map(lambda leaf: leaf[: job.shown // jax.process_count()], loader.rows(0))
     (rows,) = read_ahead(job.dataset.train, [rows._replace(stop_signal=rows.epochs)], reader)
     if reader:
         reader.close()
@@ -166,16 +165,17 @@ def _write_results(
 ) -> FitResult:
     """Writes weights, pictures and summary of a finished run, and prints its accuracy."""
     state, evaluation, progress, images_per_second = result
+    config, dataset = job.config, job.dataset
     variables = unstack_blocks({"params": state.params, "batch_stats": state.batch_stats})
     average = None if state.ema is None else unstack_blocks(job.devices.gather(state.ema))
-    labels, names = job.dataset.test.labels, job.dataset.class_names
+    labels, names = dataset.test.labels, dataset.class_names
     right, accuracy = int((evaluation.predictions == labels).sum()), f"{100 * evaluation.accuracy:.2f} %"
     summary = {
-        "arch": job.config.arch,
-        "data": job.config.data,
+        "arch": config.arch,
+        "data": config.data,
         "parameters": job.parameters,
         "device": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
-        "train_examples": len(job.dataset.train.labels),
+        "train_examples": len(dataset.train.labels),
         "test_examples": len(labels),
         "steps": job.total_steps,
         "skipped_steps": int(jax.device_get(state.skipped)),
@@ -189,18 +189,12 @@ def _write_results(
         "seconds": seconds,
     }
     if jax.process_index() == 0:
+        about = {"mean": dataset.mean, "std": dataset.std, "image_shape": dataset.image_shape, "class_names": names}
         for name, weights in (("model", variables), ("model_ema", average)):
             if weights is not None:
-                save_weights(
-                    job.eval_model,
-                    jax.device_get(weights),
-                    job.run / f"{name}.safetensors",
-                    class_names=names,
-                    mean=job.dataset.mean,
-                    std=job.dataset.std,
-                    image_shape=job.dataset.image_shape,
-                )
-        score = f"{job.config.arch} on {job.config.data}: {accuracy} of {len(labels)} test images"
+                path = job.run / f"{name}.safetensors"
+                save_weights(job.eval_model, jax.device_get(weights), path, **about)  # type: ignore[arg-type]
+        score = f"{config.arch} on {config.data}: {accuracy} of {len(labels)} test images"
         draw_confusion(job.run / "confusion.png", labels, evaluation.predictions, names, score)
         run_folder.write_json(job.run / "summary.json", summary)
     averaged = " of the averaged weights" if state.ema is not None else ""
@@ -228,11 +222,11 @@ def evaluate_run(config: TrainConfig, *, quiet: bool = False) -> Evaluation:
     """Evaluates the network of `config.weights`, or of the run in `config.out`, on the whole test split.
 
     Raises:
-        ValueError: both are None, they cannot be read, or as `plan`.
+        ValueError: both are None, the weights cannot be read, or an error of `plan`.
     """
-    if config.weights is None and config.out is None:
-        raise ValueError("evaluation needs weights, or the folder of a run as out; neither is given")
     source = config.weights or config.out
+    if source is None:
+        raise ValueError("evaluation needs weights, or the folder of a run as out; neither is given")
     job = plan(replace(config, weights=str(source), out=None))
     variables = starting_weights(job.config, job.eval_model)
     evaluation = evaluate(job.eval_model, variables, job.dataset, job.batch_size, crop=job.config.test_crop)

@@ -54,7 +54,7 @@ def help_text() -> str:
 
 
 def parse(arguments: Sequence[str], prog: str = "train.py") -> CommandLine:
-    """Parses the command line, with old names of options too; raises ValueError, one line, if it is wrong."""
+    """Parses the command line, which may have old names of options; raises ValueError, one line, if it is wrong."""
     words = list(arguments)
     for old, new in OLD_NAMES.items():
         words = [re.sub(f"^--{old}(?==|$)", f"--{new.replace('_', '-')}", word) for word in words]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 def warp(image: jax.Array, matrix: jax.Array, *, origin: jax.Array, move: jax.Array, fill: float = 0.0) -> jax.Array:
     """Resamples `image`: pixel p of the result shows `image` at matrix · (p - origin) + origin + move.
 
-    Between pixels the interpolation is bilinear. Like Pillow's `Image.transform`, places within half a pixel of the
+    Between pixels the interpolation is bilinear. As in Pillow's `Image.transform`, places within half a pixel of the
     border show the border.
 
     Args:

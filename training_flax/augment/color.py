@@ -33,9 +33,9 @@ def sharpness(image: jax.Array, factor: jax.Array) -> jax.Array:
 
 
 def grey(image: jax.Array) -> jax.Array:
-    """Returns the luma of ITU-R BT.601, (height, width, 1), of an image of 3 channels; an image of 1 channel as it is.
+    """Returns the luma of ITU-R BT.601, (height, width, 1).
 
-    Raises ValueError for other numbers of channels.
+    An image of 1 channel is returned unchanged; any number of channels but 1 and 3 raises ValueError.
     """
     channels = image.shape[-1]
     if channels not in (1, 3):
@@ -47,10 +47,10 @@ def grey(image: jax.Array) -> jax.Array:
 
 
 def colour_jitter(key: jax.Array, image: jax.Array, *, strength: float = 0.4) -> jax.Array:
-    """Changes brightness, contrast and saturation, in random order, by factors uniform in 1 ± `strength`, at most 1.
+    """Changes brightness, contrast and saturation, in random order, by factors uniform in 1 ± `strength`.
 
     The amounts and the random order are those of torchvision's ColorJitter; the idea is from Howard, arXiv:1312.5402,
-    section 2. The result is float32. Raises ValueError as `grey`.
+    section 2. The result is float32. The largest `strength` is 1. Raises ValueError as `grey`.
     """
     factor_key, order_key = jax.random.split(key)
     factors = jax.random.uniform(factor_key, (3,), minval=1 - strength, maxval=1 + strength)

@@ -16,8 +16,8 @@ _ASPECTS = (3 / 4, 4 / 3)  # width over height
 def pad_and_crop(key: jax.Array, image: jax.Array, *, padding: int = 4) -> jax.Array:
     """Pads each side with black and takes a crop of the image's own size, all positions with equal probability.
 
-    He et al., arXiv:1512.03385, section 4.2. The paper pads after subtracting the mean, so with the mean colour; black
-    is torchvision's RandomCrop.
+    He et al., arXiv:1512.03385, section 4.2. The paper subtracts the mean first, so its padding has the mean colour;
+    torchvision's RandomCrop pads with black.
 
     Args:
         key, image: PRNG key and image.

@@ -23,7 +23,7 @@ def mix(
 
     Mixup (Zhang et al., arXiv:1710.09412, section 1) averages images; CutMix (Yun et al., arXiv:1905.04899, section
     3.1) pastes a box of one image into the other. Targets are averaged with the same weights. Each example's key draws
-    the weight of the example itself from Beta(α, α), and, if both are on, one of the two with equal probability.
+    the weight of the example itself from Beta(α, α); if both are on, it draws mixup or CutMix with equal probability.
     Batches are in random order, so a neighbour is as random as any partner, and it is on the same device.
 
     Args:
@@ -53,7 +53,7 @@ def mix(
         alpha = jnp.where(cut, cutmix, mixup)
         share = jax.random.beta(share_key, alpha, alpha)
         outside = ~cutmix_box(box_key, height, width, 1 - share)[..., None]
-        # The box's pixels within the image are fewer than drawn, so the target counts them.
+        # The image's border may cut off part of the box, so the target's weight is a count of pixels.
         return jnp.where(cut, outside, share), jnp.where(cut, outside.mean(), share)
 
     pixel_shares, shares = jax.vmap(weigh)(keys)

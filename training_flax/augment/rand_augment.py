@@ -5,6 +5,7 @@ Images are (height, width, channels) float32 of values from 0 to 255, and so are
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +24,8 @@ def rand_augment(key: jax.Array, image: jax.Array, *, magnitude: float = 6.0, la
     """Applies a random op of `OPS` to the image `layers` times, each time with probability 1/2.
 
     Cubuk et al., arXiv:1909.13719, section 3, with the probability, ops and amounts of "ResNet strikes back" (Wightman
-    et al., arXiv:2110.00476): timm's increasing ones, whose change grows with the magnitude. The magnitude itself is
-    fixed, as in the first paper. Raises ValueError unless there are 1 or 3 channels.
+    et al., arXiv:2110.00476): timm's "increasing" ops, which change an image more at a larger magnitude. The magnitude
+    is fixed, as in the first paper. Raises ValueError unless there are 1 or 3 channels.
     """
     for layer_key in jax.random.split(key, layers):
         op_key, sign_key, use_key = jax.random.split(layer_key, 3)
@@ -70,12 +71,9 @@ def autocontrast(image: jax.Array) -> jax.Array:
     return jnp.where(high > low, jnp.clip(stretched, 0, 255), image)
 
 
-def equalize(image: jax.Array) -> jax.Array:
-    """Maps each channel's grey levels to about equal frequencies, by Pillow's formula."""
-    return jax.vmap(_equalize_channel, -1, -1)(image)
-
-
-def _equalize_channel(channel: jax.Array) -> jax.Array:
+@partial(jax.vmap, in_axes=-1, out_axes=-1)
+def equalize(channel: jax.Array) -> jax.Array:
+    """Maps the grey levels of each channel of an image to about equal frequencies, by Pillow's formula."""
     levels = jnp.round(channel).astype(jnp.int32)
     counts = jnp.bincount(levels.ravel(), length=256)
     step = (levels.size - counts[levels.max()]) // 255
@@ -88,15 +86,8 @@ def _move(op: jax.Array, amount: jax.Array, image: jax.Array) -> jax.Array:
     height, width, _ = image.shape
     turn, slant, share = math.radians(30) * amount, 0.3 * amount, 0.45 * amount
     cos, sin = jnp.cos(turn), jnp.sin(turn)
-    matrix = jnp.array(
-        [
-            [[cos, sin], [-sin, cos]],
-            [[1, 0], [slant, 1]],
-            [[1, slant], [0, 1]],
-            [[1, 0], [0, 1]],
-            [[1, 0], [0, 1]],
-        ]
-    )
+    turned, still = [[cos, sin], [-sin, cos]], [[1, 0], [0, 1]]
+    matrix = jnp.array([turned, [[1, 0], [slant, 1]], [[1, slant], [0, 1]], still, still])  # in the order of PLACE_OPS
     move = jnp.zeros((5, 2)).at[3, 1].set(share * width).at[4, 0].set(share * height)
     # Shears fix the upper left corner of the image, half a pixel from the first pixel's centre.
     origin = jnp.where(op == 0, centre(image), -0.5)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,7 @@ def parse_augmentations(names: Sequence[str]) -> tuple[Augmentation, ...]:
     "random-resized-crop" (0.08), the strength of "color" (0.4) or the magnitude of "rand-augment" (6).
 
     Raises:
-        ValueError: a name is unknown or stands twice, a number is out of range, or "none" stands beside others.
+        ValueError: a name is unknown or repeated, a number is out of range, or "none" stands beside others.
     """
     if tuple(names) == ("none",):
         return ()
@@ -68,12 +68,11 @@ def _parse(text: str) -> Augmentation:
         return choice.function
     if not choice.keyword:
         raise ValueError(f"augmentation {name!r} takes no number; given {text!r}")
-    value: Any
     try:
         value = choice.kind(number)
     except ValueError:
-        value = None
-    if value is None or not 0 <= value <= choice.most:
+        value = -1
+    if not 0 <= value <= choice.most:
         what = "a whole number" if choice.kind is int else "a number"
         raise ValueError(
             f"augmentation {name!r} takes {what} from 0 to {choice.most:g} as {choice.keyword}; given {text!r}"

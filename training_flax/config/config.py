@@ -12,24 +12,22 @@ from flax import linen as nn
 from common_flax.checks import check_positive, check_rate, one_of
 from common_flax.renamed import renamed_keyword
 from training_flax.augment.registry import parse_augmentations
-from training_flax.data.open import DATASETS
+from training_flax.data.open import KINDS
 from weights_flax.io.archs import ARCHS, build_model
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16, "float64": jnp.float64}
-OPTIMIZERS = ("sgd", "lamb", "adamw")
-SCHEDULES = ("constant", "step", "cosine")
 
 # MODEL options go to the network's constructor under the same names. RUN options never change a run's numbers, so they
 # may differ when the run resumes.
 MODEL, RUN = {"reaches": "model"}, {"reaches": "run"}
 
 OLD_NAMES = {"optimiser": "optimizer", "stem": "stem_type"}
-"""Old names of options, and their new ones; read everywhere, written nowhere."""
+"""Old names of options, and their new names; old names are read everywhere and written nowhere."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The options of a training run. `with_recipe` fills in None from the recipe, see `RECIPES`."""
+    """The options of a training run. Options that are None come from the recipe, see `with_recipe` and `RECIPES`."""
 
     arch: str
     """Architecture: one of those listed above."""
@@ -37,18 +35,18 @@ class TrainConfig:
     """Data set: "digits" (scikit-learn's, no download), "folder:PATH", "tfds:NAME[:VERSION]" or
     "fake:HEIGHTxWIDTHxCHANNELS:CLASSES"."""
     recipe: str | None = None
-    """Recipe with defaults for the other options: one of those listed above. Left out, chosen by data and network."""
+    """Recipe with defaults for the other options: one of those listed above. Left out, data and network decide."""
 
     data_dir: Path | None = field(default=None, metadata=RUN)
     """Folder of the data sets that TFDS has prepared."""
     image_size: int | None = None
-    """Height and width that images are resized to, in pixels. Left out, images that all have one size keep it."""
+    """Height and width that images are resized to, in pixels. Left out, images of one common size keep it."""
     test_image_size: int | None = None
-    """Height and width of images in evaluation; left out, as in training."""
+    """Height and width of images in evaluation; left out, those of training."""
     test_crop: float | None = None
-    """Share of a test image's shorter side that the centre crop keeps, where images have to be resized."""
+    """Share of a test image's shorter side that the centre crop keeps, if images are resized."""
     mean: tuple[float, ...] | None = None
-    """Mean of each channel, for pixels from 0 to 1. Left out, that of the weights' file, else of the data."""
+    """Mean of each channel, for pixels from 0 to 1. Left out, the mean in the weights' file, or else of the data."""
     std: tuple[float, ...] | None = None
     """Standard deviation of each channel, for pixels from 0 to 1."""
     weights: str | None = None
@@ -97,7 +95,7 @@ class TrainConfig:
     decay: str | None = None
     """Parameters that decay: all, or kernels (no biases, no BatchNorm)."""
     schedule: str | None = None
-    """Learning rate after warm-up: constant; step, a tenth from each of decay_at on; or cosine, half a period to 0."""
+    """Learning rate after warm-up: constant; step, divided by ten at each share in decay_at; or cosine, down to 0."""
     decay_at: tuple[float, ...] | None = None
     """Shares of the training at which the step schedule divides the learning rate."""
     warmup: float | None = None
@@ -107,11 +105,11 @@ class TrainConfig:
     warmup_shape: str | None = None
     """linear, from warmup_lr to the peak; or constant at warmup_lr."""
     clip_norm: float | None = None
-    """Largest norm of the gradient, which is scaled down to it; 0 is no limit."""
+    """Largest norm of the gradient; a larger gradient is scaled down to this norm. 0 is no limit."""
     ema: float | None = None
     """Decay of the weights' moving average at each step; the averaged weights are evaluated too. 0 is no average."""
     freeze: tuple[str, ...] = ()
-    """Parameters, and statistics beside them, that training leaves alone: patterns such as "conv1/*" or "layer1_*"."""
+    """Parameters, and statistics beside them, that training does not change: patterns such as "conv1/*", "layer1_*"."""
 
     stem_type: str | None = field(default=None, metadata=MODEL)
     """Stem of the network: imagenet or cifar."""
@@ -126,7 +124,7 @@ class TrainConfig:
     growth_rate: int | None = field(default=None, metadata=MODEL)
     """Channels that each layer of a DenseNet adds."""
     zero_init: bool | None = field(default=None, metadata=MODEL)
-    """Start each residual block as its shortcut."""
+    """Start the last scale of each residual branch at 0, so that a block computes its shortcut alone."""
     dropout: float | None = field(default=None, metadata=MODEL)
     """Dropout of a DenseNet or VGG."""
     drop_path: float | None = field(default=None, metadata=MODEL)
@@ -141,7 +139,7 @@ class TrainConfig:
     batch_norm: str = "global"
     """global: statistics over the whole batch; local: over each device's share of it."""
     max_skipped: int = 20
-    """Steps in a row that may be skipped, for infinite or NaN values, before the run stops."""
+    """Number of steps in a row, skipped because of infinite or NaN values, after which the run stops."""
     seed: int = 0
     """Seed of the initial parameters, of the order of the data and of all augmentation."""
 
@@ -168,7 +166,7 @@ TrainConfig.__init__ = renamed_keyword(TrainConfig.__init__, **OLD_NAMES)  # typ
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedConfig(TrainConfig):
-    """The options of a run after `with_recipe`, with defaults for those that neither user nor recipe name."""
+    """The options of a run after `with_recipe`, with defaults for options that neither user nor recipe sets."""
 
     recipe: str
     test_crop: float = 0.875
@@ -211,7 +209,7 @@ def build_network(config: TrainConfig, num_classes: int) -> nn.Module:
 
 
 def check(config: TrainConfig) -> None:
-    """Raises ValueError, with the value and what is allowed, for an option that has a wrong value."""
+    """Raises ValueError, which names the value and the allowed ones, if an option has a wrong value."""
     if (config.mean is None) != (config.std is None):
         raise ValueError(f"give mean and std, or neither; given mean={config.mean} and std={config.std}")
     if config.new_head and config.weights is None:
@@ -242,7 +240,7 @@ _share = _must_be("over 0 and at most 1", lambda number: 0 < number <= 1)
 
 CHECKS: dict[str, Callable[[str, Any], object]] = {
     "arch": _among(ARCHS),
-    "data": lambda name, value: one_of("data set", value.partition(":")[0], DATASETS),
+    "data": lambda name, value: one_of("data set", value.partition(":")[0], KINDS),
     **dict.fromkeys(("image_size", "test_image_size", "epochs", "steps", "batch_size"), check_positive),
     **dict.fromkeys(("accumulate", "num_classes", "max_skipped", "workers"), check_positive),
     **dict.fromkeys(("lr", "checkpoint_minutes"), _positive),
@@ -257,10 +255,10 @@ CHECKS: dict[str, Callable[[str, Any], object]] = {
         lambda shares: all(0 < share < 1 for share in shares) and list(shares) == sorted(set(shares)),
     ),
     "loss": _among(("softmax", "binary")),
-    "optimizer": _among(OPTIMIZERS),
+    "optimizer": _among(("sgd", "lamb", "adamw")),
     "lr_scaling": _among(("none", "linear")),
     "decay": _among(("all", "kernels")),
-    "schedule": _among(SCHEDULES),
+    "schedule": _among(("constant", "step", "cosine")),
     "warmup_shape": _among(("linear", "constant")),
     "dtype": _among(DTYPES),
     "batch_norm": _among(("global", "local")),

@@ -124,7 +124,7 @@ RECIPES = {name: replace(recipe, config=replace(recipe.config, recipe=name)) for
 
 
 def suitable_recipe(config: TrainConfig) -> str:
-    """Names the recipe for a config without one: by its data, else by the images that the network was published for."""
+    """Names the recipe for a config without one, by the data, or else by the network and its published image size."""
     if config.data == "digits":
         return "quick-digits"
     if published_size(ARCHS[config.arch]()) > 32:
@@ -153,7 +153,7 @@ def with_recipe(config: TrainConfig, *, batch_norm: bool = True) -> ResolvedConf
         recipe = replace(recipe, epochs=None, steps=None)
     if not batch_norm and recipe.lr is not None:
         recipe = replace(recipe, lr=recipe.lr / 10)
-    # A recipe's option, such as zero_init, is for networks that have it.
+    # Options of the recipe that the network does not have, such as zero_init, are ignored.
     missing = set(reaching(MODEL)) - set(constructor_options(config.arch))
     recipe = replace(recipe, **dict.fromkeys(missing))  # type: ignore[arg-type]
     resolved = ResolvedConfig(**_named_options(recipe) | _named_options(config) | {"recipe": name})

@@ -35,7 +35,7 @@ class Dataset:
     """A labelled image data set; both splits are in memory, or both are streamed.
 
     Attributes:
-        name: as `open_dataset` takes it.
+        name: the name for `open_dataset`.
         train, test: the splits.
         class_names: names of the labels, in order.
         mean, std: of the train split, channel by channel, for pixels from 0 to 1; networks see (pixel - mean) / std.

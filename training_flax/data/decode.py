@@ -14,9 +14,9 @@ from common_flax.errors import one_line
 def read_image(file: str | IO[bytes], name: str) -> np.ndarray:
     """Decodes an image of any kind that Pillow reads: (height, width, 3) uint8.
 
-    Grey becomes three equal channels, a palette its colours, CMYK its plain complement. Transparent pixels are blended
-    over black. 16 bits are cut to the upper 8. EXIF's orientation turns the image upright. An animation gives its first
-    frame.
+    Grey is repeated to three channels, palettes are replaced by their colours, and CMYK by its complement, without a
+    colour profile. Transparent pixels are blended over black. 16 bits are cut to the upper 8. EXIF's orientation turns
+    the image upright. Of an animation the first frame is read.
 
     Args:
         file: a path, or an open file.
@@ -76,7 +76,7 @@ def _rgb(image: Image.Image) -> np.ndarray:
 
 
 def centre_crop(image: np.ndarray, size: int, ratio: float = 0.875) -> np.ndarray:
-    """Returns the middle of an image, as tests see it: (size, size, 3) uint8.
+    """Returns the middle of an image, which a network sees in tests: (size, size, 3) uint8.
 
     The result is the same as resizing the shorter side to size / ratio, then cutting size × size pixels from the middle
     (Krizhevsky et al. 2012, section 4.1: 224 of 256). Interpolation is bilinear, with a filter against aliasing.
@@ -94,7 +94,7 @@ def centre_crop(image: np.ndarray, size: int, ratio: float = 0.875) -> np.ndarra
 
 
 def random_resized_crop(image: np.ndarray, size: int, rng: np.random.Generator, min_area: float = 0.08) -> np.ndarray:
-    """Cuts a random box out of an image and resizes it, as training sees it: (size, size, 3) uint8.
+    """Cuts a random box out of an image and resizes it, for training: (size, size, 3) uint8.
 
     Szegedy et al. 2014 (arXiv:1409.4842), section 6: see `random_box`. Interpolation is as in `centre_crop`.
     """

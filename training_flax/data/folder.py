@@ -14,8 +14,8 @@ from training_flax.data.source import Source, Sources
 def folder(path: str) -> Sources:
     """Reads the images PATH/train/CLASS/* and PATH/test/CLASS/*, or PATH/val/CLASS/* if there is no test folder.
 
-    Labels number the class folders in sorted order. Images are the files with an extension of a format that Pillow
-    reads; other files, hidden files and folders within a class folder are ignored.
+    A label is the position of the class folder in sorted order. Images are the files with an extension of a format that
+    Pillow reads; other files, hidden files and folders within a class folder are ignored.
 
     Raises:
         ValueError: one line: a folder is missing or cannot be read, there are fewer than two classes, train and test

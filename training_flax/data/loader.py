@@ -26,7 +26,7 @@ class UnreadableImage(ValueError):
 
 
 class Batch(NamedTuple):
-    """The arguments of a step beside its state and a split in the devices' memory."""
+    """The arguments of a step, besides its state and a split in the devices' memory."""
 
     examples: Any  # (batch,) int32: indices in the split
     epochs: Any  # (batch,) int32: the epoch of each example, or UNCHANGED
@@ -65,7 +65,7 @@ class Reader:
 
 
 def ahead(count: int, started: Iterable[T]) -> Iterator[T]:
-    """Yields the items of an iterator that starts work, so that `count` items are in progress at a time."""
+    """Yields the items of `started`, which starts work on each item; `count` items are in progress at a time."""
     pending: deque[T] = deque()
     for item in started:
         pending.append(item)
@@ -86,7 +86,7 @@ def read_ahead(
         split: the split that the batches index.
         batches: without images and labels.
         reader: decodes a streamed split; None returns the batches as they are.
-        result: waits for an image.
+        result: waits for a decoded image and returns it.
     """
     if reader is None:
         yield from batches
@@ -99,7 +99,7 @@ def read_ahead(
 def random_fit(
     size: int, seed: int, min_area: float, ratio: float = 1.0
 ) -> Callable[[np.ndarray, int, int], np.ndarray]:
-    """Makes random-resized crops, drawn from (seed, epoch, index) alone, or `central_fit` for UNCHANGED images."""
+    """Makes a function that crops by (seed, epoch, index) alone, at random; UNCHANGED images as by `central_fit`."""
     unchanged = central_fit(size, ratio)
 
     def fit(image: np.ndarray, epoch: int, index: int) -> np.ndarray:
@@ -111,7 +111,7 @@ def random_fit(
 
 
 def central_fit(size: int, ratio: float) -> Callable[[np.ndarray, int, int], np.ndarray]:
-    """Makes centre crops, as in a test."""
+    """Makes a function (image, epoch, index) → centre crop, as in a test."""
     return lambda image, epoch, index: centre_crop(image, size, ratio)
 
 
@@ -154,7 +154,7 @@ class Loader:
         return Batch(batch_indices(step, batch, examples, self.seed)[mine], epochs[mine], np.zeros(0, np.int32))
 
     def _result(self, image: "Future[np.ndarray]") -> np.ndarray:
-        # Waiting counts only while the devices are idle; until then it costs no time.
+        # Only waiting while the devices are idle costs time, so only that is counted.
         while not image.done():
             before, idle = time.perf_counter(), self.idle()
             wait([image], timeout=0.002)

@@ -13,7 +13,6 @@ from training_flax.data.tfds import prepared
 
 KINDS: dict[str, Callable[..., Sources]] = {"digits": digits, "fake": fake, "folder": folder, "tfds": prepared}
 """The reader of each kind of data set, a function of the text after the first colon of the data set's name."""
-DATASETS = tuple(KINDS)
 
 
 def open_dataset(
@@ -34,7 +33,7 @@ def open_dataset(
         ValueError: there is no such data set, or it cannot be read; one line with the reason and the place.
     """
     kind, _, rest = name.partition(":")
-    one_of("data set", kind, DATASETS)
+    one_of("data set", kind, KINDS)
     if image_size is not None:
         check_positive("image_size", image_size)
     check_positive("default_image_size", default_image_size)

@@ -20,7 +20,6 @@ from common_flax.errors import one_line
 from common_flax.optional import library
 from training_flax.data.tfds import data_folder, split_name
 
-PROG = "python -m training_flax.prepare"
 DESCRIPTION = "Downloads a data set with TensorFlow Datasets and stores it for training without TensorFlow."
 TIMEOUT = 5  # seconds to wait for a host's first answer
 
@@ -41,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     """Runs the command line; returns the exit code: 2 for wrong input, 130 when interrupted."""
 
     def run() -> None:
-        options = parse_options(Prepare, arguments, prog=PROG, description=DESCRIPTION)
+        options = parse_options(Prepare, arguments, prog="python -m training_flax.prepare", description=DESCRIPTION)
         try:
             folder = prepare_dataset(options.name, options.data_dir, options.source)
         except KeyboardInterrupt:
@@ -64,12 +63,11 @@ def prepare_dataset(name: str, data_dir: str | Path | None = None, source: str |
         ValueError: one line: TensorFlow is missing, there is no such data set or version, the host of its files
             cannot be reached, files are missing or wrong, or nothing can be written.
     """
-    split_name(name)
+    stem, _, config = split_name(name)[0].partition("/")
     if source is not None and not Path(source).is_dir():
         raise ValueError(f"--from {str(source)!r} is not a folder")
     data = data_folder(data_dir).absolute()
     tfds = _import()
-    stem, _, config = split_name(name)[0].partition("/")
     one_of("data set of TFDS", stem, tfds.list_builders(with_community_datasets=False))
     with _one_line(name):
         configs = tfds.builder_cls(stem).builder_configs
@@ -94,7 +92,7 @@ def prepare_dataset(name: str, data_dir: str | Path | None = None, source: str |
 
 
 def _import() -> Any:
-    """Imports TensorFlow Datasets, silent but for its progress bars, which show on terminals alone."""
+    """Imports TensorFlow Datasets without its messages; its progress bars appear only on a terminal."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # with oneDNN on, TensorFlow prints a line at any log level
     needed = ("tensorflow", "tensorflow_datasets", "absl.logging")
@@ -108,8 +106,8 @@ def _import() -> Any:
 def _watch_downloads(builder: Any, source: Path | None) -> None:
     """Makes `builder` give up at once on hosts that cannot be reached, or take files from `source` only.
 
-    TFDS itself tries for 205 seconds. In a source it finds archives, by name and checksum, but no unpacked files. It
-    calls the functions here for files that are neither in the source nor downloaded already.
+    TFDS itself tries for 205 seconds. In `source` it finds archives, by name and checksum, but no unpacked files. TFDS
+    calls the functions here for files that it neither finds in `source` nor has downloaded already.
     """
     from promise import Promise  # TFDS waits for promises of this library
 
@@ -136,7 +134,7 @@ def _watch_downloads(builder: Any, source: Path | None) -> None:
 
 
 def _taken(source: Path, url: str) -> Path:
-    """Returns the file in `source` with the name of `url`; for an archive of many files, the source itself."""
+    """Returns the file in `source` with the name of `url`; if an archive is missing, `source`: it is unpacked there."""
     file = source / Path(urlsplit(url).path).name
     if file.exists():
         return file

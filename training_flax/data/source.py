@@ -12,7 +12,7 @@ from training_flax.data.dataset import Dataset, Split, StreamedSplit
 from training_flax.data.decode import centre_crop, with_channels
 
 MEMORY_LIMIT = 2**30  # bytes of pixels per split
-HEADER_LIMIT = 200_000  # images whose headers are read, which takes 17 seconds
+HEADER_LIMIT = 200_000  # images whose headers are read; this many take 17 seconds
 MOMENTS_LIMIT = 2_000  # streamed images that mean and std are computed from
 CHUNK = 256  # images that a thread reads at a time
 
@@ -99,8 +99,7 @@ def _streamed(
     if sum(len(source.labels) for source in sources) <= HEADER_LIMIT:
         # All headers are read even if `image_size` is set: a broken file should fail now and not after an hour.
         sizes = {source.size(index) for source in sources for index in range(len(source.labels))}
-    own = min(sizes.pop()) if len(sizes) == 1 else default_image_size
-    size = image_size or own
+    size = image_size or (min(sizes.pop()) if len(sizes) == 1 else default_image_size)
 
     def streamed(source: Source) -> StreamedSplit:
         return StreamedSplit(source.labels, (size, size, 3), lambda index: with_channels(source.read(index), 3))

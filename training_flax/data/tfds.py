@@ -82,7 +82,7 @@ def _labelled_splits(builder: Any, tfds: Any) -> tuple[tuple[str, Any], tuple[st
         for split, info in builder.info.splits.items()
         if split in ("train", "test", "validation") and info.num_examples
     }
-    # Some test splits have no labels: those of ImageNet's are -1.
+    # Some test splits have no labels: in ImageNet's all labels are -1.
     labelled = [split for split in splits if _label(splits[split][0], f"{split} 0") >= 0]
     tests = [split for split in ("test", "validation") if split in labelled]
     if "train" not in labelled or not tests:
@@ -92,14 +92,9 @@ def _labelled_splits(builder: Any, tfds: Any) -> tuple[tuple[str, Any], tuple[st
 
 def _find(name: str, version: str, data: Path) -> Path:
     """Returns the folder of a version, or of the newest one."""
-    try:
-        entries = [path.name for path in (data / name).iterdir()]
-    except OSError:
-        entries = []
-    versions = sorted(
-        (entry for entry in entries if re.fullmatch(r"\d+\.\d+\.\d+", entry)),
-        key=lambda text: [int(n) for n in text.split(".")],
-    )
+    entries = (path.name for path in (data / name).glob("*"))
+    versions = [entry for entry in entries if re.fullmatch(r"\d+\.\d+\.\d+", entry)]
+    versions.sort(key=lambda text: [int(n) for n in text.split(".")])
     if version in versions or (versions and not version):
         return data / name / (version or versions[-1])
     if versions:

@@ -66,7 +66,7 @@ class CommandLine:
     """Height and width that the network sees; left out, those of the run, or of the network's publication."""
     crop: float | None = None
     """Share of the shorter side that the centre crop keeps. Left out, images that have the size already are not
-    cropped, and for others it is the run's, or 0.875."""
+    cropped; for other images the share is the run's, or 0.875."""
     mean: str | None = None
     """Mean of each channel, for pixels from 0 to 1: 0.485,0.456,0.406. Left out, the run's or the file's."""
     std: str | None = None
@@ -156,9 +156,7 @@ def _sum_up(stream: FileStream, broken: int, seconds: float) -> None:
 
 def _draw(path: Path, batches: Sequence[FileBatch], names: Sequence[str]) -> None:
     images = np.concatenate([batch.images for batch in batches])[:PICTURED]
-    probabilities, classes = (
-        np.concatenate(parts) for parts in zip(*(batch.predictions for batch in batches), strict=True)
-    )
+    probabilities, classes = map(np.concatenate, zip(*(batch.predictions for batch in batches), strict=True))
     titles = ["/".join(Path(path).parts[-2:]) for batch in batches for path in batch.paths]
     if not len(images):
         raise ValueError(f"picture {str(path)!r} is not drawn: no image could be read")

@@ -73,7 +73,7 @@ def predict(
 
 
 class FileBatch(NamedTuple):
-    """The results for some files.
+    """The results for a batch of files.
 
     Attributes:
         paths: the files that could be read.

@@ -49,12 +49,12 @@ def read_config(run: Path) -> dict[str, Any]:
     return config
 
 
-def network_of_run(run: Path, dtype: str | None = None) -> Trained:
+def network_of_run(run: Path, dtype: str) -> Trained:
     """Reads the network of a run, finished or not, with its averaged weights if it has any.
 
     Args:
         run: the run's folder.
-        dtype: the compute type; None is the run's own. float64 needs JAX's x64.
+        dtype: the compute type, one of `DTYPES`; float64 needs JAX's x64.
 
     Raises:
         ValueError: there is no run, it has no weights yet, or one of its files is damaged.
@@ -71,7 +71,7 @@ def network_of_run(run: Path, dtype: str | None = None) -> Trained:
         metadata["keep"] = not test_size and pixels <= MEMORY_LIMIT
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         raise ValueError(f"{str(run / 'config.json')!r} is damaged") from None
-    options |= _types(dtype or config["dtype"])
+    options |= _types(dtype)
     if (run / "model.safetensors").is_file():
         model, variables, _ = load_model(run, **options)
     else:
@@ -80,12 +80,12 @@ def network_of_run(run: Path, dtype: str | None = None) -> Trained:
     return Trained(model, variables, **metadata)
 
 
-def network_of_weights(source: str, arch: str | None = None, dtype: str | None = None) -> Trained:
-    """Reads the network of a file of weights; arguments and errors as `load_model`, dtype None is float32.
+def network_of_weights(source: str, arch: str | None, dtype: str) -> Trained:
+    """Reads the network of a file of weights; arguments and errors as `load_model`, and dtype as `network_of_run`.
 
     Also raises ValueError if the file's classes or normalisation make no sense.
     """
-    loaded = load_model(source, arch, **_types(dtype or "float32"))
+    loaded = load_model(source, arch, **_types(dtype))
     try:
         return Trained(loaded.model, loaded.variables, **_metadata(loaded.card))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):

@@ -43,7 +43,7 @@ class View:
         return (*self.size, self.channels)
 
     def fit(self, image: np.ndarray, epoch: int = 0, index: int = 0) -> np.ndarray:
-        """Transforms an image (height, width, 3) uint8 to `shape`, uint8; `Reader` passes epoch and index, unused."""
+        """Transforms an image (height, width, 3) uint8 to `shape`, uint8; epoch and index are for `Reader`."""
         if not self.keep or image.shape[:2] != self.size:
             if self.size[0] != self.size[1]:
                 given, seen = ("×".join(map(str, shape[:2])) for shape in (image.shape, self.size))

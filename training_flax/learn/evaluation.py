@@ -40,7 +40,7 @@ def make_indexed_eval_step(
 
 
 def pixels_of(split: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """Returns images and labels of a batch: its own, or those at its indices in a split on the device."""
+    """Returns the images and labels that a batch holds, or those at its indices in a split on the device."""
     if batch.images is not None:
         return batch.images, batch.labels
     return split.images[batch.examples], split.labels[batch.examples]
@@ -68,7 +68,7 @@ def evaluate(
         variables: {"params", "batch_stats"}.
         dataset: see `open_dataset`.
         batch_size: images at a time; changes only the speed.
-        crop: share of an image's shorter side that the centre crop keeps, where images have to be resized.
+        crop: share of an image's shorter side that the centre crop keeps, if images have to be resized.
 
     Raises:
         ValueError: the batch size is not a positive integer, or an image cannot be read.
@@ -99,7 +99,7 @@ def evaluate_part(
     for batch in read_ahead(split, _batches(len(split.labels), batch_size, devices), reader):
         results.append(step(devices.put_rows(batch)))
         if reader and len(results) > 1:
-            # Waiting for the step before frees the pixels of its batch.
+            # Waiting for the previous step frees the pixels of its batch.
             results[-2] = jax.device_get(results[-2])
     examples = len(split.labels)
     loss, predictions = (np.concatenate(parts)[:examples] for parts in zip(*jax.device_get(results), strict=True))

@@ -11,13 +11,13 @@ from common_flax.checks import one_of
 
 
 def frozen_leaves(tree: Any, patterns: Sequence[str]) -> Any:
-    """Returns a tree of bools like `tree`, of dicts: True if a leaf's path, joined by "/", matches a shell pattern."""
+    """Returns nested dicts of bools like `tree`: True if a leaf's path, joined by "/", matches a shell pattern."""
     names = flatten_dict(tree, sep="/")
     return unflatten_dict({name: any(fnmatchcase(name, p) for p in patterns) for name in names}, sep="/")
 
 
 def check_patterns(params: Any, patterns: Sequence[str]) -> None:
-    """Raises ValueError if a pattern matches no parameter (the message has the nearest), or none is left to train."""
+    """Raises ValueError if a pattern matches no parameter, with the nearest name, or if none is left to train."""
     names = list(flatten_dict(params, sep="/"))
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):

@@ -27,10 +27,10 @@ def starting_weights(config: TrainConfig, model: nn.Module) -> dict[str, Any]:
 
 
 def normalisation(config: TrainConfig, channels: int) -> Normalisation | None:
-    """Returns mean and std for the images: those of the config, else of the weights; None stands for the data's.
+    """Returns the images' mean and std from the config, or else from the weights; None if neither has them.
 
-    A run that resumes keeps its own, because the weights that it started from may no longer exist. Raises ValueError if
-    mean and std do not fit the channels, or the weights cannot be read.
+    A run that resumes reads them from its config.json, because the weights that it started from may no longer exist.
+    Raises ValueError if mean and std do not fit the channels, or the weights cannot be read.
     """
     if config.mean is not None and config.std is not None:
         moments = {"mean": config.mean, "std": config.std}

@@ -39,7 +39,7 @@ class TrainMetrics(NamedTuple):
     """Metrics of a step on its batch; all are ()."""
 
     loss: jax.Array  # mean cross-entropy, without label smoothing
-    accuracy: jax.Array  # share of images whose largest logit is that of the largest target
+    accuracy: jax.Array  # share of images whose largest logit and largest target are of one class
     gradient_norm: jax.Array  # before clipping
     skipped_in_row: jax.Array  # int32
 
@@ -63,7 +63,7 @@ def init_state(
 ) -> TrainState:
     """Makes the state before the first step, with random parameters.
 
-    Call this outside of `jax.jit`: there it compiles hardly anything, see `Network.init`.
+    Call this outside of `jax.jit`, where it compiles hardly anything, see `Network.init`.
 
     Args:
         model: any network of either family.

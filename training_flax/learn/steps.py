@@ -60,13 +60,8 @@ def make_train_step(
         params = jax.tree.map(
             lambda frozen, leaf: lax.stop_gradient(leaf) if frozen else leaf, frozen_leaves(params, freeze), params
         )
-        logits, updates = model.apply(
-            {"params": params, "batch_stats": batch_stats},
-            images,
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": key},
-        )
+        variables = {"params": params, "batch_stats": batch_stats}
+        logits, updates = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key})
         plain = _loss(logits, targets, loss)
         smooth = _loss(logits, optax.smooth_labels(targets, label_smoothing), loss)
         right = (logits.argmax(-1) == targets.argmax(-1)).mean()
@@ -116,18 +111,17 @@ def make_train_step(
         average = None if state.ema is None else optax.incremental_update(new, state.ema, 1 - ema)
         moved = (params, stats, opt_state, average)
         still = (state.params, state.batch_stats, state.opt_state, state.ema)
-        # Finite gradients can lead to infinite weights at too high a learning rate, finite activations to infinite
-        # variances.
+        # If the learning rate is too high, finite gradients give infinite weights; and the variances of finite
+        # activations can be infinite.
         finite &= _all_finite((params, stats))
         # With `where` in place of `cond`, XLA's CPU backend would compile a program for each leaf.
         params, stats, opt_state, average = lax.cond(finite, lambda new, _: new, lambda _, old: old, moved, still)
         bad = 1 - finite.astype(jnp.int32)
-        after = TrainState(
+        after = state._replace(
             step=state.step + 1,
             params=params,
             batch_stats=stats,
             opt_state=opt_state,
-            key=state.key,
             ema=average,
             loss_scale=None if state.loss_scale is None else _rescale(state.loss_scale, finite),
             skipped=state.skipped + bad,

@@ -45,7 +45,7 @@ def draw_predictions(
         titles: a title for each image.
         probabilities, classes: (images, top), the most probable class first.
         names: the names of the classes.
-        format: the file's format in Matplotlib's words, such as "png".
+        format: the file's format as Matplotlib names it, such as "png".
     """
     rows, columns = _grid(len(images))
     shown = min(SHOWN_CLASSES, classes.shape[1])

@@ -1,1 +1,1 @@
-"""A run on disk and in motion: plan, programs, loop, checkpoints, logs."""
+"""Training runs: plan, programs, loop, checkpoints, logs."""

@@ -1,4 +1,4 @@
-"""Check sums of files, stored beside them, which tell later if a file has been damaged."""
+"""Check sums of files, stored beside the files, to detect later damage."""
 
 import json
 import zlib

@@ -21,7 +21,7 @@ KEPT = 3
 
 
 class Progress(NamedTuple):
-    """The values of a run beside its `TrainState`; JSON in the checkpoint."""
+    """The values of a run besides its `TrainState`; JSON in the checkpoint."""
 
     evaluated: int = 0  # step of the last evaluation
     best_accuracy: float = -1.0  # on the test split, of the averaged weights if there are any
@@ -84,7 +84,7 @@ class Checkpoints:
         """Reads the newest undamaged checkpoint.
 
         Args:
-            abstract: shapes, types and shardings for the state; the shardings may differ from those it was saved with.
+            abstract: shapes, types and shardings for the state; the shardings may differ from the saved ones.
 
         Returns:
             Step, state, progress and a line for each damaged checkpoint that was skipped; None if the run has none.

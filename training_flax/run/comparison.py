@@ -15,8 +15,6 @@ from training_flax.plots.curves import label_axes
 from training_flax.run.folder import read_config, read_json, read_metrics
 from training_flax.runtime.signals import RunError
 
-PROG = "python -m training_flax.compare"
-DESCRIPTION = "Compares runs: a table on the terminal, and a picture of their curves."
 LINES = ("-", "--", "-.", ":")  # line styles, for more runs than colours
 AVERAGED = "test of averaged weights"
 # Entries of config.json that are no options: they follow from the data, or change no number.
@@ -100,11 +98,8 @@ def tabulate(runs: Sequence[Run]) -> str:
         rows.append(row)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     words = 2 + len(options)  # columns of words are aligned left, numbers right
-    lines = [
-        "  ".join(f"{cell:{'<' if i < words else '>'}{widths[i]}}" for i, cell in enumerate(row)).rstrip()
-        for row in rows
-    ]
-    return "\n".join(lines)
+    forms = [f"{'<' if i < words else '>'}{width}" for i, width in enumerate(widths)]
+    return "\n".join("  ".join(map(format, row, forms)).rstrip() for row in rows)
 
 
 def _percent(shares: Sequence[float]) -> str:
@@ -152,20 +147,18 @@ class Compare:
     """Picture to write."""
 
 
-def compare(options: Compare) -> None:
-    """Prints the table and writes the picture."""
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command line; returns the exit code: 2 for wrong input."""
+    return run_command("compare", lambda: compare(arguments))
+
+
+def compare(arguments: Sequence[str]) -> None:
+    """Parses the command line, prints the table and writes the picture."""
+    purpose = "Compares runs: a table on the terminal, and a picture of their curves."
+    options = parse_options(Compare, arguments, prog="python -m training_flax.compare", description=purpose)
     if not options.runs:  # tyro accepts an empty list
         raise ValueError("the following arguments are required: RUN")
     runs = read_runs(options.runs)
     draw_comparison(options.out, runs)
     print(tabulate(runs))
     print(f"curves are in {options.out}")
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Runs the command line; returns the exit code: 2 for wrong input."""
-
-    def run() -> None:
-        compare(parse_options(Compare, arguments, prog=PROG, description=DESCRIPTION))
-
-    return run_command("compare", run)

@@ -29,13 +29,10 @@ def first_not_finite(job: Job, state: TrainState, split: Any, batch: Batch) -> s
     def step(state: TrainState, split: Any, rows: Batch) -> Any:
         def loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
             images, targets = load(state.key, split, rows)
-            logits, updated = job.eval_model.apply(
-                {"params": params, "batch_stats": state.batch_stats},
-                normalise(images, job.dataset.mean, job.dataset.std, job.image_dtype),
-                train=True,
-                mutable=["batch_stats"],
-                rngs={"dropout": jax.random.fold_in(state.key, state.step)},
-            )
+            images = normalise(images, job.dataset.mean, job.dataset.std, job.image_dtype)
+            variables = {"params": params, "batch_stats": state.batch_stats}
+            rngs = {"dropout": jax.random.fold_in(state.key, state.step)}
+            logits, updated = job.eval_model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
             return optax.softmax_cross_entropy(logits, targets).mean(), (logits, updated)
 
         gradient, (logits, updated) = jax.grad(loss, has_aux=True)(state.params)
@@ -43,10 +40,9 @@ def first_not_finite(job: Job, state: TrainState, split: Any, batch: Batch) -> s
         trees = (gradient, updated, optax.apply_updates(state.params, updates))
         return jnp.isfinite(logits).all(), *map(_bad, trees)
 
-    rows = batch
     if job.devices.parallel == "pmap":  # batches have a leading axis of devices
-        rows = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
-    logits, gradient, statistics, params = jax.device_get(jax.jit(step)(state, split, rows))
+        batch = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
+    logits, gradient, statistics, params = jax.device_get(jax.jit(step)(state, split, batch))
     modules = [name.rpartition("/")[0] for name in names]
     bad = [name for name in reversed(names) if gradient[name]]
     if bad:
@@ -67,7 +63,7 @@ def _bad(tree: Any) -> dict[str, jax.Array]:
 
 
 def forward_order(job: Job) -> list[str]:
-    """Returns the names of the parameters in the order in which the network makes them, that of its forward pass."""
+    """Returns the names of the parameters in the order of the forward pass, in which the network creates them."""
     names: list[str] = []
 
     def init(key: jax.Array) -> None:

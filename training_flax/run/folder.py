@@ -1,4 +1,4 @@
-"""The folder of a run: its files, how they are written and read, and if a run may continue in it."""
+"""The folder of a run: its name and lock, its files, and the check that a run may continue in it."""
 
 import fcntl
 import json
@@ -68,7 +68,7 @@ def _check_same_run(out: Path, wanted: dict[str, Any], extend: bool) -> None:
     except ValueError:
         raise ValueError(f"out {str(out)!r} has a damaged config.json; name a new folder") from None
     ignored = {"versions", *(LENGTH if extend else ())}
-    # A run from before an option existed had the option's default.
+    # If config.json lacks an option, the run is older than the option and had the option's default.
     defaults = {option.name: option.default for option in fields(ResolvedConfig) if option.default is not MISSING}
     there, now = _plain(defaults) | _flat(stored), _flat(_plain(wanted))
     differing = [
@@ -77,9 +77,8 @@ def _check_same_run(out: Path, wanted: dict[str, Any], extend: bool) -> None:
         if name not in ignored and there.get(name) != now.get(name)
     ]
     if differing:
-        hint = ""
-        if not extend and all(item.split(" ")[0] in LENGTH for item in differing):
-            hint = "; --extend makes a run longer"
+        longer = not extend and all(item.split(" ")[0] in LENGTH for item in differing)
+        hint = "; --extend makes a run longer" if longer else ""
         raise ValueError(f"out {str(out)!r} holds another run, which differs in {', '.join(differing)}{hint}")
     if extend:
         for name in LENGTH:
@@ -89,7 +88,7 @@ def _check_same_run(out: Path, wanted: dict[str, Any], extend: bool) -> None:
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the options with the model's options beside the others."""
+    """Returns a flat dict: the options of "model" stand beside the others, each as "model NAME"."""
     model = values.get("model")
     options = model.items() if isinstance(model, Mapping) else ()
     return {name: value for name, value in values.items() if name != "model"} | {f"model {k}": v for k, v in options}
@@ -140,7 +139,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Converts values to those that JSON would return."""
+    """Converts values to JSON's types, as reading the file again would."""
     return json.loads(json.dumps(values, default=str))
 
 

@@ -65,7 +65,7 @@ class Logs:
             self._wandb.log(named, step=line["step"])
 
     def draw(self, final: bool = False) -> None:
-        """Draws curves.png, at most every ten seconds and for a hundredth of the time, or if it is the final one."""
+        """Draws curves.png, at most every ten seconds and in a hundredth of the time; always if `final` is True."""
         start = time.monotonic()
         if self._here and (final or start >= self._draw_at):
             title = f"{self._job.config.arch} on {self._job.config.data}"
@@ -76,8 +76,7 @@ class Logs:
     @contextmanager
     def step(self, number: int) -> Iterator[None]:
         """A context around step `number` since this start; traces the steps of PROFILED if the config asks for it."""
-        profiled = self._job.config.profile and number in PROFILED
-        if profiled and number == PROFILED.start:
+        if self._job.config.profile and number == PROFILED.start:
             jax.profiler.start_trace(self._job.run / "profile")
             self._tracing = True
         yield

@@ -34,7 +34,7 @@ class LoopResult(NamedTuple):
 
 @dataclass
 class Loop:
-    """Trains the run of `job` from `state` on. Transfers to and from devices are explicit; any other is an error."""
+    """Trains the run of `job` from `state` on. Transfers to and from devices are explicit; others raise errors."""
 
     job: Job
     programs: Programs

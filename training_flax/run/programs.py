@@ -1,6 +1,6 @@
 """The compiled programs of a run: initial state, training step, evaluation step, and the images that a step sees."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from layers_flax import variables_by_shape
 from training_flax.augment.mix import mix
-from training_flax.augment.registry import Augmentation, augment_images, example_keys
+from training_flax.augment.registry import augment_images, example_keys
 from training_flax.data.dataset import Split, StreamedSplit
 from training_flax.data.loader import UNCHANGED, Batch
 from training_flax.learn.evaluation import make_indexed_eval_step, pixels_of, whole_batch
@@ -68,10 +68,10 @@ def compile_programs(job: Job) -> Programs:
     sharding = devices.state_sharding(state)
     state = jax.tree.map(lambda s, h: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=h), state, sharding)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    train_split, train_batch = _shapes(dataset.train, job.batch_size // jax.process_count())
-    shown = _shapes(dataset.train, job.shown // jax.process_count())[1]
-    test_batch_size = whole_batch(job.batch_size, devices)
-    test_split, test_batch = _shapes(dataset.test, test_batch_size // jax.process_count())
+    processes = jax.process_count()
+    train_split, train_batch = _shapes(dataset.train, job.batch_size // processes)
+    shown = _shapes(dataset.train, job.shown // processes)[1]
+    test_split, test_batch = _shapes(dataset.test, whole_batch(job.batch_size, devices) // processes)
     eval_step = make_indexed_eval_step(job.eval_model, dataset, job.image_dtype)
 
     def lowered() -> Iterator[jax.stages.Lowered]:
@@ -115,11 +115,10 @@ def make_start(job: Job) -> Callable[..., TrainState]:
 def make_loader(job: Job) -> Callable[[jax.Array, Any, Batch], tuple[jax.Array, jax.Array]]:
     """Makes the function (key, split, batch) → images of 0 to 255 and targets (batch, classes), both augmented.
 
-    The changes of an image depend on key, epoch and example alone; mixing also depends on the neighbour's. Images with
+    The changes of an image depend on key, epoch and example alone; mixing depends on the neighbour too. Images with
     UNCHANGED for their epoch stay the same.
     """
-    config, classes = job.config, len(job.dataset.class_names)
-    augmentations: Sequence[Augmentation] = job.augmentations
+    config, augmentations, classes = job.config, job.augmentations, len(job.dataset.class_names)
 
     def load(key: jax.Array, split: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
         images, labels = pixels_of(split, batch)

@@ -27,8 +27,8 @@ CPU_ORDER = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 def compiler_options(*, remat: bool = False) -> dict[str, Any]:
     """Returns the options to compile a network with on the CPU; none for other backends.
 
-    Use: `jax.jit(step, compiler_options=compiler_options())`. The options change speed and memory, and numbers within
-    rounding. Options that the installed XLA does not know are left out.
+    Use: `jax.jit(step, compiler_options=compiler_options())`. The options change speed and memory; they change numbers
+    only within rounding. Options that the installed XLA does not know are left out.
 
     Args:
         remat: the network has `remat=True`.
@@ -54,9 +54,8 @@ def keep_compiled_programs() -> Path:
 
     Meant for a command's start: this changes JAX's configuration for the whole process.
     """
-    folder = (
-        jax.config.values["jax_compilation_cache_dir"] or platformdirs.user_cache_path("resnet-densenet-flax") / "jax"
-    )
+    users = platformdirs.user_cache_path("resnet-densenet-flax") / "jax"
+    folder = jax.config.values["jax_compilation_cache_dir"] or users
     jax.config.update("jax_compilation_cache_dir", str(folder))
     # By default JAX caches only programs that take a second to compile; the small ones add up to several seconds.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -17,7 +17,7 @@ THREADS_PER_VIRTUAL_DEVICE = 16
 def let_virtual_devices_meet() -> None:
     """Gives the CPU client enough threads for all virtual devices that XLA_FLAGS asks for; call it before JAX starts.
 
-    On a CPU a collective holds a thread until all devices have joined it, and a device runs independent collectives in
+    On a CPU a collective holds a thread until all devices have joined, and a device runs independent collectives in
     parallel. With the default, one thread per core or device, the collectives of some devices can hold every thread
     and wait for the other devices for ever: XLA then ends the process ("only 2 of them arrived on time").
     """
@@ -39,7 +39,7 @@ class Devices:
         shard_state: shard the optimizer's state and the averaged weights over the devices.
 
     Raises:
-        ValueError: the arguments do not go together, or not with several processes.
+        ValueError: the arguments contradict each other, or do not work with several processes.
     """
 
     def __init__(self, parallel: str = "jit", batch_norm: str = "global", shard_state: bool = False):
@@ -52,6 +52,7 @@ class Devices:
             raise ValueError(f"parallel='pmap' runs in one process; use 'jit' for the {jax.process_count()} given")
         self.parallel = parallel
         self.mesh = Mesh(np.array(jax.devices()), (AXIS,))
+        self.count = self.mesh.size  # devices of all processes
         self.shard_state = shard_state
         each_device = parallel == "pmap" or batch_norm == "local"
         self.axis_name = AXIS if each_device else None  # for the training step
@@ -59,11 +60,6 @@ class Devices:
         self.replicated = NamedSharding(self.mesh, P())
         self.spread = NamedSharding(self.mesh, P(AXIS))
         self.gather = jax.jit(lambda tree: tree, out_shardings=self.replicated)  # replicates a sharded tree
-
-    @property
-    def count(self) -> int:
-        """The number of devices of all processes."""
-        return self.mesh.size
 
     def state_sharding(self, state: Any) -> Any:
         """Returns the sharding of each leaf of a `TrainState` of arrays or shapes."""
@@ -112,8 +108,7 @@ class Devices:
             step = jax.shard_map(
                 step, mesh=self.mesh, in_specs=(P(), P(), P(AXIS)), out_specs=P(), axis_names={AXIS}, check_vma=False
             )
-        sharding = self.state_sharding(state)
-        shardings = (sharding, self.replicated, self.spread)
+        shardings = (self.state_sharding(state), self.replicated, self.spread)
         jitted = jax.jit(step, in_shardings=shardings, out_shardings=shardings[:2], donate_argnums=0)
         return jitted.lower(state, split, jax.tree.map(self._whole, batch))
 
@@ -129,7 +124,7 @@ class Devices:
         return leaf.reshape(self.count, -1, *leaf.shape[1:])
 
     def _whole(self, leaf: Any) -> jax.ShapeDtypeStruct:
-        """Returns the global shape of an array of which each process holds its rows."""
+        """Returns the shape of a whole array from that of one process's rows."""
         return jax.ShapeDtypeStruct((leaf.shape[0] * jax.process_count(), *leaf.shape[1:]), leaf.dtype)
 
     def _put(self, leaf: np.ndarray, sharding: NamedSharding) -> jax.Array:

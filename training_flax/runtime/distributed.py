@@ -16,8 +16,8 @@ def join_processes(
     process trains alone.
 
     Args:
-        coordinator: HOST:PORT of the first process; or "auto": JAX finds all three values, as on a Cloud TPU pod from
-            Google's metadata server.
+        coordinator: HOST:PORT of the first process; or "auto", with which JAX finds all three values, for example from
+            Google's metadata server on a Cloud TPU pod.
         num_processes: the number of processes.
         process_id: the number of this process, from 0.
 

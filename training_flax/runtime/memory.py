@@ -22,16 +22,15 @@ def keep_memory() -> bool:
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     libc = ctypes.CDLL(None)
     # The heap never shrinks, and holds large blocks too.
-    answers = [libc.mallopt(name, value) for name, value in ((M_TRIM_THRESHOLD, -1), (M_MMAP_MAX, 0))]
-    return all(answers)
+    return all([libc.mallopt(M_TRIM_THRESHOLD, -1), libc.mallopt(M_MMAP_MAX, 0)])
 
 
 def trim_memory() -> None:
-    """Returns the unused pages of the heap to the system; the next step maps those that it needs again.
+    """Returns the unused pages of the heap to the system; the next step maps the pages that it needs again.
 
     In a program's first runs small arrays fragment the heap, so large ones move. After some tens of runs each large
-    array stays in one place, and this call returns the places that it left. Call it after 1, 2, 4, 8, … steps, as
-    `fit` does: memory then stays close to what is in use, at almost no cost in time.
+    array stays in one place, and this call returns the memory of its earlier places. Call it after 1, 2, 4, 8, … steps,
+    as `fit` does: memory then stays close to what is in use, at almost no cost in time.
     """
     if _has_glibc():
         ctypes.CDLL(None).malloc_trim(0)

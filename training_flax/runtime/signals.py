@@ -70,8 +70,8 @@ def _handled(handler: Callable[[int, Any], None], *numbers: signal.Signals) -> I
 def interrupts() -> Iterator[Callable[[], None]]:
     """A context in which SIGINT raises KeyboardInterrupt at once, and again at the next call of the yielded function.
 
-    The second time is needed because an exception is lost if a callback of another library is running, such as that of
-    a garbage-collected array.
+    The second time is needed because Python drops an exception that is raised within some callbacks of libraries, such
+    as one for a garbage-collected array.
     """
     received = []
 

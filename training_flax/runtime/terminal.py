@@ -4,7 +4,7 @@ from tqdm import tqdm
 
 
 def progress_bar(title: str, total: int, shown: bool) -> tqdm:
-    """Makes a bar that counts images; it draws nothing unless it is `shown` and stderr is a terminal."""
+    """Makes a progress bar that counts images; it appears only if `shown` is True and stderr is a terminal."""
     return tqdm(total=total, desc=title, unit=" images", leave=False, disable=None if shown else True)
 
 
