@@ -222,7 +222,7 @@ def evaluate_run(config: TrainConfig, *, quiet: bool = False) -> Evaluation:
     """Evaluates the network of `config.weights`, or of the run in `config.out`, on the whole test split.
 
     Raises:
-        ValueError: both are None, the weights cannot be read, or an error of `plan`.
+        ValueError: both are None, the weights cannot be read, or an option is wrong, see `plan`.
     """
     source = config.weights or config.out
     if source is None:

@@ -81,7 +81,7 @@ def run(options: CommandLine) -> None:
 
 
 def main(arguments: Sequence[str], prog: str = "train.py") -> int:
-    """Runs the command line; returns the exit code: 2 after an error, 128 + the signal's number if stopped."""
+    """Runs the command line; returns the exit code: 2 after an error, 128 + the number of a signal that stopped it."""
     name = prog.split()[-1]
     try:
         return run_command(name, lambda: run(parse(arguments, prog)), RunError)

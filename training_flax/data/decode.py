@@ -16,7 +16,7 @@ def read_image(file: str | IO[bytes], name: str) -> np.ndarray:
 
     Grey is repeated to three channels, palettes are replaced by their colours, and CMYK by its complement, without a
     colour profile. Transparent pixels are blended over black. 16 bits are cut to the upper 8. EXIF's orientation turns
-    the image upright. Of an animation the first frame is read.
+    the image upright. An animation is read as its first frame.
 
     Args:
         file: a path, or an open file.

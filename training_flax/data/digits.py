@@ -16,7 +16,7 @@ def digits(rest: str = "") -> Sources:
     scikit-learn ships it: 1,797 images of 8×8 pixels with 17 grey levels. The test split here is the last fifth in
     file order, written by other people than most of the rest. Pixels are repeated to 32×32, and the grey channel to
     three, so that every network of both families takes them. Raises ValueError unless `rest`, the text after the colon
-    of the data set's name, is empty.
+    in the name of the data set, is empty.
     """
     if rest:
         raise ValueError(f"data set 'digits' takes nothing more; given {'digits:' + rest!r}")

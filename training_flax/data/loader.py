@@ -85,7 +85,7 @@ def read_ahead(
     Args:
         split: the split that the batches index.
         batches: without images and labels.
-        reader: decodes a streamed split; None returns the batches as they are.
+        reader: decodes a streamed split; without a reader, batches are yielded unchanged.
         result: waits for a decoded image and returns it.
     """
     if reader is None:
@@ -99,7 +99,7 @@ def read_ahead(
 def random_fit(
     size: int, seed: int, min_area: float, ratio: float = 1.0
 ) -> Callable[[np.ndarray, int, int], np.ndarray]:
-    """Makes a function that crops by (seed, epoch, index) alone, at random; UNCHANGED images as by `central_fit`."""
+    """Makes a function (image, epoch, index) → crop: random by (seed, epoch, index), central if UNCHANGED."""
     unchanged = central_fit(size, ratio)
 
     def fit(image: np.ndarray, epoch: int, index: int) -> np.ndarray:

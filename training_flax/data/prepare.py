@@ -134,7 +134,7 @@ def _watch_downloads(builder: Any, source: Path | None) -> None:
 
 
 def _taken(source: Path, url: str) -> Path:
-    """Returns the file in `source` with the name of `url`; if an archive is missing, `source`: it is unpacked there."""
+    """Returns the file in `source` with the name of `url`; for a missing archive, `source`, which has it unpacked."""
     file = source / Path(urlsplit(url).path).name
     if file.exists():
         return file

@@ -46,7 +46,7 @@ def prepared(rest: str, data_dir: str | Path | None) -> Sources:
         data_dir: see `data_folder`.
 
     Raises:
-        ValueError: one line: the data set is not prepared, not in the format array_record, or has no such splits or
+        ValueError: one line: the data set is not prepared, is not in the format array_record, or lacks these splits or
             features.
     """
     name, version = split_name(rest)

@@ -55,7 +55,7 @@ class Classifier:
     rounding.
 
     Args:
-        images: the number of images to come; batches are no larger than that.
+        images: the number of images that will come; a batch is not larger.
         model, variables, mean, std, top, batch_size: see `predict`, also for errors.
 
     Attributes:

@@ -19,7 +19,7 @@ from weights_flax import build_model, load_model
 
 @dataclass(frozen=True)
 class Trained:
-    """A network, its variables and its metadata; None if the source has no such value.
+    """A network, its variables and its metadata; a value that the source lacks is None.
 
     Attributes:
         model: the network.

@@ -18,10 +18,10 @@ class View:
         size: (height, width) of the result. Images can be resized only if both are equal.
         channels: 1 or 3.
         crop: share of the shorter side that the centre crop keeps, before it is resized.
-        keep: leave images alone that have the size already.
+        keep: leave images unchanged that have the size already.
 
     Raises:
-        ValueError: a size is not a positive integer, the crop is no share, or files have no such channels.
+        ValueError: a size is not a positive integer, or crop or channels has a wrong value.
     """
 
     size: tuple[int, int]

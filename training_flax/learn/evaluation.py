@@ -94,7 +94,7 @@ def evaluate_part(
     devices: Devices,
     reader: Reader | None = None,
 ) -> Evaluation:
-    """Runs the compiled `step` over a split. Copies of the last example fill up the last batch, and do not count."""
+    """Runs the compiled `step` over a split. Copies of the last example fill up the last batch, but are not counted."""
     results: list[Any] = []
     for batch in read_ahead(split, _batches(len(split.labels), batch_size, devices), reader):
         results.append(step(devices.put_rows(batch)))

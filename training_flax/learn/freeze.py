@@ -17,7 +17,7 @@ def frozen_leaves(tree: Any, patterns: Sequence[str]) -> Any:
 
 
 def check_patterns(params: Any, patterns: Sequence[str]) -> None:
-    """Raises ValueError if a pattern matches no parameter, with the nearest name, or if none is left to train."""
+    """Raises ValueError, with the nearest name, if a pattern matches no parameter; or if none is left to train."""
     names = list(flatten_dict(params, sep="/"))
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):

@@ -38,7 +38,7 @@ def label_axes(losses: Axes, errors: Axes, loss_label: str, error_label: str) ->
 
 
 def draw_confusion(path: Path, labels: np.ndarray, predictions: np.ndarray, names: Sequence[str], title: str) -> None:
-    """Draws the confusion matrix of predictions, with counts in the squares for up to 20 classes."""
+    """Draws the confusion matrix of predictions, with a count in each square if there are at most 20 classes."""
     classes = len(names)
     counts = np.zeros((classes, classes), int)
     np.add.at(counts, (labels, predictions), 1)

@@ -61,7 +61,7 @@ class Checkpoints:
         args = ocp.args.Composite(state=ocp.args.StandardSave(tree), progress=ocp.args.JsonSave(progress._asdict()))
 
         def write() -> None:
-            # Orbax would print many lines for a full disk, and would make a removed folder again.
+            # Without this check Orbax prints many lines if the disk is full, and makes a removed folder again.
             if jax.process_index() == 0:
                 reserve(self._run, checkpoint_size(tree))
             self._manager.wait_until_finished()
@@ -95,7 +95,7 @@ class Checkpoints:
         steps, lines = sorted(self._manager.all_steps(), reverse=True), []
         for step in steps:
             wrong = damage(self._folder / str(step))
-            if wrong is not None:  # Orbax would print a message for each array
+            if wrong is not None:  # for each damaged array Orbax would print a message
                 lines.append(f"checkpoint {step} is damaged and passed over: {wrong}")
                 continue
             try:

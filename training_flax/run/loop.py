@@ -34,7 +34,7 @@ class LoopResult(NamedTuple):
 
 @dataclass
 class Loop:
-    """Trains the run of `job` from `state` on. Transfers to and from devices are explicit; others raise errors."""
+    """Trains the run of `job` from `state` on. Implicit transfers to and from devices raise errors."""
 
     job: Job
     programs: Programs

@@ -83,7 +83,7 @@ class Job:
 
     @property
     def change_until(self) -> int | None:
-        """The first step without augmentation; None if it never ends."""
+        """The first step without augmentation; None if augmentation never ends."""
         share = self.config.augment_until
         return None if share == 1 else ceil(share * self.total_steps)
 

@@ -39,7 +39,7 @@ class Programs(NamedTuple):
 def compile_programs(job: Job) -> Programs:
     """Compiles all programs of a run. The train step donates its state's buffers.
 
-    The initial variables of a new run are drawn meanwhile, for the first call of `init`.
+    Meanwhile the initial variables of a new run are drawn; the first call of `init` takes them.
     """
     config, dataset, devices = job.config, job.dataset, job.devices
     optimizer = make_optimizer(config, job.total_steps)

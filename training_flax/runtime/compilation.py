@@ -54,8 +54,8 @@ def keep_compiled_programs() -> Path:
 
     Meant for a command's start: this changes JAX's configuration for the whole process.
     """
-    users = platformdirs.user_cache_path("resnet-densenet-flax") / "jax"
-    folder = jax.config.values["jax_compilation_cache_dir"] or users
+    default = platformdirs.user_cache_path("resnet-densenet-flax") / "jax"
+    folder = jax.config.values["jax_compilation_cache_dir"] or default
     jax.config.update("jax_compilation_cache_dir", str(folder))
     # By default JAX caches only programs that take a second to compile; the small ones add up to several seconds.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
