@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -222,10 +223,6 @@ def check(config: TrainConfig) -> None:
             check_value(name, value)
 
 
-def _among(allowed: Any) -> Callable[[str, Any], None]:
-    return lambda name, value: one_of(name, value, allowed)
-
-
 def _must_be(allowed: str, is_allowed: Callable[[Any], bool]) -> Callable[[str, Any], None]:
     def check_value(name: str, value: Any) -> None:
         if not is_allowed(value):
@@ -239,7 +236,7 @@ _not_negative = _must_be("at least 0 and finite", lambda number: 0 <= number < i
 _share = _must_be("over 0 and at most 1", lambda number: 0 < number <= 1)
 
 CHECKS: dict[str, Callable[[str, Any], object]] = {
-    "arch": _among(ARCHS),
+    "arch": partial(one_of, allowed=ARCHS),
     "data": lambda name, value: one_of("data set", value.partition(":")[0], KINDS),
     **dict.fromkeys(("image_size", "test_image_size", "epochs", "steps", "batch_size"), check_positive),
     **dict.fromkeys(("accumulate", "num_classes", "max_skipped", "workers"), check_positive),
@@ -254,14 +251,14 @@ CHECKS: dict[str, Callable[[str, Any], object]] = {
         "rising shares over 0 and under 1",
         lambda shares: all(0 < share < 1 for share in shares) and list(shares) == sorted(set(shares)),
     ),
-    "loss": _among(("softmax", "binary")),
-    "optimizer": _among(("sgd", "lamb", "adamw")),
-    "lr_scaling": _among(("none", "linear")),
-    "decay": _among(("all", "kernels")),
-    "schedule": _among(("constant", "step", "cosine")),
-    "warmup_shape": _among(("linear", "constant")),
-    "dtype": _among(DTYPES),
-    "batch_norm": _among(("global", "local")),
-    "parallel": _among(("jit", "pmap")),
+    "loss": partial(one_of, allowed=("softmax", "binary")),
+    "optimizer": partial(one_of, allowed=("sgd", "lamb", "adamw")),
+    "lr_scaling": partial(one_of, allowed=("none", "linear")),
+    "decay": partial(one_of, allowed=("all", "kernels")),
+    "schedule": partial(one_of, allowed=("constant", "step", "cosine")),
+    "warmup_shape": partial(one_of, allowed=("linear", "constant")),
+    "dtype": partial(one_of, allowed=DTYPES),
+    "batch_norm": partial(one_of, allowed=("global", "local")),
+    "parallel": partial(one_of, allowed=("jit", "pmap")),
     "seed": _must_be("from 0 to 4294967295", lambda seed: 0 <= seed < 2**32),
 }

@@ -92,8 +92,7 @@ def _labelled_splits(builder: Any, tfds: Any) -> tuple[tuple[str, Any], tuple[st
 
 def _find(name: str, version: str, data: Path) -> Path:
     """Returns the folder of a version, or of the newest one."""
-    entries = (path.name for path in (data / name).glob("*"))
-    versions = [entry for entry in entries if re.fullmatch(r"\d+\.\d+\.\d+", entry)]
+    versions = [path.name for path in (data / name).glob("*") if re.fullmatch(r"\d+\.\d+\.\d+", path.name)]
     versions.sort(key=lambda text: [int(n) for n in text.split(".")])
     if version in versions or (versions and not version):
         return data / name / (version or versions[-1])
