@@ -52,7 +52,6 @@ class Devices:
             raise ValueError(f"parallel='pmap' runs in one process; use 'jit' for the {jax.process_count()} given")
         self.parallel = parallel
         self.mesh = Mesh(np.array(jax.devices()), (AXIS,))
-        self.count = self.mesh.size  # devices of all processes
         self.shard_state = shard_state
         each_device = parallel == "pmap" or batch_norm == "local"
         self.axis_name = AXIS if each_device else None  # for the training step
@@ -60,6 +59,11 @@ class Devices:
         self.replicated = NamedSharding(self.mesh, P())
         self.spread = NamedSharding(self.mesh, P(AXIS))
         self.gather = jax.jit(lambda tree: tree, out_shardings=self.replicated)  # replicates a sharded tree
+
+    @property
+    def count(self) -> int:
+        """The number of devices of all processes."""
+        return self.mesh.size
 
     def state_sharding(self, state: Any) -> Any:
         """Returns the sharding of each leaf of a `TrainState` of arrays or shapes."""
