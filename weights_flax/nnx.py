@@ -74,6 +74,6 @@ def to_nnx(model: nn.Module, variables: Mapping[str, Any], rngs: nnx.Rngs | None
 
 
 def from_nnx(module: NNXNetwork) -> dict[str, Any]:
-    """Returns the present variables of `module`: {"params", "batch_stats"}, for `model.apply`."""
+    """Returns the current variables of `module`: {"params", "batch_stats"}, for `model.apply`."""
     trees = {"params": module.params, "batch_stats": module.batch_stats}
     return jax.tree.map(lambda variable: variable[...], trees, is_leaf=lambda leaf: isinstance(leaf, nnx.Variable))

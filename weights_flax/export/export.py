@@ -32,8 +32,8 @@ def export(
 ) -> None:
     """Writes a network in evaluation, with its weights, to a file that does not need this project.
 
-    The exported network maps a batch of any size, of images normalised as in training, to logits (batch, num_classes),
-    both float32.
+    The exported network maps images, normalised as in training, to logits (batch, num_classes); both are float32, and
+    a batch may have any size.
 
     - "stablehlo" needs only JAX, on CPU, GPU or TPU; images are (batch, height, width, channels)::
 
@@ -75,10 +75,11 @@ def export(
     try:
         if format == "torch":
             write_torch(path, to_torch(model, variables))
-        elif format == "onnx":
-            _write(path, to_onnx(model, variables, image_shape, metadata))
-        else:
-            _write(path, to_stablehlo(model, variables, image_shape))
+            return
+        onnx = format == "onnx"
+        data = to_onnx(model, variables, image_shape, metadata) if onnx else to_stablehlo(model, variables, image_shape)
+        with whole_file(path) as file:
+            file.write_bytes(data)
     except OSError as error:
         raise ValueError(f"cannot write {str(path)!r}: {one_line(error)}") from None
 
@@ -89,10 +90,9 @@ def _check_fit(model: nn.Module, variables: Mapping[str, Any], image_shape: Sequ
         raise ValueError(f"image_shape must be (height, width, channels); given {image_shape!r}")
     for what, size in zip(("height", "width", "channels"), image_shape, strict=True):
         check_positive(f"{what} in image_shape", size)
-    template = variables_by_shape(model, image_shape)
     wanted, given = (
-        {"/".join(path): np.shape(leaf) for path, leaf in flatten_dict(dict(tree)).items()}
-        for tree in (template, variables)
+        {name: np.shape(leaf) for name, leaf in flatten_dict(dict(tree), sep="/").items()}
+        for tree in (variables_by_shape(model, image_shape), variables)
     )
     problems = [f"{name} is missing" for name in wanted if name not in given]
     problems += [f"{name} is not the model's" for name in given if name not in wanted]
@@ -105,8 +105,3 @@ def _check_fit(model: nn.Module, variables: Mapping[str, Any], image_shape: Sequ
         more = f"; … ({len(problems)} such)" if len(problems) > 3 else ""
         network = f"{type(model).__name__} for images {tuple(image_shape)}"
         raise ValueError(f"the variables do not fit the {network}: {'; '.join(problems[:3])}{more}")
-
-
-def _write(path: Path, data: bytes) -> None:
-    with whole_file(path) as file:
-        file.write_bytes(data)

@@ -42,7 +42,7 @@ def fold_batch_norm(model: nn.Module, variables: Mapping[str, Any]) -> tuple[nn.
     _check(variables, variables_by_shape(model, image_shape))
     params, stats = (flatten_dict(variables[name]) for name in ("params", "batch_stats"))
     folded_model = model.clone(folded=True)
-    # The BatchNorms that are merged into convolutions have no parameters in the folded network.
+    # The folded network has no parameters of the BatchNorms that are merged into convolutions.
     left = flatten_dict(variables_by_shape(folded_model, image_shape)["params"])
     folded = {path: leaf for path, leaf in params.items() if path in left}
     for norm, (epsilon, conv) in _batch_norms(model, image_shape).items():
@@ -58,7 +58,7 @@ def fold_batch_norm(model: nn.Module, variables: Mapping[str, Any]) -> tuple[nn.
 
 
 def _batch_norms(model: nn.Module, image_shape: Sequence[int]) -> dict[Path, tuple[float, Path]]:
-    """Returns for each BatchNorm its epsilon, and the convolution before it, () if another layer is before it."""
+    """Returns the epsilon of each BatchNorm and the convolution before it; () if another layer is before it."""
     trace = trace_network(model, variables_by_shape(model, image_shape), image_shape)
     convs: dict[Any, Path] = {}
     norms: dict[Path, tuple[float, Path]] = {}
@@ -85,7 +85,7 @@ def _scale_and_shift(norm: Path, epsilon: float, params: Any, stats: Any) -> tup
 
 
 def _check(variables: Mapping[str, Any], shapes: Mapping[str, Any]) -> None:
-    """Raises ValueError, which names a variable that differs, unless names and shapes are the model's."""
+    """Raises ValueError, which names the first variable that differs, unless names and shapes are the model's."""
     ours, given = (flatten_dict(dict(tree), sep="/") for tree in (shapes, variables))
     for name in sorted(ours.keys() ^ given.keys()):
         raise ValueError(f"the variables are not the model's: {name} is {'missing' if name in ours else 'not in it'}")

@@ -37,7 +37,7 @@ class Node(NamedTuple):
 class OnnxGraph:
     """Nodes of ONNX for the operations of a trace; images in ONNX have the channels first.
 
-    A transposition only changes the `axes` of a tensor; a node is added when another node needs the transposed tensor.
+    A transposition only changes the `axes` of an `OnnxTensor`. A node `Transpose` is added when a later node needs it.
 
     Attributes:
         trace: the network's operations.
@@ -100,14 +100,14 @@ class OnnxGraph:
         return self.add("Transpose", [value.name], axes, perm=[value.axes[axis] for axis in order]).name
 
     def operation(self, equation: core.JaxprEqn, operands: list[Any]) -> Sequence[Any]:
-        """Adds nodes for one operation, or computes it if all operands are arrays; returns the outputs."""
+        """Adds nodes for one operation, or computes the operation if all operands are arrays; returns the outputs."""
         kind, params = equation.primitive.name, equation.params
         inner = _inner(equation)
         if isinstance(inner, core.ClosedJaxpr):
             return self.write(inner, operands)
         of_any_size = not all(isinstance(size, int) for size in params.get("shape", ()))
         if kind == "broadcast_in_dim" and of_any_size and not operands[0].ndim:
-            return operands  # a number broadcast to an array of unknown size stays a number
+            return operands  # ONNX broadcasts a number itself
         if all(isinstance(operand, np.ndarray) for operand in operands):
             result = equation.primitive.bind(*operands, **params)
             return [np.asarray(value) for value in (result if equation.primitive.multiple_results else [result])]
@@ -122,7 +122,7 @@ class OnnxGraph:
                 return [self.layer(layer, x)]
             kind = type(layer.module).__name__
         if kind == "add" and with_zero:
-            return [x]  # the shortcut of a plain network is zero
+            return [x]  # a plain network adds a shortcut of zeros
         if kind in ELEMENTWISE:
             return [self.add(ELEMENTWISE[kind], [self.name_of(operand, axes) for operand in operands], axes)]
         if kind == "max" and with_zero:
@@ -177,7 +177,7 @@ class OnnxGraph:
         return self.add("Slice", [x.name, starts, ends, axes, steps], x.axes)
 
     def put(self, x: OnnxTensor, new: OnnxTensor, *rest: Any) -> OnnxTensor:
-        """Replaces a part of `x` along one axis by `new`: concatenates `x` before it, `new`, and `x` behind it."""
+        """Replaces a part of `x` along one axis by `new`: joins `x` before the part, `new`, and `x` behind the part."""
         *starts, shape, part = rest
         (axis,) = (axis for axis, (whole, own) in enumerate(zip(shape, part, strict=True)) if whole != own)
         first, last = int(starts[axis]), int(starts[axis]) + part[axis]
@@ -243,5 +243,5 @@ def _inside(equations: Iterable[core.JaxprEqn]) -> Iterator[core.JaxprEqn]:
 
 def _pool_of(equation: core.JaxprEqn) -> str | None:
     """Returns the name of the pool that an operation is a part of, from the operation's scope."""
-    found = POOL.search(str(equation.source_info.name_stack))
-    return found and found[0]
+    match = POOL.search(str(equation.source_info.name_stack))
+    return match and match[0]

@@ -19,5 +19,5 @@ def download(address: str) -> Path:
     hub = library("huggingface_hub", extra="hub", purpose=address)
     try:
         return Path(hub.hf_hub_download(f"{owner}/{name}", file or "model.safetensors"))
-    except Exception as error:  # its own errors, and those of the network libraries under it
+    except Exception as error:  # the library raises its own errors, and those of the network libraries
         raise ValueError(f"{address} cannot be had: {one_line(error)}") from None

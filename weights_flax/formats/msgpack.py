@@ -19,7 +19,7 @@ def read_msgpack(path: Path) -> dict[str, Any]:
     import msgpack
 
     def extension(code: int, data: bytes) -> Any:
-        if code != 1:  # scalars and complex numbers, which none of our networks has
+        if code != 1:  # the other codes are scalars and complex numbers, which no network here has
             return None
         shape, dtype, buffer = msgpack.unpackb(data, raw=True, max_array_len=32, max_map_len=0)
         return _array(tuple(shape), np.dtype(jnp.dtype(dtype.decode())), buffer)

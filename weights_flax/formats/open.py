@@ -30,7 +30,7 @@ class WeightsFile:
 
     Attributes:
         path: the file, or the folder of a checkpoint.
-        format: its name, for messages.
+        format: name of the format, for messages.
         tensors: by the file's own names; keys of nested dicts are joined by "/".
         card: the description of its network, see `save_weights`; empty if the file has none.
     """
@@ -121,17 +121,17 @@ def _card(text: str) -> dict[str, Any]:
     return card if isinstance(card, dict) else {}
 
 
-def _state_dict(found: dict[str, Any]) -> dict[str, Tensor]:
-    """Returns the innermost dict of a checkpoint that has tensors, without its other entries."""
-    for _ in range(3):  # the deepest nesting of checkpoints
-        tensors = {key: value for key, value in found.items() if isinstance(key, str) and isinstance(value, Tensor)}
+def _state_dict(content: dict[str, Any]) -> dict[str, Tensor]:
+    """Returns the tensors of the outermost dict in a checkpoint that has any."""
+    for _ in range(3):  # checkpoints nest no deeper
+        tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
         if tensors:
             return tensors
-        inner = {key: value for key, value in found.items() if isinstance(value, dict)}
+        inner = {key: value for key, value in content.items() if isinstance(value, dict)}
         wanted = [key for key in WRAPPERS if key in inner] or list(inner)
         if not wanted:
             break
-        found = inner[wanted[0]]
+        content = inner[wanted[0]]
     raise ValueError("it has no tensors")
 
 
@@ -144,15 +144,15 @@ def _flat(tree: Mapping[str, Any]) -> dict[str, Tensor]:
         state = averaged
     if isinstance(state.get("params"), Mapping):
         state = {name: state[name] for name in ("params", "batch_stats") if isinstance(state.get(name), Mapping)}
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     parts: list[tuple[str, Mapping]] = [("", state)]
     while parts:
         before, part = parts.pop()
         for key, value in part.items():
             if isinstance(value, Tensor):
-                found[f"{before}{key}"] = value
+                tensors[f"{before}{key}"] = value
             elif isinstance(value, Mapping) and before.count("/") < 12:
                 parts.append((f"{before}{key}/", value))
-    if not found:
+    if not tensors:
         raise ValueError("it has no tensors")
-    return found
+    return tensors

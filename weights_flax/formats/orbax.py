@@ -16,7 +16,7 @@ Arguments = TypeVarTuple("Arguments")
 
 
 def read_orbax(path: Path) -> dict[str, Any]:
-    """Reads the tree of a folder that Orbax wrote, with `Tensor` leaves; the first one that is read reads all values.
+    """Reads the tree of a folder that Orbax wrote, with `Tensor` leaves; reading one of them reads all values.
 
     Raises:
         ValueError: Orbax cannot read the folder.

@@ -1,7 +1,7 @@
 """Reader of pickles that runs no code: a machine with only the opcodes that files of tensors need.
 
-Python's own unpickler calls any function that a file names. This one looks a name up in a table of the caller's
-functions, and a name that is not in the table is an error.
+Python's own unpickler calls any function that a file names. Here the caller gives a table of allowed functions, and any
+other name in a file is an error.
 """
 
 import pickletools
@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from io import BytesIO
 from typing import Any
 
-LIMIT = 2**24  # bytes of a pickle: the one of a network of 1,202 layers has under one million
-MOST_OPCODES = 2_000_000  # reading these takes a second or two
+LIMIT = 2**24  # bytes of a pickle; a network of 1,202 layers needs under one million
+MOST_OPCODES = 2_000_000  # reading that many takes a second or two
 
 Name = tuple[str, str]  # module, name
 Builder = Callable[..., Any]
@@ -28,11 +28,11 @@ def read_pickle(stream: BytesIO, builders: Mapping[Name, Builder], persistent: B
 
     Args:
         stream: the bytes; the caller limits their number to `LIMIT`.
-        builders: for each name that a pickle may hold, the function that is called with the pickle's arguments.
+        builders: the names that a pickle may hold, each with the function to call with the pickle's arguments.
         persistent: makes an object from a persistent id.
 
     Raises:
-        ValueError: the pickle is damaged, names something else, or uses an opcode that tensors do not need.
+        ValueError: the pickle is damaged, holds a name without a builder, or uses an opcode that tensors do not need.
     """
     machine = _Machine(builders, persistent)
     try:
@@ -113,10 +113,10 @@ class _Machine:
         elif name in ("REDUCE", "NEWOBJ"):
             arguments, build = self.pop(), self.pop()
             if not isinstance(build, _Named):
-                raise ValueError("its pickle calls what is no name")
+                raise ValueError("its pickle calls an object that is not a name")
             stack.append(build.builder(*arguments))
         elif name == "BUILD":
-            self.pop()  # attributes of an object, which tell nothing about tensors
+            self.pop()  # attributes of an object, which tensors do not need
         elif name == "BINPERSID" and self._persistent is not None:
             stack.append(self._persistent(self.pop()))
         elif name not in _PASSED_OVER:

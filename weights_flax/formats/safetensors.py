@@ -9,7 +9,7 @@ import numpy as np
 
 from weights_flax.formats.tensors import Tensor
 
-HEADER_LIMIT = 2**25  # bytes of the header: the one of a network of 1,202 layers has one million
+HEADER_LIMIT = 2**25  # bytes of the header; a network of 1,202 layers needs one million
 TYPES: dict[str, Any] = {
     "F64": np.float64,
     "F32": np.float32,
@@ -37,7 +37,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], str]:
     if header > HEADER_LIMIT:
         raise ValueError(f"its header of {header:,} bytes is over {HEADER_LIMIT:,}")
     try:
-        # The file stays open for all tensors: opening it again for each would read the header each time.
+        # The file stays open, because opening it for each tensor would read the header each time.
         opened: Any = safe_open(path, "numpy")
         tensors = {name: _safetensor(opened, name) for name in opened.keys()}  # noqa: SIM118
         return tensors, (opened.metadata() or {}).get("model", "")

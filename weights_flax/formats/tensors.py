@@ -51,11 +51,8 @@ def from_memory(source: Mapping[str, Any]) -> dict[str, Tensor]:
     if isinstance(source.get("params"), Mapping):
         leaves = jax.tree_util.tree_leaves_with_path({k: source[k] for k in ("params", "batch_stats") if k in source})
         flat = {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
-    found = {}
-    for name, value in flat.items():
-        values = to_numpy(value)
-        found[name] = Tensor(values.shape, values.dtype, partial(np.asarray, values))
-    return found
+    arrays = {name: to_numpy(value) for name, value in flat.items()}
+    return {name: Tensor(array.shape, array.dtype, partial(np.asarray, array)) for name, array in arrays.items()}
 
 
 def as_dict(value: Any) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def read_torch_zip(path: Path) -> dict[str, Any]:
 
 
 def _bytes_of(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int) -> bytes:
-    if entry.compress_type != zipfile.ZIP_STORED:  # PyTorch never compresses, and a few bytes could become gigabytes
+    if entry.compress_type != zipfile.ZIP_STORED:  # PyTorch never compresses; a few bytes could expand to gigabytes
         raise ValueError(f"its entry {entry.filename[:60]!r} is compressed")
     if entry.file_size > limit:
         raise ValueError(f"its entry {entry.filename[:60]!r} has {entry.file_size:,} bytes, over {limit:,}")
@@ -171,16 +171,12 @@ def _is_size(value: Any) -> bool:
 
 
 def _builders() -> dict[tuple[str, str], Callable[..., Any]]:
-    """Returns the builders of the names in files of tensors; names of other things build None."""
-
-    def nothing(*_: Any) -> None:
-        return None
-
+    """Returns the builders of the names in files of tensors; names that tensors do not need build None."""
     passed_over = [("numpy", "dtype"), ("_codecs", "encode"), ("argparse", "Namespace"), ("torch", "device")]
     passed_over += [(f"numpy.{core}.multiarray", "scalar") for core in ("core", "_core")]
+    passed_over += [("torch", name) for name in STORAGES]
     return {
-        **{("torch", name): nothing for name in STORAGES},
-        **dict.fromkeys(passed_over, nothing),
+        **dict.fromkeys(passed_over, lambda *_: None),
         ("collections", "OrderedDict"): dict,
         ("torch", "Size"): tuple,
         ("torch._utils", "_rebuild_tensor"): _tensor,
@@ -210,7 +206,7 @@ def write_torch(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
     with whole_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
 
         def write(name: str, data: bytes) -> None:
-            archive.writestr(zipfile.ZipInfo(f"archive/{name}"), data)  # with a fixed date
+            archive.writestr(zipfile.ZipInfo(f"archive/{name}"), data)  # ZipInfo has a fixed date
 
         write("data.pkl", _state_dict_pickle(tensors, names))
         write("byteorder", b"little")

@@ -34,8 +34,8 @@ def published_size(model: nn.Module) -> int:
 def describe(model: nn.Module) -> tuple[str | None, dict[str, Any]]:
     """The architecture of a network, and the options in which it differs from the constructor's defaults.
 
-    Types, devices and classes are left out: they do not change what the network computes. The architecture is None
-    where no constructor makes such a network.
+    Types, mapped axes and the number of classes are not among the options. The architecture is None where no
+    constructor makes such a network.
     """
     candidates: list[tuple[str, dict[str, Any]]] = []
     for arch, constructor in ARCHS.items():

@@ -50,14 +50,10 @@ def torch_shapes(model: Network, channels: int = 3) -> Shapes:
 
 
 def classes_of(tensors: Mapping[str, Tensor]) -> int:
-    """The classes of a classifier among `tensors`; those of ImageNet where there is none."""
-    return _classes({name: value.shape for name, value in tensors.items()}) or 1000
-
-
-def _classes(shapes: Shapes) -> int:
+    """The number of classes of the classifier among `tensors`; 1000, as for ImageNet, where there is none."""
     heads = dict.fromkeys(f"{constructor().torch_head}.bias" for constructor in ARCHS.values())
-    shape = next((shapes[name] for name in heads if name in shapes), ())
-    return shape[0] if shape else 0
+    shape = next((tensors[name].shape for name in heads if name in tensors), ())
+    return shape[0] if shape and shape[0] else 1000
 
 
 def _image_channels(model: Network, shapes: Shapes) -> int:

@@ -52,16 +52,16 @@ def load_weights(
         {"params", "batch_stats"} of NumPy arrays of the model's `param_dtype`; statistics are float32 or wider.
 
     Raises:
-        ValueError: one line: the file cannot be read, its names are of no known source, tensors are missing, surplus
-            or misshapen, the number of classes differs, values are not finite, or the weights belong to a network that
-            was built with other options.
+        ValueError: the file cannot be read, its names are of no known source, tensors are missing, surplus or
+            misshapen, the number of classes differs, values are not finite, or the weights belong to a network that was
+            built with other options. The message is one line.
     """
     if isinstance(source, Mapping):
-        return _fit(model, "mapping", *recognise(from_memory(source)), new_head=new_head, seed=seed)
+        return _fit(model, "mapping", *recognise(from_memory(source)), new_head, seed)
     file = open_weights(source)
     with reading(file.path):
         naming, tensors = recognise(file.tensors)
-    return _fit(model, str(file.path), naming, tensors, new_head=new_head, seed=seed)
+    return _fit(model, str(file.path), naming, tensors, new_head, seed)
 
 
 def read_card(source: str | Path) -> dict[str, Any]:
@@ -78,8 +78,8 @@ def load_model(source: str | Path, arch: str | None = None, **options: Any) -> L
 
     Args:
         source: as in `load_weights`.
-        arch: the architecture; None takes the one on the file's card or, without a card, the first that fits names
-            and shapes. (A plain network fits wherever a ResNet with shortcut A does; the ResNet comes first.)
+        arch: the architecture; None takes that of the file's card or, without a card, the first that fits names and
+            shapes. (Weights of a ResNet with shortcut A fit a plain network too; the ResNet comes first.)
         options: of the constructor, in place of those that the file names.
 
     Raises:
@@ -100,18 +100,18 @@ def load_model(source: str | Path, arch: str | None = None, **options: Any) -> L
         named = named or {"num_classes": classes_of(tensors)}
         known = next((options for name, options in found if name == arch), {**naming.options, **named})
     model = build_model(arch, **{**known, **options})
-    return LoadedModel(model, _fit(model, str(file.path), naming, tensors, new_head=False, seed=0), file.card)
+    return LoadedModel(model, _fit(model, str(file.path), naming, tensors), file.card)
 
 
 def _options(file: WeightsFile) -> dict[str, Any]:
     options = file.card.get("options")
     options = options if isinstance(options, dict) else {}
-    # Older files have the name that `stem_type` had before.
+    # Older files call the option `stem_type` "stem".
     return {"stem_type" if name == "stem" else name: value for name, value in options.items()}
 
 
 def _fit(
-    model: nn.Module, where: str, naming: Naming, tensors: dict[str, Tensor], *, new_head: bool, seed: int
+    model: nn.Module, where: str, naming: Naming, tensors: dict[str, Tensor], new_head: bool = False, seed: int = 0
 ) -> dict[str, Any]:
     arch = describe(model)[0] or type(model).__name__
     for option, needed in naming.options.items():
@@ -120,30 +120,20 @@ def _fit(
                 f"weights {where!r} are those of {naming.title}, and need a model built with {option}={needed!r}; "
                 f"that of the model is {getattr(model, option)!r}"
             )
-    tensors = _with_head(model, where, tensors, new_head=new_head, seed=seed)
+    tensors = {**tensors, **_new_head(model, seed)} if new_head else tensors
+    weight = tensors.get(f"{model.torch_head}.weight")
+    classes: int = getattr(model, "num_classes")  # noqa: B009
+    given = None if weight is None else weight.shape[0] if weight.shape else 0
+    if given not in (classes, None):
+        raise ValueError(
+            f"weights {where!r} have {given} classes, the model has {classes}; new_head=True draws the classifier anew"
+        )
     try:
         return from_torch(model, {name: _checked(model, name, tensor) for name, tensor in tensors.items()})
     except OSError as error:
         raise ValueError(f"weights {where!r} cannot be read: {error}") from None
     except ValueError as error:
         raise ValueError(f"weights {where!r} are not those of {arch}: {error}") from None
-
-
-def _with_head(
-    model: nn.Module, where: str, tensors: dict[str, Tensor], *, new_head: bool, seed: int
-) -> dict[str, Tensor]:
-    """Adds a new classifier to the tensors, or checks that theirs has as many classes as the model."""
-    head = model.torch_head
-    if new_head:
-        return {**tensors, **_new_head(model, head, seed)}
-    weight = tensors.get(f"{head}.weight")
-    needed: int = getattr(model, "num_classes")  # noqa: B009
-    given = None if weight is None else weight.shape[0] if weight.shape else 0
-    if given not in (needed, None):
-        raise ValueError(
-            f"weights {where!r} have {given} classes, the model has {needed}; new_head=True draws the classifier anew"
-        )
-    return tensors
 
 
 def _checked(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
@@ -167,8 +157,9 @@ def _checked(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
     return Tensor(tensor.shape, dtype, read)
 
 
-def _new_head(model: nn.Module, head: str, seed: int) -> dict[str, Tensor]:
+def _new_head(model: nn.Module, seed: int) -> dict[str, Tensor]:
     """Draws a classifier as `model.init` does, under PyTorch's names."""
+    head = model.torch_head
     module = head.replace(".", "_")
     params = model.init(jax.random.key(seed), image_by_shape((32, 32, 3)), train=False)["params"]
     return from_memory(to_torch(model, jax.device_get({"params": {module: params[module]}})))

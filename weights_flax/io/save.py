@@ -34,18 +34,18 @@ def save_weights(
 ) -> Path:
     """Writes the variables of `model` to a file that `load_weights` and `load_model` read.
 
-    The ending of the file chooses the format: .safetensors under PyTorch's names and layouts, with a card of the
-    network; .npz under Flax's paths, with the card; .pt, .pth or .th, a state dict for
-    `torch.load(…, weights_only=True)`, and .msgpack, a tree for `flax.serialization`, without a card. The card has
-    "arch" (left out if no constructor makes such a network), "options", "num_classes" and the optional arguments. The
-    same variables give the same bytes.
+    The ending of the file chooses the format. A .safetensors file has PyTorch's names and layouts, an .npz file has
+    Flax's paths, and both have a card that describes the network. Files without a card are .pt, .pth and .th, a state
+    dict for `torch.load(…, weights_only=True)`, and .msgpack, a tree for `flax.serialization`. The card has "arch"
+    (left out if no constructor makes such a network), "options", "num_classes" and the optional arguments. The same
+    variables give the same bytes.
 
     Args:
         model: any network of either family.
         variables: {"params", "batch_stats"}.
         path: the file, which appears only when it is complete.
         class_names: one for each class.
-        mean, std: for each channel, what images with pixels from 0 to 1 are normalised with.
+        mean, std: one number a channel, to normalise images with pixels from 0 to 1.
         image_shape: (height, width, channels) of the images that the network was trained on.
         licence: of the weights.
         source: the origin of the weights.
@@ -87,9 +87,9 @@ def save_weights(
 
 
 def _write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], card: Mapping[str, Any]) -> None:
-    """Writes a file of safetensors. The card is one entry of its metadata, in JSON.
+    """Writes a file of safetensors, with the card in JSON as the only entry of its metadata.
 
-    The library writes several entries in random order, and the same weights would then not give the same file.
+    The library writes several entries in random order, so that the same weights would give different files.
 
     Raises:
         OSError: the file cannot be written: the disk is full, or the file exceeds a limit of its size.
@@ -104,14 +104,11 @@ def _write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], card: Mapp
 
 
 def _write_npz(path: Path, variables: Mapping[str, Any], card: Mapping[str, Any]) -> None:
-    leaves = jax.tree_util.tree_leaves_with_path(dict(variables))
-    arrays: dict[str, Any] = {
-        "/".join(str(key.key) for key in place): _known_to_numpy(np.asarray(leaf)) for place, leaf in leaves
-    }
+    arrays: dict[str, Any] = {}
+    for place, leaf in jax.tree_util.tree_leaves_with_path(dict(variables)):
+        value = np.asarray(leaf)
+        # .npz does not support bfloat16; float32 holds its values exactly.
+        value = value.astype(np.float32) if value.dtype.name == "bfloat16" else value
+        arrays["/".join(str(key.key) for key in place)] = value
     with path.open("wb") as file:
         np.savez(file, card=np.frombuffer(json.dumps(card).encode(), np.uint8), **arrays)
-
-
-def _known_to_numpy(value: np.ndarray) -> np.ndarray:
-    """Converts bfloat16, which .npz does not support, to float32, which holds its values exactly."""
-    return value.astype(np.float32) if value.dtype.name == "bfloat16" else value

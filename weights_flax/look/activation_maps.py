@@ -16,16 +16,16 @@ Classes = int | Sequence[int] | np.ndarray | jax.Array | None
 def class_activation_map(
     model: Any, variables: Mapping[str, Any], images: jax.Array, classes: Classes = None
 ) -> jax.Array:
-    """M_c(h, w) = Σ_k w_kc f_k(h, w), f the last map, w the classifier's weights (Zhou 2016, arXiv:1512.04150, eq. 2).
+    """Computes M_c(h, w) = Σ_k w_kc f_k(h, w) from the last map f (Zhou 2016, arXiv:1512.04150, equation 2).
 
-    The mean of M_c over all pixels, plus the class's bias, is the logit of c: M_c is each pixel's part in it. The
-    network runs in evaluation.
+    w are the classifier's weights. The mean of M_c over all pixels, plus the class's bias, is the logit of class c:
+    M_c(h, w) is the part that a pixel has in the logit. The network runs in evaluation.
 
     Args:
-        model: a `ResNet`, `PlainNet` or `DenseNet`: networks that classify the mean of their last map.
+        model: a `ResNet`, `PlainNet` or `DenseNet`, which classify the mean of their last map.
         variables: {"params", "batch_stats"} of it.
         images: (batch, height, width, channels).
-        classes: one for all images, or (batch,) one for each; None is the class of the largest logit.
+        classes: one class for all images, or (batch,) one for each; None takes the class of the largest logit.
 
     Returns:
         (batch, height, width) of the last stage's map, float32 or wider.
@@ -52,11 +52,11 @@ def class_activation_map(
 def grad_cam(
     model: Any, variables: Mapping[str, Any], images: jax.Array, classes: Classes = None, *, stage: int = -1
 ) -> jax.Array:
-    """relu(Σ_k α_k f_k(h, w)), α_k the mean over all pixels of ∂logit/∂f_k (Selvaraju 2017, arXiv:1610.02391, eq. 1-2).
+    """Computes relu(Σ_k α_k f_k(h, w)) from a stage's map f (Selvaraju 2017, arXiv:1610.02391, equations 1 and 2).
 
-    f is a stage's map; that of the last stage is the pooled one, normalised and activated. For the last stage of
-    networks that classify its mean, the result is relu(M) / pixels, M the class activation map. The network runs in
-    evaluation.
+    α_k is the mean over all pixels of ∂logit/∂f_k. The map of the last stage is taken behind its last normalisation and
+    activation, where it is pooled. For the last stage of networks that classify the mean of that map, the result is
+    relu(M) / pixels, where M is the class activation map. The network runs in evaluation.
 
     Args:
         model: a `ResNet`, `PlainNet`, `VGG` or `DenseNet`.
@@ -94,7 +94,7 @@ def _classify(bound: Any, x: jax.Array) -> jax.Array:
 
 
 def _go_on(bound: Any, x: jax.Array, index: int) -> jax.Array:
-    """Computes logits from the map of stage `index`; from the pooled map of the last stage."""
+    """Computes logits from the map of stage `index`; for the last stage, from the result of `last_map`."""
     count = stage_count(bound)
     for following in range(index + 1, count):
         x = bound.stage(x, following)

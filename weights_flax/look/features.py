@@ -50,8 +50,8 @@ def features(
         - "stage0", "stage1", …: (batch, height, width, channels), the output of each stage. A DenseNet's stage i > 0 is
           transition i and dense block i + 1; a VGG's ends with its max pool.
         - "pooled": the input of the classifier: (batch, channels), float32 or wider, the mean over the pixels of the
-          last map, which a DenseNet or a pre-activation network first normalises and activates; for a VGG (batch,
-          49 · channels), 7×7 means, channel by channel.
+          last map, which a DenseNet or a pre-activation network normalises and activates before; for a VGG (batch,
+          49 · channels), the 7×7 means of each channel.
         - "logits": (batch, num_classes), float32 or wider.
 
     Raises:

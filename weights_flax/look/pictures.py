@@ -40,8 +40,8 @@ def draw_filters(path: Path, model: nn.Module, variables: Mapping[str, Any], tit
 def draw_activation_maps(path: Path, images: np.ndarray, maps: np.ndarray, titles: Sequence[str]) -> None:
     """Draws images, and below each the same image under its activation map.
 
-    Each map is stretched to its image and divided by its largest value; negative values, which are evidence against the
-    class, are as dark as zero.
+    Each map is stretched to the size of its image and divided by its largest value. Negative values, which are evidence
+    against the class, are as dark as zero.
 
     Args:
         path: a PNG.

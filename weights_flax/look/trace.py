@@ -40,8 +40,8 @@ class Trace(NamedTuple):
     Attributes:
         closed: the jaxpr. Each layer is one operation `layer`, which stands for all that the layer computes; sums,
             concatenations and pooling are the operations of the network's own code.
-        layers: what the operations `layer` stand for.
-        parameters: the number of parameters of each module that has any of its own, by path.
+        layers: the layers that the operations `layer` stand for, by index.
+        parameters: path to number of parameters, for each module that has parameters of its own.
         modules: paths of these modules, and of the modules around them.
     """
 
@@ -62,8 +62,8 @@ class Trace(NamedTuple):
     def place_of(self, equation: core.JaxprEqn) -> tuple[str, ...]:
         """The part of a `Network` that an operation belongs to, then its modules and, last, its pool.
 
-        ("stage1", "transition1", "avg_pool_2x2_2"), out of JAX's name for the operation. That name holds methods too,
-        "stage1/DenseNet.stage/transition1/avg_pool_2x2_2", and other scopes.
+        An example is ("stage1", "transition1", "avg_pool_2x2_2"). It comes from JAX's name for the operation, which
+        holds methods and other scopes too: "stage1/DenseNet.stage/transition1/avg_pool_2x2_2".
         """
         scopes = str(equation.source_info.name_stack).split("/")
         part = next(scope for scope in scopes if scope in ("stem", "head") or scope.startswith("stage"))

@@ -7,7 +7,6 @@ epsilons is added to the running variance, so that the logits in evaluation stay
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 
 import numpy as np
 
@@ -42,7 +41,7 @@ Tensors = Mapping[str, Tensor]
 
 
 def has_layers(*layers: str) -> Callable[[Iterable[str]], bool]:
-    """Returns a test: names must include those of all these layers."""
+    """Makes a function that tells if names include those of all these layers."""
     return lambda names: set(layers) <= _layers(names)
 
 
@@ -55,12 +54,12 @@ def from_resnet(tensors: Tensors) -> dict[str, Tensor]:
             norm = _norm_behind(name)
             mean = renamed.get(f"{norm}.running_mean")
             if mean is not None and mean.shape == bias.shape:
-                renamed[f"{norm}.running_mean"] = mean.map(partial(_minus, bias))
+                renamed[f"{norm}.running_mean"] = _minus(mean, bias)
     return renamed
 
 
-def _minus(bias: Tensor, mean: np.ndarray) -> np.ndarray:
-    return mean - np.asarray(bias)
+def _minus(mean: Tensor, bias: Tensor) -> Tensor:
+    return mean.map(lambda values: values - np.asarray(bias))
 
 
 def from_densenet(tensors: Tensors) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ Networks that torchvision lacks, such as pre-activation networks, follow the sam
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import reduce
 from typing import Any, NamedTuple
 
 from layers_flax import Network
@@ -25,7 +26,7 @@ class Naming(NamedTuple):
         title: the origin.
         fits: tells if a file's names are of this origin.
         convert: returns a file's tensors under torchvision's names, in its layouts.
-        options: constructor options without which a network would compute something else with these weights.
+        options: constructor options that these weights need; with others a network would compute something else.
     """
 
     title: str
@@ -56,20 +57,15 @@ def _without_prefix(tensors: Tensors) -> Tensors:
 
 
 def _has(*parts: str) -> Callable[[Iterable[str]], bool]:
-    """Returns a test: each of the patterns must match the start of some name."""
+    """Makes a function that tells if each of the patterns matches the start of some name."""
     return lambda names: all(any(re.match(part, name) for name in names) for part in parts)
 
 
 def _renamed(*rules: tuple[str, str]) -> Callable[[Tensors], dict[str, Tensor]]:
-    def convert(tensors: Tensors) -> dict[str, Tensor]:
-        renamed = {}
-        for name, value in tensors.items():
-            for pattern, new in rules:
-                name = re.sub(pattern, new, name)
-            renamed[name] = value
-        return renamed
-
-    return convert
+    """Makes a function that renames tensors by regular expressions, one after the other."""
+    return lambda tensors: {
+        reduce(lambda name, rule: re.sub(rule[0], rule[1], name), rules, old): value for old, value in tensors.items()
+    }
 
 
 def _timm_vgg(tensors: Tensors) -> dict[str, Tensor]:
@@ -105,13 +101,11 @@ def _network_classes() -> set[type[Network]]:
 
 def _has_first_conv(names: Iterable[str]) -> bool:
     """Tells if the first convolution of a family in the table of architectures is among PyTorch's names."""
-    kinds = _network_classes()
-    return not {torch_name(("params", kind.first_conv, "kernel"), kind.torch_module) for kind in kinds}.isdisjoint(
-        names
-    )
+    first = {torch_name(("params", kind.first_conv, "kernel"), kind.torch_module) for kind in _network_classes()}
+    return not first.isdisjoint(names)
 
 
-# The blocks of the networks of 2015 end in a BatchNorm; those of Keras' ResNet v2 do not.
+# The third BatchNorm tells ResNets of 2015 from Keras' ResNet v2, whose blocks end in a convolution.
 KERAS_RESNET = keras.has_layers("conv1_conv", "conv1_bn", "conv2_block1_3_bn")
 NAMINGS = (
     Naming("Flax's ImageNet example", _has(r"params/conv_init/kernel$"), from_example, {"padding": "same"}),
