@@ -49,9 +49,9 @@ def parse(arguments: Sequence[str]) -> Options:
 
 
 def _command(name: str, hide: bool) -> Any:
-    """Makes the type of a sub-command; with `hide`, for the help, it lacks the options that the claim does not use.
+    """Makes the type of a sub-command; with `hide`, for the help, only with the options that the claim uses.
 
-    On a real command line these options are read too, so that `meant_for` can name them.
+    Without `hide` all options are read, so that `meant_for` can name those that the claim does not use.
     """
     suppress: Any = Suppress
     hidden: list[Any] = [("claim", suppress[str], name)]

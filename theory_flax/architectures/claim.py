@@ -19,12 +19,12 @@ class Layer:
     """A layer, or an addition of two.
 
     Attributes:
-        name: its path among the variables, "layer1_0/conv1"; for pools and additions, which have none, their place.
+        name: path among the variables, "layer1_0/conv1"; pools and additions, which have none, get a path too.
         kind: "conv", "fc", "batch norm", "max pool", "average pool", "global average pool" or "add".
         stage: "stem", "stage 1", … or "head".
         kernel: height and width of the window, or None.
         stride: of both axes.
-        groups: of channels that are convolved separately.
+        groups: number of groups of channels that are convolved separately.
         channels: of the output.
         size: height and width of the output; (1, 1) behind the global pool.
         parameters: the number of trainable ones.
@@ -112,7 +112,7 @@ class Shortcut:
     Attributes:
         start, end: places in `Architecture.layers` of convolutions, pools or dense layers of the main path: the
             output of `start` is added to that of `end`, or `end` reads it beside other outputs.
-        kind: of an added output "identity", "zero padding" or "projection"; of an output that is read, "concatenation".
+        kind: "identity", "zero padding" or "projection" if the output is added, "concatenation" if it is read.
     """
 
     start: int
@@ -138,7 +138,7 @@ def caption(layer: Layer) -> str:
 
 
 def by_stage(network: Architecture) -> tuple[Stage, ...]:
-    """Returns the layers of each stage; equal layers are one row, in the order of their first one."""
+    """Returns the layers of each stage; equal layers are one row, and rows are in the order of their first layers."""
     stages = []
     for name in network.stages:
         alike: dict[tuple[str, tuple[int, int], int], list[Layer]] = {}

@@ -37,7 +37,7 @@ class TracedNetwork:
 
 
 def measure(options: Options, say: Callable[[str], None]) -> tuple[TracedNetwork, ...]:
-    """Traces the networks of the paper's figure, those of the options, or the one of a run."""
+    """Traces the networks of the paper's figure, those of the options, or the network of a run."""
     if options.run is not None:
         network = of_run(options.run)
         shape = json.loads((options.run / "config.json").read_text())["image_shape"]

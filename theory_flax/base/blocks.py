@@ -1,7 +1,7 @@
 """Blocks of a real model, one by one, each compiled once for all blocks of its shape."""
 
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import lru_cache, partial, reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -25,15 +25,15 @@ class Step(NamedTuple):
     variables: Any
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """The block as the model calls it; a dense layer's output stands beside its input."""
+        """Computes the block as the model does; a dense layer's output is concatenated to its input."""
         return _advance(*self, x)
 
     def residual(self, x: jax.Array) -> jax.Array:
-        """h_l(x)."""
+        """Computes h_l(x)."""
         return branches(self.block, self.train, self.variables, x)[1]
 
     def before_join(self, y: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """A cotangent of the output y = x_{l+1}, carried to the shortcut and to the residual."""
+        """Carries a cotangent of the output y = x_{l+1} back to the shortcut and to the residual."""
         if self.join == "concatenate":
             width = self.block.growth_rate
             return cotangent[..., :-width], cotangent[..., -width:]
@@ -42,7 +42,7 @@ class Step(NamedTuple):
 
 
 def through(steps: Sequence[Step], x: jax.Array) -> jax.Array:
-    """Computes x_L from x_1. The gradient keeps only the x_l, and runs each block again."""
+    """Computes x_L from x_1. Its gradient keeps only the inputs x_l of blocks, and runs each block again."""
     for step in steps:
         x = _advance_again(*step, x)
     return x
@@ -73,14 +73,9 @@ def _advance(block: Any, kind: str, train: bool, variables: Any, x: jax.Array) -
 _advance_again = jax.checkpoint(_advance, static_argnums=(0, 1, 2))
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def _call(module: Any, train: bool, method: str, variables: Any, *arguments: Any) -> jax.Array:
-    return module.apply(variables, *arguments, train=train, method=method)
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2, 5))
-def _call_stage(module: Any, train: bool, method: str, variables: Any, x: jax.Array, index: int) -> jax.Array:
-    return module.apply(variables, x, index, train=train, method=method)
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _call(module: Any, train: bool, method: str, of_stage: tuple[int, ...], variables: Any, x: jax.Array) -> jax.Array:
+    return module.apply(variables, x, *of_stage, train=train, method=method)
 
 
 class Parts:
@@ -92,38 +87,42 @@ class Parts:
         self.count = len(self._blocks)
 
     def stem(self, images: jax.Array) -> jax.Array:
-        return _call(self._model, self._train, "stem", self._variables, images)
+        return self._call("stem", images)
 
     def head(self, x: jax.Array) -> jax.Array:
-        return _call(self._model, self._train, "head", self._variables, x)
+        return self._call("head", x)
 
     def steps(self, index: int) -> tuple[Step, ...]:
         return tuple(Step(block, kind, self._train, self._of(path)) for path, block, kind in self._blocks[index])
 
     def stage(self, x: jax.Array, index: int) -> jax.Array:
-        # A whole dense block computes each map's statistics once, which its layers one by one would not.
+        # A dense block as a whole computes the statistics of each map once; its layers one by one would repeat them.
         if self._model.join == "concatenate":
-            return self._in_stage("stage", x, index)
+            return self._call("stage", x, index)
         return through(self.steps(index), x)
 
     def enter(self, x: jax.Array, index: int) -> jax.Array:
-        """The input of a stage to that of its first block: a DenseNet has a transition between them."""
-        return self._in_stage("enter", x, index) if index > 0 and self._model.join == "concatenate" else x
+        """Computes the input of a stage's first block from the input of the stage, by a DenseNet's transition."""
+        return self._call("enter", x, index) if index > 0 and self._model.join == "concatenate" else x
 
-    def _in_stage(self, method: str, x: jax.Array, index: int) -> jax.Array:
-        return _call_stage(self._model, self._train, method, self._variables, x, index)
+    def logits(self, x: jax.Array, index: int) -> jax.Array:
+        """Computes the logits from the input of stage `index`, or from the output of the last stage."""
+        for later in range(index, self.count):
+            x = self.stage(x, later)
+        return self.head(x)
+
+    def _call(self, method: str, x: jax.Array, *of_stage: int) -> jax.Array:
+        return _call(self._model, self._train, method, of_stage, self._variables, x)
 
     def _of(self, path: tuple[str, ...]) -> Any:
         def inner(tree: Any) -> Any:
-            for name in path:
-                tree = tree.get(name, {})
-            return tree
+            return reduce(lambda part, name: part.get(name, {}), path, tree)
 
         return {collection: inner(tree) for collection, tree in self._variables.items()}
 
 
 def _plain(model: Any) -> Any:
-    """The model without options that change no number here, and would keep blocks from sharing programs."""
+    """Removes options that change no number here, but would keep blocks from sharing programs."""
     options: dict[str, Any] = dict(remat=False, axis_name=None)
     options |= {name: 0.0 for name in ("drop_path", "dropout") if hasattr(model, name)}
     return model.clone(**options, parent=None, name=None)
@@ -131,13 +130,13 @@ def _plain(model: Any) -> Any:
 
 @lru_cache(maxsize=64)
 def _blocks_of(model: Any) -> tuple[tuple[tuple[tuple[str, ...], nn.Module, str], ...], ...]:
-    """For each stage: each block's path among the variables, the block, and how it joins."""
+    """Returns for each stage its blocks: path among the variables, the block, and its kind of join."""
     stages = model.bind({}).stages
     return tuple(tuple((block.path, _free(block), model.join) for block in blocks) for blocks in stages)
 
 
 def _free(module: Any) -> Any:
-    """Makes a module that equals its neighbours with the same options."""
-    # The `partial` that makes the drop layer would equal only itself.
+    """Makes a module that is equal to all others with the same options."""
+    # The `partial` that makes the drop layer equals only itself, so the class's own default replaces it.
     options = {"drop": type(module).drop} if hasattr(type(module), "drop") else {}
     return module.clone(parent=None, name=None, **options)

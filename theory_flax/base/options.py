@@ -24,7 +24,7 @@ class Options:
     run: Path | None = None
     """The folder of a training run of train.py, whose network is measured."""
     quick: bool = False
-    """Take minutes on a laptop; without this option the claim is measured as thoroughly as in the paper."""
+    """Measure in minutes on a laptop; without this option the claim is measured as thoroughly as in the paper."""
     data: str = "digits"
     """Data set, as train.py takes it."""
     data_dir: Path | None = None

@@ -29,7 +29,7 @@ def as_json(value: Any) -> Any:
 
 
 def save_result(result: Any, path: Path, **about: Any) -> None:
-    """Writes a result to a file behind the fields `about` it, whole or not at all."""
+    """Writes the fields `about`, then the result, to a file that appears only when it is complete."""
     text = json.dumps(as_json({**about, "result": result}), indent=1)
     with whole_file(path) as file:
         file.write_text(text + "\n")

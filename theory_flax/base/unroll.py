@@ -5,7 +5,7 @@ compiled program, so that a thousand layers compile as fast as their three kinds
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -24,8 +24,8 @@ class Unrolled(NamedTuple):
     post-activation ones x_{l+1} = relu(x_l + h_l(x_l)); in a DenseNet x_{l+1} is x_l and h_l(x_l) side by side.
 
     Attributes:
-        x1: output of the stage's first block, (batch, height, width, channels); in a DenseNet, its block's input.
-        residuals: the pure functions h_l, one for each following block (in a DenseNet: for each layer).
+        x1: output of the stage's first block, (batch, height, width, channels); in a DenseNet the dense block's input.
+        residuals: the pure functions h_l, one for each following block, or for each layer of a DenseNet's block.
         loss_of: x_L to the mean cross-entropy, a scalar.
     """
 
@@ -71,69 +71,44 @@ def unroll(
 
 
 def walk(
-    model: nn.Module, variables: Any, images: jax.Array, labels: jax.Array, *, stage: int | None, train: bool = False
-) -> Walk:
-    """Takes a stage apart like `unroll`, but into whole blocks."""
-    check(model, stage, train)
-    return _walk(model, variables, images, labels, stage, train, after_first=stage is not None)
-
-
-def walk_stage(
-    model: nn.Module, variables: Any, images: jax.Array, labels: jax.Array, *, stage: int, train: bool = False
-) -> Walk:
-    """Takes a stage apart like `walk`, with the first block among its steps; plain networks too."""
-    check(model, stage, train, plain=True)
-    return _walk(model, variables, images, labels, stage, train, after_first=False)
-
-
-def _walk(
     model: nn.Module,
     variables: Any,
     images: jax.Array,
     labels: jax.Array,
-    stage: int | None,
-    train: bool,
     *,
-    after_first: bool,
+    stage: int | None,
+    train: bool = False,
+    all_blocks: bool = False,
 ) -> Walk:
+    """Takes a stage apart like `unroll`, but into whole blocks.
+
+    With `all_blocks` the stage's first block is one of the steps, and the network may be plain.
+    """
+    check(model, stage, train, plain=all_blocks)
     parts = Parts(model, variables, train)
     labels = jnp.asarray(labels)
-
-    def rest(x: jax.Array, after: int) -> jax.Array:
-        for index in range(after, parts.count):
-            x = parts.stage(x, index)
-        return cross_entropy(parts.head(x), labels)
-
     x = parts.stem(images)
     first = 0 if stage is None else stage
     last = parts.count - 1 if stage is None else stage
     for index in range(first):
         x = parts.stage(x, index)
-    loss_of = partial(rest, after=last + 1)
     x = parts.enter(x, first)
     steps = tuple(step for index in range(first, last + 1) for step in parts.steps(index))
-    if after_first and getattr(model, "join", None) != "concatenate":
+    if stage is not None and not all_blocks and getattr(model, "join", None) != "concatenate":
         x, steps = steps[0](x), steps[1:]
-    return Walk(x, steps, loss_of)
+    return Walk(x, steps, lambda x: cross_entropy(parts.logits(x, last + 1), labels))
 
 
+@dataclass(frozen=True)
 class OwnResidual:
     """A block x + h(x) of the reader's own function h."""
 
+    h: Callable[[jax.Array], jax.Array]
     shortcut = "B"
-
-    def __init__(self, h: Callable[[jax.Array], jax.Array]):
-        self._h = h
-
-    def __hash__(self) -> int:
-        return hash(self._h)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, OwnResidual) and other._h == self._h
 
     def branches(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The shortcut and the residual, like those of a residual block."""
-        return x, self._h(x)
+        return x, self.h(x)
 
     def apply(self, variables: Any, x: jax.Array, train: bool, method: str | None = None) -> Any:
         """Computes the block; called like the `apply` of a module without variables."""
@@ -152,8 +127,8 @@ def walk_of(
 def by_blocks(model: nn.Module, variables: Any, *, train: bool = False) -> Callable[[jax.Array], jax.Array]:
     """Makes a function from images to logits of the model's own parts, with a compiled program for each kind of block.
 
-    It works for networks without shortcuts too. Differentiate it outside of `jax.jit`, which would compile the whole
-    network as one program again.
+    Networks without shortcuts are allowed too. Differentiate the function outside of `jax.jit`, which would compile the
+    whole network as one program again.
 
     Args:
         model: a `ResNet`, `PlainNet` or `DenseNet`.
@@ -166,25 +141,17 @@ def by_blocks(model: nn.Module, variables: Any, *, train: bool = False) -> Calla
     if not isinstance(model, Network) or model.join is None:
         raise ValueError(f"blocks are known of ResNet, PlainNet and DenseNet; given {type(model).__name__}")
     parts = Parts(model, variables, train)
-
-    def logits_of(images: jax.Array) -> jax.Array:
-        x = parts.stem(images)
-        for index in range(parts.count):
-            x = parts.stage(x, index)
-        return parts.head(x)
-
-    return logits_of
+    return lambda images: parts.logits(parts.stem(images), 0)
 
 
 def check(model: nn.Module, stage: int | None, train: bool, *, plain: bool = False) -> None:
-    """Raises ValueError unless `model` has shortcuts (or is `plain`), the same ones each time, and the stage."""
+    """Raises ValueError unless `model` has the stage and shortcuts (or `plain`), and drops nothing in train mode."""
     if not isinstance(model, Network) or model.join is None or not (model.has_shortcuts or plain):
         raise ValueError(f"the identity needs shortcuts: a ResNet or a DenseNet; {type(model).__name__} has none")
-    dropped = {name: getattr(model, name, 0.0) for name in ("drop_path", "dropout")}
-    for name, rate in dropped.items():
-        if train and rate:
-            raise ValueError(f"in train mode {name} would draw another network each time; it must be 0, not {rate}")
-    count = len(getattr(model, "stage_sizes"))  # noqa: B009
+    for name in ("drop_path", "dropout"):
+        if train and (share := getattr(model, name, 0.0)):
+            raise ValueError(f"in train mode {name} would draw another network each time; it must be 0, not {share}")
+    count = len(model.stage_sizes)
     if stage is None and model.join == "concatenate":
         raise ValueError(f"a DenseNet is taken apart by dense blocks: stage 0 to {count - 1}; given None")
     if stage is not None and not 0 <= stage < count:
@@ -192,5 +159,5 @@ def check(model: nn.Module, stage: int | None, train: bool, *, plain: bool = Fal
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """The mean over a batch."""
+    """The mean cross-entropy over a batch."""
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()

@@ -1,9 +1,9 @@
 """Deeper plain networks train worse, and residual ones do not (He 2015, sections 1 and 4.2, figures 1 and 6).
 
 The deeper network could copy the shallow one and leave its other layers at the identity, so that its training loss need
-not be higher. The loss is higher all the same. Overfitting is not the reason, because that would raise the test error
-alone; nor do gradients vanish: with BatchNorm they reach the first layer (section 4.1). The same layers with shortcuts
-do not degrade.
+not be higher. The loss is higher all the same. Overfitting is not the reason, because it would raise the test error
+alone. Vanishing gradients are not the reason either: with BatchNorm, gradients reach the first layer (section 4.1).
+The same layers with shortcuts do not degrade.
 
 Under BatchNorm a kernel W and any multiple of W make the same network, but the gradient shrinks as the kernel grows:
 ∂L/∂(cW) = (∂L/∂W) / c. The measure of how much a layer can learn is therefore ‖W‖ ‖∂L/∂W‖, which does not depend on the
@@ -55,9 +55,9 @@ class NetworkRuns:
     Attributes:
         name: of the network.
         rate: the learning rate with the least mean final loss.
-        tried: (rates, seeds) the final loss at every learning rate.
+        tried: (learning rates, seeds) the final loss at every learning rate.
         loss, error: (seeds, windows) of training, as in `Training`.
-        final_loss, final_error, test_error: (seeds,); final is the mean of the last windows.
+        final_loss, final_error, test_error: (seeds,); the final ones are means of the last windows.
         gradient_norms, scaled_norms, first_norms: as in `Training`, means over seeds.
         first_layer: (seeds, 3) for the first layer: ‖∂L/∂W‖ at the first step, and the means of ‖∂L/∂W‖ and of
             ‖W‖ ‖∂L/∂W‖ over the second half of the training.
@@ -126,8 +126,8 @@ def degradation(
 ) -> Degradation:
     """Trains two pairs of a shallow and a deeper network, each at its own best learning rate, and compares the pairs.
 
-    Every network is trained at every learning rate from every seed, so that no depth has an advantage by a learning
-    rate that suits it alone.
+    Every network is trained at every learning rate from every seed, because one learning rate for all could suit one of
+    the depths better.
 
     Args:
         train: (network, learning rate, seed) → `Training`: the same data, order and steps for all networks of a seed.
@@ -142,24 +142,24 @@ def degradation(
     for name, values in (("rates", rates), ("seeds", seeds)):
         if not values or len(set(values)) < len(values):
             raise ValueError(f"{name} must be at least one, and none twice; given {list(values)}")
-    found = {name: _best(train, name, rates, seeds) for name in (*plain, *residual)}
-    flat, skip = ((found[shallow], found[deep]) for shallow, deep in (plain, residual))
+    runs = {name: _best(train, name, rates, seeds) for name in (*plain, *residual)}
+    flat, skip = ((runs[shallow], runs[deep]) for shallow, deep in (plain, residual))
     plain_loss, residual_loss = (deep.final_loss - shallow.final_loss for shallow, deep in (flat, skip))
     excess = estimate(residual_loss - plain_loss / 10)
     return Degradation(tuple(rates), tuple(seeds), flat, skip, _gap(flat), _gap(skip), excess)
 
 
 def _best(
-    train: Callable[[str, float, int], Training], name: str, rates: Sequence[float], seeds: Sequence[int]
+    train: Callable[[str, float, int], Training], name: str, learning_rates: Sequence[float], seeds: Sequence[int]
 ) -> NetworkRuns:
-    runs = [[train(name, rate, seed) for seed in seeds] for rate in rates]
+    runs = [[train(name, learning_rate, seed) for seed in seeds] for learning_rate in learning_rates]
     tried = np.array([[run.final_loss for run in row] for row in runs])
     best = int(tried.mean(1).argmin())
     loss, error, norms, scaled, first, test_error = map(np.array, zip(*runs[best], strict=True))
     late = slice(loss.shape[1] // 2, None)
     return NetworkRuns(
         name=name,
-        rate=rates[best],
+        rate=learning_rates[best],
         tried=tried,
         loss=loss,
         error=error,

@@ -15,7 +15,7 @@ from common_flax.files import whole_file
 from theory_flax.base.options import Options
 from theory_flax.degradation.claim import Degradation, Training, degradation, kernel_paths
 from theory_flax.experiments.networks import dataset_of, error_on
-from theory_flax.experiments.setting import PLAIN, RESIDUAL, Setting, rate_in, setting_of, training_on
+from theory_flax.experiments.setting import PLAIN, RESIDUAL, Setting, learning_rate_in, setting_of, training_on
 from training_flax import Dataset, Split
 
 # Test errors in %: of plain networks read off the curves of figure 6, of residual ones from table 6.
@@ -46,18 +46,19 @@ def measure(options: Options, say: Callable[[str], None]) -> Report:
     # Networks are trained one after the other, so the compiled programs of one network are enough in memory.
     training = lru_cache(maxsize=1)(lambda name: training_of(name, setting, dataset, say))
 
-    def train(name: str, rate: float, seed: int) -> Training:
-        file = kept / f"{name}-rate{rate:g}-seed{seed}.npz"
+    def train(name: str, learning_rate: float, seed: int) -> Training:
+        file = kept / f"{name}-rate{learning_rate:g}-seed{seed}.npz"
         run = None if options.quick else load(file, setting)
         if run is None:
-            run = training(name)(rate, seed)
+            run = training(name)(learning_rate, seed)
             if not options.quick:
                 keep(file, setting, run)
-        say(f"{name} rate {rate:g} seed {seed}: training loss {run.final_loss:.4f}, test error {run.test_error:.1%}")
+        end = f"training loss {run.final_loss:.4f}, test error {run.test_error:.1%}"
+        say(f"{name} learning rate {learning_rate:g} seed {seed}: {end}")
         return run
 
-    rates = (0.1, 0.03, 0.01) if options.quick else (0.1,)
-    found = degradation(train, plain=PLAIN, residual=RESIDUAL, rates=rates, seeds=seeds)
+    learning_rates = (0.1, 0.03, 0.01) if options.quick else (0.1,)
+    found = degradation(train, plain=PLAIN, residual=RESIDUAL, rates=learning_rates, seeds=seeds)
     published = None if options.quick or options.data == "digits" else HE2015
     return Report(setting, found, published)
 
@@ -70,9 +71,10 @@ def training_of(
     images, labels = cast(Split, dataset.test)
     test = Split(images[:, :: setting.every, :: setting.every], labels)
 
-    def run(rate: float, seed: int) -> Training:
+    def run(learning_rate: float, seed: int) -> Training:
         windows, norms = [], []
-        moments = training(steps=setting.steps, every=setting.window, rate=rate_in(setting, rate), seed=seed)
+        schedule = learning_rate_in(setting, learning_rate)
+        moments = training(steps=setting.steps, every=setting.window, learning_rate=schedule, seed=seed)
         last = next(moments)
         leaves = jax.tree_util.tree_leaves_with_path(last.variables["params"])
         paths = [tuple(key.key for key in path) for path, _ in leaves]

@@ -66,14 +66,15 @@ def _bars(axes: Axes, networks: tuple[NetworkRuns, ...], published: dict[str, fl
 
 
 def summary(report: Report) -> list[str]:
-    """Says the result in lines."""
+    """Describes the result in lines of text."""
     found = report.found
     lines = []
     for network in (*found.plain, *found.residual):
         published = f"; He 2015 about {report.published[network.name]:g} %" if report.published else ""
         lines.append(
-            f"{network.name} at its best rate {network.rate:g}: training loss {network.final_loss.mean():.4f}, "
-            f"training error {network.final_error.mean():.1%}, test error {network.test_error.mean():.1%}{published}"
+            f"{network.name} at its best learning rate {network.rate:g}: "
+            f"training loss {network.final_loss.mean():.4f}, training error {network.final_error.mean():.1%}, "
+            f"test error {network.test_error.mean():.1%}{published}"
         )
     for name, gap in (("plain", found.plain_gap), ("residual", found.residual_gap)):
         lines.append(

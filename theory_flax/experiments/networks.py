@@ -23,7 +23,7 @@ class NamedNetwork(NamedTuple):
 
 
 def of_run(run: Path) -> NamedNetwork:
-    """The network of a training run, by its newest checkpoint; a ValueError of one line if there is none."""
+    """Loads the network of a training run from its newest checkpoint; ValueError of one line if there is none."""
     model, variables = restore(run)
     return NamedNetwork(read_run(run).options["arch"], model, variables)
 
@@ -53,7 +53,7 @@ def some(part: Any, count: int, seed: int = 0) -> Split:
 
 
 def images_of(dataset: Dataset, count: int, *, test: bool = False, seed: int = 0) -> tuple[jax.Array, jax.Array]:
-    """Images as `some` draws them, normalised, (count, height, width, channels), and their labels."""
+    """Draws images as `some` does: normalised, (count, height, width, channels), and their labels."""
     part = some(dataset.test if test else dataset.train, count, seed)
     return normalise(jnp.asarray(part.images), dataset.mean, dataset.std), jnp.asarray(part.labels)
 

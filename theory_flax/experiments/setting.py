@@ -65,6 +65,6 @@ def training_on(dataset: Dataset, name: str, setting: Setting) -> tuple[Any, Cal
     return model, make_training(model, images, labels, batch_size=setting.batch_size, show=show)
 
 
-def rate_in(setting: Setting, rate: float) -> Callable[[int], float]:
-    """Returns the learning rate of each step of a training that begins with the learning rate `rate`."""
-    return lambda step: rate / 10 ** sum(step >= at for at in setting.decay_at)
+def learning_rate_in(setting: Setting, first: float) -> Callable[[int], float]:
+    """Returns the schedule of a training: the learning rate of each step, from `first` on."""
+    return lambda step: first / 10 ** sum(step >= at for at in setting.decay_at)

@@ -1,6 +1,7 @@
-"""Short trainings by SGD with momentum, which give the network and its metrics on the way."""
+"""Short trainings by SGD with momentum that give the network and its metrics every few steps."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,11 +10,12 @@ import numpy as np
 import optax
 from flax import linen as nn
 
+from common_flax.renamed import renamed_keyword
 from training_flax import TrainMetrics, TrainState, batch_indices, make_train_step, start_state
 from training_flax.learn.state import run_keys
 
 LearningRate = float | Callable[[int], Any]
-"""A number, or one for each step, as Optax's schedules."""
+"""A number, or a function of the step, like a schedule of Optax."""
 
 
 class Moment(NamedTuple):
@@ -22,12 +24,11 @@ class Moment(NamedTuple):
     step: int
     variables: Any  # {"params", "batch_stats"} after this step
     metrics: TrainMetrics | None  # of the steps since the last moment, each (steps,); None before the first
-    gradient_norms: np.ndarray | None = (
-        None  # (steps, parameter arrays): ‖∂L/∂w‖, as jax.tree.leaves; None before the first
-    )
+    gradient_norms: np.ndarray | None = None  # (steps, parameter arrays) ‖∂L/∂w‖, in the order of jax.tree.leaves
     weight_norms: np.ndarray | None = None  # the same shape: ‖w‖ before each of these steps
 
 
+@partial(renamed_keyword, rate="learning_rate")
 def train(
     model: nn.Module,
     images: jax.Array,
@@ -35,7 +36,7 @@ def train(
     *,
     steps: int,
     every: int,
-    rate: LearningRate = 0.1,
+    learning_rate: LearningRate = 0.1,
     batch_size: int = 64,
     momentum: float = 0.9,
     weight_decay: float = 1e-4,
@@ -44,7 +45,7 @@ def train(
 ) -> Iterator[Moment]:
     """Trains a network once on images in memory; see `make_training`."""
     training = make_training(model, images, labels, batch_size=batch_size, momentum=momentum, weight_decay=weight_decay)
-    return training(steps=steps, every=every, rate=rate, seed=seed, variables=variables)
+    return training(steps=steps, every=every, learning_rate=learning_rate, seed=seed, variables=variables)
 
 
 def make_training(
@@ -70,26 +71,26 @@ def make_training(
         show: a pure function (key, images of a batch) → the images that the network sees.
 
     Returns:
-        The function (steps, every, rate, seed, variables) → moments: the first before the first step, then one after
-        `every` steps each. `rate` is the learning rate. The training starts from `variables`; if they are None, from
-        parameters drawn by `seed`. `seed` also draws the order of examples, which is train.py's.
+        The function (steps, every, learning_rate, seed, variables) → moments: the first before the first step, then
+        one after `every` steps each. The training starts from `variables`; if they are None, from parameters drawn by
+        `seed`. `seed` also draws the order of examples, as in train.py.
     """
 
-    def optimizer(rate: Any) -> optax.GradientTransformation:
-        return optax.chain(_note_norms(), optax.add_decayed_weights(weight_decay), optax.sgd(rate, momentum))
+    def optimizer(learning_rate: Any) -> optax.GradientTransformation:
+        return optax.chain(_note_norms(), optax.add_decayed_weights(weight_decay), optax.sgd(learning_rate, momentum))
 
-    def step(state: TrainState, images: jax.Array, labels: jax.Array, batch: jax.Array, rate: jax.Array):
+    def step(state: TrainState, images: jax.Array, labels: jax.Array, batch: jax.Array, learning_rate: jax.Array):
         images, labels = images[batch], labels[batch]
         if show is not None:
             images = show(jax.random.fold_in(state.key, state.step), images)
-        return make_train_step(model, optimizer(rate))(state, images, labels)
+        return make_train_step(model, optimizer(learning_rate))(state, images, labels)
 
     seen = jnp.zeros((1, *images.shape[1:]), images.dtype if show is None else jnp.float32)
     start = jax.jit(lambda variables, key: start_state(variables, optimizer(0.0), key))
     step = jax.jit(step, donate_argnums=0)
 
     def training(
-        *, steps: int, every: int, rate: LearningRate = 0.1, seed: int = 0, variables: Any = None
+        *, steps: int, every: int, learning_rate: LearningRate = 0.1, seed: int = 0, variables: Any = None
     ) -> Iterator[Moment]:
         params_key, run_key = run_keys(jax.random.key(seed))
         first = model.init(params_key, seen, train=False) if variables is None else jax.tree.map(jnp.array, variables)
@@ -99,7 +100,7 @@ def make_training(
             noted = []
             for at in range(first, min(first + every, steps)):
                 batch = batch_indices(at, batch_size, len(labels), seed)
-                now = rate(at) if callable(rate) else rate
+                now = learning_rate(at) if callable(learning_rate) else learning_rate
                 state, metrics = step(state, images, labels, jnp.asarray(batch), jnp.float32(now))
                 noted.append((metrics, jnp.copy(state.opt_state[0])))
             metrics, norms = jax.tree.map(lambda *leaves: np.stack(leaves), *jax.device_get(noted))

@@ -21,7 +21,7 @@ from flax import linen as nn
 
 from densenet_flax import DenseNet
 from resnet_flax import BasicBlock, PlainNet, ResNet
-from theory_flax.base.unroll import walk_stage
+from theory_flax.base.unroll import walk
 from theory_flax.gradient_identity.claim import both_ways
 
 
@@ -33,8 +33,8 @@ class Supervision:
         total: ‖∂L/∂h_l‖.
         direct: norm of the part that comes from the stage's end through concatenations or shortcuts alone.
         through_layers: norm of the rest, which has passed at least one later layer.
-        direct_share: the share of ‖∂L/∂h_l‖ that the direct part contributes, ⟨direct, total⟩ / ‖total‖²; 1 for the
-            last layer, over 1 where the rest points against the direct part.
+        direct_share: the share of ‖∂L/∂h_l‖ that the direct part contributes, ⟨direct, total⟩ / ‖total‖². It is 1 for
+            the last layer, and over 1 where the rest points against the direct part.
     """
 
     total: np.ndarray
@@ -53,7 +53,7 @@ def supervision(
 
     Args, errors: as `theory_flax.unroll`. The model may be a `PlainNet` too, and the stage's first block is included.
     """
-    start = walk_stage(model, variables, images, labels, stage=stage, train=train)
+    start = walk(model, variables, images, labels, stage=stage, train=train, all_blocks=True)
     rows = [_row(*at_residual) for _, at_residual in both_ways(start) if at_residual]
     return Supervision(*np.array(rows[::-1]).T)
 
@@ -69,8 +69,8 @@ def of_same_depth(model: nn.Module) -> tuple[ResNet, PlainNet]:
     """Makes a residual and a plain network with as many convolutions in each stage as a DenseNet has in each block.
 
     A residual or plain block has two convolutions, as a dense layer with a bottleneck has. Dense layers without a
-    bottleneck count two for a block, rounded up. The shortcuts have no parameters (He 2015, option A), so that both
-    networks take the same variables.
+    bottleneck have one, so that one block replaces two of them; an odd number is rounded up. The shortcuts have no
+    parameters (He 2015, option A), so that both networks take the same variables.
 
     Raises:
         ValueError: the model is not a DenseNet.

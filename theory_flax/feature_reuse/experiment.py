@@ -38,8 +38,8 @@ class Size(NamedTuple):
 
 
 # Huang's weight decay of 1e-4 needs 10⁵ steps to remove the initial weights: after a short training the figure would
-# show the initialisation, where all sources weigh the same. Normalised layers learn as well under a larger decay; from
-# about .08 on dense networks collapse.
+# show the initialisation, where all sources weigh the same. Normalised layers learn as well with more weight decay, but
+# dense networks collapse from about .08 on.
 QUICK = Size(seeds=3, steps=300, decay=0.03, pixels=8, growth_rates=(), widths=(16,), batch=32, deepest=110)
 WHOLE = Size(
     seeds=5, steps=3000, decay=0.005, pixels=16, growth_rates=(3, 6, 24), widths=(4, 8, 16, 32), batch=64, deepest=1202
@@ -53,7 +53,7 @@ class Point:
     Attributes:
         name, kind: the network's name, and "DenseNet" or "ResNet".
         parameters, multiply_adds: of the network on one image.
-        error: test error in %, over seeds; or published.
+        error: test error in %, over seeds or as published.
         source: the data set or the paper's table of the error.
     """
 
@@ -72,7 +72,7 @@ class Supervised:
     Attributes:
         name, kind: the network's name, and "DenseNet", "ResNet" or "plain".
         when: "at initialisation" or "trained".
-        depth: (layers,) convolutions up to and with each layer's last, of all stages.
+        depth: (layers,) for each layer of all stages, the number of convolutions up to its output.
         stages: for each stage, each seed's gradients in it.
     """
 
@@ -119,7 +119,7 @@ class _Networks(NamedTuple):
 
 
 def measure(options: Options, say: Callable[[str], None]) -> Report:
-    """Measures weights, gradients and cost of a DenseNet that is trained from several seeds, or of a run's network."""
+    """Measures weights, gradients and cost of a DenseNet trained from several seeds, or of the network of a run."""
     size = QUICK if options.quick else WHOLE
     found = _train_all(options, size, say) if options.run is None else _of_run(options.run, options)
     begins, ends = (
@@ -162,7 +162,7 @@ def _train_all(options: Options, size: Size, say: Callable[[str], None]) -> _Net
     networks |= {f"resnet20, width {width}": ("resnet20", dict(width=width)) for width in size.widths}
     images, test = images_of(dataset, 10_000), some(dataset.test, 2_000)
 
-    def rate(step: int) -> float:
+    def learning_rate(step: int) -> float:
         return 0.1 / 2 * (1 + math.cos(math.pi * (step / size.steps)))
 
     models, moments, points = [], [], []
@@ -170,7 +170,7 @@ def _train_all(options: Options, size: Size, say: Callable[[str], None]) -> _Net
         model = build_model(of, num_classes=len(dataset.class_names), **changed)
         training = make_training(model, *images, batch_size=size.batch, weight_decay=size.decay)
         runs = (
-            training(steps=size.steps, every=size.steps, rate=rate, seed=seed)
+            training(steps=size.steps, every=size.steps, learning_rate=learning_rate, seed=seed)
             for seed in range(options.seeds or size.seeds)
         )
         before, after = zip(*([moment.variables for moment in run] for run in runs), strict=True)
@@ -213,7 +213,7 @@ def _gradients(
 ) -> Supervised:
     dense, sizes = model.join == "concatenate", model.stage_sizes
     convolutions = 1 if getattr(model, "bottleneck_width", 4) is None else 2
-    # With dropout each gradient would be that of another network.
+    # With dropout each gradient would belong to another random network.
     model = model.clone(**({"dropout": 0.0} if dense else {}))
     stages = tuple(
         tuple(supervision(model, of_seed, images, labels, stage=stage, train=True) for of_seed in variables)
@@ -225,7 +225,7 @@ def _gradients(
 
 
 def _published(deepest: int) -> tuple[Point, ...]:
-    """The networks of the papers' tables with at most `deepest` layers."""
+    """Returns the networks of the papers' tables with at most `deepest` layers."""
     points = []
     for published in PUBLISHED:
         if int(re.findall(r"\d+", published.arch)[0]) <= deepest:

@@ -100,7 +100,7 @@ def _draw_points(axes: Axes, points: Sequence[Point], cost: str) -> None:
 
 
 def summary(report: Report) -> list[str]:
-    """Says the result in lines; without intervals if there is one seed."""
+    """Describes the result in lines of text, without intervals if there is one seed."""
     lines = []
     words = {
         "input_row": "weight on the block's input, over that on its layers",

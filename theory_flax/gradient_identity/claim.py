@@ -7,7 +7,7 @@ In a stage of pre-activation blocks x_L = x_1 + Σ h_l(x_l). With g = ∂L/∂x_
 where h_l(x_l) is a function of x_1 through all blocks before. In other networks the "1" is the part of g that the
 shortcuts alone carry from x_L to x_1, and g in c_l becomes the part that they carry to the place where h_l is added:
 
-- in post-activation blocks, x_{l+1} = relu(x_l + h_l(x_l)), it passes the masks of the ReLUs;
+- in post-activation blocks, x_{l+1} = relu(x_l + h_l(x_l)), this part passes the masks of the ReLUs;
 - in projections, where shapes change, it passes their transposes;
 - in a DenseNet, x_{l+1} = [x_l, h_l(x_l)], it is the channels of g that belong to x_0, or to the output of layer l.
 """
@@ -26,7 +26,7 @@ from flax import linen as nn
 from theory_flax.base.blocks import Step, branches, join
 from theory_flax.base.unroll import Walk, walk, walk_of
 
-ROWS = 4  # cotangents that a block pulls back in one call, always as many, so that blocks of a kind share a program
+ROWS = 4  # cotangents in one call, always the same number, so that blocks of a kind share a program
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class GradientIdentity:
         shares: (blocks,) the share of ‖total‖ that each c_l contributes, ⟨c_l, total⟩ / ‖total‖²; by one forward-mode
             pass.
         identity_share: the same for `identity`; with `shares` it adds up to 1.
-        plain_error: of post-activation stages, ‖total − g − Σ (∂h_l(x_l)/∂x_1)ᵀ g‖ / ‖total‖: the error of the
-            identity without masks. 0 up to rounding in pre-activation stages; None where shortcuts are not the
+        plain_error: ‖total − g − Σ (∂h_l(x_l)/∂x_1)ᵀ g‖ / ‖total‖, the error of the identity without the masks of
+            post-activation stages; 0 up to rounding in pre-activation stages, None where shortcuts are not the
             identity.
     """
 
@@ -84,7 +84,7 @@ def gradient_identity_of(
 def _take_apart(start: Walk) -> GradientIdentity:
     total = jax.grad(start.loss_from)(start.x1)
     _, steps = backwards(start)
-    # The real model gives its x_L to the last bit; BatchNorm of few values is so steep that rounding changes g.
+    # g is taken at the real model's own x_L, because BatchNorm of few values is so steep that rounding would change g.
     g = jax.grad(start.loss_of)(jax.vjp(start.whole, start.x1)[0])
     plain = all(_adds_its_input(step, x) for step, x, _ in steps)
     # Three kinds of cotangents go from x_L to x_1: the part of g that the shortcuts carry; Σ (∂h_l(x_l)/∂x)ᵀ g over
@@ -209,7 +209,7 @@ def both_ways(start: Walk) -> Iterator[tuple[Sequence[jax.Array], Sequence[jax.A
     """Takes two cotangents from x_L to x_1: the whole gradient, and the part that only shortcuts carry.
 
     Yields:
-        Both at x_L, with nothing; then for each block, last to first, both at its input, and both at its residual.
+        Both at x_L, and an empty tuple; then for each block, last to first, both at its input and both at its residual.
     """
     last, steps = backwards(start)
     total = along = jax.grad(start.loss_of)(last)

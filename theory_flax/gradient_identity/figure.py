@@ -60,7 +60,7 @@ def where(report: Report) -> str:
 
 
 def summary(report: Report) -> list[str]:
-    """Says the result in lines."""
+    """Describes the result in lines of text."""
     lines = []
     for dtype in ("float64", "float32"):
         worst = max((error for error in report.errors if error.dtype == dtype), key=lambda error: error.error)

@@ -34,7 +34,7 @@ class StackRuns:
         error: (seeds, windows) ‖f(x) − x‖² / ‖x − mean‖² on new inputs, mean over windows of steps: 0 is the identity,
             1 is as good as a constant. The blocks normalise by the batch, as in training.
         final_error: (seeds,) of the last window.
-        tried: (rates, seeds) the final error at every learning rate; infinite if it is nan.
+        tried: (learning rates, seeds) the final error at every learning rate; infinite where it is nan.
         branches_before, branches_after: (seeds, blocks) ‖h(x)‖ / ‖x‖ of each block's branch h and input x.
     """
 
@@ -87,7 +87,7 @@ def identity_mapping(
     because a ReLU cannot return them. From one seed both kinds start with the same parameters and see the same inputs.
 
     Args:
-        block: `BasicBlock`, `BottleneckBlock` or their pre-activation twins.
+        block: `BasicBlock`, `BottleneckBlock`, or their pre-activation twins.
         counts: numbers of blocks in the stacks.
         rates, seeds: every stack is trained at every learning rate from every seed.
         steps: of the optimizer.
@@ -114,7 +114,8 @@ def identity_mapping(
     shape = (batch_size, size, size, features * block.expansion)
 
     def learn(module: Any, count: int) -> StackRuns:
-        runs = [[_run(module, count, shape, steps, optimizer, rate, seed) for seed in seeds] for rate in rates]
+        train = partial(_run, module, count, shape, steps, optimizer)
+        runs = [[train(learning_rate, seed) for seed in seeds] for learning_rate in rates]
         windows = [[errors.reshape(-1, window).mean(1) for errors, _, _ in row] for row in runs]
         tried = np.nan_to_num([[errors[-1] for errors in row] for row in windows], nan=np.inf)
         best = int(tried.mean(1).argmin())
@@ -128,7 +129,7 @@ def identity_mapping(
 
 
 def _run(
-    block: Any, count: int, shape: tuple[int, ...], steps: int, optimizer: Optimizer, rate: float, seed: int
+    block: Any, count: int, shape: tuple[int, ...], steps: int, optimizer: Optimizer, learning_rate: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Trains one stack; returns its error at each step, and the sizes of its branches before and after."""
     first, data = jax.random.split(jax.random.key(seed))
@@ -138,7 +139,7 @@ def _run(
     before, errors = branch_sizes(block, variables, shown), []
     for key in jax.random.split(data, steps):
         x = inputs(block, key, shape)
-        variables, states, error = learning_step(block, optimizer, variables, states, x, jnp.float32(rate))
+        variables, states, error = learning_step(block, optimizer, variables, states, x, jnp.float32(learning_rate))
         errors.append(error)
     after = branch_sizes(block, variables, shown)
     return np.array(jax.device_get(errors), np.float64), np.asarray(before), np.asarray(after)
@@ -155,9 +156,14 @@ def _init(block: Any, shape: tuple[int, ...], key: jax.Array) -> Any:
 
 
 def learning_step(
-    block: Any, optimizer: Optimizer, variables: Sequence[Any], states: Sequence[Any], x: jax.Array, rate: jax.Array
+    block: Any,
+    optimizer: Optimizer,
+    variables: Sequence[Any],
+    states: Sequence[Any],
+    x: jax.Array,
+    learning_rate: jax.Array,
 ) -> tuple[list[Any], list[Any], jax.Array]:
-    """Steps every block down the gradient of `identity_error` at inputs x, with the learning rate `rate`.
+    """Steps every block down the gradient of `identity_error` at inputs x.
 
     The blocks are updated one by one, last to first, so that stacks of all sizes share three compiled programs. Returns
     the new variables and optimizer states of each block, and the error before the step.
@@ -168,7 +174,7 @@ def learning_step(
     error, cotangent = _error_and_gradient(seen.pop(), x)
     stepped = []
     for own, state, entered in zip(reversed(variables), reversed(states), reversed(seen), strict=True):
-        own, state, cotangent = _backward(block, optimizer, own, state, entered, cotangent, rate)
+        own, state, cotangent = _backward(block, optimizer, own, state, entered, cotangent, learning_rate)
         stepped.append((own, state))
     new_variables, new_states = zip(*reversed(stepped), strict=True)
     return list(new_variables), list(new_states), error
@@ -188,13 +194,13 @@ _error_and_gradient = jax.jit(jax.value_and_grad(_error))
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _backward(
-    block: Any, optimizer: Any, variables: Any, state: Any, x: jax.Array, cotangent: jax.Array, rate: jax.Array
+    block: Any, optimizer: Any, variables: Any, state: Any, x: jax.Array, cotangent: jax.Array, learning_rate: jax.Array
 ) -> tuple[Any, Any, jax.Array]:
     """Pulls a cotangent of a block's output back to its input, and updates the block's parameters."""
     params = variables["params"]
     _, pull = jax.vjp(lambda params, x: block.apply({**variables, "params": params}, x, True), params, x)
     gradient, at_input = pull(cotangent)
-    updates, state = optimizer(rate).update(gradient, state, params)
+    updates, state = optimizer(learning_rate).update(gradient, state, params)
     return {**variables, "params": optax.apply_updates(params, updates)}, state, at_input
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from resnet_flax import BasicBlock, PreActBasicBlock
 from theory_flax.base.options import Options
 from theory_flax.experiments.networks import dataset_of, images_of
-from theory_flax.experiments.setting import PLAIN, RESIDUAL, rate_in, setting_of, training_on
+from theory_flax.experiments.setting import PLAIN, RESIDUAL, learning_rate_in, setting_of, training_on
 from theory_flax.identity_mapping.claim import IdentityMapping, StackRuns, identity_mapping, layer_responses
 
 QUICK: dict[str, Any] = dict(rates=(0.03,), steps=120, window=6, features=8, size=6)
@@ -53,7 +53,8 @@ def measure(options: Options, say: Callable[[str], None]) -> Report:
     for block in (BasicBlock, PreActBasicBlock):
         stacks.append(identity_mapping(block, counts=(1, 2, 4, 8), seeds=seeds, **(QUICK if quick else WHOLE)))
         for runs in (*stacks[-1].plain, *stacks[-1].residual):
-            say(f"{block.__name__}, {kind_of(runs)}: error {runs.final_error.mean():.4f} at rate {runs.rate:g}")
+            error = runs.final_error.mean()
+            say(f"{block.__name__}, {kind_of(runs)}: error {error:.4f} at learning rate {runs.rate:g}")
 
     if quick:
         setting = replace(setting, steps=100)
@@ -62,9 +63,9 @@ def measure(options: Options, say: Callable[[str], None]) -> Report:
     responses = []
     for name in ("plain20", "resnet20") if quick else (*PLAIN, *RESIDUAL):
         model, training = training_on(dataset, name, setting)
-        rows = []
+        schedule, rows = learning_rate_in(setting, 0.1), []
         for seed in seeds[:3]:
-            ends = training(steps=setting.steps, every=setting.steps, rate=rate_in(setting, 0.1), seed=seed)
+            ends = training(steps=setting.steps, every=setting.steps, learning_rate=schedule, seed=seed)
             rows.append([layer_responses(model, moment.variables, images, train=True) for moment in ends])
         before, after = np.array(rows).swapaxes(0, 1)
         responses.append(Responses(name, before, after))

@@ -64,7 +64,7 @@ def _when(runs: StackRuns, found: IdentityMapping) -> str:
 
 
 def summary(report: Report) -> list[str]:
-    """Says the result in lines."""
+    """Describes the result in lines of text."""
     lines = []
     for found in report.stacks:
         for plain, residual in zip(found.plain, found.residual, strict=True):

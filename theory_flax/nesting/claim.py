@@ -13,9 +13,9 @@ the layers share R: with n factors between input and output,
 
     |f(x) - f(y)| ≤ Π ‖W_i‖ |x - y| ≤ (R² / n)^(n/2) |x - y|,
 
-the largest product for a sum of squares R². The bound falls to 0 with depth, and so does all that a plain tower can
-compute. Without the ball a plain tower of constant width could equal a shallower one too (up to rounding, and for fixed
-statistics): the remaining trouble of plain networks is then that such parameters are hard to learn.
+the largest product for a sum of squares R². The bound falls to 0 with depth, so that a deep plain tower can compute
+little more than constants. Without the ball a plain tower of constant width could equal a shallower one too (up to
+rounding, and for fixed statistics); but such parameters are hard to learn.
 """
 
 from collections.abc import Sequence
@@ -143,10 +143,10 @@ def distance_bound(points: np.ndarray, target: np.ndarray, gain: float) -> float
 
 
 def reach(lengths: np.ndarray, distances: np.ndarray, level: float) -> np.ndarray:
-    """Computes up to which length, along each direction, a family comes within `level` of the targets.
+    """Computes the length up to which, along each direction, a family comes within `level` of the targets.
 
-    A family has c f with every f for 0 ≤ c ≤ 1, so that its distance to c t is at most c times its distance to t. This
-    corrects fits that the optimizer missed, and makes the region one piece around 0.
+    With each f a family has c f for 0 ≤ c ≤ 1, so that its distance to c t is at most c times its distance to t. This
+    bound corrects fits that the optimizer missed, and makes the region one piece around 0.
 
     Args:
         lengths: (lengths,), rising, of the targets along each direction.
@@ -176,10 +176,17 @@ class _Fit(NamedTuple):
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def _fit(
-    tower: ResNet, steps: int, rate: float, images: jax.Array, goals: jax.Array, radius: float, member: Any, starts: Any
+    tower: ResNet,
+    steps: int,
+    learning_rate: float,
+    images: jax.Array,
+    goals: jax.Array,
+    radius: float,
+    member: Any,
+    starts: Any,
 ) -> _Fit:
     """Returns the best of `member` and of all steps of Adam from each of `starts`, for each problem."""
-    optimizer = optax.adam(optax.cosine_decay_schedule(rate, steps))
+    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
 
     def one(goal: jax.Array, member: Any, starts: Any) -> _Fit:
         stats = member["batch_stats"]
@@ -218,7 +225,7 @@ _into_ball = optax.projections.projection_l2_ball  # (params, radius) → the ne
 
 
 def _init(tower: ResNet, image: jax.Array, keys: jax.Array, radius: float, start: int) -> Any:
-    """Draws initial variables in the ball, one set for each key; other ones for each start."""
+    """Draws initial variables in the ball: one set for each key, different for each number `start`."""
 
     def one(key: jax.Array) -> Any:
         variables = tower.init(jax.random.fold_in(key, start), image)

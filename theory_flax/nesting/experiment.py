@@ -37,7 +37,7 @@ def targets() -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class Families:
-    """The distances of the families of one kind, root mean squares over the grid, on which targets have 1.
+    """The distances of the families of one kind: root mean squares over the grid, where each target has 1.
 
     Attributes:
         kind: "plain" or "residual".
@@ -46,7 +46,7 @@ class Families:
         embedded: (families, targets, seeds): distances of the family before's fits, embedded into this family.
         bounds: (families, targets): lower bounds of the distances; 0 where no bound is known.
         regions: (families, directions): the length up to which the family comes within `LEVEL` of the functions along a
-            direction, in a plane through 0 and two targets; over half a turn, the other half is its mirror image.
+            direction, in a plane through 0 and two targets. The directions cover half a turn; the rest mirrors it.
     """
 
     kind: str

@@ -63,7 +63,7 @@ def _draw_use(axes: Axes, use: Use) -> None:
 
 
 def summary(report: Report) -> list[str]:
-    """Says the result in lines."""
+    """Describes the result in lines of text."""
     lines = []
     for families in report.families:
         worse = sum(float(np.max(after - before)) > 1e-6 for before, after in pairwise(families.distances))

@@ -41,8 +41,7 @@ def shattering(
         inputs: (points, …), evenly spaced; see `line`.
         lags: the largest distance, in points.
         batched: f takes all inputs at once and returns (points,) scalars, whose sum is differentiated. With BatchNorm
-            in training mode, which makes one function of the whole batch, this gradient includes that through the
-            statistics.
+            in training mode f is one function of the whole batch, and the gradient goes through the statistics too.
 
     Raises:
         ValueError: there are not more than `lags` + 1 points, or f does not return a scalar for an input.
@@ -92,7 +91,7 @@ def _cosines(gradients: np.ndarray, lags: int) -> np.ndarray:
 
 
 def white_noise_band(points: int) -> float:
-    """The band 1.96 / √points: those of white noise are normal, about −1 / points, of variance 1 / points."""
+    """The band 1.96 / √points: for white noise R_k is normal, of mean about −1 / points, variance 1 / points."""
     return 1.96 / math.sqrt(points)
 
 

@@ -101,7 +101,7 @@ def _finish(axes: Axes, title: str, points: int) -> None:
 
 
 def summary(report: Report) -> list[str]:
-    """Says the result in lines."""
+    """Describes the result in lines of text."""
     lines = []
     for law in report.laws:
         wide, theorem = (_largest_miss(law.correlations, of) for of in (law.wide, law.theorem))

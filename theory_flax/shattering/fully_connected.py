@@ -1,7 +1,7 @@
 """The fully connected networks of Balduzzi 2017, and the correlation of their gradients at two inputs.
 
-All gradients here are those of the network's one output with respect to its input, ∇_i = ∂f/∂x at x_i, in networks at
-initialisation. Theorems 1 to 3 are about the covariance E⟨∇_i, ∇_j⟩ over weights, divided by the variance E‖∇_i‖².
+All gradients here are ∇_i = ∂f/∂x at x_i, of a network's one output with respect to its input, at initialisation.
+Theorems 1 to 3 are about the covariance E⟨∇_i, ∇_j⟩ over weights, divided by the variance E‖∇_i‖².
 They assume that each unit is active at half of the inputs, and at two inputs at once in a quarter of the cases: then a
 layer of a plain network halves the correlation, and a residual block keeps 3/4 of it.
 """
@@ -70,7 +70,7 @@ class FullyConnected:
             raise ValueError(f"beta scales residuals, which a {self.kind} network has none of; given {self.beta}")
 
     def init(self, key: jax.Array, inputs: int, depth: int, *, bias: float = 0.0) -> Weights:
-        """Draws weights for inputs of that many dimensions, float32 (float64 under x64); `bias`: the deviation of b."""
+        """Draws float32 weights (float64 under x64) for `inputs` dimensions; `bias` is the standard deviation of b."""
         stem, shift, layers, head = jax.random.split(key, 4)
         n, out = self.width, self.width
         fan_in: Any = n
@@ -128,7 +128,7 @@ class FullyConnected:
 
 
 def coactivation(active: jax.Array) -> jax.Array:
-    """The share of units, and of pairs of inputs, where both inputs activate the unit; of booleans (batch, units)."""
+    """The share of cases in which a pair of inputs activates a unit at both, from booleans (batch, units)."""
     batch = len(active)
     counts = active.sum(0, dtype=jnp.float32)
     return (counts * (counts - 1)).mean() / (batch * (batch - 1))
@@ -157,7 +157,7 @@ def gradient_correlations(
 ) -> tuple[GradientCorrelation, ...]:
     """Measures the correlation of gradients at independent normal inputs, for each of several depths.
 
-    Every seed has its own weights and inputs; so has every depth.
+    Each seed at each depth has its own weights and inputs.
 
     Args:
         network: kind and width. The inputs have `width` dimensions. Finite width raises the correlation: in centred

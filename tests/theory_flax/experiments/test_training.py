@@ -24,12 +24,22 @@ def examples(count=12):
 def test_steps_are_those_of_sgd_with_the_learning_rate_of_each_step(x64):
     model = MODEL.clone(param_dtype=jnp.float64)
     images, labels = examples()
-    rates = [0.1, 0.03, 0.0]
+    learning_rates = [0.1, 0.03, 0.0]
     *_, last = train(
-        model, images, labels, steps=3, every=2, rate=lambda step: rates[step], batch_size=4, seed=5, weight_decay=0.01
+        model,
+        images,
+        labels,
+        steps=3,
+        every=2,
+        learning_rate=lambda step: learning_rates[step],
+        batch_size=4,
+        seed=5,
+        weight_decay=0.01,
     )
 
-    optimizer = optax.chain(optax.add_decayed_weights(0.01), optax.sgd(lambda step: jnp.asarray(rates)[step], 0.9))
+    optimizer = optax.chain(
+        optax.add_decayed_weights(0.01), optax.sgd(lambda step: jnp.asarray(learning_rates)[step], 0.9)
+    )
     state = init_state(model, optimizer, jax.random.key(5), images[:1])
     losses = []
     for at in range(3):
@@ -77,11 +87,13 @@ def test_a_training_begins_anew_from_each_seed():
 
 def test_moments_outlive_the_steps_after_them():
     images, labels = examples()
-    moments = list(make_training(MODEL, images, labels, batch_size=4)(steps=3, every=1, rate=0.1))
+    moments = list(make_training(MODEL, images, labels, batch_size=4)(steps=3, every=1, learning_rate=0.1))
     kernels = [np.asarray(moment.variables["params"]["conv1"]["kernel"]) for moment in moments]
     assert [moment.step for moment in moments] == [0, 1, 2, 3]
     assert all((a != b).any() for a, b in pairwise(kernels))
-    again = train(MODEL, images, labels, steps=1, every=1, rate=0.0, batch_size=4, variables=moments[2].variables)
+    again = train(
+        MODEL, images, labels, steps=1, every=1, learning_rate=0.0, batch_size=4, variables=moments[2].variables
+    )
     assert_close(next(again).variables["params"], moments[2].variables["params"], 0)
 
 
