@@ -3,13 +3,6 @@
 Their yellow is left out: it is too light for a line on white.
 """
 
-BLUE, ORANGE, GREEN, PINK, AMBER, SKY, BLACK = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#cc79a7",
-    "#e69f00",
-    "#56b4e9",
-    "#000000",
-)
+BLUE, ORANGE, GREEN, PINK = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
+AMBER, SKY, BLACK = "#e69f00", "#56b4e9", "#000000"
 COLOURS = (BLUE, ORANGE, GREEN, PINK, AMBER, SKY, BLACK)

@@ -4,17 +4,12 @@ from typing import TYPE_CHECKING
 
 from common_flax import __version__ as __version__
 from densenet_flax.archs import *  # noqa: F403  every architecture is public
-from densenet_flax.archs import ARCHS as ARCHS
-from densenet_flax.archs import FAMILIES as FAMILIES
-from densenet_flax.blocks import DenseBlock as DenseBlock
-from densenet_flax.blocks import DenseLayer as DenseLayer
-from densenet_flax.blocks import Transition as Transition
-from densenet_flax.deepen import deepen as deepen
-from densenet_flax.deepen import deepen_state as deepen_state
+from densenet_flax.archs import ARCHS as ARCHS, FAMILIES as FAMILIES
+from densenet_flax.blocks import DenseBlock as DenseBlock, DenseLayer as DenseLayer, Transition as Transition
+from densenet_flax.deepen import deepen as deepen, deepen_state as deepen_state
 from densenet_flax.densenet import DenseNet as DenseNet
 from densenet_flax.feature_reuse import feature_reuse as feature_reuse
-from layers_flax import from_torch as from_torch
-from layers_flax import to_torch as to_torch
+from layers_flax import from_torch as from_torch, to_torch as to_torch
 
 if not TYPE_CHECKING:  # checkers would take the literal names for all of them
     __all__ = [

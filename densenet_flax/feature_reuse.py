@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from densenet_flax.densenet import DenseNet
 
@@ -53,9 +54,7 @@ def _block(model: DenseNet, variables: Mapping[str, Any], index: int) -> np.ndar
 
 
 def _kernel(variables: Mapping[str, Any], path: tuple[str, ...]) -> np.ndarray:
-    tree: Any = variables.get("params", {})
-    for name in (*path, "kernel"):
-        if name not in tree:
-            raise ValueError(f"the variables are not the model's: they have no {'/'.join(path)}")
-        tree = tree[name]
-    return np.asarray(tree, np.float64)
+    kernel = flatten_dict(variables.get("params", {})).get((*path, "kernel"))
+    if kernel is None:
+        raise ValueError(f"the variables are not the model's: they have no {'/'.join(path)}")
+    return np.asarray(kernel, np.float64)

@@ -64,7 +64,7 @@ class BasicBlock(ResidualBlock):
         super().setup()
         normed = partial(conv_norm, self.conv, self.norm, self.folded)
         self.conv1, self.bn1 = normed(self.features, 3, self.stride)
-        self.conv2, self.bn2 = normed(self.features, 3, scale_init=last_scale(self.zero_init))
+        self.conv2, self.bn2 = normed(self.features, 3, scale_init=zeros if self.zero_init else ones)
         self.downsample = normed(self.channels, 1, self.stride)
 
     def branches(self, x: jax.Array, train: bool = False) -> tuple[jax.Array | float, jax.Array]:
@@ -111,7 +111,7 @@ class BottleneckBlock(Bottleneck):
         normed = partial(conv_norm, self.conv, self.norm, self.folded)
         self.conv1, self.bn1 = normed(self.inner, 1, first)
         self.conv2, self.bn2 = normed(self.inner, 3, second, groups=self.groups)
-        self.conv3, self.bn3 = normed(self.channels, 1, scale_init=last_scale(self.zero_init))
+        self.conv3, self.bn3 = normed(self.channels, 1, scale_init=zeros if self.zero_init else ones)
         self.downsample = normed(self.channels, 1, self.stride)
 
     def branches(self, x: jax.Array, train: bool = False) -> tuple[jax.Array | float, jax.Array]:
@@ -135,8 +135,3 @@ def projected(block: Any, x: jax.Array, train: bool) -> jax.Array | float:
     """The shortcut of x; its projection is a strided 1×1 convolution and a BatchNorm (He 2015, section 3.3)."""
     conv, norm = block.downsample
     return shortcut(x, block.shortcut, block.stride, block.channels, lambda x: norm(conv(x), train))
-
-
-def last_scale(zero_init: bool) -> nn.initializers.Initializer:
-    """The initialiser of a branch's last BatchNorm scale."""
-    return zeros if zero_init else ones

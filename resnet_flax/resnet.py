@@ -27,10 +27,8 @@ from resnet_flax.shortcut import SHORTCUTS
 from resnet_flax.torch_weights import module_name, resnet_options
 
 STEMS = ("imagenet", "cifar")
-PADDINGS: dict[str, tuple[Any, Any]] = {
-    "torch": (None, 1),
-    "same": ("same", "same"),
-}  # of blocks' convolutions, and of the max pool
+# The padding of blocks' convolutions, and that of the max pool.
+PADDINGS: dict[str, tuple[Any, Any]] = {"torch": (None, 1), "same": ("same", "same")}
 
 
 class ResNetOptions(NetworkOptions, total=False):

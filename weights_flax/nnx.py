@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-from flax import linen as nn
-from flax import nnx
+from flax import linen as nn, nnx
 
 
 class NNXNetwork(nnx.Module):

@@ -1,9 +1,10 @@
 """The table of architectures. A decorator on a function enters it there, and shows its options in its signature."""
 
-import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, fields
+from functools import partial, wraps
+from inspect import Parameter
 from typing import Any, TypedDict, TypeVar, get_args, get_type_hints
 
 from common_flax.checks import one_of
@@ -55,24 +56,19 @@ def architecture(family: str, **defaults: Any) -> Callable[[Constructor], Constr
     def enter(function: Constructor) -> Constructor:
         name, hints = function.__name__, get_type_hints(function)
         options = get_type_hints(*get_args(hints["options"]))
-        values = {
-            field.name: field.default for field in fields(hints["return"]) if field.default is not MISSING
-        } | defaults
+        values = {field.name: field.default for field in fields(hints["return"]) if field.default is not MISSING}
+        values |= defaults
 
-        @functools.wraps(function)
+        @wraps(function)
         def construct(**given: Any) -> Network:
             for option in given:
                 _check(name, option, options)
             return function(**{**defaults, **given})
 
         made: Any = renamed_keyword(construct, stem="stem_type") if "stem_type" in options else construct
-        parameters = [
-            inspect.Parameter(
-                each, inspect.Parameter.KEYWORD_ONLY, default=values.get(each, inspect.Parameter.empty), annotation=kind
-            )
-            for each, kind in options.items()
-        ]
-        made.__signature__ = inspect.Signature(parameters, return_annotation=hints["return"])
+        keyword = partial(Parameter, kind=Parameter.KEYWORD_ONLY)
+        shown = [keyword(k, default=values.get(k, Parameter.empty), annotation=t) for k, t in options.items()]
+        made.__signature__ = inspect.Signature(shown, return_annotation=hints["return"])
         ARCHS[name] = made
         FAMILIES[family] = (*[each for each in FAMILIES.get(family, ()) if each.__name__ != name], made)
         return made

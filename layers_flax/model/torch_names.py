@@ -48,7 +48,7 @@ def from_torch(model: Any, state_dict: Mapping[str, Any]) -> dict[str, Any]:
     fitting, misshapen = {}, []
     for name in wanted.keys() & state.keys():
         path, leaf = wanted[name]
-        here, shape = tuple(state[name].shape), _torch_shape(leaf.shape)
+        here, shape = tuple(state[name].shape), torch_shape(leaf.shape)
         if here != shape:
             misshapen.append(f"{name} {here}, not {shape}")
         else:
@@ -80,7 +80,8 @@ def to_torch(model: Any, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     for path in flat:
         if path[0] not in ("params", "batch_stats") or path[-1] not in LEAVES:
             raise ValueError(f"no PyTorch name for {'/'.join(path)!r}")
-    return {torch_name(path, model.torch_module): _to_torch_layout(value) for path, value in flat.items()}
+    there = {path: value.transpose(torch_axes(value.ndim)) for path, value in flat.items()}
+    return {torch_name(path, model.torch_module): np.ascontiguousarray(value) for path, value in there.items()}
 
 
 def to_numpy(value: Any) -> np.ndarray:
@@ -114,21 +115,18 @@ def torch_name(path: Path, module_name: Callable[[Path], str]) -> str:
     return f"{module_name(path[1:-1])}.{LEAVES[path[-1]]}"
 
 
-def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+def torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape under PyTorch of a leaf of `shape`."""
     return tuple(shape[axis] for axis in torch_axes(len(shape)))
+
+
+def _from_torch_layout(value: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(value.transpose(np.argsort(torch_axes(value.ndim))))
 
 
 def torch_axes(rank: int) -> tuple[int, ...]:
     """For each axis of a PyTorch tensor of this rank, the number of the same axis here."""
     return {4: (3, 2, 0, 1), 2: (1, 0)}.get(rank, tuple(range(rank)))
-
-
-def _to_torch_layout(value: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(value.transpose(torch_axes(value.ndim)))
-
-
-def _from_torch_layout(value: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(value.transpose(np.argsort(torch_axes(value.ndim))))
 
 
 def _some(names: list[str]) -> str:

@@ -109,7 +109,7 @@ def test_the_best_learning_rate_is_taken():
 def test_the_old_name_of_the_optimizer_is_taken_with_a_warning():
     tiny = dict(counts=(1,), rates=(0.1,), seeds=(0,), steps=2, window=1, features=2, size=4, batch_size=2)
     expected = identity_mapping(BasicBlock, optimizer=optax.sgd, **tiny)
-    with pytest.warns(DeprecationWarning, match="optimizer now"):
+    with pytest.warns(DeprecationWarning, match="optimiser= is optimizer= now"):
         found = identity_mapping(BasicBlock, optimiser=optax.sgd, **tiny)
     np.testing.assert_array_equal(found.plain[0].error, expected.plain[0].error)
     assert (found.plain[0].error != identity_mapping(BasicBlock, **tiny).plain[0].error).any()

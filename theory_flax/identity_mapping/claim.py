@@ -5,7 +5,6 @@ has to build the identity, y = f(x) with f near x; a stack of residuals only has
 Trained networks show the same difference: the layers of residual networks have smaller responses.
 """
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,7 @@ import numpy as np
 import optax
 
 from common_flax.checks import check_positive
+from common_flax.renamed import renamed_keyword
 from layers_flax import BatchNorm
 from resnet_flax import ResNet
 
@@ -67,6 +67,7 @@ class IdentityMapping:
     residual: tuple[StackRuns, ...]
 
 
+@partial(renamed_keyword, optimiser="optimizer")
 def identity_mapping(
     block: Any,
     *,
@@ -101,9 +102,6 @@ def identity_mapping(
     Raises:
         ValueError: a number is not positive, or `window` does not divide `steps`.
     """
-    if "optimiser" in options:
-        warnings.warn("identity_mapping's optimiser is optimizer now", DeprecationWarning, stacklevel=2)
-        optimizer = options.pop("optimiser")
     for name, value in dict(steps=steps, window=window, features=features, size=size, batch_size=batch_size).items():
         check_positive(name, value)
     for name, values in (("counts", counts), ("rates", rates), ("seeds", seeds)):

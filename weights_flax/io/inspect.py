@@ -6,7 +6,7 @@ from typing import Any
 from flax.traverse_util import flatten_dict
 
 from layers_flax import Network, variables_by_shape
-from layers_flax.model.torch_names import torch_axes, torch_name
+from layers_flax.model.torch_names import torch_name, torch_shape
 from weights_flax.formats.tensors import Tensor
 from weights_flax.io.archs import ARCHS
 from weights_flax.names.recognise import Naming
@@ -44,7 +44,7 @@ def fitting(naming: Naming, tensors: Mapping[str, Tensor]) -> list[tuple[str, di
 def torch_shapes(model: Network, channels: int = 3) -> Shapes:
     """Names and shapes of a network's tensors in PyTorch; nothing is computed."""
     return {
-        torch_name(path, model.torch_module): tuple(leaf.shape[axis] for axis in torch_axes(len(leaf.shape)))
+        torch_name(path, model.torch_module): torch_shape(leaf.shape)
         for path, leaf in flatten_dict(variables_by_shape(model, (32, 32, channels))).items()
     }
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import linen as nn
-from flax import serialization
+from flax import linen as nn, serialization
 
 from common_flax.checks import one_of
 from common_flax.errors import one_line

@@ -4,8 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, assume, example, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, assume, example, given, settings, strategies as st
 from laws import assert_close, derivatives
 
 from layers_flax import adaptive_avg_pool, avg_pool, global_avg_pool, in_chunks, max_pool
