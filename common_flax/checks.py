@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from numbers import Integral, Real
 
 
 def one_of(what: str, value: object, allowed: Iterable[object]) -> None:
@@ -25,7 +26,7 @@ def check_images(shape: tuple[int, ...]) -> None:
             f"images must have rank 4, (batch, height, width, channels); "
             f"given shape {tuple(shape)} of rank {len(shape)}"
         )
-    if shape[1] == 3 and shape[3] > 4:
+    if shape[3] > 4 and (shape[1] == 3 or shape[1] == 1 < shape[2] == shape[3]):
         raise ValueError(
             f"images must be (batch, height, width, channels); given shape {tuple(shape)}, which looks like PyTorch's "
             "(batch, channels, height, width): use images.transpose(0, 2, 3, 1)"
@@ -34,11 +35,21 @@ def check_images(shape: tuple[int, ...]) -> None:
 
 def check_positive(what: str, value: int) -> None:
     """Raises ValueError unless `value` is a positive integer."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{what} must be a positive integer; given {value!r}")
 
 
 def check_rate(what: str, value: float) -> None:
     """Raises ValueError unless 0 <= `value` < 1."""
-    if not 0 <= value < 1:
+    if not isinstance(value, Real) or not 0 <= value < 1:
         raise ValueError(f"{what} must be at least 0 and under 1; given {value!r}")
+
+
+def check_sizes(what: str, sizes: object) -> None:
+    """Raises ValueError unless `sizes` are one or more integers of at least 0."""
+    if (
+        not isinstance(sizes, list | tuple)
+        or not sizes
+        or not all(isinstance(n, Integral) and int(n) >= 0 for n in sizes)
+    ):
+        raise ValueError(f"{what} must be one or more integers of at least 0; given {sizes!r}")

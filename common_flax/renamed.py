@@ -38,6 +38,8 @@ def renamed_keyword(function: Callable[..., T], **names: str) -> Callable[..., T
         for old, new in names.items():
             if old in kwargs:
                 warnings.warn(f"{old}= is {new}= now", DeprecationWarning, stacklevel=2)
+                if new in kwargs:
+                    raise TypeError(f"{function.__qualname__} got both {new} and {old}, its old name")
                 kwargs[new] = kwargs.pop(old)
         return function(*args, **kwargs)
 

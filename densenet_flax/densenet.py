@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from functools import partial
+from numbers import Real
 from typing import Any, ClassVar
 
 import jax
 from flax import linen as nn
 
-from common_flax.checks import check_images, check_positive, check_rate, one_of
+from common_flax.checks import check_images, check_positive, check_rate, check_sizes, one_of
 from densenet_flax.blocks import DenseBlock, DenseLayer, Transition
 from densenet_flax.torch_weights import densenet_options, module_name, present_name
 from layers_flax import (
@@ -83,11 +84,13 @@ class DenseNet(Network):
 
     def __post_init__(self):
         one_of("stem_type", self.stem_type, STEMS)
+        check_sizes("block_sizes", self.block_sizes)
         for name in ("growth_rate", "num_classes"):
             check_positive(name, getattr(self, name))
-        if self.bottleneck_width is not None:
-            check_positive("bottleneck_width", self.bottleneck_width)
-        if not 0 < self.compression <= 1:
+        for name in ("bottleneck_width", "stem_width"):
+            if getattr(self, name) is not None:
+                check_positive(name, getattr(self, name))
+        if not isinstance(self.compression, Real) or not 0 < self.compression <= 1:
             raise ValueError(f"compression must be over 0 and at most 1; given {self.compression!r}")
         check_rate("dropout", self.dropout)
         super().__post_init__()
@@ -104,6 +107,7 @@ class DenseNet(Network):
         for i, size in enumerate(self.block_sizes):
             if i > 0:
                 features = int(features * self.compression)
+                check_positive(f"channels of transition{i}, with compression={self.compression},", features)
                 setattr(self, f"transition{i}", Transition(features, **layers))
             block = DenseBlock(size, self.growth_rate, self.bottleneck_width, remat=self.remat, **layers)
             setattr(self, f"denseblock{i + 1}", block)

@@ -47,7 +47,7 @@ class ResidualBlock(nn.Module):
 
     channels = property(lambda self: self.expansion * self.features, doc="Channels of the output.")
 
-    def setup(self):
+    def setup(self) -> None:
         self.drop_path = self.drop()
 
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
@@ -60,7 +60,7 @@ class ResidualBlock(nn.Module):
 class BasicBlock(ResidualBlock):
     """relu(x + F(x)), F two 3×3 convolutions (He 2015, figure 5, left)."""
 
-    def setup(self):
+    def setup(self) -> None:
         super().setup()
         normed = partial(conv_norm, self.conv, self.norm, self.folded)
         self.conv1, self.bn1 = normed(self.features, 3, self.stride)
@@ -105,7 +105,7 @@ class Bottleneck(ResidualBlock):
 class BottleneckBlock(Bottleneck):
     """relu(x + F(x)), F of 1×1, 3×3 and 1×1 convolutions (He 2015, figure 5, right)."""
 
-    def setup(self):
+    def setup(self) -> None:
         super().setup()
         first, second = self.strides
         normed = partial(conv_norm, self.conv, self.norm, self.folded)

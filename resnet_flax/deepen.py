@@ -23,7 +23,7 @@ def deepen(model: ResNet, variables: Any, deeper: ResNet, *, key: jax.Array | No
     training goes on from there, and with it the rest of the new blocks, which is drawn as in a new network.
 
     Args:
-        model: a residual network of any block.
+        model: a residual network; a block of one's own must start as its shortcut with `zero_init`.
         variables: its {"params", "batch_stats"}.
         deeper: the same network with more blocks in any stage; `zero_init`, `drop_path`, `remat`, `scan` and
             `axis_name` may differ.
@@ -77,6 +77,16 @@ def _check(model: ResNet, deeper: ResNet) -> None:
 def _draw(block: Any, count: int, key: jax.Array) -> Sequence[Any]:
     """Variables of `count` new blocks, all like `block`: one program draws them all."""
     free: nn.Module = block.clone(parent=None, name=None)
-    x = jnp.zeros((1, 1, 1, block.features * block.expansion), jnp.float32)
-    stacked = jax.jit(jax.vmap(lambda key: free.init(key, x)))(jax.random.split(key, count))
+    images = jnp.zeros((1, 1, 1, block.features * block.expansion), jnp.float32)
+
+    def draw(key: jax.Array) -> Any:
+        variables, x = free.init(key, images), jax.random.uniform(key, images.shape)
+        skip, residual = free.apply(variables, x, method="branches")
+        return variables, jnp.all(skip == x) & jnp.all(residual == 0)
+
+    stacked, identity = jax.jit(jax.vmap(draw))(jax.random.split(key, count))
+    if not identity.all():
+        raise ValueError(
+            f"a new {type(block).__name__} is not the identity: with zero_init its residual must be 0, its shortcut x"
+        )
     return [jax.tree.map(lambda leaf, at=at: leaf[at], stacked) for at in range(count)]

@@ -32,7 +32,7 @@ class PreActBasicBlock(ResidualBlock):
 
     pre_activation: ClassVar[bool] = True
 
-    def setup(self):
+    def setup(self) -> None:
         super().setup()
         self.bn1 = self.norm()
         self.conv1, self.bn2 = conv_norm(self.conv, self.norm, self.folded, self.features, 3, self.stride)
@@ -57,7 +57,7 @@ class PreActBottleneckBlock(Bottleneck):
 
     pre_activation: ClassVar[bool] = True
 
-    def setup(self):
+    def setup(self) -> None:
         super().setup()
         first, second = self.strides
         normed = partial(conv_norm, self.conv, self.norm, self.folded)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
-from common_flax.checks import check_images, check_positive, check_rate, one_of
+from common_flax.checks import check_images, check_positive, check_rate, check_sizes, one_of
 from layers_flax import (
     DropPath,
     Linear,
@@ -112,8 +112,11 @@ class ResNet(Network):
         one_of("shortcut", self.shortcut, SHORTCUTS)
         one_of("bottleneck_stride", self.bottleneck_stride, STRIDES)
         one_of("padding", self.padding, PADDINGS)
+        check_sizes("stage_sizes", self.stage_sizes)
         for name in ("num_classes", "width", "groups", "width_per_group"):
             check_positive(name, getattr(self, name))
+        if self.stem_width is not None:
+            check_positive("stem_width", self.stem_width)
         check_rate("drop_path", self.drop_path)
         if (self.groups, self.width_per_group) != (1, 64) and not hasattr(self.block, "groups"):
             raise ValueError(f"groups={self.groups}, width_per_group={self.width_per_group} need a bottleneck block")
@@ -138,7 +141,7 @@ class ResNet(Network):
         for i, size in enumerate(self.stage_sizes):
             blocks = []
             for j in range(size):
-                first = dict(activated=True) if self.block.pre_activation and i == j == 0 else {}
+                first = dict(activated=True) if hasattr(self.block, "activated") and i == j == 0 else {}
                 stride = 2 if i > 0 and j == 0 else 1
                 drop = partial(DropPath, next(rates), self.axis_name)
                 blocks.append(block(self.width * 2**i, stride, drop=drop, **first, **options))
@@ -148,7 +151,7 @@ class ResNet(Network):
         self.fc = Linear(self.num_classes, self.param_dtype, torch_linear)
 
     @property
-    def stages(self) -> list[list[nn.Module]]:
+    def stages(self) -> list[list[Any]]:
         """The blocks of each stage; of a bound model."""
         return [getattr(self, f"layer{i + 1}") for i in range(len(self.stage_sizes))]
 

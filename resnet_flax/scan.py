@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.errors import InvalidRngError
 from jax import lax
 
 # layer1_0 stays as it is; layer1_1, layer1_2, … together are layer1_rest.
@@ -60,7 +61,10 @@ def roll(
     """
 
     def body(x: jax.Array, variables: Any) -> Any:
-        return block.apply(variables, x, train, mutable=["batch_stats"] if update else [])
+        try:
+            return block.apply(variables, x, train, mutable=["batch_stats"] if update else [])
+        except InvalidRngError as error:
+            raise ValueError(f"with scan=True a {type(block).__name__} must draw no random numbers") from error
 
     if not remat:
         body = jax.checkpoint(body, prevent_cse=False)

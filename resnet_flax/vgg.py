@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import jax
 from flax import linen as nn
 
-from common_flax.checks import check_images, check_positive, check_rate
+from common_flax.checks import check_images, check_positive, check_rate, check_sizes
 from layers_flax import (
     BatchNorm,
     Dropout,
@@ -60,6 +60,7 @@ class VGG(Network):
     torch_module, torch_options = staticmethod(module_name), nn.nowrap(vgg_options)
 
     def __post_init__(self):
+        check_sizes("stage_sizes", self.stage_sizes)
         for name in ("num_classes", "width"):
             check_positive(name, getattr(self, name))
         check_rate("dropout", self.dropout)
@@ -100,7 +101,7 @@ class VGG(Network):
         """7×7 means of the last map side by side, which are classified: (batch, 49 · channels)."""
         x = adaptive_avg_pool(x, 7)
         # PyTorch flattens channels first; the first dense layer's rows are in that order.
-        return x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
+        return x.transpose(0, 3, 1, 2).reshape(x.shape[0], 49 * x.shape[-1])
 
     def classify(self, x: jax.Array, train: bool = False) -> jax.Array:
         """(batch, 49 · channels) to logits, by the dense layers."""

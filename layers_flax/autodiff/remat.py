@@ -1,6 +1,7 @@
 """Rematerialisation: the backward pass runs a part of a network again to keep fewer values (Chen et al. 2016)."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -25,8 +26,11 @@ def remat(block: type[nn.Module]) -> type[nn.Module]:
 
 def _lifted(run: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
     def inner(scope_of: Any, variables_of: Any, variables: Any, keys: Any, x: jax.Array, train: bool = False) -> Any:
+        counts: list[Any] = []
+
         def pure(keys: Any, variables: Any, x: jax.Array) -> Any:
             scope = scope_of(variables, keys)
+            _draw_again(scope, counts)
             return run(scope, x, train), variables_of(scope)
 
         if not jax.tree.leaves(variables):  # `init` is making them
@@ -51,3 +55,16 @@ def _lifted(run: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         return again(keys, variables, x)
 
     return lift.pack(inner, (True,), (True,), (True,), name="remat", enable_kwargs=True)
+
+
+def _draw_again(scope: Any, counts: list[Any]) -> None:
+    """Makes a run draw the random numbers of the first run, before which `counts` is empty.
+
+    Flax folds a count of draws into each key, and goes on counting from run to run.
+    """
+    counters = [each.rng_counters for each in jax.tree.leaves(scope)]
+    if not counts:
+        counts.extend(map(deepcopy, counters))
+    for counter, before in zip(counters, counts, strict=True):
+        counter.clear()
+        counter.update(deepcopy(before))

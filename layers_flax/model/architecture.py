@@ -49,13 +49,23 @@ def architecture(family: str, **defaults: Any) -> Callable[[Constructor], Constr
         family: title of the group.
         **defaults: values of options that differ from the defaults of the class.
 
-    The constructor raises:
-        UnknownOption: the network has no such option; the message names the nearest.
+    Raises:
+        ValueError: another module has an architecture of this name.
+        UnknownOption: the network has no such option; the message names the nearest. The constructor raises it too.
     """
+
+    if not isinstance(family, str):
+        raise TypeError("architecture needs the title of a group: @architecture('My networks')")
 
     def enter(function: Constructor) -> Constructor:
         name, hints = function.__name__, get_type_hints(function)
+        if not {"options", "return"} <= hints.keys():
+            raise TypeError(f"{name} must take **options: Unpack[…], and name the class of its network after ->")
+        if name in ARCHS and ARCHS[name].__module__ != function.__module__:
+            raise ValueError(f"arch {name!r} exists already, in {ARCHS[name].__module__}; choose another name")
         options = get_type_hints(*get_args(hints["options"]))
+        for option in defaults:
+            _check(name, option, options)
         values = {field.name: field.default for field in fields(hints["return"]) if field.default is not MISSING}
         values |= defaults
 
@@ -65,7 +75,9 @@ def architecture(family: str, **defaults: Any) -> Callable[[Constructor], Constr
                 _check(name, option, options)
             return function(**{**defaults, **given})
 
-        made: Any = renamed_keyword(construct, stem="stem_type") if "stem_type" in options else construct
+        made: Any = construct
+        if "stem_type" in options:
+            made = renamed_keyword(construct, stem="stem_type", stem_kind="stem_type")
         keyword = partial(Parameter, kind=Parameter.KEYWORD_ONLY)
         shown = [keyword(k, default=values.get(k, Parameter.empty), annotation=t) for k, t in options.items()]
         made.__signature__ = inspect.Signature(shown, return_annotation=hints["return"])

@@ -2,18 +2,22 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import fields
 from functools import partial
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
+from common_flax.checks import one_of
 from common_flax.renamed import renamed_keyword
 from layers_flax.conv.chunks import folded_logits
 from layers_flax.conv.conv import Conv
 from layers_flax.conv.inference_conv import inference_conv2d
-from layers_flax.nn.batch_norm import BatchNorm
+from layers_flax.nn.batch_norm import RUNNING_VARIANCES, BatchNorm
 from layers_flax.nn.channel_affine import ScaleShift, check_inference
 from layers_flax.nn.pooling import global_avg_pool
 
@@ -58,7 +62,23 @@ class Network(nn.Module, kw_only=True):
 
     def __init_subclass__(cls, kw_only: bool = False, **kwargs: Any):
         super().__init_subclass__(kw_only=kw_only, **kwargs)
-        setattr(cls, "__init__", renamed_keyword(cls.__init__, stem_kind="stem_type"))  # noqa: B010
+        made = renamed_keyword(cls.__init__, stem_kind="stem_type", stem="stem_type")
+        setattr(cls, "__init__", made)  # noqa: B010
+
+    def __post_init__(self) -> None:
+        one_of("running_variance", self.running_variance, RUNNING_VARIANCES)
+        for name in ("dtype", "param_dtype"):
+            check_float_type(name, getattr(self, name))
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type is bool and not isinstance(value, bool | np.bool_):
+                raise ValueError(f"{field.name} must be True or False; given {value!r}")
+            # Tuples and Python's integers can be hashed and written to files, as lists and NumPy's cannot.
+            if isinstance(value, list):
+                object.__setattr__(self, field.name, tuple(value))
+            elif isinstance(value, np.integer):
+                object.__setattr__(self, field.name, int(value))
+        super().__post_init__()
 
     @property
     def stem_kind(self) -> str:
@@ -191,6 +211,14 @@ class Network(nn.Module, kw_only=True):
 
         jax.eval_shape(run, arrays)
         return made[0]
+
+
+def check_float_type(what: str, dtype: Any) -> None:
+    """Raises ValueError unless `dtype` is None or a type of floating point."""
+    with suppress(TypeError):
+        if dtype is None or jnp.issubdtype(jnp.dtype(dtype), jnp.floating):
+            return
+    raise ValueError(f"{what} must be a type of floating point, such as jnp.bfloat16; given {dtype!r}")
 
 
 def _is_array(x: Any) -> bool:

@@ -13,6 +13,8 @@ from layers_flax.nn.means import mean_by_dot
 from layers_flax.parameters.initializers import filled, ones, zeros
 from layers_flax.parameters.parameter import parameter, read
 
+RUNNING_VARIANCES = ("biased", "unbiased")
+
 
 class Moments(NamedTuple):
     """Statistics of one batch of feature maps, channel by channel, in float32 or wider."""
@@ -140,7 +142,7 @@ class BatchNorm(nn.Module):
             train: normalise with the batch's statistics; otherwise with the running averages.
             moments: the batch's statistics, if they have been computed (a DenseNet's features keep theirs).
         """
-        one_of("running_variance", self.running_variance, ("biased", "unbiased"))
+        one_of("running_variance", self.running_variance, RUNNING_VARIANCES)
         channels = (x.shape[-1],)
         wide = jnp.promote_types(self.param_dtype, jnp.float32)
         scale = parameter(self, "scale", self.scale_init, channels, self.param_dtype)

@@ -61,7 +61,8 @@ def global_avg_pool(x: jax.Array, fused: bool = False) -> jax.Array:
     """
     if fused:
         return x.mean((1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
-    return mean_by_dot(x.reshape(x.shape[0], -1, x.shape[-1]))
+    batch, height, width, channels = x.shape
+    return mean_by_dot(x.reshape(batch, height * width, channels))
 
 
 @jax.named_scope("adaptive_avg_pool")

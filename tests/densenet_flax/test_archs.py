@@ -77,6 +77,10 @@ def test_options_reach_the_model():
         (dict(compression=0), "compression must be over 0 and at most 1; given 0"),
         (dict(growth_rate=-1), "growth_rate must be a positive integer; given -1"),
         (dict(bottleneck_width=0), "bottleneck_width must be a positive integer; given 0"),
+        (dict(compression="x"), "compression must be over 0 and at most 1; given 'x'"),
+        (dict(block_sizes=(0.5, 1)), "block_sizes must be one or more integers of at least 0; given (0.5, 1)"),
+        (dict(stem_width=-3), "stem_width must be a positive integer; given -3"),
+        (dict(remat="x"), "remat must be True or False; given 'x'"),
         (dict(dropout=2), "dropout must be at least 0 and under 1; given 2"),
     ],
 )

@@ -22,7 +22,7 @@ def digits(pixels=16, count=256):
 
 def trained(model, images, labels, steps=10):
     """Variables of a network after a short training."""
-    *_, last = train(model, images, labels, steps=steps, every=steps, batch_size=32, rate=0.05)
+    *_, last = train(model, images, labels, steps=steps, every=steps, batch_size=32, learning_rate=0.05)
     assert np.all(np.isfinite(last.metrics.loss))
     return jax.device_get(last.variables)
 

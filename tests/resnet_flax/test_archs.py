@@ -1,10 +1,12 @@
 """Sizes of every architecture, against the papers' and torchvision's figures."""
 
+import jax
+import numpy as np
 import pytest
 
 import resnet_flax
 from layers_flax import count_multiply_adds, count_parameters
-from resnet_flax import ARCHS, FAMILIES, resnet20, resnet34, resnet50, resnet56, resnet110, vgg19
+from resnet_flax import ARCHS, FAMILIES, ResNet, resnet20, resnet34, resnet50, resnet56, resnet110, vgg19
 
 PARAMETERS = {
     "resnet18": 11_689_512,
@@ -116,9 +118,35 @@ def test_options_reach_the_model(arch):
         (lambda: ARCHS["plain20"](shortcut="A"), "unknown shortcut of a plain network 'A'; allowed: None"),
         (lambda: ARCHS["plain20"](zero_init=True), "would make a plain network output zero"),
         (lambda: vgg19(dropout=1.0), "dropout must be at least 0 and under 1; given 1.0"),
+        (lambda: resnet20(drop_path="0.1"), "drop_path must be at least 0 and under 1; given '0.1'"),
+        (lambda: resnet20(zero_init="no"), "zero_init must be True or False; given 'no'"),
+        (lambda: resnet20(frozen_batch_norm=1), "frozen_batch_norm must be True or False; given 1"),
+        (
+            lambda: resnet20(dtype="half-ish"),
+            "dtype must be a type of floating point, such as jnp.bfloat16; given 'half-ish'",
+        ),
+        (lambda: resnet20(param_dtype=np.int8), "param_dtype must be a type of floating point"),
+        (lambda: resnet20(stem_width=0), "stem_width must be a positive integer; given 0"),
+        (lambda: vgg19(running_variance="q"), "unknown running_variance 'q'; allowed: 'biased', 'unbiased'"),
+        (lambda: ResNet(()), "stage_sizes must be one or more integers of at least 0; given ()"),
+        (lambda: ResNet((1.0, 1)), "stage_sizes must be one or more integers of at least 0; given (1.0, 1)"),
     ],
 )
 def test_bad_options_are_named(make, message):
     with pytest.raises(ValueError) as error:
         make()
     assert message in str(error.value)
+
+
+def test_lists_and_integers_of_numpy_are_those_of_python():
+    model = resnet20(num_classes=np.int64(10))
+    assert model == resnet20()
+    assert type(model.num_classes) is int
+    assert hash(ResNet([1, 2])) == hash(ResNet((1, 2)))
+
+
+@pytest.mark.parametrize("arch", ["resnet20", "vgg11"])
+def test_no_image_gives_no_logits(arch):
+    model = ARCHS[arch](width=4, num_classes=3)
+    variables = model.init(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
+    assert model.apply(variables, np.zeros((0, 32, 32, 3), np.float32)).shape == (0, 3)

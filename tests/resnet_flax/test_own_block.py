@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from resnet_flax import BasicBlock, PreActBasicBlock, ResidualBlock, ResNet, resnet20
+from resnet_flax import BasicBlock, PreActBasicBlock, ResidualBlock, ResNet, deepen, resnet20
 from weights_flax import fold_batch_norm
 
 IMAGES = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
@@ -76,6 +76,51 @@ def test_the_residual_block_adds_its_branches_and_activates_the_sum():
     np.testing.assert_array_equal(block.apply(variables, x), jnp.maximum(skip + residual, 0))
 
 
+class PreActivated(ResidualBlock):
+    """x + conv(relu(norm(x))), without the field `activated`."""
+
+    pre_activation = True
+
+    def setup(self):
+        super().setup()
+        self.bn, self.conv1 = self.norm(), self.conv(self.features, 3)
+
+    def branches(self, x, train=False):
+        return x, self.conv1(nn.relu(self.bn(x, train)))
+
+
+def test_a_pre_activation_block_of_ones_own_is_built():
+    model = model_of(PreActivated)
+    variables = model.init(jax.random.key(0), IMAGES)
+    assert {"norm", "layer1_1"} < variables["params"].keys()
+    assert model.apply(variables, IMAGES).shape == (2, 3)
+
+
+def test_a_block_that_cannot_start_as_its_shortcut_is_not_deepened():
+    model = model_of(PreActivated)
+    deeper = model.clone(stage_sizes=(3,))
+    with pytest.raises(
+        ValueError, match="a new PreActivated is not the identity: with zero_init its residual must be 0"
+    ):
+        deepen(model, model.init(jax.random.key(0), IMAGES), deeper)
+
+
+class DroppingBlock(BasicBlock):
+    """A block that draws random numbers."""
+
+    def branches(self, x, train=False):
+        skip, residual = super().branches(x, train)
+        return skip, residual * jax.random.bernoulli(self.make_rng("dropout"), 0.5, residual.shape)
+
+
+def test_a_block_that_draws_random_numbers_is_no_block_of_a_loop():
+    model = ResNet((3,), DroppingBlock, num_classes=3, stem_type="cifar", width=4)
+    rngs = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    variables = model.init(rngs, IMAGES)
+    with pytest.raises(ValueError, match="with scan=True a DroppingBlock must draw no random numbers"):
+        model.clone(scan=True).apply(variables, IMAGES, rngs=rngs)
+
+
 class NoBranches(ResidualBlock):
     """A class whose author forgot the method."""
 
@@ -108,6 +153,9 @@ def test_built_in_blocks_keep_the_protocol(constructor):
 
 
 def test_images_in_the_order_of_pytorch_are_told():
-    message = r"given shape \(1, 3, 32, 32\), which looks like PyTorch's \(batch, channels, height, width\)"
-    with pytest.raises(ValueError, match=message):
-        resnet20().init(jax.random.key(0), jnp.zeros((1, 3, 32, 32)), train=False)
+    for channels in (1, 3):
+        message = (
+            rf"given shape \(1, {channels}, 32, 32\), which looks like PyTorch's \(batch, channels, height, width\)"
+        )
+        with pytest.raises(ValueError, match=message):
+            resnet20().init(jax.random.key(0), jnp.zeros((1, channels, 32, 32)), train=False)

@@ -1,12 +1,13 @@
 """Constructors of architectures: the options in their signatures, and the words for options they lack."""
 
 import inspect
-from typing import get_args, get_type_hints
+from typing import Unpack, get_args, get_type_hints
 
 import pytest
 
-from layers_flax import NetworkOptions
+from layers_flax import NetworkOptions, architecture
 from resnet_flax import ResNet, resnet20, resnet50
+from resnet_flax.resnet import ResNetOptions
 from weights_flax import ARCHS, FAMILIES, build_model
 
 
@@ -69,3 +70,37 @@ def test_an_editor_completes_options():
 def test_families_hold_every_architecture_once():
     names = [constructor.__name__ for family in FAMILIES.values() for constructor in family]
     assert sorted(names) == sorted(ARCHS)
+
+
+def options_of_resnet20(**options: Unpack[ResNetOptions]) -> ResNet:
+    """A constructor."""
+    return ResNet((1,), **options)
+
+
+def test_a_wrong_default_is_told_where_it_stands():
+    with pytest.raises(TypeError, match="unknown option of options_of_resnet20 'widht'; did you mean 'width'"):
+        architecture("mine", widht=3)(options_of_resnet20)
+    assert "options_of_resnet20" not in ARCHS
+
+
+def test_a_name_is_taken_once():
+    def resnet20(**options: Unpack[ResNetOptions]) -> ResNet:
+        return ResNet((1,), **options)
+
+    with pytest.raises(ValueError, match=r"arch 'resnet20' exists already, in resnet_flax\.archs; choose another name"):
+        architecture("mine")(resnet20)
+
+
+def test_a_constructor_without_types_is_told_what_it_lacks():
+    def untyped(**options):
+        return ResNet((1,), **options)
+
+    with pytest.raises(TypeError, match=r"untyped must take \*\*options: Unpack\[…\], and name the class"):
+        architecture("mine")(untyped)
+    with pytest.raises(TypeError, match="architecture needs the title of a group"):
+        architecture(untyped)
+
+
+def test_old_and_new_name_together_are_an_error():
+    with pytest.raises(TypeError, match="resnet50 got both stem_type and stem, its old name"), pytest.deprecated_call():
+        resnet50(stem="cifar", stem_type="imagenet")
