@@ -67,6 +67,33 @@ def test_a_block_of_ones_own_is_folded():
     np.testing.assert_allclose(folded.apply(values, IMAGES), expected, atol=1e-5 * np.abs(expected).max())
 
 
+class ForeignNorm(BasicBlock):
+    """A block with a BatchNorm of Flax, which does not fold."""
+
+    def setup(self):
+        super().setup()
+        self.extra = nn.BatchNorm()
+
+    def branches(self, x, train=False):
+        skip, residual = super().branches(x, train)
+        return skip, self.extra(residual, use_running_average=not train)
+
+
+class NormWithoutName(ResidualBlock):
+    """A block whose norm has Flax's name, which tells its class."""
+
+    @nn.compact
+    def branches(self, x, train=False):
+        return x, self.norm()(self.conv(self.features, 3, name="conv1")(x), train)
+
+
+@pytest.mark.parametrize("block", [ForeignNorm, NormWithoutName])
+def test_a_block_with_norms_of_another_kind_is_not_folded(block):
+    model = model_of(block)
+    with pytest.raises(ValueError, match=r"cannot be folded: a block must make norms by self\.norm, under their own"):
+        fold_batch_norm(model, model.init(jax.random.key(0), IMAGES))
+
+
 def test_the_residual_block_adds_its_branches_and_activates_the_sum():
     x = jax.random.normal(jax.random.key(2), (1, 4, 4, 4))
     block = ScaledBlock(4)

@@ -43,7 +43,12 @@ def fold_batch_norm(model: nn.Module, variables: Mapping[str, Any]) -> tuple[nn.
     params, stats = (flatten_dict(variables[name]) for name in ("params", "batch_stats"))
     folded_model = model.clone(folded=True)
     # The folded network has no parameters of the BatchNorms that are merged into convolutions.
-    left = flatten_dict(variables_by_shape(folded_model, image_shape)["params"])
+    shapes = variables_by_shape(folded_model, image_shape)
+    left = flatten_dict(shapes["params"])
+    if shapes["batch_stats"] or not left.keys() <= params.keys() | {(*path[:-1], "bias") for path in params}:
+        raise ValueError(
+            f"the {type(model).__name__} cannot be folded: a block must make norms by self.norm, under their own names"
+        )
     folded = {path: leaf for path, leaf in params.items() if path in left}
     for norm, (epsilon, conv) in _batch_norms(model, image_shape).items():
         scale, shift = _scale_and_shift(norm, epsilon, params, stats)
