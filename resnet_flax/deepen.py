@@ -85,7 +85,7 @@ def _draw(block: Any, count: int, key: jax.Array) -> Sequence[Any]:
         return variables, jnp.all(skip == x) & jnp.all(residual == 0)
 
     stacked, identity = jax.jit(jax.vmap(draw))(jax.random.split(key, count))
-    if not identity.all():
+    if not isinstance(identity, jax.core.Tracer) and not identity.all():  # under a transformation it has no value
         raise ValueError(
             f"a new {type(block).__name__} is not the identity: with zero_init its residual must be 0, its shortcut x"
         )
