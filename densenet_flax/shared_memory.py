@@ -78,7 +78,7 @@ def grow_shared(
 
     @jax.custom_jvp
     def grow(layers: Sequence[Any], keys: Sequence[Any], x: jax.Array, moments: Moments) -> Any:
-        state, channels, inner = _with_room((x, moments), len(layers) * growth_rate), x.shape[-1], []
+        state, channels, inner = _padded((x, moments), len(layers) * growth_rate), x.shape[-1], []
         for layer, key in zip(layers, keys, strict=True):
             new = halves[0](layer, key, *_take(state, 0, channels))
             for half in halves[1:]:
@@ -92,7 +92,7 @@ def grow_shared(
         layers, keys, *given = primals
         dlayers, _, *dgiven = tangents
         *state, inner = out = grow(*primals)
-        dstate, channels, dinner = _with_room(tuple(dgiven), len(layers) * growth_rate), given[0].shape[-1], []
+        dstate, channels, dinner = _padded(tuple(dgiven), len(layers) * growth_rate), given[0].shape[-1], []
         for i, (layer, dlayer, key) in enumerate(zip(layers, dlayers, keys, strict=True)):
             dnew, dstate = _tangent(halves[0], (layer, key, tuple(state)), dlayer, dstate, reads=channels)
             for half in halves[1:]:
@@ -151,7 +151,7 @@ def _tangent(
     return linear_map(forward, backward, primals, (dlayer, dstate, *([] if dseen is None else [dseen])))
 
 
-def _with_room(state: State, channels: int) -> State:
+def _padded(state: State, channels: int) -> State:
     return jax.tree.map(lambda x: jnp.pad(x, ((0, 0),) * (x.ndim - 1) + ((0, channels),)), state)
 
 

@@ -22,7 +22,7 @@ from training_flax.plots.curves import draw_confusion
 from training_flax.plots.grids import draw_batch
 from training_flax.run import folder as run_folder
 from training_flax.run.checkpoints import KEPT, Checkpoints, Progress, restore
-from training_flax.run.disk_space import check_room, checkpoint_size
+from training_flax.run.disk_space import check_space, checkpoint_size
 from training_flax.run.logs import Logs
 from training_flax.run.loop import Loop, LoopResult, train_reader
 from training_flax.run.plan import Job, plan
@@ -76,7 +76,7 @@ def fit(config: TrainConfig | Job, *, quiet: bool = False, stop: StopRequest | N
         model, variables = restore(job.run)
         return FitResult(job.run, json.loads((job.run / "summary.json").read_text()), model, variables)
     missing = max(KEPT + 1 - len(run_folder.checkpoint_steps(job.run)), 1)
-    check_room(job.run, missing * checkpoint_size(state_by_shape(job)), f"{missing} checkpoint{'s' * (missing > 1)}")
+    check_space(job.run, missing * checkpoint_size(state_by_shape(job)), f"{missing} checkpoint{'s' * (missing > 1)}")
     with run_folder.locked(job.run) if first else nullcontext(), run_folder.written_to(job.run):
         return _run(job, terminal, stop or StopRequest())
 

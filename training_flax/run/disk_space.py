@@ -18,7 +18,7 @@ def checkpoint_size(state: Any) -> int:
     return sum(prod(leaf.shape) * leaf.dtype.itemsize + OVERHEAD for leaf in jax.tree.leaves(state))
 
 
-def check_room(run: Path, needed: int, what: str) -> None:
+def check_space(run: Path, needed: int, what: str) -> None:
     """Raises ValueError, with both numbers, if the disk for `run` has less than `needed` bytes free."""
     folder = next(path for path in (run.absolute(), *run.absolute().parents) if path.exists())
     disk = shutil.disk_usage(folder)
