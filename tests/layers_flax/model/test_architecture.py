@@ -3,6 +3,7 @@
 import inspect
 from typing import Unpack, get_args, get_type_hints
 
+import jedi
 import pytest
 
 from layers_flax import NetworkOptions, architecture
@@ -58,7 +59,6 @@ def test_old_spellings_are_taken_with_a_warning():
 
 
 def test_an_editor_completes_options():
-    jedi = pytest.importorskip("jedi")
     names = {completion.name for completion in jedi.Script("from resnet_flax import resnet50\nresnet50(nu").complete()}
     assert "num_classes=" in names
     for arch in ("densenet121", "vgg19_bn", "plain20"):
