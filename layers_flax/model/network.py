@@ -68,7 +68,7 @@ class Network(nn.Module, kw_only=True):
     def __post_init__(self) -> None:
         one_of("running_variance", self.running_variance, RUNNING_VARIANCES)
         for name in ("dtype", "param_dtype"):
-            check_float_type(name, getattr(self, name))
+            _check_float_type(name, getattr(self, name))
         for field in fields(self):
             value = getattr(self, field.name)
             if field.type is bool and not isinstance(value, bool | np.bool_):
@@ -154,6 +154,7 @@ class Network(nn.Module, kw_only=True):
 
         With `train`, BatchNorm takes the batch's statistics, and updates the running ones if they are mutable.
         """
+        # Dense layers on a whole map, as VGG has, are too large to be read again for each chunk.
         if self.folded and not train and self.classifies_mean:
             return folded_logits(self, images)
         return self.at_once(images, train)
@@ -213,7 +214,7 @@ class Network(nn.Module, kw_only=True):
         return made[0]
 
 
-def check_float_type(what: str, dtype: Any) -> None:
+def _check_float_type(what: str, dtype: Any) -> None:
     """Raises ValueError unless `dtype` is None or a type of floating point."""
     with suppress(TypeError):
         if dtype is None or jnp.issubdtype(jnp.dtype(dtype), jnp.floating):

@@ -141,7 +141,7 @@ def draw_comparison(path: Path, runs: Sequence[Run]) -> None:
 class Compare:
     """The runs to compare, and the picture."""
 
-    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN [RUN ...]")]
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)")]
     """Folders of runs, finished or not."""
     out: Path = Path("compare.png")
     """Picture to write."""
