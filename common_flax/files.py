@@ -1,16 +1,25 @@
-"""The one writer of files: each appears under its name when it is whole, or not at all."""
+"""The one writer of files: each appears under its name when it is whole and on the disk, or not at all."""
 
+import errno
+import os
+import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+UNFINISHED = ".unfinished"  # ends the names of files that are being written
+LONGEST_NAME = 200  # bytes of a name that go into its temporary name; file systems allow 255
+
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Yields a path in the same folder to write to, and renames that file to `path` if the block ends without an error.
+    """Yields a new path in the same folder to write to, and renames that file to `path` if the block has no error.
 
-    A reader finds the old file or the new one, never a part of it. After an error nothing stays behind. The file gets
-    the permissions of the user's umask.
+    A reader finds the old file or the new one, never a part of it, also after a loss of power: the file is on the disk
+    before it gets its name, and the name before this returns. Of several writers at the same time the last one wins.
+    After an error nothing stays behind. The file gets the permissions of the user's umask. A link stays a link: its
+    target is replaced. Devices and pipes, such as /dev/stdout, are yielded themselves.
 
     Args:
         path: the file to write; one that exists is replaced.
@@ -18,14 +27,71 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     Raises:
         OSError: the file cannot be made, or renamed. Errors of the block go on to the caller.
     """
-    path = Path(path)
-    unfinished = path.with_name(f"{path.name}.unfinished")
+    path = Path(os.path.realpath(path))
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        yield path
+        return
+    unfinished = _new_name(path)
     try:
-        unfinished.touch()
+        unfinished.touch(exist_ok=False)
         permissions = unfinished.stat().st_mode & 0o777
         yield unfinished
         unfinished.chmod(permissions)  # some libraries replace the file by one that only its owner can read
+        sync(unfinished)
         unfinished.replace(path)
     finally:
         with suppress(OSError):  # renamed already, or never written
             unfinished.unlink()
+    sync(path.parent)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Adds a line to a file. Without `sync` a loss of power may take the last lines, or leave a part of one."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
+
+
+def make_folder(path: str | Path) -> None:
+    """Makes a folder and its parents, on the disk when this returns; a folder that exists is left as it is."""
+    path = Path(path).absolute()
+    new = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in reversed(new):
+        sync(folder.parent)
+
+
+def sync(path: str | Path) -> None:
+    """Waits until a file's content, or a folder's list of names, is on the disk.
+
+    Raises:
+        OSError: the disk has an error.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot sync folders; their servers do it.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """Waits until all files and folders below `folder`, and the folder itself, are on the disk."""
+    for place, _, files in os.walk(folder, topdown=False):
+        for name in files:
+            sync(Path(place, name))
+        sync(place)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what killed writers left in a folder; call it only while no other process writes there."""
+    for path in folder.glob(f"*{UNFINISHED}"):
+        path.unlink(missing_ok=True)
+
+
+def _new_name(path: Path) -> Path:
+    """Returns a name in the same folder that no other writer has."""
+    start = os.fsdecode(os.fsencode(path.name)[:LONGEST_NAME])
+    return path.with_name(f"{start}.{secrets.token_hex(4)}{UNFINISHED}")

@@ -9,10 +9,10 @@ import orbax.checkpoint as ocp
 from flax import linen as nn
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keeping
 
+from common_flax.check_sums import damage, write_check_sums
 from resnet_flax import unstack_blocks
 from training_flax.config.config import TrainConfig, build_network
 from training_flax.learn.state import TrainState
-from training_flax.run.check_sums import damage, write_check_sums
 from training_flax.run.disk_space import checkpoint_size, reserve
 from training_flax.run.folder import read_config
 from training_flax.runtime.signals import RunError

@@ -1,11 +1,39 @@
-"""Check sums of files, stored beside the files, to detect later damage."""
+"""Check sums in and beside files, to notice later damage."""
 
 import json
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 NAME = "check_sums.json"
+KEY = "check_sum"
 CHUNK = 1 << 22  # bytes
+
+
+def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns JSON values with a last entry "check_sum" over all others: eight hexadecimal digits of a CRC-32.
+
+    It is taken of the values in JSON with sorted keys, so the form of the file does not count.
+    """
+    values = {name: value for name, value in values.items() if name != KEY}
+    return {**values, KEY: _sum_of(values)}
+
+
+def unsealed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values without their check sum, or as they are if they have none.
+
+    Raises:
+        ValueError: the values are not those that were sealed.
+    """
+    rest = {name: value for name, value in values.items() if name != KEY}
+    if KEY in values and values[KEY] != _sum_of(rest):
+        raise ValueError("its content is not what was written")
+    return rest
+
+
+def _sum_of(values: Mapping[str, Any]) -> str:
+    return f"{zlib.crc32(json.dumps(values, sort_keys=True).encode()):08x}"
 
 
 def write_check_sums(folder: Path) -> None:
@@ -25,7 +53,7 @@ def damage(folder: Path) -> str | None:
                 return f"its file {name} is missing"
             if _crc32(folder / name) != expected:
                 return f"its file {name} is not what was written"
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return f"its file {NAME} is not what was written"
     except OSError as error:
         return str(error)
