@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import tyro
 
+from common_flax.terminal import complain
+
 Options = TypeVar("Options")
 
 
@@ -45,7 +47,7 @@ def run_command(name: str, command: Callable[[], object], *errors: type[Exceptio
     try:
         command()
     except reported as error:
-        print(f"{name}: error: {error}", file=sys.stderr)
+        complain(f"{name}: error: {error}")
         return 2
     except KeyboardInterrupt:
         return 130

@@ -115,6 +115,24 @@ def test_a_block_is_read_at_a_glance(module):
         assert (block.end_lineno or 0) - block.lineno + 1 <= 40, block.name
 
 
+def printed_to_the_terminal(file):
+    """The places of a file that write to the terminal by themselves."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            if name in ("print", "tqdm.write") or name.endswith(("stdout.write", "stderr.write", "writelines")):
+                yield f"{file}:{node.lineno} {name}"
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_lines_reach_the_terminal_by_one_module(package):
+    """`say` makes control characters visible, and the progress bar takes lines that went through it."""
+    doors = {ROOT / "common_flax/terminal.py", ROOT / "training_flax/runtime/terminal.py"}
+    files = set((ROOT / package).rglob("*.py")) - doors
+    assert [place for file in files for place in printed_to_the_terminal(file)] == []
+    assert all(any(printed_to_the_terminal(door)) for door in doors)
+
+
 RIDDLES = ("What", "How", "Whether", "Which", "Where", "When", "Why", "Of", "As", "If", "Its", "Up")
 
 

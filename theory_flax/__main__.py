@@ -13,6 +13,7 @@ from tyro.conf import Suppress, subcommand
 from common_flax.backend import check_backend
 from common_flax.checks import one_of
 from common_flax.command_line import parse_options, run_command, write_to_any_terminal
+from common_flax.terminal import say
 from theory_flax.base.figures import save_figure
 from theory_flax.base.options import ALWAYS, Claim, Options, meant_for
 from theory_flax.base.results import save_result
@@ -80,15 +81,15 @@ def run(options: Options) -> None:
 def show(name: str, claim: Claim, options: Options) -> None:
     """Measures one claim, writes the result and its figure, and prints the summary."""
     start = time.perf_counter()
-    print(f"{name}:", flush=True)
-    result = claim.measure(options, lambda line: print(f"  {line}", flush=True))
+    say(f"{name}:")
+    result = claim.measure(options, lambda line: say(f"  {line}"))
     seconds = time.perf_counter() - start
     about = {"claim": name, "quick": options.quick, "data": options.data, "seconds": round(seconds, 1)}
     save_result(result, options.out / f"{name}.json", **about, jax=jax.__version__)
     save_figure(claim.draw(result), options.out / f"{name}.png")
     for line in claim.summary(result):
-        print(f"  {line}")
-    print(f"  {options.out / name}.json and .png after {seconds:.0f} s", flush=True)
+        say(f"  {line}")
+    say(f"  {options.out / name}.json and .png after {seconds:.0f} s")
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
@@ -10,6 +9,7 @@ import jax
 
 from common_flax.backend import check_backend
 from common_flax.command_line import parse_options, run_command
+from common_flax.terminal import complain, say
 from training_flax.config.config import OLD_NAMES, TrainConfig
 from training_flax.config.recipes import RECIPES, with_recipe
 from training_flax.fit import evaluate_run, fit
@@ -64,7 +64,7 @@ def parse(arguments: Sequence[str], prog: str = "train.py") -> CommandLine:
 def run(options: CommandLine) -> None:
     """Trains, evaluates or prints the config, as the options say."""
     if options.print_config:
-        print(json.dumps(asdict(with_recipe(options.training)), indent=2, default=str))
+        say(*json.dumps(asdict(with_recipe(options.training)), indent=2, default=str).split("\n"))
         return
     keep_memory()
     keep_compiled_programs()
@@ -86,5 +86,5 @@ def main(arguments: Sequence[str], prog: str = "train.py") -> int:
     try:
         return run_command(name, lambda: run(parse(arguments, prog)), RunError)
     except Stopped as stopped:
-        print(f"{name}: {stopped}", file=sys.stderr)
+        complain(f"{name}: {stopped}")
         return stopped.exit_code

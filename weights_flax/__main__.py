@@ -14,6 +14,7 @@ from tyro.conf import Positional, arg
 
 from common_flax.backend import check_backend
 from common_flax.command_line import parse_options, run_command, write_to_any_terminal
+from common_flax.terminal import say, visible
 from weights_flax.export.export import export
 from weights_flax.formats.open import open_weights, reading
 from weights_flax.io.archs import build_model, describe, published_size
@@ -23,6 +24,7 @@ from weights_flax.io.save import save_weights
 from weights_flax.names.recognise import recognise
 
 DESCRIPTION = "Reads, converts and exports the weights of networks from many sources. No code in a file is run."
+SHOWN_ENTRIES = 50  # of a card; our own have eight
 
 
 @dataclass(frozen=True)
@@ -70,20 +72,24 @@ def inspect(options: Inspect) -> None:
     file = open_weights(options.file)
     values = sum(prod(tensor.shape) for tensor in file.tensors.values())
     kinds = sorted({str(tensor.dtype) for tensor in file.tensors.values()})
-    print(f"file      {file.path}: {file.format}, {len(file.tensors):,} tensors, {values:,} values, {', '.join(kinds)}")
+    say(f"file      {file.path}: {file.format}, {len(file.tensors):,} tensors, {values:,} values, {', '.join(kinds)}")
     with reading(file.path):
         naming, tensors = recognise(file.tensors)
-    print(f"names     {naming.title}")
+    say(f"names     {naming.title}")
     fits = fitting(naming, tensors)
     for number, (arch, named) in enumerate(fits):
-        print(f"{'' if number else 'fits':9} {arch}({', '.join(f'{key}={value!r}' for key, value in named.items())})")
+        say(f"{'' if number else 'fits':9} {arch}({', '.join(f'{key}={value!r}' for key, value in named.items())})")
     if not fits:
-        print("fits      no architecture")
-    for name, value in file.card.items():
-        print(f"{name.replace('_', ' ').removeprefix('num '):9} {_short(value)}")
-    width = max(map(len, file.tensors))
-    lines = [f"  {name:{width}}  {tensor.dtype}  {tensor.shape}" for name, tensor in file.tensors.items()]
-    print(*(lines if options.tensors or len(lines) <= 8 else [*lines[:4], "  …", *lines[-4:]]), sep="\n")
+        say("fits      no architecture")
+    for name, value in list(file.card.items())[:SHOWN_ENTRIES]:
+        say(f"{_short(name.replace('_', ' ').removeprefix('num ')):9} {_short(value)}")
+    names = [_short(visible(name)) for name in file.tensors]
+    width = max(map(len, names))
+    lines = [
+        f"  {name:{width}}  {tensor.dtype}  {tensor.shape}"
+        for name, tensor in zip(names, file.tensors.values(), strict=True)
+    ]
+    say(*(lines if options.tensors or len(lines) <= 8 else [*lines[:4], "  …", *lines[-4:]]))
 
 
 def _short(value: Any) -> str:
@@ -100,7 +106,7 @@ def convert(options: Convert) -> None:
     about = {name: card.get(name) for name in ("class_names", "image_shape", "licence", "source")}
     save_weights(model, variables, options.out, mean=normalised.get("mean"), std=normalised.get("std"), **about)
     values = sum(np.size(leaf) for leaf in jax.tree.leaves(variables))
-    print(f"{_named(model)}, {values:,} values: {options.out}")
+    say(f"{_named(model)}, {values:,} values: {options.out}")
 
 
 def _named(model: Any) -> str:
@@ -119,7 +125,7 @@ def export_network(options: Export) -> None:
     normalised = card.get("normalisation") or {} if options.format == "onnx" else {}
     metadata = {name: " ".join(map(str, value)) for name, value in normalised.items()}
     export(model, variables, options.out, format=options.format, image_shape=image_shape, metadata=metadata)
-    print(f"{_named(model)}, images {'×'.join(map(str, image_shape))}: {options.out}")
+    say(f"{_named(model)}, images {'×'.join(map(str, image_shape))}: {options.out}")
 
 
 def _network(options: Export) -> LoadedModel:

@@ -18,6 +18,7 @@ from common_flax.checks import one_of
 from common_flax.command_line import parse_options, run_command
 from common_flax.errors import one_line
 from common_flax.optional import library
+from common_flax.terminal import say
 from training_flax.data.tfds import data_folder, split_name
 
 DESCRIPTION = "Downloads a data set with TensorFlow Datasets and stores it for training without TensorFlow."
@@ -44,9 +45,9 @@ def main(arguments: Sequence[str]) -> int:
         try:
             folder = prepare_dataset(options.name, options.data_dir, options.source)
         except KeyboardInterrupt:
-            print("\nprepare: interrupted; nothing is left half-written", file=sys.stderr)
+            say("", "prepare: interrupted; nothing is left half-written", file=sys.stderr)
             raise
-        print(f"{options.name} is prepared in {folder}")
+        say(f"{options.name} is prepared in {folder}")
 
     return run_command("prepare", run)
 

@@ -11,13 +11,13 @@ from typing import IO, cast
 
 import jax
 import numpy as np
-from tqdm import tqdm
 from tyro.conf import Positional
 
 from common_flax.backend import check_backend
 from common_flax.checks import one_of
 from common_flax.command_line import parse_options
 from common_flax.files import whole_file
+from common_flax.terminal import complain, say
 from training_flax.config.config import DTYPES
 from training_flax.data.folder import find_images
 from training_flax.inference.classifier import Classifier, image_channels
@@ -28,7 +28,7 @@ from training_flax.inference.transform import View
 from training_flax.plots.grids import draw_predictions
 from training_flax.runtime.compilation import keep_compiled_programs
 from training_flax.runtime.signals import interrupts
-from training_flax.runtime.terminal import progress_bar
+from training_flax.runtime.terminal import complain_above_bar, progress_bar
 from weights_flax.io.archs import describe, published_size
 
 PROG = "python -m training_flax.predict"
@@ -94,10 +94,10 @@ def main(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError) as error:
-        print(f"predict: error: {error}", file=sys.stderr)
+        complain(f"predict: error: {error}")
         return 2
     except KeyboardInterrupt:
-        print("\npredict: interrupted", file=sys.stderr)
+        say("", "predict: interrupted", file=sys.stderr)
         return 130
 
 
@@ -127,18 +127,17 @@ def _write(
     """Writes predictions batch by batch; returns the first batches, for a picture, and the number of broken images."""
     row = row_format(stream.paths, names)
     if not as_json:
-        print(row.format("image", "class", "probability"), file=out)
+        say(row.format("image", "class", "probability"), file=out)
     first: list[FileBatch] = []
     broken, start = 0, time.perf_counter()
     with progress_bar("predict", len(stream.paths), shown=not out.isatty()) as bar:
         for batch in stream:
             check()
             for complaint in batch.broken:
-                tqdm.write(f"predict: {complaint}; skipped", file=sys.stderr)
+                complain_above_bar(f"predict: {complaint}; skipped")
             broken += len(batch.broken)
             lines = json_lines(batch, names) if as_json else table_rows(row, batch, names)
-            out.writelines(f"{line}\n" for line in lines)
-            out.flush()
+            say(*lines, file=out)
             if sum(len(kept.paths) for kept in first) < PICTURED:
                 first.append(batch)
             bar.update(batch.files)
@@ -172,7 +171,7 @@ def _writing(path: Path) -> Iterator[IO[str]]:
 
 
 def _say(line: str) -> None:
-    print(f"predict: {line}", file=sys.stderr, flush=True)
+    complain(f"predict: {line}")
 
 
 def _check(options: CommandLine) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 
+from common_flax.terminal import visible
 from training_flax.inference.predict import FileBatch
 
 WIDEST = 60  # largest width of a column; longer texts stick out
@@ -11,7 +12,7 @@ WIDEST = 60  # largest width of a column; longer texts stick out
 def row_format(paths: Sequence[str], class_names: Sequence[str]) -> str:
     """Returns the format of the table's rows (image, class, probability), as wide as all paths and names need."""
     columns = [("image", *paths), ("class", *class_names)]
-    image, name = (min(max(map(len, texts)), WIDEST) for texts in columns)
+    image, name = (min(max(len(visible(text)) for text in texts), WIDEST) for texts in columns)
     return f"{{:{image}}}  {{:{name}}}  {{:>11}}"
 
 
@@ -19,7 +20,8 @@ def table_rows(row: str, batch: FileBatch, class_names: Sequence[str]) -> Iterat
     """Yields the rows of a batch: one class per row, the most probable first."""
     for path, probabilities, classes in zip(batch.paths, *batch.predictions, strict=True):
         for place, (probability, index) in enumerate(zip(probabilities, classes, strict=True)):
-            yield row.format(path if place == 0 else "", class_names[index], f"{100 * probability:.2f} %")
+            name = visible(class_names[index])
+            yield row.format(visible(path) if place == 0 else "", name, f"{100 * probability:.2f} %")
 
 
 def json_lines(batch: FileBatch, class_names: Sequence[str]) -> Iterator[str]:
@@ -30,4 +32,5 @@ def json_lines(batch: FileBatch, class_names: Sequence[str]) -> Iterator[str]:
             {"class": class_names[index], "index": int(index), "probability": float(str(probability))}
             for probability, index in zip(probabilities, classes, strict=True)
         ]
-        yield json.dumps({"image": path, "classes": likeliest})
+        # JSON writes all control characters as escapes but the one that deletes.
+        yield json.dumps({"image": path, "classes": likeliest}).replace("\x7f", "\\u007f")

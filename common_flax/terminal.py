@@ -1,0 +1,30 @@
+"""The one way by which lines reach the terminal: names from files cannot steer it there."""
+
+import sys
+from typing import IO
+
+
+def visible(text: str) -> str:
+    r"""Returns a text in one line whose characters all show: others become escapes, such as \x1b, \n or \u202e.
+
+    These are control characters, line breaks, marks that turn the direction of text, other characters without a shape
+    or a meaning in Unicode, and halves of surrogate pairs; `repr` replaces the same ones.
+    """
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
+def say(*lines: str, file: IO[str] | None = None) -> None:
+    """Prints lines at once, each of them `visible`.
+
+    Args:
+        lines: a line each; without their ends.
+        file: the stream; None is stdout.
+    """
+    print(*map(visible, lines), sep="\n", file=file, flush=True)
+
+
+def complain(line: str) -> None:
+    """Prints a line on stderr, `visible`."""
+    say(line, file=sys.stderr)
