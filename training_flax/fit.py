@@ -1,6 +1,5 @@
 """Training runs, from their options to their folders."""
 
-import json
 import time
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -11,25 +10,25 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from resnet_flax import unstack_blocks
 from training_flax.config.config import TrainConfig
 from training_flax.data.loader import Loader, read_ahead
 from training_flax.learn.evaluation import Evaluation, evaluate, on_device
 from training_flax.learn.optimizers import peak_rate
 from training_flax.learn.starting_weights import starting_weights
 from training_flax.learn.state import TrainState
-from training_flax.plots.curves import draw_confusion
 from training_flax.plots.grids import draw_batch
+from training_flax.results import SUMMARY, broken_results, finished_steps, results_size, weight_files, write_results
 from training_flax.run import folder as run_folder
-from training_flax.run.checkpoints import KEPT, Checkpoints, Progress, restore
+from training_flax.run.checkpoints import KEPT, Checkpoints, Progress
 from training_flax.run.disk_space import check_space, checkpoint_size
 from training_flax.run.logs import Logs
-from training_flax.run.loop import Loop, LoopResult, train_reader
+from training_flax.run.loop import Loop, train_reader
+from training_flax.run.metrics import METRICS, rewind_metrics
 from training_flax.run.plan import Job, plan
 from training_flax.run.programs import Programs, compile_programs, state_by_shape
-from training_flax.runtime.signals import StopRequest
+from training_flax.runtime.signals import RunError, StopRequest
 from training_flax.runtime.terminal import Terminal
-from weights_flax import save_weights
+from weights_flax import load_weights
 
 
 @dataclass(frozen=True)
@@ -71,36 +70,35 @@ def fit(config: TrainConfig | Job, *, quiet: bool = False, stop: StopRequest | N
     first = jax.process_index() == 0
     terminal = Terminal(quiet or not first)
     finished = finished_steps(job.run)
+    saved = run_folder.checkpoint_steps(job.run)
     if finished is not None and finished >= job.total_steps:
-        terminal.say(f"{job.run} is finished: {finished} steps; its results are in summary.json")
-        model, variables = restore(job.run)
-        return FitResult(job.run, json.loads((job.run / "summary.json").read_text()), model, variables)
-    missing = max(KEPT + 1 - len(run_folder.checkpoint_steps(job.run)), 1)
-    check_space(job.run, missing * checkpoint_size(state_by_shape(job)), f"{missing} checkpoint{'s' * (missing > 1)}")
+        broken = ", ".join(broken_results(job))
+        if not broken:
+            terminal.say(f"{job.run} is finished: {finished} steps; its results are in {SUMMARY}")
+            variables = jax.tree.map(jnp.asarray, load_weights(job.eval_model, job.run / weight_files(job)[0]))
+            return FitResult(job.run, run_folder.read_json(job.run / SUMMARY), job.eval_model, variables)
+        if not saved:
+            raise RunError(f"{job.run} is finished, but has no checkpoint to write {broken} from, missing or damaged")
+        terminal.say(f"{job.run} is finished, but these are missing or damaged, and written anew: {broken}")
+    missing, state = max(KEPT + 2 - len(saved), 1), state_by_shape(job)
+    needed = missing * checkpoint_size(state) + results_size(job, state)
+    check_space(job.run, needed, f"{missing} checkpoint{'s' * (missing > 1)} and the results")
     with run_folder.locked(job.run) if first else nullcontext(), run_folder.written_to(job.run):
         return _run(job, terminal, stop or StopRequest())
-
-
-def finished_steps(run: Path) -> int | None:
-    """Returns the number of steps of a finished run; None if it is not finished."""
-    try:
-        return int(json.loads((run / "summary.json").read_text())["steps"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def _run(job: Job, terminal: Terminal, stop: StopRequest) -> FitResult:
     start = time.perf_counter()
     introduce(job, terminal)
     if jax.process_index() == 0:
-        run_folder.write_config(job.run, job.config, job.dataset)
-    logs, checkpoints = Logs(job), Checkpoints(job.run)
+        run_folder.write_config(job.run, job.config, job.dataset, job.mark)
+    logs, checkpoints = Logs(job), Checkpoints(job.run, job.mark)
     terminal.say("compiling; the first start of a network takes a while, later starts use the cache")
     programs = compile_programs(job)
     compile_seconds = time.perf_counter() - start
     terminal.say(f"compiled in {compile_seconds:.1f} s")
 
-    state, progress = _first_state(job, programs, checkpoints, terminal)
+    state, progress = _first_state(job, programs, checkpoints, logs, terminal)
     try:
         result = Loop(job, programs, state, progress, checkpoints, logs, terminal, stop).run()
     except BaseException:
@@ -111,11 +109,12 @@ def _run(job: Job, terminal: Terminal, stop: StopRequest) -> FitResult:
     checkpoints.close()
     logs.draw(final=True)
     logs.close()
-    return _write_results(job, result, terminal, compile_seconds, time.perf_counter() - start)
+    summary, variables = write_results(job, result, terminal, compile_seconds, time.perf_counter() - start)
+    return FitResult(job.run, summary, job.eval_model, variables)
 
 
 def _first_state(
-    job: Job, programs: Programs, checkpoints: Checkpoints, terminal: Terminal
+    job: Job, programs: Programs, checkpoints: Checkpoints, logs: Logs, terminal: Terminal
 ) -> tuple[TrainState, Progress]:
     """Returns the state of the newest undamaged checkpoint, or the state before the first step."""
     newest = checkpoints.newest(programs.state)
@@ -126,10 +125,14 @@ def _first_state(
         terminal.say(f"going on after step {step} of {job.total_steps}")
         if jax.process_index() == 0:
             # A run that was killed after its last step repeats the last evaluation.
-            run_folder.rewind_metrics(job.run, step, min(progress.evaluated, job.total_steps - 1))
+            there, logs.lines = rewind_metrics(job.run, step, min(progress.evaluated, job.total_steps - 1))
+            if there < progress.lines:
+                terminal.say(f"{METRICS} has lost {progress.lines - there} of the {progress.lines} lines before")
+            if not (job.run / "batch.png").exists():
+                _draw_first_batch(job, programs, state)
         return state, progress
     if jax.process_index() == 0:
-        run_folder.rewind_metrics(job.run, 0, 0)
+        rewind_metrics(job.run, 0, 0)
     state = programs.init()
     if job.config.weights is not None:
         state = _with_weights(job, state)
@@ -158,49 +161,6 @@ def _draw_first_batch(job: Job, programs: Programs, state: TrainState) -> None:
     images, targets = jax.device_get(programs.show(state, split, job.devices.put_rows(rows)))
     if jax.process_index() == 0:
         draw_batch(job.run / "batch.png", images, targets, job.dataset.class_names)
-
-
-def _write_results(
-    job: Job, result: LoopResult, terminal: Terminal, compile_seconds: float, seconds: float
-) -> FitResult:
-    """Writes weights, pictures and summary of a finished run, and prints its accuracy."""
-    state, evaluation, progress, images_per_second = result
-    config, dataset = job.config, job.dataset
-    variables = unstack_blocks({"params": state.params, "batch_stats": state.batch_stats})
-    average = None if state.ema is None else unstack_blocks(job.devices.gather(state.ema))
-    labels, names = dataset.test.labels, dataset.class_names
-    right, accuracy = int((evaluation.predictions == labels).sum()), f"{100 * evaluation.accuracy:.2f} %"
-    summary = {
-        "arch": config.arch,
-        "data": config.data,
-        "parameters": job.parameters,
-        "device": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
-        "train_examples": len(dataset.train.labels),
-        "test_examples": len(labels),
-        "steps": job.total_steps,
-        "skipped_steps": int(jax.device_get(state.skipped)),
-        "test_accuracy": evaluation.accuracy,
-        "test_loss": evaluation.loss,
-        "best_accuracy": progress.best_accuracy,
-        "best_step": progress.best_step,
-        "images_per_second": images_per_second,
-        "compile_seconds": compile_seconds,
-        "train_seconds": progress.seconds,
-        "seconds": seconds,
-    }
-    if jax.process_index() == 0:
-        about = {"mean": dataset.mean, "std": dataset.std, "image_shape": dataset.image_shape, "class_names": names}
-        for name, weights in (("model", variables), ("model_ema", average)):
-            if weights is not None:
-                path = job.run / f"{name}.safetensors"
-                save_weights(job.eval_model, jax.device_get(weights), path, **about)  # type: ignore[arg-type]
-        score = f"{config.arch} on {config.data}: {accuracy} of {len(labels)} test images"
-        draw_confusion(job.run / "confusion.png", labels, evaluation.predictions, names, score)
-        run_folder.write_json(job.run / "summary.json", summary)
-    averaged = " of the averaged weights" if state.ema is not None else ""
-    terminal.say(f"test accuracy{averaged} {accuracy} ({right} of {len(labels)} images), loss {evaluation.loss:.4f}")
-    terminal.say(f"weights, curves and confusion matrix are in {job.run} after {seconds:.0f} s")
-    return FitResult(job.run, summary, job.eval_model, variables)
 
 
 def introduce(job: Job, terminal: Terminal) -> None:

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from common_flax.files import whole_file
 from theory_flax.base.estimates import Estimate, estimate
 
 
@@ -64,4 +65,5 @@ def save_figure(figure: Figure, path: Path) -> None:
     figure.savefig(drawn, dpi=100)
     # Median cut would give thin lines, which are few pixels, the colour of their neighbours.
     image = Image.open(drawn).convert("RGB").quantize(128, Image.Quantize.MAXCOVERAGE)
-    image.save(path, optimize=True)
+    with whole_file(path) as file:
+        image.save(file, format="png", optimize=True)

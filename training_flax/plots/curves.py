@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from common_flax.palette import BLUE, ORANGE
+from common_flax.pictures import save_figure
 
 
 def draw_curves(path: Path, metrics: Sequence[Mapping[str, Any]], title: str) -> None:
@@ -25,7 +26,7 @@ def draw_curves(path: Path, metrics: Sequence[Mapping[str, Any]], title: str) ->
     label_axes(losses, errors, "cross-entropy (nats)", "error (%)")
     losses.legend()
     errors.legend()
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)
 
 
 def label_axes(losses: Axes, errors: Axes, loss_label: str, error_label: str) -> None:
@@ -55,4 +56,4 @@ def draw_confusion(path: Path, labels: np.ndarray, predictions: np.ndarray, name
                 colour = "white" if shares[row, column] > 0.5 else "black"
                 axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=9)
     figure.colorbar(image, label="share of the true class")
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)

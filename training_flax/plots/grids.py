@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from common_flax.pictures import save_figure
+
 SHOWN_CLASSES = 3  # per image
 
 
@@ -24,7 +26,7 @@ def draw_batch(path: Path, images: np.ndarray, targets: np.ndarray, names: Seque
         shares = [(target[i], names[i]) for i in np.argsort(-target)[:2] if target[i] > 0.005]
         title = " + ".join(name if share > 0.995 else f"{100 * share:.0f} % {name}" for share, name in shares)
         axes.set_title(title, fontsize=8)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)
 
 
 def draw_predictions(

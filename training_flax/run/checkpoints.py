@@ -1,23 +1,31 @@
 """Checkpoints: the whole training state on disk, by Orbax."""
 
+import json
+import shutil
+import threading
+import time
 from collections.abc import Mapping
+from contextlib import suppress
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
 from flax import linen as nn
-from orbax.checkpoint.checkpoint_managers import preservation_policy as keeping
 
 from common_flax.check_sums import damage, write_check_sums
+from common_flax.files import UNFINISHED, make_folder, sync, sync_tree
 from resnet_flax import unstack_blocks
 from training_flax.config.config import TrainConfig, build_network
 from training_flax.learn.state import TrainState
 from training_flax.run.disk_space import checkpoint_size, reserve
-from training_flax.run.folder import read_config
+from training_flax.run.folder import checkpoint_steps, read_config
+from training_flax.run.metrics import METRICS
 from training_flax.runtime.signals import RunError
 
-KEPT = 3
+ORBAX_UNFINISHED = ".orbax-checkpoint-tmp"  # in names of unfinished checkpoints of older versions
+KEPT = 3  # newest checkpoints; the best one is kept too
 
 
 class Progress(NamedTuple):
@@ -27,61 +35,103 @@ class Progress(NamedTuple):
     best_accuracy: float = -1.0  # on the test split, of the averaged weights if there are any
     best_step: int = 0
     seconds: float = 0.0  # training time over all starts, without evaluation
+    lines: int = 0  # of metrics.jsonl
     epoch_sums: tuple[float, float, int] = (0.0, 0.0, 0)  # sums of loss and accuracy and steps of the current epoch
 
 
 class Checkpoints:
     """The checkpoints of one run, the newest three and the best, written in the background.
 
-    A checkpoint gets its name when it is complete. It holds check sums of its files, so that reading it detects damage
-    on the disk.
+    A checkpoint is written to STEP.unfinished, and is renamed to STEP when all its files and folders are on the disk;
+    only then does an older one go. It holds the run's mark, and check sums of its files.
+
+    Args:
+        run: the run's folder.
+        mark: the run's mark, see `mark_of`.
     """
 
-    def __init__(self, run: Path):
-        self._run = run
-        best = keeping.BestN(get_metric_fn=lambda each: each["accuracy"], n=1, keep_checkpoints_without_metrics=False)
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=keeping.AnyPreservationPolicy([keeping.LatestN(KEPT), best]),
-            enable_async_checkpointing=True,
-            async_options=ocp.AsyncOptions(post_finalization_callback=self._sum_up),
-        )
-        self._folder = (run / "checkpoints").absolute()
-        self._saving = 0  # the step of the checkpoint that is being written
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
+    def __init__(self, run: Path, mark: str):
+        self._run, self._mark = run, mark
+        self._folder, self._metrics = (run / "checkpoints").absolute(), run / METRICS
+        self._primary = jax.process_index() == 0
+        if self._primary:
+            make_folder(self._folder)
+            for path in self._folder.iterdir():
+                if path.name.endswith(UNFINISHED) or ORBAX_UNFINISHED in path.name:  # left by a killed process
+                    shutil.rmtree(path, ignore_errors=True)
+        self._saver = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
+        self._steps = checkpoint_steps(run)
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+        self._started = self._ended = 0.0  # of the last checkpoint, by the monotonic clock
 
     def save(self, step: int, state: TrainState, progress: Progress) -> None:
         """Copies the state, and writes the copy in the background unless there is a checkpoint of this step.
 
         Raises RunError if this or the last checkpoint could not be written.
         """
-        if step in self._manager.all_steps():
+        if step in self._steps:
             return
-        tree = _as_tree(state)
-        metrics = {"accuracy": progress.best_accuracy} if progress.best_step == step else None
-        args = ocp.args.Composite(state=ocp.args.StandardSave(tree), progress=ocp.args.JsonSave(progress._asdict()))
+        self.wait()
+        tree, unfinished = _as_tree(state), self._folder / f"{step}{UNFINISHED}"
+        self._started, self._ended = time.monotonic(), inf
 
-        def write() -> None:
-            # Without this check Orbax prints many lines if the disk is full, and makes a removed folder again.
-            if jax.process_index() == 0:
+        def finish() -> None:
+            try:
+                self._saver.wait_until_finished()
+                if self._primary:
+                    self._publish(unfinished, step, progress)
+            except Exception as error:  # OSError, and TensorStore's own errors for a full disk
+                self._error = error
+            self._ended = time.monotonic()
+
+        try:
+            if self._primary:
+                # Without this check Orbax prints many lines if the disk is full, and makes a removed folder again.
                 reserve(self._run, checkpoint_size(tree))
-            self._manager.wait_until_finished()
-            self._saving = step
-            self._manager.save(step, args=args, metrics=metrics)
+                unfinished.mkdir()
+                (unfinished / "progress").mkdir()
+                stored = json.dumps({**progress._asdict(), "mark": self._mark}, allow_nan=False)
+                (unfinished / "progress" / "metadata").write_text(stored)
+            self._saver.save(unfinished / "state", args=ocp.args.StandardSave(tree))
+        except Exception as error:
+            raise self._failure(error) from error
+        self._steps.append(step)
+        # Not a daemon: when Python ends, it waits until the checkpoint is whole.
+        self._thread = threading.Thread(target=finish, name="checkpoint")
+        self._thread.start()
 
-        self._guarded(write)
+    def _publish(self, unfinished: Path, step: int, progress: Progress) -> None:
+        """Gives a written checkpoint its name, and removes those that are no longer kept."""
+        if self._metrics.exists():
+            sync(self._metrics)  # a run that goes on from here needs the lines of metrics up to here
+        write_check_sums(unfinished)
+        sync_tree(unfinished)
+        unfinished.rename(self._folder / str(step))
+        sync(self._folder)
+        for old in set(self._steps[:-KEPT]) - {progress.best_step}:
+            self._remove(old)
 
-    def _sum_up(self) -> None:
-        """Adds check sums to a checkpoint, just before the checkpoint gets its name."""
-        if jax.process_index() == 0:
-            for folder in self._folder.glob(f"{self._saving}.*"):
-                write_check_sums(folder)
+    def _remove(self, step: int) -> None:
+        """Removes a checkpoint, which loses its name first: a half-removed one must not look like a damaged one."""
+        gone = self._folder / f"{step}{UNFINISHED}"
+        with suppress(OSError):  # the next start removes the rest
+            (self._folder / str(step)).rename(gone)
+            self._steps.remove(step)
+            shutil.rmtree(gone)
+
+    @property
+    def seconds(self) -> float:
+        """The seconds that the last checkpoint has taken so far, most of them in the background."""
+        return min(self._ended, time.monotonic()) - self._started
 
     def check(self) -> None:
         """Raises RunError if a checkpoint could not be written."""
-        self._guarded(self._manager.check_for_errors)
+        if self._error is not None:
+            raise self._failure(self._error) from self._error
 
     def newest(self, abstract: TrainState) -> tuple[int, TrainState, Progress, list[str]] | None:
-        """Reads the newest undamaged checkpoint.
+        """Reads the newest undamaged checkpoint, and removes damaged newer ones.
 
         Args:
             abstract: shapes, types and shardings for the state; the shardings may differ from the saved ones.
@@ -90,40 +140,61 @@ class Checkpoints:
             Step, state, progress and a line for each damaged checkpoint that was skipped; None if the run has none.
 
         Raises:
-            RunError: all checkpoints are damaged.
+            RunError: all checkpoints are damaged, or one belongs to another run.
         """
-        steps, lines = sorted(self._manager.all_steps(), reverse=True), []
-        for step in steps:
+        lines: list[str] = []
+        for step in reversed(self._steps):
             wrong = damage(self._folder / str(step))
             if wrong is not None:  # for each damaged array Orbax would print a message
                 lines.append(f"checkpoint {step} is damaged and passed over: {wrong}")
                 continue
             try:
+                mark, progress = self._read_progress(step)
+            except (OSError, ValueError, TypeError, KeyError) as error:
+                lines.append(f"checkpoint {step} is damaged and passed over: {_first_line(error)}")
+                continue
+            if mark not in (None, self._mark):
+                raise RunError(f"checkpoint {step} in {self._run} belongs to another run; move it away")
+            try:
                 target = ocp.args.StandardRestore(_as_tree(abstract))
-                args = ocp.args.Composite(state=target, progress=ocp.args.JsonRestore())
-                stored = self._manager.restore(step, args=args)
-                progress = Progress(**stored["progress"] | {"epoch_sums": tuple(stored["progress"]["epoch_sums"])})
+                stored = self._saver.restore(self._folder / str(step) / "state", args=target)
             except Exception as error:  # damaged files make Orbax and TensorStore raise many kinds of errors
                 lines.append(f"checkpoint {step} is damaged and passed over: {_first_line(error)}")
                 continue
-            for later in [s for s in steps if s > step]:
-                self._manager.delete(later)
-            return step, _as_state(stored["state"], abstract), progress, lines
-        if steps:
+            for later in [s for s in self._steps if s > step] if self._primary else []:
+                self._remove(later)
+            self._steps = [s for s in self._steps if s <= step]
+            return step, _as_state(stored, abstract), progress, lines
+        if lines:
             raise RunError(f"no checkpoint in {self._run} is whole; {lines[0]}")
         return None
 
-    def close(self) -> None:
-        """Waits until everything is on disk."""
-        self._guarded(self._manager.wait_until_finished)
-        self._manager.close()
+    def _read_progress(self, step: int) -> tuple[str | None, Progress]:
+        """Returns the mark (None in checkpoints of older versions) and the progress of a checkpoint."""
+        stored = json.loads((self._folder / str(step) / "progress" / "metadata").read_bytes())
+        mark = stored.pop("mark", None)
+        return mark, Progress(**stored | {"epoch_sums": tuple(stored["epoch_sums"])})
 
-    def _guarded(self, write: Any) -> None:
+    def wait(self) -> None:
+        """Waits until the last checkpoint is on the disk; raises RunError if it could not be written."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        self.check()
+
+    def close(self) -> None:
+        """Waits as `wait`, and frees Orbax' threads."""
         try:
-            write()
-        except Exception as error:  # OSError, and TensorStore's own errors for a full disk
-            rest = "those before it are whole" if self._run.is_dir() else "the folder is gone"
-            raise RunError(f"a checkpoint could not be written to {self._run}: {_first_line(error)}; {rest}") from error
+            self.wait()
+        finally:
+            self._saver.close()
+
+    def _failure(self, error: Exception) -> RunError:
+        """Makes the error of a checkpoint that could not be written; it tells which ones are left."""
+        whole = [step for step in checkpoint_steps(self._run) if damage(self._folder / str(step)) is None]
+        left = f"those before it are whole: {', '.join(map(str, whole))}" if whole else "no checkpoint is left"
+        rest = left if self._run.is_dir() else "the folder is gone"
+        return RunError(f"a checkpoint could not be written to {self._run}: {_first_line(error)}; {rest}")
 
 
 def restore(run: Path | str, *, averaged: bool = False) -> tuple[nn.Module, dict[str, Any]]:

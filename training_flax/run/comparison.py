@@ -11,8 +11,11 @@ from tyro.conf import Positional, arg
 
 from common_flax.command_line import parse_options, run_command
 from common_flax.palette import COLOURS
+from common_flax.pictures import save_figure
+from common_flax.terminal import say, visible
 from training_flax.plots.curves import label_axes
-from training_flax.run.folder import read_config, read_json, read_metrics
+from training_flax.run.folder import read_config, read_json
+from training_flax.run.metrics import read_metrics
 from training_flax.runtime.signals import RunError
 
 LINES = ("-", "--", "-.", ":")  # line styles, for more runs than colours
@@ -20,7 +23,7 @@ AVERAGED = "test of averaged weights"
 # Entries of config.json that are no options: they follow from the data, or change no number.
 NOT_OPTIONS = {
     *("num_classes", "class_names", "train_examples", "test_examples"),
-    *("image_shape", "normalisation", "versions"),
+    *("image_shape", "normalisation", "versions", "mark"),
 }
 
 
@@ -82,7 +85,7 @@ def tabulate(runs: Sequence[Run]) -> str:
     """
     options = differing_options(runs)
     averaged = any(run.curve(AVERAGED, "accuracy")[1] for run in runs)
-    head = ["run", "arch", *options, "parameters", "steps", "best test", "last test"]
+    head = ["run", "arch", *map(visible, options), "parameters", "steps", "best test", "last test"]
     head += ["averaged"] * averaged + ["images/s", "train time"]
     rows = [head]
     for run in runs:
@@ -95,7 +98,7 @@ def tabulate(runs: Sequence[Run]) -> str:
         row += [_percent(sorted(accuracies)[-1:]), _percent(accuracies[-1:])]
         row += [_percent(run.curve(AVERAGED, "accuracy")[1][-1:])] * averaged
         row += [_cell(speed, "{:,.0f}"), _cell(run.summary.get("train_seconds"), "{:,.0f} s")]
-        rows.append(row)
+        rows.append([visible(cell) for cell in row])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     words = 2 + len(options)  # columns of words are aligned left, numbers right
     forms = [f"{'<' if i < words else '>'}{width}" for i, width in enumerate(widths)]
@@ -132,7 +135,7 @@ def draw_comparison(path: Path, runs: Sequence[Run]) -> None:
     label_axes(losses, errors, "train loss (nats)", "test error (%)")
     figure.legend(loc="outside lower center", ncols=max(1, 120 // (8 + max(len(run.name) for run in runs))))
     try:
-        figure.savefig(path, dpi=120, format=path.suffix[1:] or "png")
+        save_figure(figure, path)
     except OSError as error:
         raise ValueError(f"out {str(path)!r} cannot be written: {error.strerror or error}") from None
 
@@ -160,5 +163,5 @@ def compare(arguments: Sequence[str]) -> None:
         raise ValueError("the following arguments are required: RUN")
     runs = read_runs(options.runs)
     draw_comparison(options.out, runs)
-    print(tabulate(runs))
-    print(f"curves are in {options.out}")
+    say(*tabulate(runs).split("\n"))
+    say(f"curves are in {options.out}")

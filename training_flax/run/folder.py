@@ -1,22 +1,25 @@
 """The folder of a run: its name and lock, its files, and the check that a run may continue in it."""
 
 import fcntl
+import hashlib
 import json
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, asdict, fields
+from dataclasses import MISSING, asdict, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from common_flax.check_sums import sealed, unsealed
 from common_flax.errors import one_line
-from common_flax.files import whole_file
+from common_flax.files import UNFINISHED, make_folder, remove_unfinished, whole_file
 from training_flax.augment.registry import current_names
-from training_flax.config.config import MODEL, OLD_NAMES, RUN, ResolvedConfig, TrainConfig, reaching
+from training_flax.config.config import BEFORE, MODEL, OLD_NAMES, RUN, ResolvedConfig, TrainConfig, reaching
 from training_flax.data.dataset import Dataset
 from training_flax.runtime.signals import RunError
 
@@ -48,15 +51,33 @@ def run_path(config: TrainConfig, dataset: Dataset, *, extend: bool = False) -> 
     parent = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise ValueError(f"out {str(out)!r} cannot be made: {str(parent)!r} is no folder that may be written to")
-    if out.is_dir() and {path.name for path in out.iterdir()} - {LOCK}:
+    if out.is_dir() and any(path.name != LOCK and not path.name.endswith(UNFINISHED) for path in out.iterdir()):
         _check_same_run(out, numbers_options(config, dataset), extend)
     return out
+
+
+def as_begun(resolved: ResolvedConfig, given: TrainConfig) -> ResolvedConfig:
+    """Returns the options with those of `BEFORE` as an existing run has them, unless the user gave them.
+
+    Args:
+        resolved: the resolved options.
+        given: the options that the user gave.
+    """
+    if given.out is None or not (Path(given.out) / "config.json").is_file():
+        return resolved
+    try:
+        stored = BEFORE | read_config(Path(given.out))
+    except ValueError:  # `run_path` says so
+        return resolved
+    kept = {name: stored[name] for name in BEFORE if getattr(given, name) is None and isinstance(stored[name], bool)}
+    return replace(resolved, **kept)
 
 
 def checkpoint_steps(run: Path) -> list[int]:
     """Returns the steps of a run's checkpoints, whole or damaged."""
     folder = run / "checkpoints"
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit()) if folder.is_dir() else []
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted(int(name) for name in names if re.fullmatch("[0-9]+", name))
 
 
 def _check_same_run(out: Path, wanted: dict[str, Any], extend: bool) -> None:
@@ -68,9 +89,9 @@ def _check_same_run(out: Path, wanted: dict[str, Any], extend: bool) -> None:
     except ValueError:
         raise ValueError(f"out {str(out)!r} has a damaged config.json; name a new folder") from None
     ignored = {"versions", *(LENGTH if extend else ())}
-    # If config.json lacks an option, the run is older than the option and had the option's default.
+    # If config.json lacks an option, the run is older than the option and had the option's default of that time.
     defaults = {option.name: option.default for option in fields(ResolvedConfig) if option.default is not MISSING}
-    there, now = _plain(defaults) | _flat(stored), _flat(_plain(wanted))
+    there, now = _plain(defaults | BEFORE) | _flat(stored), _flat(_plain(wanted))
     differing = [
         f"{name} ({there.get(name)!r} there, {now.get(name)!r} now)"
         for name in now
@@ -108,9 +129,21 @@ def numbers_options(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     return values
 
 
-def write_config(run: Path, config: TrainConfig, dataset: Dataset) -> None:
-    """Writes config.json: the values of `numbers_options`."""
-    write_json(run / "config.json", _plain(numbers_options(config, dataset)))
+def mark_of(run: Path, config: TrainConfig, dataset: Dataset) -> str:
+    """Returns the mark that a run's checkpoints, weights and summary carry: sixteen hexadecimal digits.
+
+    It is a hash of all that the run's numbers depend on, taken when the run begins; config.json keeps it. So a run
+    that is extended, or goes on with other versions of libraries, keeps its mark.
+    """
+    if (run / "config.json").is_file() and (stored := read_config(run).get("mark")):
+        return str(stored)
+    values = {name: value for name, value in numbers_options(config, dataset).items() if name != "versions"}
+    return hashlib.sha256(json.dumps(_plain(values), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def write_config(run: Path, config: TrainConfig, dataset: Dataset, mark: str) -> None:
+    """Writes config.json: the values of `numbers_options`, and the run's mark."""
+    write_json(run / "config.json", _plain(numbers_options(config, dataset)) | {"mark": mark})
 
 
 def read_config(run: Path) -> dict[str, Any]:
@@ -128,14 +161,11 @@ def read_config(run: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object from a file; raises ValueError if the file is damaged."""
+    """Reads a JSON object from a file, without its check sum; raises ValueError if the file is damaged."""
     try:
-        values = json.loads(path.read_text())
-    except ValueError:
-        values = None
-    if not isinstance(values, dict):
-        raise ValueError(f"{str(path)!r} is damaged")
-    return values
+        return unsealed(json.loads(path.read_text()))
+    except (ValueError, AttributeError, RecursionError):
+        raise ValueError(f"{str(path)!r} is damaged") from None
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,7 +180,7 @@ def locked(run: Path) -> Iterator[None]:
     Raises ValueError if another process trains in the folder, or it cannot be made.
     """
     try:
-        run.mkdir(parents=True, exist_ok=True)
+        make_folder(run)
     except OSError as error:
         raise ValueError(f"out {str(run)!r} cannot be made: {error.strerror}") from None
     with (run / LOCK).open("w") as file:
@@ -158,6 +188,7 @@ def locked(run: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"out {str(run)!r} is in use by another process that trains") from None
+        remove_unfinished(run)
         yield
 
 
@@ -171,35 +202,6 @@ def written_to(run: Path) -> Iterator[None]:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Writes `values` whole or not at all."""
+    """Writes `values` and their check sum, whole or not at all."""
     with whole_file(path) as file:
-        file.write_text(json.dumps(values, indent=2) + "\n")
-
-
-def append_metrics(run: Path, values: Mapping[str, Any]) -> None:
-    """Appends a line to metrics.jsonl."""
-    with (run / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps(values) + "\n")
-
-
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Reads the lines of metrics.jsonl, without an incomplete last line; raises RunError if a line is damaged."""
-    path = run / "metrics.jsonl"
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    metrics: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, 1):
-        try:
-            values = json.loads(line)
-        except ValueError:
-            values = None
-        if not isinstance(values, dict) or not {"split", "step"} <= values.keys():
-            raise RunError(f"line {number} of {str(path)!r} is damaged; without it the run can go on")
-        metrics.append(values)
-    return metrics
-
-
-def rewind_metrics(run: Path, step: int, evaluated: int) -> None:
-    """Removes lines of metrics.jsonl: of training after `step`, and of evaluations after the step `evaluated`."""
-    lines = [line for line in read_metrics(run) if line["step"] <= (step if line["split"] == "train" else evaluated)]
-    with whole_file(run / "metrics.jsonl") as file:
-        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        file.write_text(json.dumps(sealed(values), indent=2) + "\n")

@@ -19,8 +19,10 @@ from training_flax.run.logs import Logs, StepLog
 from training_flax.run.plan import Job
 from training_flax.run.programs import Programs
 from training_flax.runtime.memory import trim_memory
-from training_flax.runtime.signals import GO_ON, SAVE, STOP, RunError, Stopped, StopRequest
+from training_flax.runtime.signals import DUE, GO_ON, SAVE, STOP, RunError, Stopped, StopRequest
 from training_flax.runtime.terminal import Terminal, progress_bar
+
+SHARE_OF_CHECKPOINTS = 0.02  # largest share of a run's time: epochs of a second do not each end with a checkpoint
 
 
 class LoopResult(NamedTuple):
@@ -77,9 +79,10 @@ class Loop:
             with jax.transfer_guard("disallow"):
                 for epoch in range(first, job.epochs + 1):
                     steps = range(self.step, job.last_step(epoch))
-                    self.take_steps(epoch, steps)
+                    due = self.take_steps(epoch, steps)
                     evaluation = self.evaluate(epoch)
-                    self.save()
+                    if due or epoch == job.epochs:
+                        self.save()
         except UnreadableImage as error:
             if jax.process_count() > 1:  # all processes must save together, and the others had no error
                 raise
@@ -97,8 +100,8 @@ class Loop:
         """The speed of training alone, since this start."""
         return self.steps_taken * self.job.batch_size / max(self.seconds, 1e-9)
 
-    def take_steps(self, epoch: int, steps: range) -> None:
-        """Takes the remaining steps of an epoch."""
+    def take_steps(self, epoch: int, steps: range) -> bool:
+        """Takes the remaining steps of an epoch; returns True if a checkpoint is due at its end."""
         job, seed = self.job, self.job.config.seed
         start, before = time.perf_counter(), self.progress.seconds
         pending: tuple[TrainMetrics, jax.Array] | None = None
@@ -138,13 +141,16 @@ class Loop:
         self.progress = self.progress._replace(seconds=before + time.perf_counter() - start)
         if stop_signal >= STOP:
             self.act(stop_signal)
+        return stop_signal >= DUE
 
     def stop_signal(self) -> int:
         """Returns this process's request to all processes at the next step."""
         if self.stop.stop_signal != GO_ON:
             return self.stop.stop_signal
-        late = time.monotonic() - self.saved_at > 60 * self.job.config.checkpoint_minutes
-        return SAVE if late else GO_ON
+        passed = time.monotonic() - self.saved_at
+        if passed > 60 * self.job.config.checkpoint_minutes:
+            return SAVE
+        return DUE if SHARE_OF_CHECKPOINTS * passed >= self.checkpoints.seconds else GO_ON
 
     def read(self, log: StepLog, output: tuple[TrainMetrics, jax.Array], batch: Batch) -> int:
         """Copies a step's metrics to the host; returns the stop signal of all processes."""
@@ -169,6 +175,7 @@ class Loop:
 
     def save(self, wait: bool = False) -> None:
         """Writes a checkpoint of the current state, in the background unless `wait` is True."""
+        self.progress = self.progress._replace(lines=self.logs.lines)
         self.checkpoints.save(self.step, self.state, self.progress)
         if wait:
             self.checkpoints.close()

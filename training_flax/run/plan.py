@@ -21,7 +21,7 @@ from training_flax.data.dataset import Dataset, Split, StreamedSplit
 from training_flax.data.open import open_dataset
 from training_flax.learn.freeze import check_patterns
 from training_flax.learn.starting_weights import normalisation, starting_weights
-from training_flax.run.folder import checkpoint_steps, run_path
+from training_flax.run.folder import as_begun, checkpoint_steps, mark_of, run_path
 from training_flax.runtime.devices import Devices
 from weights_flax.io.archs import ARCHS, constructor_options, published_size
 
@@ -42,6 +42,7 @@ class Job:
         batch_size: images per step, on all devices together.
         total_steps: optimizer steps to take.
         run: the folder to write to: new, empty, or of the same run.
+        mark: the run's mark, see `mark_of`.
     """
 
     config: ResolvedConfig
@@ -53,6 +54,7 @@ class Job:
     batch_size: int
     total_steps: int
     run: Path
+    mark: str
 
     @property
     def stacked(self) -> bool:
@@ -153,7 +155,7 @@ def plan(config: TrainConfig, *, extend: bool = False) -> Job:
     eval_model = build_network(named, classes)
     shapes = variables_by_shape(eval_model, dataset.image_shape)
     check_patterns(shapes["params"], config.freeze)
-    resolved = with_recipe(config, batch_norm=bool(shapes["batch_stats"]))
+    resolved = as_begun(with_recipe(config, batch_norm=bool(shapes["batch_stats"])), config)
     total_steps = _total_steps(resolved, dataset, devices)
     run = run_path(resolved, dataset, extend=extend)
     if config.weights is not None and not checkpoint_steps(run):  # a run that resumes does not read its weights again
@@ -168,6 +170,7 @@ def plan(config: TrainConfig, *, extend: bool = False) -> Job:
         batch_size=resolved.batch_size,
         total_steps=total_steps,
         run=run,
+        mark=mark_of(run, resolved, dataset),
     )
 
 

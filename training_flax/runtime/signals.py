@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-GO_ON, SAVE = 0, 1  # stop signals; a request to stop is `STOP` plus the number of the system's signal
+from common_flax.terminal import say
+
+GO_ON, DUE, SAVE = 0, 1, 2  # stop signals: DUE saves at the end of the epoch; to stop, `STOP` plus the signal's number
 STOP = 100
 
 
@@ -44,7 +46,7 @@ class StopRequest:
             return
         name = signal.Signals(number).name
         what = "again; not waiting" if self.stop_signal else "before the first step; there is nothing to save"
-        print(f"\n{name} {what}", file=sys.stderr, flush=True)
+        say("", f"{name} {what}", file=sys.stderr)
         os._exit(128 + number)  # compiling threads cannot be interrupted
 
 

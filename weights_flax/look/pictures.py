@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from flax import linen as nn
 
-from common_flax.files import whole_file
+from common_flax.pictures import save_figure
 from weights_flax.look.features import network
 
 
@@ -109,7 +109,6 @@ def _figure(width: float, height: float) -> Any:
 def _save(figure: Any, path: Path) -> None:
     """Writes a PNG; after an error no part of the file stays behind."""
     try:
-        with whole_file(path) as file:
-            figure.savefig(file, format="png", dpi=120)
+        save_figure(figure, path, "png")
     except OSError as error:
         raise ValueError(f"picture {str(path)!r} cannot be written: {error.strerror or error}") from None

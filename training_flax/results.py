@@ -1,0 +1,107 @@
+"""The results of a finished run: weights, pictures and summary, and the check that they are whole."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from common_flax.files import sync
+from resnet_flax import unstack_blocks
+from training_flax.plots.curves import draw_confusion
+from training_flax.run import folder as run_folder
+from training_flax.run.disk_space import checkpoint_size
+from training_flax.run.loop import LoopResult
+from training_flax.run.metrics import METRICS, sum_of_metrics
+from training_flax.run.plan import Job
+from training_flax.runtime.terminal import Terminal
+from weights_flax import load_weights, save_weights
+
+SUMMARY = "summary.json"
+PICTURES = ("batch.png", "curves.png", "confusion.png")
+PICTURES_SIZE = 4_000_000  # bytes of all pictures and texts together, an upper estimate
+END_OF_PNG = b"IEND\xaeB`\x82"
+
+
+def weight_files(job: Job) -> tuple[str, ...]:
+    """Returns the names of the files of weights that a finished run has."""
+    return ("model.safetensors", *(["model_ema.safetensors"] if job.config.ema else []))
+
+
+def results_size(job: Job, state: Any) -> int:
+    """Returns an upper estimate of the bytes that the results take on the disk; a state of shapes will do."""
+    return len(weight_files(job)) * checkpoint_size((state.params, state.batch_stats)) + PICTURES_SIZE
+
+
+def finished_steps(run: Path) -> int | None:
+    """Returns the number of steps of a finished run; None if it is not finished, or its summary is damaged."""
+    try:
+        return int(run_folder.read_json(run / SUMMARY)["steps"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def broken_results(job: Job) -> list[str]:
+    """Returns the names of the results of a finished run that are missing, damaged, or of another run."""
+    broken = [name for name in PICTURES if not _is_whole_picture(job.run / name)]
+    summary = run_folder.read_json(job.run / SUMMARY)
+    if summary.get("mark") not in (None, job.mark):
+        broken.append(SUMMARY)
+    for name in weight_files(job):
+        try:
+            load_weights(job.eval_model, job.run / name)
+        except ValueError:
+            broken.append(name)
+    return broken
+
+
+def _is_whole_picture(path: Path) -> bool:
+    return path.is_file() and path.read_bytes().endswith(END_OF_PNG)
+
+
+def write_results(
+    job: Job, result: LoopResult, terminal: Terminal, compile_seconds: float, seconds: float
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Writes weights, pictures and summary of a finished run, and prints its accuracy.
+
+    The summary comes last, when all else is on the disk.
+
+    Returns:
+        The summary, and the variables after the last step.
+    """
+    state, evaluation, progress, images_per_second = result
+    config, dataset = job.config, job.dataset
+    variables = unstack_blocks({"params": state.params, "batch_stats": state.batch_stats})
+    average = None if state.ema is None else unstack_blocks(job.devices.gather(state.ema))
+    labels, names = dataset.test.labels, dataset.class_names
+    right, accuracy = int((evaluation.predictions == labels).sum()), f"{100 * evaluation.accuracy:.2f} %"
+    summary = {
+        "arch": config.arch,
+        "data": config.data,
+        "parameters": job.parameters,
+        "device": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
+        "train_examples": len(dataset.train.labels),
+        "test_examples": len(labels),
+        "steps": job.total_steps,
+        "skipped_steps": int(jax.device_get(state.skipped)),
+        "test_accuracy": evaluation.accuracy,
+        "test_loss": evaluation.loss,
+        "best_accuracy": progress.best_accuracy,
+        "best_step": progress.best_step,
+        "images_per_second": images_per_second,
+        "compile_seconds": compile_seconds,
+        "train_seconds": progress.seconds,
+        "seconds": seconds,
+        "mark": job.mark,
+    }
+    if jax.process_index() == 0:
+        about = {"mean": dataset.mean, "std": dataset.std, "image_shape": dataset.image_shape, "class_names": names}
+        for name, weights in zip(weight_files(job), (variables, average), strict=False):
+            save_weights(job.eval_model, jax.device_get(weights), job.run / name, **about)  # type: ignore[arg-type]
+        score = f"{config.arch} on {config.data}: {accuracy} of {len(labels)} test images"
+        draw_confusion(job.run / "confusion.png", labels, evaluation.predictions, names, score)
+        sync(job.run / METRICS)
+        run_folder.write_json(job.run / SUMMARY, summary | {"metrics_check_sum": sum_of_metrics(job.run)})
+    averaged = " of the averaged weights" if state.ema is not None else ""
+    terminal.say(f"test accuracy{averaged} {accuracy} ({right} of {len(labels)} images), loss {evaluation.loss:.4f}")
+    terminal.say(f"weights, curves and confusion matrix are in {job.run} after {seconds:.0f} s")
+    return summary, variables
