@@ -40,10 +40,10 @@ def random_resized_crop(key: jax.Array, image: jax.Array, *, min_area: float = 0
     the pixels next to the box too, where torchvision repeats the outermost pixels inside.
 
     Args:
-        key, image: PRNG key and image, float32 of values from 0 to 255.
+        key, image: PRNG key and image, float32 or float64, of values from 0 to 255.
         min_area: smallest share of the image's area, before rounding to whole pixels.
     """
-    size = jnp.array(image.shape[:2], jnp.float32)
+    size = jnp.array(image.shape[:2], image.dtype)
     box = random_box(key, image.shape[0], image.shape[1], min_area=min_area)
     scale = size / jnp.stack([box.height, box.width])
     move = -scale * jnp.stack([box.top, box.left])

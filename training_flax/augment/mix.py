@@ -28,8 +28,8 @@ def mix(
 
     Args:
         keys: (batch,) PRNG keys, see `example_keys`.
-        images: (batch, height, width, channels) float32.
-        targets: (batch, classes) float32.
+        images: (batch, height, width, channels), float32 or float64.
+        targets: (batch, classes), of the same type.
         mixup: α of mixup; 0 turns it off.
         cutmix: α of CutMix; 0 turns it off.
 
@@ -54,7 +54,7 @@ def mix(
         share = jax.random.beta(share_key, alpha, alpha)
         outside = ~cutmix_box(box_key, height, width, 1 - share)[..., None]
         # The image's border may cut off part of the box, so the target's weight is a count of pixels.
-        return jnp.where(cut, outside, share), jnp.where(cut, outside.mean(), share)
+        return jnp.where(cut, outside, share), jnp.where(cut, outside.mean(dtype=share.dtype), share)
 
     pixel_shares, shares = jax.vmap(weigh)(keys)
     mixed = pixel_shares * images + (1 - pixel_shares) * _neighbours(images)

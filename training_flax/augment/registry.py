@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from training_flax.augment.crops import pad_and_crop, random_flip, random_resize
 from training_flax.augment.rand_augment import rand_augment
 
 Augmentation = Callable[[jax.Array, jax.Array], jax.Array]
-"""A pure function (key, image) → image of (height, width, channels) float32 with values from 0 to 255."""
+"""A pure function (key, image) → image of (height, width, channels), float32 or wider, of values from 0 to 255."""
 
 
 class _Choice(NamedTuple):
@@ -92,16 +92,19 @@ def example_keys(key: jax.Array, epochs: jax.Array, examples: jax.Array) -> jax.
     return jax.vmap(lambda epoch, example: fold_in(fold_in(key, epoch), example))(epochs, examples)
 
 
-def augment_images(augmentations: Sequence[Augmentation], keys: jax.Array, images: jax.Array) -> jax.Array:
+def augment_images(
+    augmentations: Sequence[Augmentation], keys: jax.Array, images: jax.Array, dtype: Any = jnp.float32
+) -> jax.Array:
     """Applies all augmentations in turn to each image.
 
     Args:
         augmentations: see `parse_augmentations`.
         keys: (batch,) PRNG keys, see `example_keys`.
         images: (batch, height, width, channels) of values from 0 to 255, of any type.
+        dtype: the type to compute in, float32 or float64.
 
     Returns:
-        Float32 of the shape of `images`.
+        Images of the same shape, of the type `dtype`.
     """
 
     def change(key: jax.Array, image: jax.Array) -> jax.Array:
@@ -109,4 +112,4 @@ def augment_images(augmentations: Sequence[Augmentation], keys: jax.Array, image
             image = augmentation(jax.random.fold_in(key, number), image)
         return image
 
-    return jax.vmap(change)(keys, images.astype(jnp.float32))
+    return jax.vmap(change)(keys, images.astype(dtype))

@@ -1,6 +1,6 @@
 """The options of a training run, typed and checked."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
 from math import inf
@@ -24,6 +24,9 @@ MODEL, RUN = {"reaches": "model"}, {"reaches": "run"}
 
 OLD_NAMES = {"optimiser": "optimizer", "stem": "stem_type"}
 """Old names of options, and their new names; old names are read everywhere and written nowhere."""
+
+BEFORE = {"ema_warmup": False}
+"""Values of options in runs that began before there was the option, where they differ from the default of new runs."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,9 @@ class TrainConfig:
     """Largest norm of the gradient; a larger gradient is scaled down to this norm. 0 is no limit."""
     ema: float | None = None
     """Decay of the weights' moving average at each step; the averaged weights are evaluated too. 0 is no average."""
+    ema_warmup: bool | None = None
+    """Let the decay rise to `ema` from 0 at the first step, so that the average forgets the initial weights in short
+    runs too. Left out, a run that exists goes on as it began."""
     freeze: tuple[str, ...] = ()
     """Parameters, and statistics beside them, that training does not change: patterns such as "conv1/*", "layer1_*"."""
 
@@ -193,6 +199,7 @@ class ResolvedConfig(TrainConfig):
     warmup_shape: str = "linear"
     clip_norm: float = 0.0
     ema: float = 0.0
+    ema_warmup: bool = True
 
 
 def reaching(purpose: dict[str, str]) -> tuple[str, ...]:
@@ -211,15 +218,20 @@ def build_network(config: TrainConfig, num_classes: int) -> nn.Module:
 
 def check(config: TrainConfig) -> None:
     """Raises ValueError, which names the value and the allowed ones, if an option has a wrong value."""
-    if (config.mean is None) != (config.std is None):
-        raise ValueError(f"give mean and std, or neither; given mean={config.mean} and std={config.std}")
-    if config.new_head and config.weights is None:
+    check_values({option.name: getattr(config, option.name) for option in fields(config)})
+
+
+def check_values(options: Mapping[str, Any]) -> None:
+    """Checks as `check` the options that are given, by their names."""
+    mean, std, epochs, steps = (options.get(name) for name in ("mean", "std", "epochs", "steps"))
+    if (mean is None) != (std is None):
+        raise ValueError(f"give mean and std, or neither; given mean={mean} and std={std}")
+    if options.get("new_head") and options.get("weights") is None:
         raise ValueError("new_head is for weights to start from; none are given")
-    if config.epochs is not None and config.steps is not None:
-        raise ValueError(f"give epochs or steps, not both; given epochs={config.epochs} and steps={config.steps}")
+    if epochs is not None and steps is not None:
+        raise ValueError(f"give epochs or steps, not both; given epochs={epochs} and steps={steps}")
     for name, check_value in CHECKS.items():
-        value = getattr(config, name)
-        if value is not None:
+        if (value := options.get(name)) is not None:
             check_value(name, value)
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from training_flax.config.config import TrainConfig
@@ -20,7 +21,7 @@ def learning_rate(config: TrainConfig, total_steps: int) -> optax.Schedule:
 
     The schedule begins with a warm-up from `warmup_lr`, linear or constant. Then the learning rate is constant, divided
     by ten at each share `decay_at` of the training, or half a cosine from the end of the warm-up down to 0 (Loshchilov
-    and Hutter, arXiv:1608.03983).
+    and Hutter, arXiv:1608.03983). Under JAX's x64 learning rates are float64.
     """
     config = with_recipe(config)
     peak, warmup_steps = peak_rate(config), round(config.warmup * total_steps)
@@ -33,10 +34,20 @@ def learning_rate(config: TrainConfig, total_steps: int) -> optax.Schedule:
     else:
         main = optax.constant_schedule(peak)
     if not warmup_steps:
-        return main
+        return _in_widest_type(main)
     end = peak if config.warmup_shape == "linear" else config.warmup_lr
     warm = optax.linear_schedule(config.warmup_lr, end, warmup_steps)
-    return optax.join_schedules([warm, main], [warmup_steps])
+    return _in_widest_type(optax.join_schedules([warm, main], [warmup_steps]))
+
+
+def _in_widest_type(schedule: optax.Schedule) -> optax.Schedule:
+    """Returns the schedule with its steps counted in float64 under x64: a quotient of int32 is float32 there too."""
+
+    def counted(count: Any) -> Any:
+        wide = jnp.result_type(float) == jnp.float64
+        return schedule(jnp.asarray(count, jnp.float64) if wide else count)
+
+    return counted
 
 
 def make_optimizer(config: TrainConfig, total_steps: int) -> optax.GradientTransformation:

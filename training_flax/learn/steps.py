@@ -27,6 +27,7 @@ def make_train_step(
     loss: str = "softmax",
     accumulate: int = 1,
     ema: float = 0.0,
+    ema_warmup: bool = False,
     freeze: Sequence[str] = (),
     axis_name: str | None = None,
 ) -> Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, TrainMetrics]]:
@@ -47,6 +48,8 @@ def make_train_step(
         accumulate: micro-batches per batch, whose gradients are averaged; must divide the batch size. Micro-batch j has
             the examples j, j + accumulate, …, so that each device has a share of each.
         ema: decay of the moving average at each step, if the state has one.
+        ema_warmup: the average begins with the weights after the first step, and the decay rises to `ema`, see
+            `averaging_rate`. Without it the initial weights have a share of ema ** steps in the average.
         freeze: patterns of parameters and statistics that stay the same, bit for bit, see `frozen_leaves`.
         axis_name: the mapped axis that the batch is sharded over (`pmap`, `shard_map`), if any. A model with the same
             `axis_name` normalises by the whole batch, a model without by each device's share.
@@ -64,7 +67,7 @@ def make_train_step(
         logits, updates = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key})
         plain = _loss(logits, targets, loss)
         smooth = _loss(logits, optax.smooth_labels(targets, label_smoothing), loss)
-        right = (logits.argmax(-1) == targets.argmax(-1)).mean()
+        right = (logits.argmax(-1) == targets.argmax(-1)).mean(dtype=plain.dtype)
         return scale * smooth, (plain, right, updates.get("batch_stats", batch_stats))
 
     gradient_of = jax.grad(objective, has_aux=True)
@@ -95,7 +98,8 @@ def make_train_step(
 
     def step(state: TrainState, images: jax.Array, labels: jax.Array) -> tuple[TrainState, TrainMetrics]:
         check_patterns(state.params, freeze)
-        targets = labels if labels.ndim == 2 else jax.nn.one_hot(labels, model.num_classes)
+        dtype = _widest_type(state.params)
+        targets = labels if labels.ndim == 2 else jax.nn.one_hot(labels, model.num_classes, dtype=dtype)
         scale = 1.0 if state.loss_scale is None else state.loss_scale.scale
         grads, plain, right, stats = gradients(state, images, targets, scale)
         if axis_name is not None:
@@ -108,7 +112,10 @@ def make_train_step(
         params = _thaw(optax.apply_updates(state.params, updates), state.params, freeze)
         stats = _thaw(stats, state.batch_stats, freeze)
         new = {"params": params, "batch_stats": stats}
-        average = None if state.ema is None else optax.incremental_update(new, state.ema, 1 - ema)
+        average = None
+        if state.ema is not None:
+            rate = averaging_rate(state.step - state.skipped + 1, ema, dtype) if ema_warmup else 1 - ema
+            average = {name: _thaw(_averaged(new[name], old, rate), old, freeze) for name, old in state.ema.items()}
         moved = (params, stats, opt_state, average)
         still = (state.params, state.batch_stats, state.opt_state, state.ema)
         # If the learning rate is too high, finite gradients give infinite weights; and the variances of finite
@@ -132,20 +139,46 @@ def make_train_step(
     return step
 
 
+def averaging_rate(number: jax.Array, decay: float, dtype: Any = jnp.float32) -> jax.Array:
+    """Returns the share of the newest weights in their moving average: 1 - `decay`, or more in the first updates.
+
+    The share of update `number` is number^(-2/3), at least 1 - decay, as in timm's `ModelEmaV3(use_warmup=True)`: the
+    average begins as a copy, and then spans about number^(2/3) updates. With a constant share, the initial weights
+    would have decay^number of the average, nearly all of it in a short run.
+
+    Args:
+        number: () integer from 1: the number of this update. Skipped steps do not count.
+        decay: the decay after the warm-up, from 0 to under 1.
+        dtype: the type of the result.
+    """
+    return jnp.maximum(number.astype(dtype) ** (-2 / 3), 1 - decay)
+
+
+def _averaged(new: Any, old: Any, rate: Any) -> Any:
+    """Moves the average `old` towards `new` by the share `rate`; each leaf keeps its type."""
+    average = optax.incremental_update(new, old, rate)
+    return jax.tree.map(lambda leaf, before: leaf.astype(before.dtype), average, old)
+
+
+def _widest_type(tree: Any) -> Any:
+    """Returns the type of a step: float64 if any leaf is, else float32."""
+    return jnp.result_type(jnp.float32, *jax.tree.leaves(tree))
+
+
 def _sum_of_squares(tree: Any, factor: float = 1.0) -> jax.Array:
     """Returns Σ (factor · value)² over all leaves, in float32 or wider.
 
     This is one dot of all leaves, concatenated. One sum per leaf would make half of the programs that XLA compiles for
     a step; and XLA would recompute the sums in each of their consumers, but not a dot.
     """
-    dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(tree))
+    dtype = _widest_type(tree)
     values = factor * jnp.concatenate([leaf.astype(dtype).ravel() for leaf in jax.tree.leaves(tree)])
     return jnp.dot(values, values, precision="highest")
 
 
 def _all_finite(tree: Any) -> jax.Array:
     """True if all values are finite, by a sum of squares, scaled down so that finite values cannot overflow."""
-    largest = float(jnp.finfo(jnp.result_type(jnp.float32, *jax.tree.leaves(tree))).max)
+    largest = float(jnp.finfo(_widest_type(tree)).max)
     return jnp.isfinite(_sum_of_squares(tree, 2.0**-20 / math.sqrt(largest)))
 
 

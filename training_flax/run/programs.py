@@ -49,6 +49,7 @@ def compile_programs(job: Job) -> Programs:
         loss=config.loss,
         accumulate=config.accumulate,
         ema=config.ema,
+        ema_warmup=config.ema_warmup,
         freeze=config.freeze,
         axis_name=devices.axis_name,
     )
@@ -121,11 +122,11 @@ def make_loader(job: Job) -> Callable[[jax.Array, Any, Batch], tuple[jax.Array, 
 
     def load(key: jax.Array, split: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
         images, labels = pixels_of(split, batch)
-        targets = jax.nn.one_hot(labels, classes)
+        targets = jax.nn.one_hot(labels, classes, dtype=job.image_dtype)
         if not (augmentations or config.mixup or config.cutmix):
             return images, targets
         keys = example_keys(jax.random.fold_in(key, AUGMENT_STREAM), batch.epochs, batch.examples)
-        changed = augment_images(augmentations, keys, images)
+        changed = augment_images(augmentations, keys, images, job.image_dtype)
         changed, mixed = mix(keys, changed, targets, mixup=config.mixup, cutmix=config.cutmix)
         if job.change_until is None:
             return changed, mixed
