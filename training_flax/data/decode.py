@@ -1,18 +1,16 @@
 """Image files to arrays, and images of any size to one size."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import IO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
 
-from common_flax.errors import one_line
+from training_flax.data.image_files import opened
 
 
 def read_image(file: str | IO[bytes], name: str) -> np.ndarray:
-    """Decodes an image of any kind that Pillow reads: (height, width, 3) uint8.
+    """Decodes an image of the formats in `image_files`: (height, width, 3) uint8.
 
     Grey is repeated to three channels, palettes are replaced by their colours, and CMYK by its complement, without a
     colour profile. Transparent pixels are blended over black. 16 bits are cut to the upper 8. EXIF's orientation turns
@@ -23,40 +21,21 @@ def read_image(file: str | IO[bytes], name: str) -> np.ndarray:
         name: the file's name in error messages.
 
     Raises:
-        ValueError: one line: the file cannot be opened, is no image, is cut short or broken, has more than the 89
-            million pixels at which Pillow suspects an attack, or has pixels in floating point.
+        ValueError: one line: the file cannot be opened, is no regular file, no image, cut short or broken, has more
+            than the 89 million pixels at which Pillow suspects an attack, or has pixels in floating point.
     """
-    with _opened(file, name) as image:
+    with opened(file, name) as image:
         ImageOps.exif_transpose(image, in_place=True)
         return _rgb(image)
 
 
 def read_size(file: str | IO[bytes], name: str) -> tuple[int, int]:
     """Returns the (height, width) of `read_image`'s result from the header alone; same arguments and errors."""
-    with _opened(file, name) as image:
+    with opened(file, name) as image:
         width, height = image.size
         # The orientation is read only for formats that keep it in the header; others would decode the image.
         turned = "exif" in image.info and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
         return (width, height) if turned else (height, width)
-
-
-@contextmanager
-def _opened(file: str | IO[bytes], name: str) -> Iterator[Image.Image]:
-    limit = Image.MAX_IMAGE_PIXELS
-    try:
-        with Image.open(file) as image:
-            # Pillow itself only warns here, and refuses images of twice as many pixels.
-            if limit is not None and image.width * image.height > limit:
-                raise Image.DecompressionBombError
-            yield image
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ValueError(f"{name!r}: more than {limit:,} pixels") from None
-    except UnidentifiedImageError:
-        raise ValueError(f"{name!r}: not an image that Pillow reads") from None
-    except OSError as error:
-        raise ValueError(f"{name!r}: {error.strerror or one_line(error)}") from None
-    except Exception as error:  # broken files make Pillow raise many kinds of errors
-        raise ValueError(f"{name!r}: {one_line(error)}") from None
 
 
 def _rgb(image: Image.Image) -> np.ndarray:

@@ -5,17 +5,17 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from training_flax.data.decode import read_image, read_size
+from training_flax.data.image_files import image_extensions
 from training_flax.data.source import Source, Sources
 
 
 def folder(path: str) -> Sources:
     """Reads the images PATH/train/CLASS/* and PATH/test/CLASS/*, or PATH/val/CLASS/* if there is no test folder.
 
-    A label is the position of the class folder in sorted order. Images are the files with an extension of a format that
-    Pillow reads; other files, hidden files and folders within a class folder are ignored.
+    A label is the position of the class folder in sorted order. Images are the files with an extension of a format in
+    `image_files`; other files, hidden files and folders within a class folder are ignored.
 
     Raises:
         ValueError: one line: a folder is missing or cannot be read, there are fewer than two classes, train and test
@@ -63,13 +63,6 @@ def _source(part: Path, classes: tuple[str, ...]) -> Source:
         lambda index: read_size(files[index], files[index]),
         lambda index: read_image(files[index], files[index]),
     )
-
-
-def image_extensions() -> set[str]:
-    """Returns the file extensions, such as ".png", of all formats that Pillow reads."""
-    Image.preinit()  # Pillow tries formats in the order of registration, so the usual formats come first
-    Image.init()
-    return {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
 
 
 def _entries(path: Path) -> list[os.DirEntry[str]]:

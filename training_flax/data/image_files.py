@@ -1,0 +1,134 @@
+"""Image files as Pillow opens them: regular files, of a fixed list of formats, within bounds.
+
+Some of Pillow's formats start other programs (EPS starts Ghostscript), hand the file to whatever handler is there (WMF,
+GRIB, HDF5), or hold other formats (ICNS, IPTC). Those in the list are decoded by Pillow and its C libraries alone.
+"""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from functools import cache
+from importlib import import_module
+from typing import IO, Any, cast
+
+from PIL import Image, UnidentifiedImageError
+
+from common_flax.errors import one_line
+from common_flax.regular import open_regular
+
+# Formats and Pillow's modules for them. TGA, whose files begin as they like, comes last.
+PLUGINS = {
+    "JPEG": "Jpeg",
+    "PNG": "Png",
+    "WEBP": "WebP",
+    "GIF": "Gif",
+    "BMP": "Bmp",
+    "DIB": "Bmp",
+    "PPM": "Ppm",
+    "TIFF": "Tiff",
+    "AVIF": "Avif",
+    "JPEG2000": "Jpeg2K",
+    "QOI": "Qoi",
+    "SGI": "Sgi",
+    "TGA": "Tga",
+}
+# Starts of files whose formats are known, and not in the list.
+NOT_READ = {
+    b"%!PS": "EPS",
+    b"\xc5\xd0\xd3\xc6": "EPS",
+    b"%PDF": "PDF",
+    b"\xd7\xcd\xc6\x9a": "WMF",
+    b"\x01\x00\x00\x00": "EMF",
+    b"8BPS": "PSD",
+    b"icns": "ICNS",
+    b"\x00\x00\x01\x00": "ICO",
+    b"GRIB": "GRIB",
+    b"BUFR": "BUFR",
+    b"\x89HDF": "HDF5",
+    b"\xd0\xcf\x11\xe0": "a document of OLE",
+}
+LARGEST_FILE = 2**29  # bytes: six for each of the 89 million pixels that Pillow takes
+READS_OF_HEADER = 10_000  # calls; a photograph needs a hundred
+READS = 1_000_000  # calls
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """Returns the formats of the list that this Pillow has, as it names them."""
+    for plugin in PLUGINS.values():
+        with suppress(ImportError):  # older versions have no AVIF
+            import_module(f"PIL.{plugin}ImagePlugin")
+    return tuple(name for name in PLUGINS if name in Image.OPEN)
+
+
+@cache
+def image_extensions() -> frozenset[str]:
+    """Returns the file extensions, such as ".png", of `formats`."""
+    known = formats()
+    return frozenset(end for end, kind in Image.EXTENSION.items() if kind in known)
+
+
+@contextmanager
+def opened(file: str | IO[bytes], name: str) -> Iterator[Image.Image]:
+    """Opens an image, whose header is read and whose pixels are not; the block may decode them.
+
+    Args:
+        file: a path, or an open file.
+        name: the file's name in error messages.
+
+    Raises:
+        ValueError: one line: the file cannot be opened, is no regular file, no image of `formats`, too large, or
+            broken. Errors of the block become such a line, too.
+    """
+    limit = Image.MAX_IMAGE_PIXELS
+    try:
+        # Pillow would import a module by the ending of a path, whatever the list of formats.
+        with _bounded(file) as bounded, Image.open(bounded, formats=formats()) as image:
+            # Pillow itself only warns here, and refuses images of twice as many pixels.
+            if limit is not None and image.width * image.height > limit:
+                raise Image.DecompressionBombError
+            bounded.left = READS
+            yield image
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ValueError(f"{name!r}: more than {limit:,} pixels") from None
+    except UnidentifiedImageError:
+        raise ValueError(f"{name!r}: not an image that Pillow reads") from None
+    except OSError as error:
+        raise ValueError(f"{name!r}: {error.strerror or one_line(error)}") from None
+    except Exception as error:  # broken files make Pillow raise many kinds of errors
+        raise ValueError(f"{name!r}: {one_line(error)}") from None
+
+
+class _Bounded(io.BufferedReader):
+    """A file of bounded size that ends with an error after many reads.
+
+    Pillow walks through some headers in steps of a byte, and gathers some comments in time that grows with the square
+    of their length: both would take hours.
+
+    Attributes:
+        left: the number of reads until the error.
+    """
+
+    left = READS_OF_HEADER
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Reads as any file does, but not for ever."""
+        self.left -= 1
+        if self.left < 0:
+            raise ValueError("its header or its pixels are in too many pieces")
+        return super().read(size)
+
+
+@contextmanager
+def _bounded(file: str | IO[bytes]) -> Iterator[_Bounded]:
+    with open_regular(file) if isinstance(file, str) else nullcontext(file) as source:
+        bounded: Any = _Bounded(cast(Any, source))
+        try:
+            if (size := bounded.seek(0, io.SEEK_END)) > LARGEST_FILE:
+                raise ValueError(f"a file of {size:,} bytes, more than {LARGEST_FILE:,}")
+            start = bounded.seek(0) or bounded.peek(4)[:4]
+            if start in NOT_READ:
+                raise ValueError(f"{NOT_READ[start]} is not read; the formats are {', '.join(formats())}")
+            yield bounded
+        finally:
+            bounded.detach()  # the caller's file stays open
