@@ -14,9 +14,11 @@ CHUNK = 1 << 22  # bytes
 def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns JSON values with a last entry "check_sum" over all others: eight hexadecimal digits of a CRC-32.
 
-    It is taken of the values in JSON with sorted keys, so the form of the file does not count.
+    It is taken of the values in JSON with sorted keys, so the form of the file does not count. Numbers that JSON does
+    not have, NaN and the infinities, become null.
     """
-    values = {name: value for name, value in values.items() if name != KEY}
+    plain = json.loads(json.dumps(values), parse_constant=lambda name: None)
+    values = {name: value for name, value in plain.items() if name != KEY}
     return {**values, KEY: _sum_of(values)}
 
 

@@ -30,6 +30,6 @@ def as_json(value: Any) -> Any:
 
 def save_result(result: Any, path: Path, **about: Any) -> None:
     """Writes the fields `about`, then the result, to a file that appears only when it is complete."""
-    text = json.dumps(as_json({**about, "result": result}), indent=1)
+    text = json.dumps(as_json({**about, "result": result}), indent=1, allow_nan=False)
     with whole_file(path) as file:
         file.write_text(text + "\n")

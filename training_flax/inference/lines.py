@@ -3,6 +3,8 @@
 import json
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from common_flax.terminal import visible
 from training_flax.inference.predict import FileBatch
 
@@ -28,9 +30,14 @@ def json_lines(batch: FileBatch, class_names: Sequence[str]) -> Iterator[str]:
     """Yields {"image": path, "classes": [{"class": name, "index": number, "probability": share}, …]} for each image."""
     for path, probabilities, classes in zip(batch.paths, *batch.predictions, strict=True):
         likeliest = [
-            # str of a float32 has the fewest digits that identify the number.
-            {"class": class_names[index], "index": int(index), "probability": float(str(probability))}
+            {"class": class_names[index], "index": int(index), "probability": _shortest(probability)}
             for probability, index in zip(probabilities, classes, strict=True)
         ]
         # JSON writes all control characters as escapes but the one that deletes.
-        yield json.dumps({"image": path, "classes": likeliest}).replace("\x7f", "\\u007f")
+        line = json.dumps({"image": path, "classes": likeliest}, allow_nan=False)
+        yield line.replace("\x7f", "\\u007f")
+
+
+def _shortest(probability: np.floating) -> float | None:
+    """Returns a share with the fewest digits that identify it; None for NaN, which JSON does not have."""
+    return float(str(probability)) if np.isfinite(probability) else None

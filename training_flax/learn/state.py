@@ -48,7 +48,7 @@ class EvalResult(NamedTuple):
     """Loss and prediction of each image."""
 
     loss: jax.Array  # (batch,) cross-entropy
-    prediction: jax.Array  # (batch,) int32, the class of the largest logit
+    prediction: jax.Array  # (batch,) int32, the class of the largest logit; -1 if a logit is NaN
 
 
 @partial(renamed_keyword, optimiser="optimizer")

@@ -213,7 +213,9 @@ def make_eval_step(model: nn.Module) -> Callable[[Any, jax.Array, jax.Array], Ev
     def step(variables: Any, images: jax.Array, labels: jax.Array) -> EvalResult:
         logits: Any = model.apply(variables, images, train=False)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return EvalResult(loss, logits.argmax(-1).astype(jnp.int32))
+        # Among values that are NaN `argmax` takes the first, and class 0 would be right by chance.
+        classes = jnp.where(jnp.isnan(logits).any(-1), -1, logits.argmax(-1))
+        return EvalResult(loss, classes.astype(jnp.int32))
 
     return step
 

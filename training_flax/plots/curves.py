@@ -19,10 +19,11 @@ def draw_curves(path: Path, metrics: Sequence[Mapping[str, Any]], title: str) ->
     figure.suptitle(title)
     losses, errors = figure.subplots(1, 2)
     for split, style in (("train", dict(color=BLUE, lw=1.2)), ("test", dict(color=ORANGE, lw=2, marker="o", ms=4))):
-        lines = [line for line in metrics if line["split"] == split and line["loss"] is not None]
-        epochs = [line["epoch"] for line in lines]
-        losses.plot(epochs, [line["loss"] for line in lines], label=split, **style)
-        errors.plot(epochs, [100 * (1 - line["accuracy"]) for line in lines], label=split, **style)
+        lines = [line for line in metrics if line["split"] == split]
+        for axes, name in ((losses, "loss"), (errors, "accuracy")):
+            points = [(line["epoch"], line[name]) for line in lines if line[name] is not None]
+            epochs, values = zip(*points, strict=True) if points else ((), ())
+            axes.plot(epochs, [100 * (1 - v) for v in values] if axes is errors else values, label=split, **style)
     label_axes(losses, errors, "cross-entropy (nats)", "error (%)")
     losses.legend()
     errors.legend()
@@ -39,10 +40,14 @@ def label_axes(losses: Axes, errors: Axes, loss_label: str, error_label: str) ->
 
 
 def draw_confusion(path: Path, labels: np.ndarray, predictions: np.ndarray, names: Sequence[str], title: str) -> None:
-    """Draws the confusion matrix of predictions, with a count in each square if there are at most 20 classes."""
+    """Draws the confusion matrix of predictions, with a count in each square if there are at most 20 classes.
+
+    Images without a prediction, -1, are left out.
+    """
     classes = len(names)
     counts = np.zeros((classes, classes), int)
-    np.add.at(counts, (labels, predictions), 1)
+    made = predictions >= 0  # logits that are NaN predict no class
+    np.add.at(counts, (labels[made], predictions[made]), 1)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     figure = Figure(figsize=(6, 5.2), layout="constrained")
     axes = figure.subplots()

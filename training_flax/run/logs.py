@@ -99,6 +99,18 @@ class Logs:
             self._wandb.finish()
 
 
+def train_means(progress: Progress, steps: int) -> str:
+    """Says the means of loss and accuracy over an epoch of `steps` steps, without those that were skipped.
+
+    Two spaces follow, for the next words of the line.
+    """
+    loss, accuracy, count = progress.epoch_sums
+    if not count:
+        return f"train: no step counted, all {steps} were skipped  "
+    skipped = f" ({steps - count} of {steps} steps were skipped)" if count < steps else ""
+    return f"train loss {loss / count:.4f}, accuracy {100 * accuracy / count:.2f} %{skipped}  "
+
+
 class StepLog:
     """Shows the steps of one epoch on the progress bar, and logs them ten times per epoch."""
 

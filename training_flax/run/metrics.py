@@ -30,7 +30,8 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     metrics: list[dict[str, Any]] = []
     for number, line in enumerate(lines, 1):
         try:
-            values = unsealed(json.loads(line))
+            # Lines of older versions may hold NaN, which is no JSON.
+            values = unsealed(json.loads(line, parse_constant=lambda name: None))
             if not {"split", "step"} <= values.keys():
                 raise ValueError
         except (ValueError, AttributeError, RecursionError):
@@ -52,4 +53,4 @@ def rewind_metrics(run: Path, step: int, evaluated: int) -> tuple[int, int]:
 
 
 def _line(values: Mapping[str, Any]) -> str:
-    return json.dumps(sealed(values))
+    return json.dumps(sealed(values), allow_nan=False)
