@@ -1,6 +1,5 @@
 """Networks side by side, as tables and graphs of their layers (He 2015, figure 3)."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ from theory_flax.architectures.trace import architecture
 from theory_flax.base.options import Options
 from theory_flax.experiments.networks import of_run
 from training_flax import ARCHS, build_model
+from training_flax.config.run_config import read_run_config
 from weights_flax.io.archs import published_size
 
 FIGURE_3 = ("vgg19", "plain34", "resnet34")
@@ -40,7 +40,7 @@ def measure(options: Options, say: Callable[[str], None]) -> tuple[TracedNetwork
     """Traces the networks of the paper's figure, those of the options, or the network of a run."""
     if options.run is not None:
         network = of_run(options.run)
-        shape = json.loads((options.run / "config.json").read_text())["image_shape"]
+        shape = read_run_config(options.run).image_shape
         return (_network(architecture(network.model, shape, network.name)),)
     for arch in options.arch:
         one_of("arch", arch, ARCHS)

@@ -19,11 +19,12 @@ from common_flax.command_line import parse_options
 from common_flax.files import whole_file
 from common_flax.terminal import complain, say
 from training_flax.config.config import DTYPES
+from training_flax.config.run_config import read_run_config
 from training_flax.data.folder import find_images
 from training_flax.inference.classifier import Classifier, image_channels
 from training_flax.inference.lines import json_lines, row_format, table_rows
 from training_flax.inference.predict import FileBatch, FileStream
-from training_flax.inference.trained import Trained, network_of_run, network_of_weights, read_config
+from training_flax.inference.trained import Trained, network_of_run, network_of_weights
 from training_flax.inference.transform import View
 from training_flax.plots.grids import draw_predictions
 from training_flax.runtime.compilation import keep_compiled_programs
@@ -191,7 +192,7 @@ def _check(options: CommandLine) -> None:
 
 
 def _read(options: CommandLine) -> Trained:
-    dtype = options.dtype or (read_config(options.run)["dtype"] if options.run else "float32")
+    dtype = options.dtype or (read_run_config(options.run).options.dtype if options.run else "float32")
     if dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     if options.weights is not None:

@@ -9,10 +9,10 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from training_flax.config.config import DTYPES
+from training_flax.config.config import DTYPES, MODEL, reaching
+from training_flax.config.run_config import read_run_config
 from training_flax.data.source import MEMORY_LIMIT
 from training_flax.inference.transform import CROP
-from training_flax.run import folder as run_folder
 from training_flax.run.checkpoints import restore
 from weights_flax import build_model, load_model
 
@@ -41,14 +41,6 @@ class Trained:
     keep: bool = True
 
 
-def read_config(run: Path) -> dict[str, Any]:
-    """Reads a run's config.json; raises ValueError if it is missing or damaged."""
-    config = run_folder.read_config(run)
-    if config.get("dtype") not in DTYPES:
-        raise ValueError(f"{str(run / 'config.json')!r} is damaged")
-    return config
-
-
 def network_of_run(run: Path, dtype: str) -> Trained:
     """Reads the network of a run, finished or not, with its averaged weights if it has any.
 
@@ -59,25 +51,27 @@ def network_of_run(run: Path, dtype: str) -> Trained:
     Raises:
         ValueError: there is no run, it has no weights yet, or one of its files is damaged.
     """
-    config = read_config(run)
-    try:
-        options = {name: value for name, value in config["model"].items() if value is not None}
-        options |= {"arch": config["arch"], "num_classes": config["num_classes"]}
-        metadata = {**_metadata(config), "crop": float(config["test_crop"])}
-        test_size, shape = config["test_image_size"], config["image_shape"]
-        metadata |= {"size": (test_size, test_size)} if test_size else {}
-        # A data set with more pixels than fit into memory was streamed, and then the run resized each image.
-        pixels = max(config["train_examples"], config["test_examples"]) * prod(shape)
-        metadata["keep"] = not test_size and pixels <= MEMORY_LIMIT
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        raise ValueError(f"{str(run / 'config.json')!r} is damaged") from None
-    options |= _types(dtype)
+    config = read_run_config(run)
+    chosen = config.options
+    # A data set with more pixels than fit into memory was streamed, and then the run resized each image.
+    pixels = max(config.train_examples, config.test_examples) * prod(config.image_shape)
+    side = chosen.test_image_size
+    about: dict[str, Any] = {
+        "class_names": config.class_names,
+        "mean": config.mean,
+        "std": config.std,
+        "size": (side, side) if side else config.image_shape[:2],
+        "crop": chosen.test_crop,
+        "keep": not side and pixels <= MEMORY_LIMIT,
+    }
+    network = {name: value for name in reaching(MODEL) if (value := getattr(chosen, name)) is not None}
+    options = network | {"arch": chosen.arch, "num_classes": config.num_classes} | _types(dtype)
     if (run / "model.safetensors").is_file():
         model, variables, _ = load_model(run, **options)
     else:
         model = build_model(**options)
-        variables = restore(run, averaged=bool(config.get("ema")))[1]
-    return Trained(model, variables, **metadata)
+        variables = restore(run, averaged=bool(chosen.ema))[1]
+    return Trained(model, variables, **about)
 
 
 def network_of_weights(source: str, arch: str | None, dtype: str) -> Trained:
@@ -97,7 +91,7 @@ def _types(dtype: str) -> dict[str, Any]:
 
 
 def _metadata(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Reads class names, normalisation and size of images from a run's config or the card of a file of weights."""
+    """Reads class names, normalisation and size of images from the card of a file of weights."""
     names, moments = values.get("class_names"), values.get("normalisation") or {"mean": None, "std": None}
     mean, std = (None if moments[name] is None else tuple(map(float, moments[name])) for name in ("mean", "std"))
     if names is not None and len(names) != values["num_classes"]:

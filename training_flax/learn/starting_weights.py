@@ -1,11 +1,11 @@
 """The weights that a run starts from: their values, and the normalisation of their images."""
 
-import json
 from typing import Any, cast
 
 from flax import linen as nn
 
 from training_flax.config.config import TrainConfig
+from training_flax.config.run_config import FILE, read_config
 from weights_flax import load_weights, read_card
 
 HINT = "new_head=True draws the classifier anew"  # part of an error message of `load_weights`
@@ -36,10 +36,10 @@ def normalisation(config: TrainConfig, channels: int) -> Normalisation | None:
         moments = {"mean": config.mean, "std": config.std}
     elif config.weights is None:
         return None
-    elif config.out is not None and (config.out / "config.json").is_file():
+    elif config.out is not None and (config.out / FILE).is_file():
         try:
-            moments = json.loads((config.out / "config.json").read_text())["normalisation"]
-        except (ValueError, TypeError, KeyError):
+            moments = read_config(config.out).get("normalisation") or {}
+        except ValueError:
             return None  # a damaged file raises its error later, when the run's folder is checked
     else:
         moments = read_card(config.weights).get("normalisation") or {}

@@ -17,10 +17,11 @@ from flax import linen as nn
 from common_flax.check_sums import damage, write_check_sums
 from common_flax.files import UNFINISHED, make_folder, sync, sync_tree
 from resnet_flax import unstack_blocks
-from training_flax.config.config import TrainConfig, build_network
+from training_flax.config.config import build_network
+from training_flax.config.run_config import read_run_config
 from training_flax.learn.state import TrainState
 from training_flax.run.disk_space import checkpoint_size, reserve
-from training_flax.run.folder import checkpoint_steps, read_config
+from training_flax.run.folder import checkpoint_steps
 from training_flax.run.metrics import METRICS
 from training_flax.runtime.signals import RunError
 
@@ -211,9 +212,8 @@ def restore(run: Path | str, *, averaged: bool = False) -> tuple[nn.Module, dict
         ValueError: the folder holds no run, no checkpoint yet, or no averaged weights, or the newest is damaged.
     """
     run = Path(run)
-    config = read_config(run)
-    named = TrainConfig(config["arch"], dtype=config["dtype"], **config["model"])
-    model = build_network(named, config["num_classes"])
+    config = read_run_config(run)
+    model = build_network(config.options, config.num_classes)
     with ocp.CheckpointManager((run / "checkpoints").absolute()) as manager:
         newest = manager.latest_step()
         if newest is None:

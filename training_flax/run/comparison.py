@@ -13,8 +13,9 @@ from common_flax.command_line import parse_options, run_command
 from common_flax.palette import COLOURS
 from common_flax.pictures import save_figure
 from common_flax.terminal import say, visible
+from training_flax.config.run_config import read_config
 from training_flax.plots.curves import label_axes
-from training_flax.run.folder import read_config, read_json
+from training_flax.run.folder import read_json
 from training_flax.run.metrics import read_metrics
 from training_flax.runtime.signals import RunError
 
@@ -57,7 +58,7 @@ def read_run(folder: Path) -> Run:
     except RunError:
         raise ValueError(f"{str(folder / 'metrics.jsonl')!r} is damaged") from None
     options = {name: value for name, value in config.items() if name not in NOT_OPTIONS | {"model"}}
-    options |= config.get("model", {})
+    options |= config["model"]
     return Run(folder.resolve().name, options, metrics, read_json(summary) if summary.exists() else {})
 
 

@@ -8,8 +8,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, asdict, fields, replace
-from importlib.metadata import version
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,9 @@ import jax
 from common_flax.check_sums import sealed, unsealed
 from common_flax.errors import one_line
 from common_flax.files import UNFINISHED, make_folder, remove_unfinished, whole_file
-from training_flax.augment.registry import current_names
-from training_flax.config.config import BEFORE, MODEL, OLD_NAMES, RUN, ResolvedConfig, TrainConfig, reaching
+from common_flax.json_input import read_object
+from training_flax.config.config import BEFORE, ResolvedConfig, TrainConfig
+from training_flax.config.run_config import FILE, numbers_options, plain, read_config
 from training_flax.data.dataset import Dataset
 from training_flax.runtime.signals import RunError
 
@@ -63,13 +63,13 @@ def as_begun(resolved: ResolvedConfig, given: TrainConfig) -> ResolvedConfig:
         resolved: the resolved options.
         given: the options that the user gave.
     """
-    if given.out is None or not (Path(given.out) / "config.json").is_file():
+    if given.out is None or not (Path(given.out) / FILE).is_file():
         return resolved
     try:
-        stored = BEFORE | read_config(Path(given.out))
+        stored = read_config(Path(given.out))
     except ValueError:  # `run_path` says so
         return resolved
-    kept = {name: stored[name] for name in BEFORE if getattr(given, name) is None and isinstance(stored[name], bool)}
+    kept = {name: stored[name] for name in BEFORE if getattr(given, name) is None}
     return replace(resolved, **kept)
 
 
@@ -82,16 +82,14 @@ def checkpoint_steps(run: Path) -> list[int]:
 
 def _check_same_run(out: Path, wanted: dict[str, Any], extend: bool) -> None:
     """Raises ValueError unless the run in `out` has the options `wanted`."""
-    if not (out / "config.json").is_file():
+    if not (out / FILE).is_file():
         raise ValueError(f"out {str(out)!r} is not empty, and holds no run to go on with; name a new folder")
     try:
         stored = read_config(out)
-    except ValueError:
-        raise ValueError(f"out {str(out)!r} has a damaged config.json; name a new folder") from None
+    except ValueError as error:
+        raise ValueError(f"out {str(out)!r} has a damaged config.json; name a new folder: {error}") from None
     ignored = {"versions", *(LENGTH if extend else ())}
-    # If config.json lacks an option, the run is older than the option and had the option's default of that time.
-    defaults = {option.name: option.default for option in fields(ResolvedConfig) if option.default is not MISSING}
-    there, now = _plain(defaults | BEFORE) | _flat(stored), _flat(_plain(wanted))
+    there, now = _flat(stored), _flat(plain(wanted))
     differing = [
         f"{name} ({there.get(name)!r} there, {now.get(name)!r} now)"
         for name in now
@@ -110,23 +108,8 @@ def _check_same_run(out: Path, wanted: dict[str, Any], extend: bool) -> None:
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a flat dict: the options of "model" stand beside the others, each as "model NAME"."""
-    model = values.get("model")
-    options = model.items() if isinstance(model, Mapping) else ()
-    return {name: value for name, value in values.items() if name != "model"} | {f"model {k}": v for k, v in options}
-
-
-def numbers_options(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
-    """Returns everything that a run's numbers depend on: resolved options, classes, normalisation, versions."""
-    values = {name: value for name, value in asdict(config).items() if name not in reaching(RUN) + reaching(MODEL)}
-    values["model"] = {name: getattr(config, name) for name in reaching(MODEL)}
-    values["num_classes"] = len(dataset.class_names)
-    values["class_names"] = dataset.class_names
-    values["train_examples"] = len(dataset.train.labels)
-    values["test_examples"] = len(dataset.test.labels)
-    values["image_shape"] = dataset.image_shape
-    values["normalisation"] = {"mean": dataset.mean, "std": dataset.std}
-    values["versions"] = {name: version(name) for name in ("jax", "flax", "optax")}
-    return values
+    model = {f"model {name}": value for name, value in values["model"].items()}
+    return {name: value for name, value in values.items() if name != "model"} | model
 
 
 def mark_of(run: Path, config: TrainConfig, dataset: Dataset) -> str:
@@ -135,42 +118,28 @@ def mark_of(run: Path, config: TrainConfig, dataset: Dataset) -> str:
     It is a hash of all that the run's numbers depend on, taken when the run begins; config.json keeps it. So a run
     that is extended, or goes on with other versions of libraries, keeps its mark.
     """
-    if (run / "config.json").is_file() and (stored := read_config(run).get("mark")):
+    if (run / FILE).is_file() and (stored := read_config(run).get("mark")):
         return str(stored)
     values = {name: value for name, value in numbers_options(config, dataset).items() if name != "versions"}
-    return hashlib.sha256(json.dumps(_plain(values), sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(plain(values), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def write_config(run: Path, config: TrainConfig, dataset: Dataset, mark: str) -> None:
-    """Writes config.json: the values of `numbers_options`, and the run's mark."""
-    write_json(run / "config.json", _plain(numbers_options(config, dataset)) | {"mark": mark})
+def write_config(run: Path, config: TrainConfig, dataset: Dataset, mark: str | None = None) -> None:
+    """Writes config.json: the values of `numbers_options`, the run's mark and a check sum.
 
-
-def read_config(run: Path) -> dict[str, Any]:
-    """Reads a run's config.json with the current names of options; raises ValueError if it is missing or damaged."""
-    if not (run / "config.json").is_file():
-        raise ValueError(f"{str(run)!r} is no run: it has no config.json")
-    config = read_json(run / "config.json")
-    model = config.get("model")
-    for options in (config, model if isinstance(model, dict) else {}):
-        for old in options.keys() & OLD_NAMES:
-            options[OLD_NAMES[old]] = options.pop(old)
-    if isinstance(config.get("augment"), list):
-        config["augment"] = list(current_names(map(str, config["augment"])))
-    return config
+    Without a mark the file is as older versions wrote it, without a check sum too.
+    """
+    values = plain(numbers_options(config, dataset))
+    _write(run / FILE, values if mark is None else sealed({**values, "mark": mark}))
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object from a file, without its check sum; raises ValueError if the file is damaged."""
+    values = read_object(path)
     try:
-        return unsealed(json.loads(path.read_text()))
-    except (ValueError, AttributeError, RecursionError):
-        raise ValueError(f"{str(path)!r} is damaged") from None
-
-
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Converts values to JSON's types, as reading the file again would."""
-    return json.loads(json.dumps(values, default=str))
+        return unsealed(values)
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is damaged: {error}") from None
 
 
 @contextmanager
@@ -203,5 +172,9 @@ def written_to(run: Path) -> Iterator[None]:
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Writes `values` and their check sum, whole or not at all."""
+    _write(path, sealed(values))
+
+
+def _write(path: Path, values: Mapping[str, Any]) -> None:
     with whole_file(path) as file:
-        file.write_text(json.dumps(sealed(values), indent=2) + "\n")
+        file.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")

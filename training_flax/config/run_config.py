@@ -1,0 +1,246 @@
+"""The config.json of a run: the values that are written, and their checks when they are read."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import msgspec
+
+from common_flax.check_sums import KEY, unsealed
+from common_flax.checks import one_of
+from common_flax.json_input import read_object, shortened, typed
+from training_flax.augment.registry import current_names
+from training_flax.config.config import (
+    BEFORE,
+    MODEL,
+    OLD_NAMES,
+    RUN,
+    ResolvedConfig,
+    TrainConfig,
+    build_network,
+    check_values,
+    reaching,
+)
+from training_flax.config.recipes import RECIPES
+from training_flax.data.dataset import Dataset
+from weights_flax.io.archs import constructor_options
+
+FILE = "config.json"
+LONGEST = 400  # characters of an error
+NEEDED = ("arch", "recipe", "batch_size", "lr")  # the options without a default
+MAY_LACK = ("versions", "mark")  # entries of FACTS that no reader needs
+# Bounds that no run reaches, so that a damaged file asks for no more memory than a machine has.
+MOST = 2**32
+MOST_OF = {
+    **dict.fromkeys(("image_size", "test_image_size", "width", "growth_rate"), 2**16),
+    **dict.fromkeys(("batch_size", "num_classes"), 2**24),
+}
+MOST_CHANNELS = MOST_LISTED = 2**10
+
+Text = Annotated[str, msgspec.Meta(max_length=2**12)]
+Side = Annotated[int, msgspec.Meta(ge=1, le=2**16)]
+Channels = Annotated[int, msgspec.Meta(ge=1, le=MOST_CHANNELS)]
+Moments = Annotated[tuple[float, ...], msgspec.Meta(min_length=1, max_length=MOST_CHANNELS)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=MOST)]
+
+
+class Normalisation(msgspec.Struct, forbid_unknown_fields=True):
+    """The mean and the standard deviation of each channel, for pixels from 0 to 1."""
+
+    mean: Moments
+    std: Moments
+
+
+# The entries beside the options, with their types.
+FACTS: dict[str, Any] = {
+    "num_classes": Annotated[int, msgspec.Meta(ge=1, le=MOST_OF["num_classes"])],
+    "class_names": tuple[Text, ...],
+    "train_examples": Count,
+    "test_examples": Count,
+    "image_shape": tuple[Side, Side, Channels],
+    "normalisation": Normalisation,
+    "versions": Annotated[dict[str, Text], msgspec.Meta(max_length=MOST_LISTED)],
+    "mark": Text,
+}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The contents of a run's config.json, checked.
+
+    Attributes:
+        options: the options; those that never change a run's numbers have their defaults.
+        class_names: names of the classes, in order.
+        train_examples, test_examples: the numbers of images.
+        image_shape: (height, width, channels) of the images that the network sees in training.
+        mean, std: the normalisation of pixels from 0 to 1, channel by channel.
+        mark: the mark of the run; None in runs of older versions.
+    """
+
+    options: ResolvedConfig
+    class_names: tuple[str, ...]
+    train_examples: int
+    test_examples: int
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    mark: str | None
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
+
+
+def numbers_options(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
+    """Returns everything that a run's numbers depend on: resolved options, classes, normalisation, versions."""
+    values = {name: value for name, value in asdict(config).items() if name not in reaching(RUN) + reaching(MODEL)}
+    values["model"] = {name: getattr(config, name) for name in reaching(MODEL)}
+    values["num_classes"] = len(dataset.class_names)
+    values["class_names"] = dataset.class_names
+    values["train_examples"] = len(dataset.train.labels)
+    values["test_examples"] = len(dataset.test.labels)
+    values["image_shape"] = dataset.image_shape
+    values["normalisation"] = {"mean": dataset.mean, "std": dataset.std}
+    values["versions"] = {name: version(name) for name in ("jax", "flax", "optax")}
+    return values
+
+
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Converts values to JSON's types, as reading the file again would."""
+    return json.loads(json.dumps(values, default=str))
+
+
+def read_config(run: Path) -> dict[str, Any]:
+    """Reads the values of a run's config.json under the current names of options.
+
+    A run that is older than an option had the option's default; other entries that an older run lacks stay missing.
+
+    Raises:
+        ValueError: `'RUN/config.json' is damaged: …`, one line that names the field; or there is no such file.
+    """
+    path = run / FILE
+    try:
+        values = read_object(path)
+    except FileNotFoundError:
+        raise ValueError(f"{str(run)!r} is no run: it has no config.json") from None
+    except OSError as error:
+        raise ValueError(f"{str(path)!r} is damaged: {error.strerror or error}") from None
+    try:
+        current = _current(values)
+        typed(current, _schema())
+        _check(current)
+        unsealed(values)  # last, because the checks before can name the field
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is damaged: {shortened(str(error), LONGEST)}") from None
+    return _defaults() | current | {"model": dict.fromkeys(reaching(MODEL)) | current.get("model", {})}
+
+
+def read_run_config(run: Path) -> RunConfig:
+    """Reads a run's config.json.
+
+    Raises:
+        ValueError: as `read_config`; or an entry that the network and its images need is missing.
+    """
+    values = read_config(run)
+    missing = [name for name in (*NEEDED, *FACTS) if name not in values and name not in MAY_LACK]
+    if missing:
+        raise ValueError(f"{str(run / FILE)!r} is damaged: {missing[0]} is missing")
+    stored = typed(values, _schema())
+    options = {name: getattr(stored, name) for name in _stored_options()} | values["model"]
+    return RunConfig(
+        options=ResolvedConfig(**options, num_classes=stored.num_classes),
+        class_names=stored.class_names,
+        train_examples=stored.train_examples,
+        test_examples=stored.test_examples,
+        image_shape=stored.image_shape,
+        mean=stored.normalisation.mean,
+        std=stored.normalisation.std,
+        mark=stored.mark,
+    )
+
+
+def _stored_options() -> tuple[str, ...]:
+    """Returns the names of the options at the top of config.json."""
+    names = (option.name for option in fields(ResolvedConfig))
+    return tuple(name for name in names if name not in {*reaching(RUN), *reaching(MODEL), *FACTS})
+
+
+@cache
+def _schema() -> Any:
+    """Returns the type of config.json: options by the types in `ResolvedConfig`, and the facts beside them."""
+    hints = get_type_hints(ResolvedConfig)
+    options = [(name, _bounded(name, hints[name]), None) for name in reaching(MODEL)]
+    model = msgspec.defstruct("Model", options, forbid_unknown_fields=True)
+    entries = [(name, _bounded(name, hints[name]), None) for name in _stored_options()]
+    entries += [(name, kind, None) for name, kind in FACTS.items()]
+    return msgspec.defstruct("Config", [*entries, ("model", model, None)], forbid_unknown_fields=True)
+
+
+def _bounded(name: str, hint: Any) -> Any:
+    """Returns the type of an option, with bounds on integers and lengths."""
+    integer = Annotated[int, msgspec.Meta(ge=0, le=MOST_OF.get(name, MOST))]
+    bounded: dict[Any, Any] = {
+        int: integer,
+        str: Text,
+        tuple[str, ...]: Annotated[tuple[Text, ...], msgspec.Meta(max_length=MOST_LISTED)],
+        tuple[float, ...]: Annotated[tuple[float, ...], msgspec.Meta(max_length=MOST_LISTED)],
+    }
+    bounded |= {kind | None: short | None for kind, short in bounded.items()}
+    return bounded.get(hint, hint)
+
+
+def _defaults() -> dict[str, Any]:
+    """Returns the values of the options that an older run may lack."""
+    defaults = {option.name: option.default for option in fields(ResolvedConfig) if option.default is not MISSING}
+    return plain({name: defaults[name] for name in _stored_options() if name in defaults} | BEFORE)
+
+
+def _current(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values, without their check sum, under the current names of options and augmentations."""
+    values = _renamed({name: value for name, value in values.items() if name != KEY})
+    if isinstance(model := values.get("model"), dict):
+        values["model"] = _renamed(model)
+    if isinstance(augment := values.get("augment"), list):
+        values["augment"] = [*current_names(augment)] if all(isinstance(name, str) for name in augment) else augment
+    return values
+
+
+def _renamed(options: Mapping[str, Any]) -> dict[str, Any]:
+    for old in options.keys() & OLD_NAMES:
+        if OLD_NAMES[old] in options:
+            raise ValueError(f"{old} and {OLD_NAMES[old]} are one option, and both are given")
+    return {OLD_NAMES.get(name, name): value for name, value in options.items()}
+
+
+def _check(values: Mapping[str, Any]) -> None:
+    """Raises ValueError unless the values, right in their types, are allowed and fit each other."""
+    check_values(values)
+    if "recipe" in values:
+        one_of("recipe", values["recipe"], RECIPES)
+    names, classes = values.get("class_names"), values.get("num_classes")
+    if names is not None and classes is not None and len(names) != classes:
+        raise ValueError(f"class_names must be num_classes, {classes}; given {len(names)}")
+    moments = values.get("normalisation", {})
+    check_values(moments)
+    channels = values.get("image_shape", [None])[-1]
+    for place, entries in (("normalisation.", moments), ("", values)):
+        for name in ("mean", "std"):
+            numbers = entries.get(name)
+            if numbers is not None and channels is not None and len(numbers) != channels:
+                raise ValueError(f"{place}{name} must be {channels} numbers, one for each channel; given {numbers}")
+    if "arch" in values:
+        _check_network(values["arch"], values.get("model", {}), values.get("dtype", "float32"), classes)
+
+
+def _check_network(arch: str, model: Mapping[str, Any], dtype: str, classes: int | None) -> None:
+    """Raises ValueError unless the architecture has the options, and allows their values."""
+    known = [name for name in reaching(MODEL) if name in constructor_options(arch)]
+    for name, value in model.items():
+        if value is not None and name not in known:
+            raise ValueError(f"{arch} has no option {name}; it has {', '.join(known)}; given {value!r}")
+    build_network(TrainConfig(arch, dtype=dtype, **model), classes or 1)
