@@ -46,8 +46,12 @@ def read_object(path: Path) -> dict[str, Any]:
         raise ValueError(f"{str(path)!r} is damaged: {error}") from None
 
 
-def parse_object(data: bytes) -> dict[str, Any]:
+def parse_object(data: bytes, *, nan_is_null: bool = False) -> dict[str, Any]:
     """Parses a JSON object of UTF-8.
+
+    Args:
+        data: the text.
+        nan_is_null: read NaN and Infinity, which are no JSON, as null.
 
     Raises:
         ValueError: it is something else, a key stands twice, or a number is NaN, infinite or too large.
@@ -58,7 +62,7 @@ def parse_object(data: bytes) -> dict[str, Any]:
         values = json.loads(
             data.decode(),
             object_pairs_hook=_unique,
-            parse_constant=_no_number,
+            parse_constant=(lambda text: None) if nan_is_null else _no_number,
             parse_int=_integer,
             parse_float=_finite,
         )

@@ -13,10 +13,10 @@ from training_flax.run.disk_space import checkpoint_size
 from training_flax.run.loop import LoopResult
 from training_flax.run.metrics import METRICS, sum_of_metrics
 from training_flax.run.plan import Job
+from training_flax.run.summary import SUMMARY, read_summary
 from training_flax.runtime.terminal import Terminal
 from weights_flax import load_weights, save_weights
 
-SUMMARY = "summary.json"
 PICTURES = ("batch.png", "curves.png", "confusion.png")
 PICTURES_SIZE = 4_000_000  # bytes of all pictures and texts together, an upper estimate
 END_OF_PNG = b"IEND\xaeB`\x82"
@@ -35,15 +35,15 @@ def results_size(job: Job, state: Any) -> int:
 def finished_steps(run: Path) -> int | None:
     """Returns the number of steps of a finished run; None if it is not finished, or its summary is damaged."""
     try:
-        return int(run_folder.read_json(run / SUMMARY)["steps"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_summary(run).get("steps")
+    except ValueError:
         return None
 
 
 def broken_results(job: Job) -> list[str]:
     """Returns the names of the results of a finished run that are missing, damaged, or of another run."""
     broken = [name for name in PICTURES if not _is_whole_picture(job.run / name)]
-    summary = run_folder.read_json(job.run / SUMMARY)
+    summary = read_summary(job.run)
     if summary.get("mark") not in (None, job.mark):
         broken.append(SUMMARY)
     for name in weight_files(job):
@@ -87,7 +87,8 @@ def write_results(
         "test_loss": evaluation.loss,
         "best_accuracy": progress.best_accuracy,
         "best_step": progress.best_step,
-        "images_per_second": images_per_second,
+        # A run that only repeats its results takes no steps.
+        "images_per_second": images_per_second or job.total_steps * job.batch_size / max(progress.seconds, 1e-9),
         "compile_seconds": compile_seconds,
         "train_seconds": progress.seconds,
         "seconds": seconds,

@@ -1,6 +1,5 @@
 """Feature reuse in a trained DenseNet, its gradients beside those of ResNets, and errors beside their cost."""
 
-import json
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from theory_flax.experiments.networks import dataset_of, error_on, images_of, in
 from theory_flax.experiments.training import make_training
 from theory_flax.feature_reuse.claim import PUBLISHED, Reuse, Supervision, of_same_depth, reuse_of, supervision
 from training_flax import Dataset, build_model, open_dataset
+from training_flax.run.summary import read_summary
 from weights_flax.io.archs import published_size
 
 ARCH = "densenet_bc_40_12"
@@ -142,9 +142,9 @@ def _of_run(run: Path, options: Options) -> _Networks:
     name, model, variables = of_run(run)
     of_same_depth(model)  # refuses networks that are not DenseNets
     dataset = dataset_of(options)
-    points, summary = [], run / "summary.json"
-    if summary.exists():
-        error = 100 * (1 - json.loads(summary.read_text())["test_accuracy"])
+    points, summary = [], read_summary(run)
+    if "test_accuracy" in summary:
+        error = 100 * (1 - summary["test_accuracy"])
         points.append(_point(name, model, dataset.image_shape, [error], run.name))
     return _Networks(f"{name}, run {run.name}", name, model, dataset, [init_for(dataset, model)], [variables], points)
 

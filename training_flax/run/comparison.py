@@ -15,8 +15,8 @@ from common_flax.pictures import save_figure
 from common_flax.terminal import say, visible
 from training_flax.config.run_config import read_config
 from training_flax.plots.curves import label_axes
-from training_flax.run.folder import read_json
-from training_flax.run.metrics import read_metrics
+from training_flax.run.metrics import METRICS, read_metrics
+from training_flax.run.summary import read_summary
 from training_flax.runtime.signals import RunError
 
 LINES = ("-", "--", "-.", ":")  # line styles, for more runs than colours
@@ -52,14 +52,16 @@ class Run:
 
 def read_run(folder: Path) -> Run:
     """Reads the run in `folder`; raises ValueError if there is no run, or one of its files is damaged."""
-    config, summary = read_config(folder), folder / "summary.json"
+    config, summary = read_config(folder), read_summary(folder)
     try:
         metrics = read_metrics(folder)
     except RunError:
-        raise ValueError(f"{str(folder / 'metrics.jsonl')!r} is damaged") from None
+        raise ValueError(f"{str(folder / METRICS)!r} is damaged") from None
+    except OSError as error:
+        raise ValueError(f"{str(folder / METRICS)!r} is damaged: {error.strerror or error}") from None
     options = {name: value for name, value in config.items() if name not in NOT_OPTIONS | {"model"}}
     options |= config["model"]
-    return Run(folder.resolve().name, options, metrics, read_json(summary) if summary.exists() else {})
+    return Run(folder.resolve().name, options, metrics, summary)
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
