@@ -10,7 +10,7 @@ from jax import lax
 
 from common_flax.checks import one_of
 from layers_flax.nn.means import mean_by_dot
-from layers_flax.parameters.initializers import filled, ones, zeros
+from layers_flax.parameters.initializers import filled_on_host, ones, zeros
 from layers_flax.parameters.parameter import parameter, read
 
 RUNNING_VARIANCES = ("biased", "unbiased")
@@ -147,8 +147,10 @@ class BatchNorm(nn.Module):
         wide = jnp.promote_types(self.param_dtype, jnp.float32)
         scale = parameter(self, "scale", self.scale_init, channels, self.param_dtype)
         bias = parameter(self, "bias", zeros, channels, self.param_dtype)
-        running_mean = self.variable("batch_stats", "mean", filled, 0, channels, wide)
-        running_var = self.variable("batch_stats", "var", filled, 1, channels, wide)
+        # No key tells if this is traced, for shapes alone or for a program; the scale does.
+        initial = jnp.full if isinstance(scale, jax.core.Tracer) else filled_on_host
+        running_mean = self.variable("batch_stats", "mean", initial, channels, 0, wide)
+        running_var = self.variable("batch_stats", "var", initial, channels, 1, wide)
 
         if not train or self.frozen:
             moments = Moments(running_mean.value, running_var.value)

@@ -19,8 +19,8 @@ from jax.nn.initializers import Initializer, variance_scaling
 LARGEST = 4**11  # number of values; larger arrays are drawn in their own shape, by a program of their own
 
 
-def filled(value: float, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
-    """An array filled with one value, without compiling anything."""
+def filled_on_host(shape: Sequence[int], value: float, dtype: Any = jnp.float32) -> jax.Array:
+    """An array filled with one value, as `jnp.full`, without compiling anything."""
     return jax.device_put(np.full(shape, value, jax.dtypes.canonicalize_dtype(dtype)))
 
 
@@ -37,7 +37,7 @@ def ones(key: Any, shape: Sequence[int], dtype: Any = jnp.float32, out_sharding:
 def _constant(value: int, key: Any, shape: Sequence[int], dtype: Any, out_sharding: Any) -> jax.Array:
     if isinstance(key, jax.core.Tracer) or out_sharding is not None:
         return jnp.full(shape, value, dtype, out_sharding=out_sharding)
-    return filled(value, shape, dtype)
+    return filled_on_host(shape, value, dtype)
 
 
 def _scaled(
