@@ -16,7 +16,11 @@ MOST_BYTES = 24 << 20  # room for the names of a million classes
 MOST_PARTS = 1 << 20  # lists, objects and fields; three bytes of a file make an empty list of 80 bytes
 MOST_DIGITS = 20
 SHOWN = 60  # characters of a value in an error
-UNKNOWN = "Object contains unknown field "
+# Errors of `msgspec` about fields, and ours.
+OF_FIELDS = {
+    "Object contains unknown field ": "there is no field {}",
+    "Object missing required field ": "the field {} is missing",
+}
 NAMES = {None: "null", True: "true", False: "false"}
 WORDS = {
     "str": "a string",
@@ -85,12 +89,14 @@ def typed(values: object, kind: type[T]) -> T:
         return msgspec.convert(values, kind)
     except msgspec.ValidationError as error:
         problem, _, place = str(error).replace("`", "").partition(" - at $")
-        field = place.removeprefix(".") or "it"
-        if problem.startswith(UNKNOWN):
-            name = f"{place}.{problem.removeprefix(UNKNOWN)}".removeprefix(".")
-            raise ValueError(f"there is no field {_shown(name)}") from None
+        for start, form in OF_FIELDS.items():
+            if problem.startswith(start):
+                name = f"{place}.{problem.removeprefix(start)}".removeprefix(".")
+                raise ValueError(form.format(_shown(name))) from None
         allowed = " or ".join(map(_in_words, problem.removeprefix("Expected ").partition(", got ")[0].split(" | ")))
-        raise ValueError(f"{field} must be {allowed}; given {_shown(_at(values, place))}") from None
+        raise ValueError(
+            f"{place.removeprefix('.') or 'it'} must be {allowed}; given {_shown(_at(values, place))}"
+        ) from None
 
 
 def _in_words(kind: str) -> str:
