@@ -24,17 +24,14 @@ def read_hdf5(path: Path) -> dict[str, Tensor]:
             return
         if item.external is not None or item.is_virtual:
             raise ValueError(f"{name[:100]!r} is kept in another file")
-        tensors[name.removeprefix("model_weights/")] = Tensor(item.shape, item.dtype, partial(_read, path, name))
+        tensors[name.removeprefix("model_weights/")] = Tensor(item.shape, item.dtype, partial(_read, item))
 
-    with h5py.File(path, "r") as file:
-        file.visititems(visit)  # h5py follows no links here
+    # The file stays open as long as its tensors exist, so that all are of one file if another takes its name.
+    h5py.File(path, "r").visititems(visit)  # h5py follows no links here
     if not tensors:
         raise ValueError("it has no tensors")
     return tensors
 
 
-def _read(path: Path, name: str) -> np.ndarray:
-    import h5py
-
-    with h5py.File(path, "r") as file:
-        return np.asarray(file[name])
+def _read(item: Any) -> np.ndarray:
+    return np.asarray(item)

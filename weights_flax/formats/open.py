@@ -1,27 +1,35 @@
 """Reader of files of weights in any format: their tensors by name, and their card."""
 
-import json
 import pickle
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from common_flax.check_sums import damage
+from common_flax.checks import one_of
 from common_flax.errors import one_line
+from resnet_flax.scan import REST
+from weights_flax.formats.card import described
 from weights_flax.formats.hdf5 import read_hdf5
 from weights_flax.formats.hub import download
 from weights_flax.formats.msgpack import read_msgpack
 from weights_flax.formats.npz import read_npz
 from weights_flax.formats.orbax import read_orbax
+from weights_flax.formats.run import FILES, WHICH, Run, newest_checkpoint, run_in
 from weights_flax.formats.safetensors import read_safetensors
 from weights_flax.formats.tensors import Tensor
 from weights_flax.formats.torch import LEGACY_START, read_torch_legacy, read_torch_zip
 
 # Keys under which checkpoints store a network beside an optimizer and other state; the first match is used.
 WRAPPERS = ("state_dict", "model", "model_state_dict", "net", "params", "state_dict_ema", "model_ema")
+MOST_BLOCKS = 4096  # of a stage
 
 
 @dataclass(frozen=True)
@@ -33,92 +41,151 @@ class WeightsFile:
         format: name of the format, for messages.
         tensors: by the file's own names; keys of nested dicts are joined by "/".
         card: the description of its network, see `save_weights`; empty if the file has none.
+        which: "averaged" or "last" of weights of a run or of a training state; None where the file does not tell.
     """
 
     path: Path
     format: str
     tensors: dict[str, Tensor]
     card: dict[str, Any] = field(default_factory=dict)
+    which: str | None = None
 
 
-def open_weights(source: str | Path) -> WeightsFile:
+class Unreadable(ValueError):
+    """A file of weights that is missing or damaged; the message is one line that names it."""
+
+
+def open_weights(source: str | Path, *, which: str | None = None) -> WeightsFile:
     """Opens a file of weights; its first bytes tell the format.
+
+    A run gives its averaged weights if it has any, else those of its last step: from its file or, if the file is
+    missing or older, from its newest checkpoint.
 
     Args:
         source: a file of safetensors, of PyTorch (zipped or legacy), .npz, Keras' HDF5 or Flax's msgpack; a run's
-            folder, whose averaged weights are preferred; a folder that Orbax wrote; or "hf://OWNER/NAME[/FILE]".
+            folder; a folder that Orbax wrote; or "hf://OWNER/NAME[/FILE]".
+        which: "averaged" or "last", of a run or of a training state; None takes averaged weights if there are any.
 
     Raises:
-        ValueError: the file does not exist, is damaged, or holds something other than tensors. No code in it is run and
-            nothing large is read.
+        ValueError: the file does not exist, is damaged, belongs to another run, holds something other than tensors, or
+            has no such weights. No code in it is run and nothing large is read.
     """
+    if which is not None:
+        one_of("which", which, WHICH)
     path = download(str(source)) if str(source).startswith("hf:") else Path(source).expanduser()
-    path = _in_folder(path) if path.is_dir() else path
+    run = run_in(path) if path.is_dir() else None
+    if run is not None:
+        return _of_run(run, run.kind(which))
+    path = _in_folder(path, which) if path.is_dir() else path
+    file = _open_state(path, which) if path.is_dir() else _open_file(path, which)
+    if which not in (None, file.which):
+        has = f"the {file.which} weights" if file.which else "weights that are not said to be averaged or last"
+        raise ValueError(f"weights {str(path)!r} are {has}; asked for: {which}")
+    return file
+
+
+def _of_run(run: Run, kind: str) -> WeightsFile:
+    """Opens the averaged or the last weights of a run, from its file or from its newest checkpoint."""
+    path, newest = run.folder / FILES[kind], newest_checkpoint(run.folder)
+    if path.is_file():
+        file = _open_file(path, None)
+        if run.is_current(path, file.card, kind):
+            return replace(file, which=kind)
+    if newest is None:
+        raise ValueError(f"run {str(run.folder)!r} has no checkpoint yet, and no {path.name}")
+    run.check(newest)
+    about = {"mark": run.mark, "step": newest.step, "which": kind}
+    return replace(_open_state(newest.folder / "state", kind), card={**run.card, "run": about}, which=kind)
+
+
+def _open_state(folder: Path, which: str | None) -> WeightsFile:
+    """Opens a checkpoint of Orbax: variables, or a training state."""
+    with reading(folder):
+        wrong = damage(folder.parent)  # checkpoints of runs have check sums
+        if wrong is not None:
+            raise ValueError(wrong)
+        tensors, which = _flat(read_orbax(folder), which)
+    return WeightsFile(folder, "checkpoint of Orbax", _guarded(folder, tensors), which=which)
+
+
+def _open_file(path: Path, which: str | None) -> WeightsFile:
+    """Opens a file in the format that its first bytes tell."""
     with reading(path):
-        if path.is_dir():
-            return WeightsFile(path, "checkpoint of Orbax", _flat(read_orbax(path)))
         with path.open("rb") as file:
             start = file.read(16)
-        if start.startswith(b"PK"):
-            with zipfile.ZipFile(path) as archive:
-                names = archive.namelist()
-            if any(name.endswith(".npy") for name in names):
-                return _npz(path)
-            return WeightsFile(path, "PyTorch", _state_dict(read_torch_zip(path)))
-        if start.startswith(LEGACY_START):
-            return WeightsFile(path, "PyTorch, legacy format", _state_dict(read_torch_legacy(path)))
-        if start.startswith(b"\x89HDF\r\n\x1a\n"):
-            return WeightsFile(path, "HDF5", read_hdf5(path))
-        if start[8:9] == b"{":
-            tensors, card = read_safetensors(path)
-            return WeightsFile(path, "safetensors", tensors, _card(card))
-        if start[:1] and (0x80 < start[0] <= 0x8F or start[0] in (0xDE, 0xDF)):  # a map with entries
-            return WeightsFile(path, "msgpack of Flax", _flat(read_msgpack(path)))
-        if start.startswith(pickle.PROTO):
-            raise ValueError("it is a pickle that PyTorch did not write")
-        raise ValueError(
-            "it begins as none of the known formats does: safetensors, PyTorch, .npz, HDF5 of Keras, msgpack of Flax"
-        )
+        title, tensors, card, kind = _read(path, start, which)
+    about = card.get("run")
+    kind = about.get("which") if isinstance(about, Mapping) else kind
+    return WeightsFile(path, title, _guarded(path, tensors), card, kind if kind in WHICH else None)
+
+
+Content = tuple[str, dict[str, Tensor], dict[str, Any], str | None]  # format, tensors, card, averaged or last
+
+
+def _read(path: Path, start: bytes, which: str | None) -> Content:
+    """Reads a file that begins with the bytes `start`."""
+    if start.startswith(b"PK"):
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        if any(name.endswith(".npy") for name in names):
+            return "npz", *read_npz(path), None
+        return "PyTorch", _state_dict(read_torch_zip(path)), {}, None
+    if start.startswith(LEGACY_START):
+        return "PyTorch, legacy format", _state_dict(read_torch_legacy(path)), {}, None
+    if start.startswith(b"\x89HDF\r\n\x1a\n"):
+        return "HDF5", read_hdf5(path), {}, None
+    if start[8:9] == b"{":
+        return "safetensors", *read_safetensors(path), None
+    if start[:1] and (0x80 < start[0] <= 0x8F or start[0] in (0xDE, 0xDF)):  # a map with entries
+        tree, text, marked = read_msgpack(path)
+        tensors, kind = _flat(tree, which)
+        return "msgpack of Flax", *described(tensors, text, marked=marked), kind
+    if start.startswith(pickle.PROTO):
+        raise ValueError("it is a pickle that PyTorch did not write")
+    raise ValueError(
+        "it begins as none of the known formats does: safetensors, PyTorch, .npz, HDF5 of Keras, msgpack of Flax"
+    )
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turns every error of reading `path` into a ValueError of one line."""
+    """Turns every error of reading `path` into an `Unreadable` of one line."""
     try:
         yield
+    except Unreadable:
+        raise
     except FileNotFoundError:
-        raise ValueError(f"weights {str(path)!r}: there is no such file") from None
+        raise Unreadable(f"weights {str(path)!r}: there is no such file") from None
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
         # zipfile raises RuntimeError for encrypted files and for kinds of compression that it does not support.
-        raise ValueError(f"weights {str(path)!r} cannot be read: {one_line(error)}") from None
+        raise Unreadable(f"weights {str(path)!r} cannot be read: {one_line(error)}") from None
 
 
-def _in_folder(folder: Path) -> Path:
-    """Returns the weights in the folder of a run, finished or not, of a snapshot of the hub, or of Orbax."""
-    for name in ("model_ema.safetensors", "model.safetensors", "pytorch_model.bin"):
+def _guarded(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns tensors that raise `Unreadable` if their values cannot be read."""
+
+    def guarded(tensor: Tensor) -> Tensor:
+        def read() -> np.ndarray:
+            with reading(path):
+                return tensor.read()
+
+        return Tensor(tensor.shape, tensor.dtype, read)
+
+    return {name: guarded(tensor) for name, tensor in tensors.items()}
+
+
+def _in_folder(folder: Path, which: str | None) -> Path:
+    """Returns the weights in a folder without a run's config.json, of a run, a snapshot of the hub, or Orbax."""
+    names = [FILES[kind] for kind in WHICH if which in (None, kind)]
+    for name in [*names, "pytorch_model.bin"]:
         if (folder / name).is_file():
             return folder / name
     if (folder / "_METADATA").is_file():
         return folder
-    steps = [path for path in (folder / "checkpoints").glob("*") if path.name.isdigit()]
-    for step in sorted(steps, key=lambda path: -int(path.name)):
-        return step / "state"
+    newest = newest_checkpoint(folder)
+    if newest is not None:
+        return newest.folder / "state"
     raise ValueError(f"weights {str(folder)!r}: the folder has no weights: it is no run, and no checkpoint of Orbax")
-
-
-def _npz(path: Path) -> WeightsFile:
-    tensors = read_npz(path)
-    card = tensors.pop("card", None)
-    text = "" if card is None or card.dtype != "uint8" or card.shape[0] > 2**24 else bytes(card.read()).decode()
-    return WeightsFile(path, "npz", tensors, _card(text))
-
-
-def _card(text: str) -> dict[str, Any]:
-    try:
-        card = json.loads(text or "{}")
-    except ValueError:
-        return {}
-    return card if isinstance(card, dict) else {}
 
 
 def _state_dict(content: dict[str, Any]) -> dict[str, Tensor]:
@@ -135,13 +202,19 @@ def _state_dict(content: dict[str, Any]) -> dict[str, Tensor]:
     raise ValueError("it has no tensors")
 
 
-def _flat(tree: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Returns the network's leaves of a tree of Flax by paths, without the optimizer of a training state."""
+def _flat(tree: Mapping[str, Any], which: str | None) -> tuple[dict[str, Tensor], str | None]:
+    """Returns the network's leaves of a tree of Flax by paths, without the optimizer of a training state.
+
+    Also returns "averaged" or "last" if the tree is a training state.
+    """
     inside = [tree, *(value for value in tree.values() if isinstance(value, Mapping))]
     state = next((part for part in inside if isinstance(part.get("params"), Mapping)), tree)
     averaged = state.get("ema")
-    if isinstance(averaged, Mapping) and isinstance(averaged.get("params"), Mapping):
-        state = averaged
+    kind = "last" if "params" in state and state.keys() - {"params", "batch_stats"} else None
+    if which != "last" and isinstance(averaged, Mapping) and isinstance(averaged.get("params"), Mapping):
+        state, kind = averaged, "averaged"
+    if which == "averaged" != kind:
+        raise ValueError("it has no averaged weights")
     if isinstance(state.get("params"), Mapping):
         state = {name: state[name] for name in ("params", "batch_stats") if isinstance(state.get(name), Mapping)}
     tensors: dict[str, Tensor] = {}
@@ -150,9 +223,17 @@ def _flat(tree: Mapping[str, Any]) -> dict[str, Tensor]:
         before, part = parts.pop()
         for key, value in part.items():
             if isinstance(value, Tensor):
-                tensors[f"{before}{key}"] = value
+                tensors |= _blocks(f"{before}{key}", value)
             elif isinstance(value, Mapping) and before.count("/") < 12:
                 parts.append((f"{before}{key}/", value))
     if not tensors:
         raise ValueError("it has no tensors")
-    return tensors
+    return tensors, kind
+
+
+def _blocks(name: str, tensor: Tensor) -> dict[str, Tensor]:
+    """Returns a tensor of a network's blocks one by one, if it stacks those of a stage as `stack_blocks` does."""
+    stacked = re.fullmatch(rf"(\w+/layer\d+)_{REST}/(.+)", name)
+    if stacked is None or not 0 < (tensor.shape or (0,))[0] <= MOST_BLOCKS:
+        return {name: tensor}
+    return {f"{stacked[1]}_{index + 1}/{stacked[2]}": tensor.row(index) for index in range(tensor.shape[0])}

@@ -1,5 +1,6 @@
-"""Reader of safetensors files."""
+"""Reader and writer of safetensors files."""
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from common_flax.errors import one_line
+from weights_flax.formats.card import MARK, card_text, described
 from weights_flax.formats.tensors import Tensor
 
 HEADER_LIMIT = 2**25  # bytes of the header; a network of 1,202 layers needs one million
@@ -24,25 +27,27 @@ TYPES: dict[str, Any] = {
 }
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Reads the tensors of a file, and the entry "model" of its metadata.
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads the tensors of a file, and its card: the entry "model" of its metadata.
 
     Raises:
-        ValueError: the library cannot read the file.
+        ValueError: the library cannot read the file, or the card is damaged.
     """
     from safetensors import SafetensorError, safe_open
 
     with path.open("rb") as file:
-        header = int.from_bytes(file.read(8), "little")
-    if header > HEADER_LIMIT:
-        raise ValueError(f"its header of {header:,} bytes is over {HEADER_LIMIT:,}")
+        size = int.from_bytes(file.read(8), "little")
+        if size > HEADER_LIMIT:
+            raise ValueError(f"its header of {size:,} bytes is over {HEADER_LIMIT:,}")
+        marked = MARK in file.read(size)
     try:
         # The file stays open, because opening it for each tensor would read the header each time.
         opened: Any = safe_open(path, "numpy")
         tensors = {name: _safetensor(opened, name) for name in opened.keys()}  # noqa: SIM118
-        return tensors, (opened.metadata() or {}).get("model", "")
+        card = (opened.metadata() or {}).get("model", "")
     except SafetensorError as error:
         raise ValueError(str(error)) from None
+    return described(tensors, card, marked=marked)
 
 
 def _safetensor(file: Any, name: str) -> Tensor:
@@ -51,3 +56,20 @@ def _safetensor(file: Any, name: str) -> Tensor:
     if kind not in TYPES:
         raise ValueError(f"{name[:100]!r} is {kind}, which NumPy does not have")
     return Tensor(tuple(part.get_shape()), np.dtype(TYPES[kind]), partial(file.get_tensor, name))
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], card: Mapping[str, Any]) -> None:
+    """Writes a file of safetensors, with the card in JSON as the only entry of its metadata.
+
+    The library writes several entries in random order, so that the same weights would give different files.
+
+    Raises:
+        OSError: the file cannot be written: the disk is full, or the file exceeds a limit of its size.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    try:
+        save_file(dict(tensors), path, {"model": card_text(card, tensors)})
+    except SafetensorError as error:
+        raise OSError(one_line(error)) from None

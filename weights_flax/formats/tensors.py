@@ -1,9 +1,11 @@
 """Tensors whose values stay in their file until they are needed, so that names and shapes are checked first."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -33,6 +35,10 @@ class Tensor:
         """Returns the tensor with changed values, of the same shape and type."""
         return Tensor(self.shape, self.dtype, lambda: change(self.read()).astype(self.dtype))
 
+    def row(self, index: int) -> "Tensor":
+        """Returns the part at an index of the first axis."""
+        return Tensor(self.shape[1:], self.dtype, lambda: self.read()[index])
+
     def transpose(self, *axes: int) -> "Tensor":
         """Returns the tensor with its axes in another order."""
         shape = tuple(self.shape[axis] for axis in axes)
@@ -45,6 +51,23 @@ class Tensor:
         return Tensor(shape, self.dtype, lambda: self.read().reshape(shape))
 
 
+class OpenFile:
+    """A file that stays open as long as its tensors exist, so that all are of one file if another takes its name."""
+
+    def __init__(self, path: Path):
+        self._file = path.open("rb")
+        self.size = os.fstat(self._file.fileno()).st_size
+
+    def read(self, place: int, size: int) -> bytes:
+        """Reads `size` bytes from a place on; fewer at the end of the file."""
+        self._file.seek(place)
+        return self._file.read(size)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            self._file.close()
+
+
 def from_memory(source: Mapping[str, Any]) -> dict[str, Tensor]:
     """Returns the tensors of a PyTorch state dict, or of Flax's variables by their paths, "params/conv1/kernel"."""
     flat = source
@@ -52,7 +75,7 @@ def from_memory(source: Mapping[str, Any]) -> dict[str, Tensor]:
         leaves = jax.tree_util.tree_leaves_with_path({k: source[k] for k in ("params", "batch_stats") if k in source})
         flat = {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
     arrays = {name: to_numpy(value) for name, value in flat.items()}
-    return {name: Tensor(array.shape, array.dtype, partial(np.asarray, array)) for name, array in arrays.items()}
+    return {name: Tensor(array.shape, array.dtype, partial(np.array, array)) for name, array in arrays.items()}
 
 
 def as_dict(value: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from common_flax.files import whole_file
 from weights_flax.formats.pickles import LIMIT, name_of, read_pickle
-from weights_flax.formats.tensors import Tensor, as_dict
+from weights_flax.formats.tensors import OpenFile, Tensor, as_dict
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # of the legacy format
 LEGACY_START = pickle.PROTO + b"\x02" + pickle.LONG1 + b"\x0a" + MAGIC_NUMBER.to_bytes(10, "little")
@@ -82,9 +82,8 @@ def read_torch_legacy(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: the file is damaged, or holds something other than tensors and containers.
     """
-    size_of_file = path.stat().st_size
-    with path.open("rb") as file:
-        head = BytesIO(file.read(LIMIT))
+    file = OpenFile(path)
+    head = BytesIO(file.read(0, LIMIT))
     places: dict[str, tuple[int, np.dtype, int]] = {}  # the first byte of each storage, its type and size
 
     def storage(key: str, dtype: np.dtype, size: int) -> _Storage:
@@ -92,12 +91,10 @@ def read_torch_legacy(path: Path) -> dict[str, Any]:
             raise ValueError(f"its storage {key[:40]!r} has two sizes")
 
         def read() -> np.ndarray:
-            with path.open("rb") as file:
-                file.seek(places[key][0])
-                values = np.frombuffer(file.read(size * dtype.itemsize), dtype)
-            if len(values) != size:
+            data = file.read(places[key][0], size * dtype.itemsize)
+            if len(data) != size * dtype.itemsize:
                 raise ValueError(f"its storage {key[:40]!r} ends too early")
-            return values
+            return np.frombuffer(data, dtype)
 
         return _Storage(key, dtype, size, read)
 
@@ -113,16 +110,14 @@ def read_torch_legacy(path: Path) -> dict[str, Any]:
     if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(places):
         raise ValueError("its list of storages is not that of its tensors")
     place = head.tell()
-    with path.open("rb") as file:
-        for key in keys:
-            _, dtype, size = places[key]
-            file.seek(place)
-            if int.from_bytes(file.read(8), "little", signed=True) != size:
-                raise ValueError(f"its storage {key[:40]!r} has another size than its tensors say")
-            places[key] = (place + 8, dtype, size)
-            place += 8 + size * dtype.itemsize
-            if place > size_of_file:
-                raise ValueError(f"it ends within the storage {key[:40]!r}")
+    for key in keys:
+        _, dtype, size = places[key]
+        if int.from_bytes(file.read(place, 8), "little", signed=True) != size:
+            raise ValueError(f"its storage {key[:40]!r} has another size than its tensors say")
+        places[key] = (place + 8, dtype, size)
+        place += 8 + size * dtype.itemsize
+        if place > file.size:
+            raise ValueError(f"it ends within the storage {key[:40]!r}")
     return as_dict(tree)
 
 

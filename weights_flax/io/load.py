@@ -11,7 +11,7 @@ import numpy as np
 from flax import linen as nn
 
 from layers_flax import from_torch, image_by_shape, to_torch
-from weights_flax.formats.open import WeightsFile, open_weights, reading
+from weights_flax.formats.open import Unreadable, WeightsFile, open_weights, reading
 from weights_flax.formats.tensors import Tensor, from_memory
 from weights_flax.io.archs import build_model, describe
 from weights_flax.io.inspect import classes_of, fitting
@@ -24,7 +24,8 @@ class LoadedModel(NamedTuple):
     Attributes:
         model: the network.
         variables: {"params", "batch_stats"}, leaves NumPy arrays.
-        card: the file's description of the network, see `save_weights`; empty if the file has none.
+        card: the file's description of the network, see `save_weights`; empty if the file has none. Of weights of a run
+            its "run" tells "which" they are, "averaged" or "last", their "step", and the run's "mark".
     """
 
     model: nn.Module
@@ -33,7 +34,12 @@ class LoadedModel(NamedTuple):
 
 
 def load_weights(
-    model: nn.Module, source: str | Path | Mapping[str, Any], *, new_head: bool = False, seed: int = 0
+    model: nn.Module,
+    source: str | Path | Mapping[str, Any],
+    *,
+    new_head: bool = False,
+    seed: int = 0,
+    which: str | None = None,
 ) -> dict[str, Any]:
     """Loads the variables of `model` from a file.
 
@@ -47,6 +53,7 @@ def load_weights(
             ResNets, of Keras applications, of Flax's ImageNet example, or our own.
         new_head: draw a new classifier, as `model.init` does, and ignore the file's, if any.
         seed: of the new classifier.
+        which: "averaged" or "last" weights of a run; None takes averaged ones if the run has any.
 
     Returns:
         {"params", "batch_stats"} of NumPy arrays of the model's `param_dtype`; statistics are float32 or wider.
@@ -58,34 +65,38 @@ def load_weights(
     """
     if isinstance(source, Mapping):
         return _fit(model, "mapping", *recognise(from_memory(source)), new_head, seed)
-    file = open_weights(source)
+    file = open_weights(source, which=which)
     with reading(file.path):
         naming, tensors = recognise(file.tensors)
     return _fit(model, str(file.path), naming, tensors, new_head, seed)
 
 
-def read_card(source: str | Path) -> dict[str, Any]:
+def read_card(source: str | Path, *, which: str | None = None) -> dict[str, Any]:
     """Reads the card of a file of weights, see `save_weights`; empty if the file has none.
+
+    Args:
+        source, which: as in `load_weights`.
 
     Raises:
         ValueError: the file cannot be read.
     """
-    return open_weights(source).card
+    return open_weights(source, which=which).card
 
 
-def load_model(source: str | Path, arch: str | None = None, **options: Any) -> LoadedModel:
+def load_model(source: str | Path, arch: str | None = None, *, which: str | None = None, **options: Any) -> LoadedModel:
     """Builds the network that a file of weights belongs to, and loads its variables.
 
     Args:
         source: as in `load_weights`.
         arch: the architecture; None takes that of the file's card or, without a card, the first that fits names and
             shapes. (Weights of a ResNet with shortcut A fit a plain network too; the ResNet comes first.)
+        which: "averaged" or "last" weights of a run; None takes averaged ones if the run has any.
         options: of the constructor, in place of those that the file names.
 
     Raises:
         ValueError: as `load_weights`; or the file fits no architecture.
     """
-    file = open_weights(source)
+    file = open_weights(source, which=which)
     with reading(file.path):
         naming, tensors = recognise(file.tensors)
         found = fitting(naming, tensors) if arch or not file.card.get("arch") else []
@@ -130,8 +141,8 @@ def _fit(
         )
     try:
         return from_torch(model, {name: _checked(model, name, tensor) for name, tensor in tensors.items()})
-    except OSError as error:
-        raise ValueError(f"weights {where!r} cannot be read: {error}") from None
+    except Unreadable:
+        raise
     except ValueError as error:
         raise ValueError(f"weights {where!r} are not those of {arch}: {error}") from None
 
@@ -148,8 +159,9 @@ def _checked(model: nn.Module, name: str, tensor: Tensor) -> Tensor:
 
     def read() -> np.ndarray:
         with np.errstate(over="ignore"):
-            values = np.asarray(tensor).astype(dtype)
-        bad = values.size - int(np.isfinite(values).sum())
+            values = np.asarray(tensor)
+            values = values.astype(dtype, copy=not values.flags.writeable)
+        bad = values.size - int(np.count_nonzero(np.isfinite(values)))
         if bad:
             raise ValueError(f"{name} has {bad:,} of {values.size:,} values that are not finite in {dtype}")
         return values
