@@ -67,6 +67,12 @@ def fit(config: TrainConfig | Job, *, quiet: bool = False, stop: StopRequest | N
         Stopped: `stop` was set; the state is saved.
     """
     job = config if isinstance(config, Job) else plan(config)
+    with run_folder.written_to(job.run):
+        return _fit(job, quiet, stop or StopRequest())
+
+
+def _fit(job: Job, quiet: bool, stop: StopRequest) -> FitResult:
+    """Trains as `fit`, unless the run is finished."""
     first = jax.process_index() == 0
     terminal = Terminal(quiet or not first)
     finished = finished_steps(job.run)
@@ -83,8 +89,8 @@ def fit(config: TrainConfig | Job, *, quiet: bool = False, stop: StopRequest | N
     missing, state = max(KEPT + 2 - len(saved), 1), state_by_shape(job)
     needed = missing * checkpoint_size(state) + results_size(job, state)
     check_space(job.run, needed, f"{missing} checkpoint{'s' * (missing > 1)} and the results")
-    with run_folder.locked(job.run) if first else nullcontext(), run_folder.written_to(job.run):
-        return _run(job, terminal, stop or StopRequest())
+    with run_folder.locked(job.run) if first else nullcontext():
+        return _run(job, terminal, stop)
 
 
 def _run(job: Job, terminal: Terminal, stop: StopRequest) -> FitResult:
@@ -125,14 +131,15 @@ def _first_state(
         terminal.say(f"going on after step {step} of {job.total_steps}")
         if jax.process_index() == 0:
             # A run that was killed after its last step repeats the last evaluation.
-            there, logs.lines = rewind_metrics(job.run, step, min(progress.evaluated, job.total_steps - 1))
+            evaluated = min(progress.evaluated, job.total_steps - 1)
+            there, logs.lines = rewind_metrics(job.run, step, evaluated, progress.lines)
             if there < progress.lines:
                 terminal.say(f"{METRICS} has lost {progress.lines - there} of the {progress.lines} lines before")
             if not (job.run / "batch.png").exists():
                 _draw_first_batch(job, programs, state)
         return state, progress
     if jax.process_index() == 0:
-        rewind_metrics(job.run, 0, 0)
+        rewind_metrics(job.run, 0, 0, 0)
     state = programs.init()
     if job.config.weights is not None:
         state = _with_weights(job, state)

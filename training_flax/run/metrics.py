@@ -2,7 +2,7 @@
 
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,12 +37,20 @@ def sum_of_metrics(run: Path) -> str:
 
 
 def append_metrics(run: Path, values: Mapping[str, Any]) -> None:
-    """Appends an entry, with "split" and "step"."""
-    append_line(run / METRICS, _line(values))
+    """Appends an entry, with "split" and "step"; the file begins with its first entry, and is never empty."""
+    if (run / METRICS).exists():
+        append_line(run / METRICS, _line(values))
+    else:
+        _write(run, [values])
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """Reads the entries, without an incomplete last line; raises RunError if a line is damaged."""
+    return _read_metrics(run, None)
+
+
+def _read_metrics(run: Path, needed: int | None) -> list[dict[str, Any]]:
+    """Reads the entries; those after the first damaged line are left out, if the line is not among the `needed`."""
     path = run / METRICS
     lines = _content(path).split(b"\n")[:-1] if path.exists() else []
     metrics: list[dict[str, Any]] = []
@@ -52,6 +60,8 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
             typed(values, Entry)
             typed({name: value for name, value in values.items() if name != "split"}, dict[str, float | None])
         except ValueError:
+            if needed is not None and number > needed:
+                break
             raise RunError(f"line {number} of {str(path)!r} is damaged; without it the run can go on") from None
         metrics.append(values)
     return metrics
@@ -65,16 +75,32 @@ def _content(path: Path) -> bytes:
         raise OSError(error.errno, error.strerror, str(path)) from None
 
 
-def rewind_metrics(run: Path, step: int, evaluated: int) -> tuple[int, int]:
+def rewind_metrics(run: Path, step: int, evaluated: int, needed: int) -> tuple[int, int]:
     """Removes entries of training after `step`, and of evaluations after the step `evaluated`.
 
-    Returns the numbers of entries before and after.
+    Args:
+        run: the run's folder.
+        step, evaluated: steps of the checkpoint from which the run goes on.
+        needed: number of entries that were on the disk before that checkpoint was. A loss of power may damage others.
+
+    Returns:
+        The numbers of entries before and after.
+
+    Raises:
+        RunError: a line is damaged, and is among the needed ones.
     """
-    entries = read_metrics(run)
+    entries = _read_metrics(run, needed)
     kept = [entry for entry in entries if entry["step"] <= (step if entry["split"] == "train" else evaluated)]
-    with whole_file(run / METRICS) as file:
-        file.write_text("".join(f"{_line(entry)}\n" for entry in kept), encoding="utf-8")
+    if kept:
+        _write(run, kept)
+    else:
+        (run / METRICS).unlink(missing_ok=True)
     return len(entries), len(kept)
+
+
+def _write(run: Path, entries: Sequence[Mapping[str, Any]]) -> None:
+    with whole_file(run / METRICS) as file:
+        file.write_text("".join(f"{_line(entry)}\n" for entry in entries), encoding="utf-8")
 
 
 def _line(values: Mapping[str, Any]) -> str:
