@@ -4,11 +4,10 @@
 python train.py --arch densenet121
 """
 
-import sys
-
-from common_flax.command_line import write_to_any_terminal
-from training_flax.train_command import main
+from common_flax.signals import stop_on_signals
 
 if __name__ == "__main__":
-    write_to_any_terminal()
-    sys.exit(main(sys.argv[1:], prog="train.py"))
+    with stop_on_signals() as stop:  # before the other imports, which take seconds
+        from training_flax.train_command import start
+
+        start("train.py", stop)

@@ -4,10 +4,11 @@ import contextlib
 import io
 import sys
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import tyro
 
+from common_flax.signals import imported, leave, open_standard_streams
 from common_flax.terminal import complain
 
 Options = TypeVar("Options")
@@ -46,12 +47,27 @@ def run_command(name: str, command: Callable[[], object], *errors: type[Exceptio
     reported: tuple[type[Exception], ...] = (ValueError, *errors)
     try:
         command()
+    except BrokenPipeError:  # the reader of the output, such as head, has seen enough
+        return 0
     except reported as error:
         complain(f"{name}: error: {error}")
         return 2
     except KeyboardInterrupt:
+        complain(f"{name}: interrupted")
         return 130
     return 0
+
+
+def start_command(main: Callable[[Sequence[str]], int]) -> NoReturn:
+    """Runs `main` with this process's arguments, and ends the process with the exit code that it returns."""
+    imported()
+    open_standard_streams()
+    write_to_any_terminal()
+    try:
+        code = main(sys.argv[1:])
+    except KeyboardInterrupt:  # between two lines of `main`
+        code = 130
+    leave(code)
 
 
 def write_to_any_terminal() -> None:

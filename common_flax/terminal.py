@@ -1,6 +1,7 @@
 """The one way by which lines reach the terminal: names from files cannot steer it there."""
 
 import sys
+from contextlib import suppress
 from typing import IO
 
 
@@ -23,6 +24,12 @@ def say(*lines: str, file: IO[str] | None = None) -> None:
         file: the stream; None is stdout.
     """
     print(*map(visible, lines), sep="\n", file=file, flush=True)
+
+
+def tell(*lines: str) -> None:
+    """Prints lines as `say`, unless stdout cannot be written to: work that writes files goes on without a reader."""
+    with suppress(OSError):
+        say(*lines)
 
 
 def complain(line: str) -> None:

@@ -1,6 +1,5 @@
 """The claims of the theory from the command line: python -m theory_flax NAME --out DIR."""
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import fields, make_dataclass
@@ -12,8 +11,8 @@ from tyro.conf import Suppress, subcommand
 
 from common_flax.backend import check_backend
 from common_flax.checks import one_of
-from common_flax.command_line import parse_options, run_command, write_to_any_terminal
-from common_flax.terminal import say
+from common_flax.command_line import parse_options, run_command, start_command
+from common_flax.terminal import tell
 from theory_flax.base.figures import save_figure
 from theory_flax.base.options import ALWAYS, Claim, Options, meant_for
 from theory_flax.base.results import save_result
@@ -81,15 +80,15 @@ def run(options: Options) -> None:
 def show(name: str, claim: Claim, options: Options) -> None:
     """Measures one claim, writes the result and its figure, and prints the summary."""
     start = time.perf_counter()
-    say(f"{name}:")
-    result = claim.measure(options, lambda line: say(f"  {line}"))
+    tell(f"{name}:")
+    result = claim.measure(options, lambda line: tell(f"  {line}"))
     seconds = time.perf_counter() - start
     about = {"claim": name, "quick": options.quick, "data": options.data, "seconds": round(seconds, 1)}
     save_result(result, options.out / f"{name}.json", **about, jax=jax.__version__)
     save_figure(claim.draw(result), options.out / f"{name}.png")
     for line in claim.summary(result):
-        say(f"  {line}")
-    say(f"  {options.out / name}.json and .png after {seconds:.0f} s")
+        tell(f"  {line}")
+    tell(f"  {options.out / name}.json and .png after {seconds:.0f} s")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -98,5 +97,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    write_to_any_terminal()
-    sys.exit(main(sys.argv[1:]))
+    start_command(main)

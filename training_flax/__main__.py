@@ -3,11 +3,9 @@
 python -m training_flax --arch densenet121
 """
 
-import sys
-
-from common_flax.command_line import write_to_any_terminal
-from training_flax.train_command import main
+from common_flax.signals import stop_on_signals
+from training_flax.train_command import start
 
 if __name__ == "__main__":
-    write_to_any_terminal()
-    sys.exit(main(sys.argv[1:], prog="python -m training_flax"))
+    with stop_on_signals() as stop:
+        start("python -m training_flax", stop)

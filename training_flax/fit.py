@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from common_flax.check_sums import sealed
 from training_flax.config.config import TrainConfig
 from training_flax.data.loader import Loader, read_ahead
 from training_flax.learn.evaluation import Evaluation, evaluate, on_device
@@ -26,7 +27,7 @@ from training_flax.run.loop import Loop, train_reader
 from training_flax.run.metrics import METRICS, rewind_metrics
 from training_flax.run.plan import Job, plan
 from training_flax.run.programs import Programs, compile_programs, state_by_shape
-from training_flax.runtime.signals import RunError, StopRequest
+from training_flax.runtime.signals import RunError, StopRequest, interrupt_after_saving
 from training_flax.runtime.terminal import Terminal
 from weights_flax import load_weights
 
@@ -58,17 +59,21 @@ def fit(config: TrainConfig | Job, *, quiet: bool = False, stop: StopRequest | N
     Args:
         config: the options, or the result of `plan`.
         quiet: print nothing.
-        stop: a request to stop, which signals can set; None never stops.
+        stop: a request to stop, which signals can set. Without a handler of the caller's, Ctrl-C sets one too.
 
     Raises:
         ValueError: the errors of `plan`, before anything is written; or an image cannot be read.
         RunError: the run cannot go on, because the disk is full, its folder cannot be written, an image cannot be read,
             or its values are not finite; its checkpoints are saved.
         Stopped: `stop` was set; the state is saved.
+        KeyboardInterrupt: after Ctrl-C; the state is saved.
     """
-    job = config if isinstance(config, Job) else plan(config)
-    with run_folder.written_to(job.run):
-        return _fit(job, quiet, stop or StopRequest())
+    stop = stop or StopRequest()
+    stop.armed = False
+    with interrupt_after_saving(stop):
+        job = config if isinstance(config, Job) else plan(config)
+        with run_folder.written_to(job.run):
+            return _fit(job, quiet, stop)
 
 
 def _fit(job: Job, quiet: bool, stop: StopRequest) -> FitResult:
@@ -82,7 +87,7 @@ def _fit(job: Job, quiet: bool, stop: StopRequest) -> FitResult:
         if not broken:
             terminal.say(f"{job.run} is finished: {finished} steps; its results are in {SUMMARY}")
             variables = jax.tree.map(jnp.asarray, load_weights(job.eval_model, job.run / weight_files(job)[0]))
-            return FitResult(job.run, run_folder.read_json(job.run / SUMMARY), job.eval_model, variables)
+            return FitResult(job.run, sealed(run_folder.read_json(job.run / SUMMARY)), job.eval_model, variables)
         if not saved:
             raise RunError(f"{job.run} is finished, but has no checkpoint to write {broken} from, missing or damaged")
         terminal.say(f"{job.run} is finished, but these are missing or damaged, and written anew: {broken}")

@@ -5,14 +5,14 @@ python -m training_flax.predict --run runs/first photo.jpg folder
 
 import sys
 
-from common_flax.command_line import write_to_any_terminal
+from common_flax.command_line import start_command
 from training_flax.inference.command import main
 from training_flax.inference.predict import predict
 
 if __name__ == "__main__":
-    write_to_any_terminal()
-    sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # file names may be any bytes
-    sys.exit(main(sys.argv[1:]))
+    if sys.stdin is not None:
+        sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # file names may be any bytes
+    start_command(main)
 else:
     # Importing this module would replace the function `training_flax.predict` by the module.
     sys.modules[__name__] = predict  # type: ignore[assignment]

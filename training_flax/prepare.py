@@ -3,11 +3,8 @@
 python -m training_flax.prepare cifar10 --data-dir DIR
 """
 
-import sys
-
-from common_flax.command_line import write_to_any_terminal
+from common_flax.command_line import start_command
 from training_flax.data.prepare import main
 
 if __name__ == "__main__":
-    write_to_any_terminal()
-    sys.exit(main(sys.argv[1:]))
+    start_command(main)

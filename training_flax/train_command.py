@@ -2,13 +2,18 @@
 
 import json
 import re
+import signal
+import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
+from typing import NoReturn
 
 import jax
 
 from common_flax.backend import check_backend
-from common_flax.command_line import parse_options, run_command
+from common_flax.command_line import parse_options, run_command, write_to_any_terminal
+from common_flax.signals import LAST_SECONDS, STOP, StopRequest, leave, stop_on_signals
 from common_flax.terminal import complain, say
 from training_flax.config.config import OLD_NAMES, TrainConfig
 from training_flax.config.recipes import RECIPES, with_recipe
@@ -17,7 +22,7 @@ from training_flax.run.plan import plan
 from training_flax.runtime.compilation import keep_compiled_programs
 from training_flax.runtime.distributed import join_processes
 from training_flax.runtime.memory import keep_memory
-from training_flax.runtime.signals import RunError, Stopped, stop_on_signals
+from training_flax.runtime.signals import RunError, Stopped
 from weights_flax.io.archs import FAMILIES
 
 
@@ -61,10 +66,10 @@ def parse(arguments: Sequence[str], prog: str = "train.py") -> CommandLine:
     return parse_options(CommandLine, words, prog=prog, description=help_text())
 
 
-def run(options: CommandLine) -> None:
+def run(options: CommandLine, stop: StopRequest) -> None:
     """Trains, evaluates or prints the config, as the options say."""
     if options.print_config:
-        say(*json.dumps(asdict(with_recipe(options.training)), indent=2, default=str).split("\n"))
+        say(*json.dumps(asdict(with_recipe(options.training)), indent=2, default=str).splitlines())
         return
     keep_memory()
     keep_compiled_programs()
@@ -73,18 +78,38 @@ def run(options: CommandLine) -> None:
     join_processes(options.coordinator, options.num_processes, options.process_id)
     check_backend()
     if options.eval_only:
+        stop.unarmed = "in the evaluation; there is nothing to save"
         evaluate_run(options.training)
         return
-    job = plan(options.training, extend=options.extend)
-    with stop_on_signals() as stop:
-        fit(job, stop=stop)
+    fit(plan(options.training, extend=options.extend), stop=stop)
+    if stop.stop_signal >= STOP:
+        complain(f"{signal.Signals(stop.stop_signal - STOP).name} came after the last step; the run is finished")
 
 
-def main(arguments: Sequence[str], prog: str = "train.py") -> int:
-    """Runs the command line; returns the exit code: 2 after an error, 128 + the number of a signal that stopped it."""
+def main(arguments: Sequence[str], prog: str = "train.py", stop: StopRequest | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        arguments: the words after the program's name.
+        prog: the program's name.
+        stop: the request of `stop_on_signals` if the caller minds signals already; None has them minded from here on.
+
+    Returns:
+        The exit code: 2 after an error, 128 + the number of a signal that stopped the run, else 0.
+    """
     name = prog.split()[-1]
-    try:
-        return run_command(name, lambda: run(parse(arguments, prog)), RunError)
-    except Stopped as stopped:
-        complain(f"{name}: {stopped}")
-        return stopped.exit_code
+    with nullcontext(stop) if stop else stop_on_signals() as stop:
+        try:
+            return run_command(name, lambda: run(parse(arguments, prog), stop), RunError)
+        except Stopped as stopped:
+            complain(f"{name}: {stopped}")
+            return stopped.exit_code
+
+
+def start(prog: str, stop: StopRequest) -> NoReturn:
+    """Runs this process's command line, and ends the process with its exit code."""
+    write_to_any_terminal()
+    code = main(sys.argv[1:], prog, stop)
+    leave(
+        code, None if jax.distributed.is_initialized() else LAST_SECONDS
+    )  # processes wait for each other at their end

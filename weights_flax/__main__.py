@@ -1,6 +1,5 @@
 """Command line over files of weights: python -m weights_flax inspect, convert or export."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
@@ -13,7 +12,7 @@ import numpy as np
 from tyro.conf import Positional, arg
 
 from common_flax.backend import check_backend
-from common_flax.command_line import parse_options, run_command, write_to_any_terminal
+from common_flax.command_line import parse_options, run_command, start_command
 from common_flax.terminal import say, visible
 from weights_flax.export.export import export
 from weights_flax.formats.open import open_weights, reading
@@ -157,5 +156,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    write_to_any_terminal()
-    sys.exit(main(sys.argv[1:]))
+    start_command(main)

@@ -96,6 +96,14 @@ def read_ahead(
         yield batch._replace(images=pixels, labels=split.labels[batch.examples])
 
 
+def wait_for(image: Future[np.ndarray], check: Callable[[], None], seconds: float = 0.05) -> np.ndarray:
+    """Waits for a decoded image and returns it; calls `check` meanwhile, every few `seconds`."""
+    while not image.done():
+        check()
+        wait([image], timeout=seconds)
+    return image.result()
+
+
 def random_fit(
     size: int, seed: int, min_area: float, ratio: float = 1.0
 ) -> Callable[[np.ndarray, int, int], np.ndarray]:
@@ -125,6 +133,7 @@ class Loader:
         stop_signal: returns this process's request to all processes, see `training_flax.runtime.signals`.
         change_until: the first step without augmentation; None augments to the end.
         idle: returns True if the devices have nothing to do.
+        check: called while the caller waits for images; may raise an error to end the waiting.
         waited: seconds, so far, in which both the caller and the devices waited for images.
     """
 
@@ -137,6 +146,7 @@ class Loader:
     stop_signal: Callable[[], int] = lambda: 0
     change_until: int | None = None
     idle: Callable[[], bool] = lambda: False
+    check: Callable[[], None] = lambda: None
     waited: float = 0.0
 
     def __iter__(self) -> Iterator[Batch]:
@@ -156,6 +166,7 @@ class Loader:
     def _result(self, image: "Future[np.ndarray]") -> np.ndarray:
         # Only waiting while the devices are idle costs time, so only that is counted.
         while not image.done():
+            self.check()
             before, idle = time.perf_counter(), self.idle()
             wait([image], timeout=0.002)
             self.waited += (time.perf_counter() - before) * idle

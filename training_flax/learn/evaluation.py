@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from common_flax.checks import check_positive
 from training_flax.data.dataset import Dataset, Split, StreamedSplit
-from training_flax.data.loader import Batch, Reader, central_fit, read_ahead
+from training_flax.data.loader import Batch, Reader, central_fit, read_ahead, wait_for
 from training_flax.learn.state import EvalResult
 from training_flax.learn.steps import make_eval_step, normalise
 from training_flax.runtime.compilation import compiler_options
@@ -23,7 +23,7 @@ class Evaluation(NamedTuple):
 
     loss: float
     accuracy: float
-    predictions: np.ndarray  # (examples,) int32
+    predictions: np.ndarray  # (examples,) int32; -1, which is wrong, where a logit is NaN
 
 
 def make_indexed_eval_step(
@@ -75,7 +75,8 @@ def evaluate(
     """
     check_positive("batch_size", batch_size)
     devices = Devices()
-    step = make_indexed_eval_step(model, dataset)
+    dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(variables))
+    step = make_indexed_eval_step(model, dataset, dtype)
     step = jax.jit(step, out_shardings=devices.replicated, compiler_options=compiler_options())
     on_all = partial(step, devices.replicate(jax.device_get(dict(variables))), on_device(dataset.test, devices))
     reader = test_reader(dataset.test, crop)
@@ -93,13 +94,25 @@ def evaluate_part(
     batch_size: int,
     devices: Devices,
     reader: Reader | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Runs the compiled `step` over a split. Copies of the last example fill up the last batch, but are not counted."""
+    """Runs the compiled `step` over a split. Copies of the last example fill up the last batch, but are not counted.
+
+    Args:
+        step: batch → result.
+        split: the images and labels.
+        batch_size: see `whole_batch`.
+        devices: the devices that `step` runs on.
+        reader: decodes a streamed split.
+        check: called between batches, and while images are decoded; may raise an error to end the evaluation.
+    """
     results: list[Any] = []
-    for batch in read_ahead(split, _batches(len(split.labels), batch_size, devices), reader):
+    result = partial(wait_for, check=check)
+    for batch in read_ahead(split, _batches(len(split.labels), batch_size, devices), reader, result):
+        check()
         results.append(step(devices.put_rows(batch)))
-        if reader and len(results) > 1:
-            # Waiting for the previous step frees the pixels of its batch.
+        if len(results) > 1:
+            # Waiting for the previous step frees the pixels of its batch, and lets `check` be heard.
             results[-2] = jax.device_get(results[-2])
     examples = len(split.labels)
     loss, predictions = (np.concatenate(parts)[:examples] for parts in zip(*jax.device_get(results), strict=True))

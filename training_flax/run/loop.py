@@ -15,11 +15,11 @@ from training_flax.learn.optimizers import learning_rate
 from training_flax.learn.state import TrainMetrics, TrainState
 from training_flax.run.checkpoints import Checkpoints, Progress
 from training_flax.run.diagnosis import first_not_finite
-from training_flax.run.logs import Logs, StepLog
+from training_flax.run.logs import Logs, StepLog, train_means
 from training_flax.run.plan import Job
 from training_flax.run.programs import Programs
 from training_flax.runtime.memory import trim_memory
-from training_flax.runtime.signals import DUE, GO_ON, SAVE, STOP, RunError, Stopped, StopRequest
+from training_flax.runtime.signals import DUE, GO_ON, SAVE, STOP, RunError, StopAsked, Stopped, StopRequest
 from training_flax.runtime.terminal import Terminal, progress_bar
 
 SHARE_OF_CHECKPOINTS = 0.02  # largest share of a run's time: epochs of a second do not each end with a checkpoint
@@ -74,7 +74,7 @@ class Loop:
                 f"the weights before them are in checkpoint {self.step} of {job.run}"
             )
         first = next((e for e in range(1, job.epochs + 1) if job.last_step(e) > self.progress.evaluated), job.epochs)
-        self.stop.armed = True
+        self.stop.armed = True  # and stays so: later signals wait for the run's last file
         try:
             with jax.transfer_guard("disallow"):
                 for epoch in range(first, job.epochs + 1):
@@ -88,11 +88,12 @@ class Loop:
                 raise
             self.save(wait=True)
             raise RunError(f"{error}; the state after step {self.step} is saved in {job.run}") from error
+        except StopAsked as asked:
+            self.act(asked.stop_signal)
         finally:
             for reader in (self.train_reader, self.test_reader):
                 if reader:
                     reader.close()
-            self.stop.armed = False
         return LoopResult(self.state, evaluation, self.progress, self.images_per_second)
 
     @property
@@ -106,7 +107,7 @@ class Loop:
         start, before = time.perf_counter(), self.progress.seconds
         pending: tuple[TrainMetrics, jax.Array] | None = None
         loader = Loader(job.dataset.train, steps, job.batch_size, seed, job.devices, self.train_reader)
-        loader.stop_signal, loader.change_until = self.stop_signal, job.change_until
+        loader.stop_signal, loader.check, loader.change_until = self.stop_signal, self.check_stop, job.change_until
         loader.idle = lambda: pending is None or pending[1].is_ready()  # type: ignore[attr-defined]
         images = (job.last_step(epoch) - job.last_step(epoch - 1)) * job.batch_size
         with progress_bar(f"epoch {epoch}/{job.epochs}", images, shown=not self.terminal.quiet) as bar:
@@ -131,8 +132,8 @@ class Loop:
                         pending = None
                         self.act(stop_signal)
                         stop_signal = GO_ON
-            except UnreadableImage:
-                if pending is not None:  # the steps before the broken image count
+            except (UnreadableImage, StopAsked):
+                if pending is not None:  # the steps before count
                     self.read(log, pending, batch)
                 raise
             if pending is not None:
@@ -151,6 +152,12 @@ class Loop:
         if passed > 60 * self.job.config.checkpoint_minutes:
             return SAVE
         return DUE if SHARE_OF_CHECKPOINTS * passed >= self.checkpoints.seconds else GO_ON
+
+    def check_stop(self) -> None:
+        """Raises StopAsked if this process has been asked to stop, and need not do so together with others."""
+        asked = self.stop.stop_signal
+        if asked >= STOP and jax.process_count() == 1:
+            raise StopAsked(asked)
 
     def read(self, log: StepLog, output: tuple[TrainMetrics, jax.Array], batch: Batch) -> int:
         """Copies a step's metrics to the host; returns the stop signal of all processes."""
@@ -189,16 +196,19 @@ class Loop:
             networks["test of averaged weights"] = self.state.ema
         for split, variables in networks.items():
             step = partial(self.programs.eval_step, job.devices.gather(variables), self.test_split)
-            evaluation = evaluate_part(step, job.dataset.test, batch_size, job.devices, self.test_reader)
+            evaluation = evaluate_part(
+                step, job.dataset.test, batch_size, job.devices, self.test_reader, self.check_stop
+            )
             line = {"split": split, "step": self.step, "epoch": job.epoch_of(self.step)}
             self.logs.write(line | {"loss": evaluation.loss, "accuracy": evaluation.accuracy})
-        loss, accuracy, count = self.progress.epoch_sums
+        # A run that only repeats its last evaluation has the sums of no epoch.
+        repeated = self.progress.evaluated == self.step
+        train = "" if repeated else train_means(self.progress, job.last_step(epoch) - job.last_step(epoch - 1))
         self.progress = self.progress._replace(evaluated=self.step, epoch_sums=(0.0, 0.0, 0))
         if evaluation.accuracy > self.progress.best_accuracy:
             self.progress = self.progress._replace(best_accuracy=evaluation.accuracy, best_step=self.step)
         self.terminal.say(
-            f"epoch {epoch}/{job.epochs}  train loss {loss / max(count, 1):.4f}, "
-            f"accuracy {100 * accuracy / max(count, 1):.2f} %  "
+            f"epoch {epoch}/{job.epochs}  {train}"
             f"test loss {evaluation.loss:.4f}, accuracy {100 * evaluation.accuracy:.2f} %  "
             f"{self.images_per_second:.0f} images/s"
         )

@@ -1,17 +1,19 @@
-"""Signals that ask a run to stop or to save, and how a run handles them between two steps."""
+"""The ways in which a run ends early, by signals or errors, and the stop signals that its processes exchange."""
 
-import os
 import signal
-import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from common_flax.terminal import say
+from common_flax.signals import (
+    STOP as STOP,
+    StopRequest as StopRequest,
+    handled,
+    stop_on_signals as stop_on_signals,
+)
 
 GO_ON, DUE, SAVE = 0, 1, 2  # stop signals: DUE saves at the end of the epoch; to stop, `STOP` plus the signal's number
-STOP = 100
 
 
 class RunError(Exception):
@@ -26,46 +28,12 @@ class Stopped(Exception):
         self.exit_code = 128 + number
 
 
-class StopRequest:
-    """A request to stop, which signals set and the training loop reads.
+class StopAsked(Exception):
+    """Raised in the middle of an evaluation, or of waiting for images, so that a run stops sooner than after a step."""
 
-    Attributes:
-        stop_signal: `GO_ON`, or `STOP` plus the signal's number.
-        armed: True while steps run. Otherwise there is nothing to save, and a signal ends the process at once.
-    """
-
-    __slots__ = ("armed", "stop_signal")  # a misspelt attribute is an error, not a run that never stops
-
-    def __init__(self) -> None:
-        self.stop_signal, self.armed = GO_ON, False
-
-    def receive(self, number: int, frame: object) -> None:
-        """Handles a signal: the first asks for a stop after the current step, a second one ends the process at once."""
-        if self.armed and self.stop_signal == GO_ON:
-            self.stop_signal = STOP + number
-            return
-        name = signal.Signals(number).name
-        what = "again; not waiting" if self.stop_signal else "before the first step; there is nothing to save"
-        say("", f"{name} {what}", file=sys.stderr)
-        os._exit(128 + number)  # compiling threads cannot be interrupted
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
-    """A context in which SIGTERM and SIGINT ask for a stop."""
-    request = StopRequest()
-    with _handled(request.receive, signal.SIGTERM, signal.SIGINT):
-        yield request
-
-
-@contextmanager
-def _handled(handler: Callable[[int, Any], None], *numbers: signal.Signals) -> Iterator[None]:
-    before = {number: signal.signal(number, handler) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
+    def __init__(self, stop_signal: int):
+        super().__init__(f"stop signal {stop_signal}")
+        self.stop_signal = stop_signal
 
 
 @contextmanager
@@ -85,5 +53,35 @@ def interrupts() -> Iterator[Callable[[], None]]:
         if received:
             raise KeyboardInterrupt
 
-    with _handled(receive, signal.SIGINT):
+    with handled(receive, signal.SIGINT):
         yield check
+
+
+@contextmanager
+def interrupt_after_saving(request: StopRequest) -> Iterator[None]:
+    """A context in which Ctrl-C, or a notebook's button, sets `request` if it is armed; KeyboardInterrupt comes last.
+
+    Raised between any two instructions, it would lose the steps since the last checkpoint. A second Ctrl-C raises it at
+    once. Where others handle SIGINT this changes nothing.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    asked = False
+
+    def receive(number: int, frame: object) -> None:
+        nonlocal asked
+        if asked or not request.armed:
+            raise KeyboardInterrupt
+        asked, request.stop_signal = True, STOP + number
+
+    try:
+        with handled(receive, signal.SIGINT):
+            yield
+    except Stopped as stopped:
+        if asked:
+            raise KeyboardInterrupt(str(stopped)) from None
+        raise
+    if asked:
+        raise KeyboardInterrupt

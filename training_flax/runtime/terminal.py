@@ -4,7 +4,7 @@ import sys
 
 from tqdm import tqdm
 
-from common_flax.terminal import say, visible
+from common_flax.terminal import tell, visible
 
 
 def progress_bar(title: str, total: int, shown: bool) -> tqdm:
@@ -26,4 +26,4 @@ class Terminal:
     def say(self, line: str) -> None:
         """Prints a line at once."""
         if not self.quiet:
-            say(line)
+            tell(line)
