@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from flax import linen as nn
 
 from common_flax.check_sums import damage, write_check_sums
 from common_flax.files import UNFINISHED, make_folder, sync, sync_tree
-from resnet_flax import unstack_blocks
 from training_flax.config.config import build_network
 from training_flax.config.run_config import read_run_config
 from training_flax.learn.state import TrainState
@@ -24,6 +24,7 @@ from training_flax.run.disk_space import checkpoint_size, reserve
 from training_flax.run.folder import checkpoint_steps
 from training_flax.run.metrics import METRICS
 from training_flax.runtime.signals import RunError
+from weights_flax import load_weights
 
 ORBAX_UNFINISHED = ".orbax-checkpoint-tmp"  # in names of unfinished checkpoints of older versions
 KEPT = 3  # newest checkpoints; the best one is kept too
@@ -198,35 +199,29 @@ class Checkpoints:
         return RunError(f"a checkpoint could not be written to {self._run}: {_first_line(error)}; {rest}")
 
 
-def restore(run: Path | str, *, averaged: bool = False) -> tuple[nn.Module, dict[str, Any]]:
-    """Reads a run's network and its variables from the newest checkpoint.
+def restore(
+    run: Path | str, *, which: str | None = None, averaged: bool | None = None
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Reads a run's network and its variables, from its files or its newest checkpoint.
 
     Args:
         run: the run's folder, as in `train.py --out`.
-        averaged: return the averaged weights (`ema`) in place of the last step's.
+        which: "averaged" or "last" weights; None takes averaged ones if the run has any, as `load_model` does.
+        averaged: True stands for which="averaged", False for which="last".
 
     Returns:
         The model, and {"params", "batch_stats"}.
 
     Raises:
-        ValueError: the folder holds no run, no checkpoint yet, or no averaged weights, or the newest is damaged.
+        ValueError: the folder holds no run, no weights yet, or no averaged ones, or they are damaged.
     """
-    run = Path(run)
-    config = read_run_config(run)
+    if which is not None and averaged is not None:
+        raise ValueError(f"give which or averaged, not both; given which={which!r}, averaged={averaged}")
+    if averaged is not None:
+        which = "averaged" if averaged else "last"
+    config = read_run_config(Path(run))
     model = build_network(config.options, config.num_classes)
-    with ocp.CheckpointManager((run / "checkpoints").absolute()) as manager:
-        newest = manager.latest_step()
-        if newest is None:
-            raise ValueError(f"run {str(run)!r} has no checkpoint yet")
-        wrong = damage(run / "checkpoints" / str(newest))
-        if wrong is not None:
-            raise ValueError(f"checkpoint {newest} of {str(run)!r} is damaged: {wrong}")
-        args = ocp.args.Composite(state=ocp.args.StandardRestore())
-        state: Mapping[str, Any] = manager.restore(newest, args=args)["state"]
-    if averaged and "ema" not in state:
-        raise ValueError(f"run {str(run)!r} has no averaged weights; it was trained with ema 0")
-    variables = state["ema"] if averaged else state
-    return model, unstack_blocks({"params": variables["params"], "batch_stats": variables.get("batch_stats") or {}})
+    return model, jax.tree.map(jnp.asarray, load_weights(model, run, which=which))
 
 
 def _as_tree(state: TrainState) -> dict[str, Any]:
