@@ -7,6 +7,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 UNFINISHED = ".unfinished"  # ends the names of files that are being written
 LONGEST_NAME = 200  # bytes of a name that go into its temporary name; file systems allow 255
@@ -43,6 +44,12 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         with suppress(OSError):  # renamed already, or never written
             unfinished.unlink()
     sync(path.parent)
+
+
+def save_figure(figure: Any, path: Path, format: str | None = None) -> None:
+    """Writes a figure of Matplotlib, whole or not at all; without a format, the ending of `path` is it, or else PNG."""
+    with whole_file(path) as file:
+        figure.savefig(file, format=format or path.suffix[1:].lower() or "png", dpi=120)
 
 
 def append_line(path: Path, line: str) -> None:
@@ -88,7 +95,8 @@ def sync_tree(folder: Path) -> None:
 def remove_unfinished(folder: Path) -> None:
     """Removes what killed writers left in a folder; call it only while no other process writes there."""
     for path in folder.glob(f"*{UNFINISHED}"):
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()
 
 
 def _new_name(path: Path) -> Path:

@@ -1,5 +1,6 @@
 """Wrong input, broken files, full disks: train.py ends with exit code 2 and one line, and nothing half-written."""
 
+import errno
 import fcntl
 import shutil
 import struct
@@ -17,6 +18,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
+from common_flax import files
 from training_flax import batch_indices, restore
 from training_flax.run.checkpoints import Checkpoints
 from training_flax.run.loop import Loop
@@ -300,10 +302,11 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(here, door, m
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 250_000, 250_000))
     message = refused(door, "--steps", "2", "--out", "run")
-    needed = 4 * (2 * 17_246 + 2 * 688) * 4 / 1e6  # weights, momentum, mean and variance
+    # Five checkpoints of weights, momentum, mean and variance; a file of weights, mean and variance.
+    needed = (5 * (2 * 17_246 + 2 * 688) + 17_246 + 2 * 688) * 4 / 1e6
     given = float(message.split("needs ")[1].split(" MB")[0])
-    assert needed < given < needed + 4  # overhead of files
-    assert message == f"out 'run' needs {given} MB for 4 checkpoints; {str(here)!r} has 0.2 MB free"
+    assert needed < given < needed + 6  # overhead of files, and pictures
+    assert message == f"out 'run' needs {given} MB for 5 checkpoints and the results; {str(here)!r} has 0.2 MB free"
     assert not contents(here)
 
 
@@ -503,11 +506,6 @@ WORLDS = {
         FOUR,
         "out 'run' has a damaged config.json; name a new folder",
     ),
-    "finished, its checkpoint damaged": (
-        lambda run: flip(largest(run / "checkpoints" / "4")),
-        FOUR,
-        "checkpoint 4 of 'run' is damaged: its file state/",
-    ),
     "weights of a larger network": (
         lambda run: None,
         ["--arch", "resnet32", "--weights", "run"],
@@ -586,40 +584,105 @@ def test_only_damaged_checkpoints_are_not_gone_on_from(run, door):
     assert not (run / "summary.json").exists()
 
 
-UNWRITABLE = {
-    "config.json": (
-        lambda run: (run / "config.json.unfinished").mkdir(),
-        "run 'run' cannot be written or read: [Errno 21] Is a directory: 'run/config.json.unfinished'",
-    ),
-    "metrics.jsonl": (
-        lambda run: ((run / "metrics.jsonl").unlink(), (run / "metrics.jsonl").mkdir()),
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "model.safetensors", "confusion.png", "summary.json"])
+def test_a_file_that_cannot_be_written_is_named(name, run, door, monkeypatch):
+    """A disk that fails while a file is synced leaves the file as it was, and a run that goes on."""
+    unfinished(run)
+    before = contents(run)
+
+    def failing(path):
+        if Path(path).name.startswith(f"{name}."):
+            raise OSError(errno.EIO, "Input/output error", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "sync", failing)
+        message = refused(door, *FOUR)
+    assert message.startswith("run 'run' cannot be written or read: [Errno 5] Input/output error: '/")
+    assert f"/{name}." in message
+    assert contents(run).keys() <= before.keys() | {"summary.json"}
+    assert door(*FOUR)[0] == 0
+
+
+UNREADABLE = {
+    "a folder": (
+        lambda path: (path.unlink(), path.mkdir()),
         "run 'run' cannot be written or read: [Errno 21] Is a directory: 'run/metrics.jsonl'",
     ),
-    "a line of metrics.jsonl": (
-        lambda run: (run / "metrics.jsonl").write_bytes(b"\xff{\n"),
+    "a broken line": (
+        lambda path: path.write_bytes(b"\xff{\n"),
         "line 1 of 'run/metrics.jsonl' is damaged; without it the run can go on",
     ),
-    "model.safetensors": (
-        lambda run: (run / "model.safetensors.unfinished").mkdir(),
-        "run 'run' cannot be written or read: ",
+    "another number": (
+        lambda path: path.write_bytes(path.read_bytes().replace(b'"loss": ', b'"loss": 1', 1)),
+        "line 1 of 'run/metrics.jsonl' is damaged; without it the run can go on",
     ),
 }
 
 
-@pytest.mark.parametrize("file", UNWRITABLE)
-def test_a_file_that_cannot_be_written_is_named(file, run, door):
-    change, message = UNWRITABLE[file]
+@pytest.mark.parametrize("harm", UNREADABLE)
+def test_metrics_that_cannot_be_read_are_named(harm, run, door):
+    change, message = UNREADABLE[harm]
     unfinished(run)
-    change(run)
+    change(run / "metrics.jsonl")
     assert refused(door, *FOUR).startswith(message)
     restore(run)
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+RESULTS = {
+    "model.safetensors": (halve, flip, Path.unlink, empty),
+    "summary.json": (halve, flip, Path.unlink, empty),
+    **dict.fromkeys(("batch.png", "curves.png", "confusion.png"), (halve, Path.unlink, empty)),
+}
+
+
+@pytest.mark.parametrize(("name", "harm"), [(name, harm) for name, harms in RESULTS.items() for harm in harms])
+def test_broken_results_of_a_finished_run_are_written_anew(name, harm, run, door):
+    whole = (run / "model.safetensors").read_bytes()
+    harm(run / name)
+    code, out, err = door(*FOUR)
+    assert (code, err) == (0, "")
+    if name != "summary.json":  # without a summary the run is not finished
+        assert f"run is finished, but these are missing or damaged, and written anew: {name}\n" in out
+    assert "going on after step 4 of 4" in out
+    assert (run / "model.safetensors").read_bytes() == whole
+    assert "run is finished: 4 steps" in door(*FOUR)[1]
+
+
+def test_without_a_checkpoint_broken_results_are_named_and_nothing_is_trained_again(run, door):
+    flip(run / "model.safetensors")
+    shutil.rmtree(run / "checkpoints")
+    expected = "run is finished, but has no checkpoint to write model.safetensors from, missing or damaged"
+    assert refused(door, *FOUR) == expected
+
+
+def test_a_checkpoint_of_another_run_is_refused(here, run, door):
+    assert door("--seed", "1", "--steps", "4", "--out", "other")[0] == 0
+    unfinished(run)
+    shutil.rmtree(run / "checkpoints" / "4")
+    shutil.copytree(here / "other" / "checkpoints" / "4", run / "checkpoints" / "4")
+    before = contents(run / "checkpoints")
+    assert refused(door, *FOUR) == "checkpoint 4 in run belongs to another run; move it away"
+    assert contents(run / "checkpoints") == before
+
+
+def test_lines_of_metrics_that_are_lost_are_told(run, door):
+    unfinished(run)
+    path = run / "metrics.jsonl"
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[1:]))
+    code, out, err = door(*FOUR)
+    assert (code, err) == (0, "")
+    assert "metrics.jsonl has lost 1 of the " in out
 
 
 def no_room_for_orbax(monkeypatch):
     def save(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(ocp.CheckpointManager, "save", save)
+    monkeypatch.setattr(ocp.AsyncCheckpointer, "save", save)
 
 
 def no_room_for_a_file(monkeypatch):
@@ -648,7 +711,8 @@ def no_room_for_a_file(monkeypatch):
 def test_a_full_disk_ends_the_run_and_leaves_what_was_saved(full, reason, run, door, monkeypatch):
     with monkeypatch.context() as patch:
         full(patch)
-        assert refused(door, *SIX) == f"a checkpoint could not be written to run: {reason}; those before it are whole"
+        message = refused(door, *SIX)
+    assert message == f"a checkpoint could not be written to run: {reason}; those before it are whole: 2, 4"
     saved = restore(run)[1]
     np.testing.assert_array_equal(saved["params"]["fc"]["kernel"].T, load_file(run / "model.safetensors")["fc.weight"])
     code, out, err = door(*SIX)

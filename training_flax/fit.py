@@ -18,7 +18,15 @@ from training_flax.learn.optimizers import peak_rate
 from training_flax.learn.starting_weights import starting_weights
 from training_flax.learn.state import TrainState
 from training_flax.plots.grids import draw_batch
-from training_flax.results import SUMMARY, broken_results, finished_steps, results_size, weight_files, write_results
+from training_flax.results import (
+    SUMMARY,
+    broken_results,
+    finished_steps,
+    is_whole_picture,
+    results_size,
+    weight_files,
+    write_results,
+)
 from training_flax.run import folder as run_folder
 from training_flax.run.checkpoints import KEPT, Checkpoints, Progress
 from training_flax.run.disk_space import check_space, checkpoint_size
@@ -140,7 +148,7 @@ def _first_state(
             there, logs.lines = rewind_metrics(job.run, step, evaluated, progress.lines)
             if there < progress.lines:
                 terminal.say(f"{METRICS} has lost {progress.lines - there} of the {progress.lines} lines before")
-            if not (job.run / "batch.png").exists():
+            if not is_whole_picture(job.run / "batch.png"):
                 _draw_first_batch(job, programs, state)
         return state, progress
     if jax.process_index() == 0:

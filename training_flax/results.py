@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 
+from common_flax.check_sums import sealed
 from common_flax.files import sync
 from resnet_flax import unstack_blocks
 from training_flax.plots.curves import draw_confusion
@@ -18,7 +19,7 @@ from training_flax.runtime.terminal import Terminal
 from weights_flax import load_weights, save_weights
 
 PICTURES = ("batch.png", "curves.png", "confusion.png")
-PICTURES_SIZE = 4_000_000  # bytes of all pictures and texts together, an upper estimate
+PICTURES_SIZE = 1_000_000  # bytes of all pictures and texts together, an upper estimate
 END_OF_PNG = b"IEND\xaeB`\x82"
 
 
@@ -42,7 +43,7 @@ def finished_steps(run: Path) -> int | None:
 
 def broken_results(job: Job) -> list[str]:
     """Returns the names of the results of a finished run that are missing, damaged, or of another run."""
-    broken = [name for name in PICTURES if not _is_whole_picture(job.run / name)]
+    broken = [name for name in PICTURES if not is_whole_picture(job.run / name)]
     summary = read_summary(job.run)
     if summary.get("mark") not in (None, job.mark):
         broken.append(SUMMARY)
@@ -54,7 +55,8 @@ def broken_results(job: Job) -> list[str]:
     return broken
 
 
-def _is_whole_picture(path: Path) -> bool:
+def is_whole_picture(path: Path) -> bool:
+    """True if the file is there, and ends as PNGs do."""
     return path.is_file() and path.read_bytes().endswith(END_OF_PNG)
 
 
@@ -96,12 +98,15 @@ def write_results(
     }
     if jax.process_index() == 0:
         about = {"mean": dataset.mean, "std": dataset.std, "image_shape": dataset.image_shape, "class_names": names}
-        for name, weights in zip(weight_files(job), (variables, average), strict=False):
-            save_weights(job.eval_model, jax.device_get(weights), job.run / name, **about)  # type: ignore[arg-type]
+        for name, weights, which in zip(weight_files(job), (variables, average), ("last", "averaged"), strict=False):
+            origin = {"mark": job.mark, "step": job.total_steps, "which": which}
+            values: Any = jax.device_get(weights)
+            save_weights(job.eval_model, values, job.run / name, **about, run=origin)  # type: ignore[arg-type]
         score = f"{config.arch} on {config.data}: {accuracy} of {len(labels)} test images"
         draw_confusion(job.run / "confusion.png", labels, evaluation.predictions, names, score)
         sync(job.run / METRICS)
-        run_folder.write_json(job.run / SUMMARY, summary | {"metrics_check_sum": sum_of_metrics(job.run)})
+        summary = sealed(summary | {"metrics_check_sum": sum_of_metrics(job.run)})
+        run_folder.write_json(job.run / SUMMARY, summary)
     averaged = " of the averaged weights" if state.ema is not None else ""
     terminal.say(f"test accuracy{averaged} {accuracy} ({right} of {len(labels)} images), loss {evaluation.loss:.4f}")
     terminal.say(f"weights, curves and confusion matrix are in {job.run} after {seconds:.0f} s")

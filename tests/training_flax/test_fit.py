@@ -133,7 +133,7 @@ def test_restore_names_what_is_missing(tmp_path):
         restore(tmp_path)
     job = plan(TrainConfig("resnet20", out=tmp_path / "run"))
     job.run.mkdir()
-    write_config(job.run, job.config, job.dataset)
+    write_config(job.run, job.config, job.dataset, job.mark)
     with pytest.raises(ValueError, match="has no checkpoint yet"):
         restore(job.run)
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from common_flax.palette import BLUE, ORANGE
-from common_flax.pictures import save_figure
+from common_flax.files import save_figure
 
 
 def draw_curves(path: Path, metrics: Sequence[Mapping[str, Any]], title: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from common_flax.pictures import save_figure
+from common_flax.files import save_figure
 
 SHOWN_CLASSES = 3  # per image
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from flax import linen as nn
 
-from common_flax.pictures import save_figure
+from common_flax.files import save_figure
 from weights_flax.look.features import network
 
 

@@ -7,8 +7,8 @@ from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.record_writer import masked_crc32c
 
 from training_flax import TrainConfig, fit, plan
-from training_flax.run.folder import read_metrics
 from training_flax.run.logs import PROFILED, Logs
+from training_flax.run.metrics import read_metrics
 
 SMALL = dict(width=4, batch_size=64, augment=(), data="fake:8x8x1:2:128")
 
