@@ -8,7 +8,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from common_flax.errors import one_line
 from weights_flax.formats.card import MARK, card_text, described
 from weights_flax.formats.tensors import Tensor
 
@@ -61,15 +60,12 @@ def _safetensor(file: Any, name: str) -> Tensor:
 def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], card: Mapping[str, Any]) -> None:
     """Writes a file of safetensors, with the card in JSON as the only entry of its metadata.
 
-    The library writes several entries in random order, so that the same weights would give different files.
+    The library writes several entries in random order, so that the same weights would give different files. Its own
+    files have a temporary name that stays behind when the process is killed, so it only makes the bytes.
 
     Raises:
         OSError: the file cannot be written: the disk is full, or the file exceeds a limit of its size.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
-    try:
-        save_file(dict(tensors), path, {"model": card_text(card, tensors)})
-    except SafetensorError as error:
-        raise OSError(one_line(error)) from None
+    path.write_bytes(save(dict(tensors), {"model": card_text(card, tensors)}))
