@@ -219,6 +219,8 @@ def _renamed(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check(values: Mapping[str, Any]) -> None:
     """Raises ValueError unless the values, right in their types, are allowed and fit each other."""
+    if "arch" not in values:
+        raise ValueError("arch is missing")
     check_values(values)
     if "recipe" in values:
         one_of("recipe", values["recipe"], RECIPES)
@@ -233,8 +235,7 @@ def _check(values: Mapping[str, Any]) -> None:
             numbers = entries.get(name)
             if numbers is not None and channels is not None and len(numbers) != channels:
                 raise ValueError(f"{place}{name} must be {channels} numbers, one for each channel; given {numbers}")
-    if "arch" in values:
-        _check_network(values["arch"], values.get("model", {}), values.get("dtype", "float32"), classes)
+    _check_network(values["arch"], values.get("model", {}), values.get("dtype", "float32"), classes)
 
 
 def _check_network(arch: str, model: Mapping[str, Any], dtype: str, classes: int | None) -> None:
