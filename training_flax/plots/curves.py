@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from common_flax.palette import BLUE, ORANGE
 from common_flax.files import save_figure
+from common_flax.palette import BLUE, ORANGE
 
 
 def draw_curves(path: Path, metrics: Sequence[Mapping[str, Any]], title: str) -> None:

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from tyro.conf import Positional, arg
 
 from common_flax.command_line import parse_options, run_command
-from common_flax.palette import COLOURS
 from common_flax.files import save_figure
+from common_flax.palette import COLOURS
 from common_flax.terminal import say, visible
 from training_flax.config.run_config import read_config
 from training_flax.plots.curves import label_axes
