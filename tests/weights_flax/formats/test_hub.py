@@ -1,0 +1,66 @@
+"""Addresses of the hub, which are refused or handed to the library as they are."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from weights_flax.formats.hub import download
+
+RIGHT = {
+    "hf://owner/name": ("owner/name", "model.safetensors"),
+    "hf://owner/name/a.pth": ("owner/name", "a.pth"),
+    "hf://my-org/v1.2_b/folder/part-00001-of-00002.safetensors": (
+        "my-org/v1.2_b",
+        "folder/part-00001-of-00002.safetensors",
+    ),
+    "hf://timm/a/b--c..d/...": ("timm/a", "b--c..d/..."),
+    "hf://timm/a/Modell für Löwen (1).npz": ("timm/a", "Modell für Löwen (1).npz"),
+}
+WRONG = [
+    *("hf:owner/name", "hf:///name", "hf://owner", "hf://owner/", "hf://owner/name/", "hf://"),
+    *("hf://../name", "hf://owner/..", "hf://./name", "hf://.hidden/name", "hf://owner/a..b", "hf://a--b/name"),
+    *("hf://owner/name/..", "hf://owner/name/../x", "hf://owner/name/a/../../b", "hf://owner/name/a/..", "hf://o/n/."),
+    *("hf://owner/name//etc/passwd", "hf://owner/name/a//b", "hf://owner/name/~/../a"),
+    *("hf://owner/name/..\\x", "hf://owner/name/C:\\x", "hf://owner\\name/a"),
+    *("hf://owner/name/%2e%2e/a", "hf://owner/name/a%2Fb", "hf://%2e%2e/name"),
+    *("hf://owner/name/a?download=1", "hf://owner/name/a#b", "hf://owner/name?x/a"),
+    *("hf://user:password@host/name/a", "hf://owner/name@main/a", "hf://host:80/name"),
+    *(
+        "hf://owner/name/a\n",
+        "hf://owner/name\n",
+        "hf://owner/na\x00me",
+        "hf://owner/name/a\x1b[2J",
+        "hf://owner/na me",
+    ),
+    *("hf://öwner/name", "hf://owner/name/．．/a", "hf://owner/name/\u202egpj", f"hf://owner/name/{'a' * 256}"),
+]
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The questions that reach the hub's library, which is not needed here."""
+    asked = []
+
+    def hf_hub_download(*arguments):
+        asked.append(arguments)
+        return "/cache/file"
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(hf_hub_download=hf_hub_download))
+    return asked
+
+
+@pytest.mark.parametrize("address", RIGHT)
+def test_an_address_names_a_repository_and_a_file(address, asked):
+    assert str(download(address)) == "/cache/file"
+    assert asked == [RIGHT[address]]
+
+
+@pytest.mark.parametrize("address", WRONG)
+def test_other_addresses_do_not_reach_the_library(address, asked):
+    with pytest.raises(
+        ValueError, match=r"^an address of the hub is hf://OWNER/NAME or hf://OWNER/NAME/FILE; "
+    ) as error:
+        download(address)
+    assert "\n" not in str(error.value)
+    assert asked == []
