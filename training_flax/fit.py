@@ -38,6 +38,7 @@ from training_flax.run.programs import Programs, compile_programs, state_by_shap
 from training_flax.runtime.signals import RunError, StopRequest, interrupt_after_saving
 from training_flax.runtime.terminal import Terminal
 from weights_flax import load_weights
+from weights_flax.formats.open import open_weights
 
 
 @dataclass(frozen=True)
@@ -201,6 +202,8 @@ def introduce(job: Job, terminal: Terminal) -> None:
 def evaluate_run(config: TrainConfig, *, quiet: bool = False) -> Evaluation:
     """Evaluates the network of `config.weights`, or of the run in `config.out`, on the whole test split.
 
+    A run gives its averaged weights if it has any, or those that `config.which` names.
+
     Raises:
         ValueError: both are None, the weights cannot be read, or an option is wrong, see `plan`.
     """
@@ -211,7 +214,8 @@ def evaluate_run(config: TrainConfig, *, quiet: bool = False) -> Evaluation:
     variables = starting_weights(job.config, job.eval_model)
     evaluation = evaluate(job.eval_model, variables, job.dataset, job.batch_size, crop=job.config.test_crop)
     right, total = int((evaluation.predictions == job.dataset.test.labels).sum()), len(evaluation.predictions)
-    Terminal(quiet or jax.process_index() > 0).say(
-        f"test accuracy {100 * evaluation.accuracy:.2f} % ({right} of {total} images), loss {evaluation.loss:.4f}"
-    )
+    kind = "averaged" if open_weights(source, which=config.which).which == "averaged" else config.which
+    score = f"{100 * evaluation.accuracy:.2f} % ({right} of {total} images), loss {evaluation.loss:.4f}"
+    weights = f" of the {kind} weights" if kind else ""
+    Terminal(quiet or jax.process_index() > 0).say(f"test accuracy{weights} {score}")
     return evaluation

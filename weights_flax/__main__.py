@@ -16,6 +16,7 @@ from common_flax.command_line import parse_options, run_command, start_command
 from common_flax.terminal import say, visible
 from weights_flax.export.export import export
 from weights_flax.formats.open import open_weights, reading
+from weights_flax.formats.run import origin
 from weights_flax.io.archs import build_model, describe, published_size
 from weights_flax.io.inspect import fitting
 from weights_flax.io.load import LoadedModel, load_model
@@ -32,6 +33,8 @@ class Inspect:
 
     file: Annotated[Positional[str], arg(metavar="FILE")]
     """A file of weights, a run's folder, or hf://OWNER/NAME."""
+    which: str | None = None
+    """Weights of a run: averaged or last. Left out, averaged if the run has any."""
     tensors: bool = False
     """Print all tensors, not only the first and the last."""
 
@@ -46,6 +49,8 @@ class Convert:
     """The new file: .safetensors, .npz, .pt, .pth, .th or .msgpack."""
     arch: str | None = None
     """The architecture; by default the one that the file names, or that its names and shapes fit."""
+    which: str | None = None
+    """Weights of a run: averaged or last. Left out, averaged if the run has any."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +67,15 @@ class Export:
     """A file of weights; without weights and run the network has its initial weights."""
     run: Path | None = None
     """The folder of a run."""
+    which: str | None = None
+    """Weights of a run: averaged or last. Left out, averaged if the run has any."""
     image_size: int | None = None
     """Height and width in pixels; by default those of the training, else those that the network was published for."""
 
 
 def inspect(options: Inspect) -> None:
     """Prints the content of a file; only names, shapes and types are read."""
-    file = open_weights(options.file)
+    file = open_weights(options.file, which=options.which)
     values = sum(prod(tensor.shape) for tensor in file.tensors.values())
     kinds = sorted({str(tensor.dtype) for tensor in file.tensors.values()})
     say(f"file      {file.path}: {file.format}, {len(file.tensors):,} tensors, {values:,} values, {', '.join(kinds)}")
@@ -80,7 +87,9 @@ def inspect(options: Inspect) -> None:
         say(f"{'' if number else 'fits':9} {arch}({', '.join(f'{key}={value!r}' for key, value in named.items())})")
     if not fits:
         say("fits      no architecture")
-    for name, value in list(file.card.items())[:SHOWN_ENTRIES]:
+    if taken := origin(file.card):
+        say(f"run       {taken} of run {_short(file.card['run'].get('mark') or 'without a mark')}")
+    for name, value in [entry for entry in file.card.items() if entry[0] != "run"][:SHOWN_ENTRIES]:
         say(f"{_short(name.replace('_', ' ').removeprefix('num ')):9} {_short(value)}")
     names = [_short(visible(name)) for name in file.tensors]
     width = max(map(len, names))
@@ -100,12 +109,17 @@ def _short(value: Any) -> str:
 
 def convert(options: Convert) -> None:
     """Converts a file, and prints the network that it belongs to."""
-    model, variables, card = load_model(options.file, options.arch)
+    model, variables, card = load_model(options.file, options.arch, which=options.which)
     normalised = card.get("normalisation") or {}
     about = {name: card.get(name) for name in ("class_names", "image_shape", "licence", "source")}
+    about |= {"run": card["run"] if origin(card) else None}
     save_weights(model, variables, options.out, mean=normalised.get("mean"), std=normalised.get("std"), **about)
     values = sum(np.size(leaf) for leaf in jax.tree.leaves(variables))
-    say(f"{_named(model)}, {values:,} values: {options.out}")
+    say(f"{_named(model)}, {values:,} values{_taken(card)}: {options.out}")
+
+
+def _taken(card: dict[str, Any]) -> str:
+    return f", {taken}" if (taken := origin(card)) else ""
 
 
 def _named(model: Any) -> str:
@@ -124,7 +138,7 @@ def export_network(options: Export) -> None:
     normalised = card.get("normalisation") or {} if options.format == "onnx" else {}
     metadata = {name: " ".join(map(str, value)) for name, value in normalised.items()}
     export(model, variables, options.out, format=options.format, image_shape=image_shape, metadata=metadata)
-    say(f"{_named(model)}, images {'×'.join(map(str, image_shape))}: {options.out}")
+    say(f"{_named(model)}, images {'×'.join(map(str, image_shape))}{_taken(card)}: {options.out}")
 
 
 def _network(options: Export) -> LoadedModel:
@@ -132,7 +146,7 @@ def _network(options: Export) -> LoadedModel:
         raise ValueError(f"give weights or run, not both; given {options.weights!r} and {str(options.run)!r}")
     source = options.weights or options.run
     if source is not None:
-        return load_model(source, options.arch)
+        return load_model(source, options.arch, which=options.which)
     if options.arch is None:
         raise ValueError("name an architecture with --arch, or weights, or a run; none is given")
     model = build_model(options.arch)

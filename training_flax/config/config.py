@@ -14,6 +14,7 @@ from common_flax.checks import check_positive, check_rate, one_of
 from common_flax.renamed import renamed_keyword
 from training_flax.augment.registry import parse_augmentations
 from training_flax.data.open import KINDS
+from weights_flax.formats.run import WHICH
 from weights_flax.io.archs import ARCHS, build_model
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16, "float64": jnp.float64}
@@ -54,8 +55,10 @@ class TrainConfig:
     std: tuple[float, ...] | None = None
     """Standard deviation of each channel, for pixels from 0 to 1."""
     weights: str | None = None
-    """Weights to start from: a run's folder (its averaged weights, if any), hf://OWNER/NAME, or a file of safetensors,
-    PyTorch, .npz, Keras or Flax, with our tensor names or those of torchvision, timm and others."""
+    """Weights to start from: a run's folder, hf://OWNER/NAME, or a file of safetensors, PyTorch, .npz, Keras or Flax,
+    with our tensor names or those of torchvision, timm and others."""
+    which: str | None = None
+    """Weights of a run that is started from or evaluated: averaged or last. Left out, averaged if the run has any."""
     num_classes: int | None = None
     """Number of classes of the data. If the weights have another number, the classifier starts from random values."""
     new_head: bool = False
@@ -226,8 +229,9 @@ def check_values(options: Mapping[str, Any]) -> None:
     mean, std, epochs, steps = (options.get(name) for name in ("mean", "std", "epochs", "steps"))
     if (mean is None) != (std is None):
         raise ValueError(f"give mean and std, or neither; given mean={mean} and std={std}")
-    if options.get("new_head") and options.get("weights") is None:
-        raise ValueError("new_head is for weights to start from; none are given")
+    for name in ("new_head", "which"):
+        if options.get(name) and options.get("weights") is None:
+            raise ValueError(f"{name} is for weights to start from; none are given")
     if epochs is not None and steps is not None:
         raise ValueError(f"give epochs or steps, not both; given epochs={epochs} and steps={steps}")
     for name, check_value in CHECKS.items():
@@ -258,6 +262,7 @@ CHECKS: dict[str, Callable[[str, Any], object]] = {
     **dict.fromkeys(("test_crop", "augment_until"), _share),
     "mean": _must_be("finite", lambda mean: all(-inf < number < inf for number in mean)),
     "std": lambda name, std: [_positive(name, number) for number in std],
+    "which": partial(one_of, allowed=WHICH),
     "augment": lambda name, value: parse_augmentations(value),
     "decay_at": _must_be(
         "rising shares over 0 and under 1",

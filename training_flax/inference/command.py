@@ -48,11 +48,13 @@ class CommandLine:
     """Image files; folders, for the images in them and in their subfolders; - reads a list of both from stdin."""
 
     run: Path | None = None
-    """Folder of a run of train.py; its averaged weights are used if it has any."""
+    """Folder of a run of train.py."""
     weights: str | None = None
     """File of weights, in any format that weights_flax reads."""
     arch: str | None = None
     """Architecture of the weights, if the file does not name it."""
+    which: str | None = None
+    """Weights of the run: averaged or last. Left out, averaged if the run has any."""
 
     top: int | None = None
     """Classes per image; left out, 5, or all if there are fewer."""
@@ -196,8 +198,8 @@ def _read(options: CommandLine) -> Trained:
     if dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     if options.weights is not None:
-        return network_of_weights(options.weights, options.arch, dtype)
-    return network_of_run(cast(Path, options.run), dtype)
+        return network_of_weights(options.weights, options.arch, dtype, options.which)
+    return network_of_run(cast(Path, options.run), dtype, options.which)
 
 
 def _resolved(trained: Trained, options: CommandLine) -> tuple[tuple[str, ...], Numbers, Numbers, tuple[int, int]]:
@@ -219,6 +221,8 @@ def _resolved(trained: Trained, options: CommandLine) -> tuple[tuple[str, ...], 
     shown = [" ".join(f"{value:.4g}" for value in values) for values in (mean, std)]
     sides = "×".join(map(str, size))
     arch = describe(trained.model)[0] or type(trained.model).__name__
+    if trained.origin:
+        _say(f"{trained.origin} of {options.run or options.weights}")
     _say(f"{arch}, {num_classes} classes, sees {sides} pixels, mean {shown[0]}, std {shown[1]}")
     return names, mean, std, size
 

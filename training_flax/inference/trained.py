@@ -13,8 +13,8 @@ from training_flax.config.config import DTYPES, MODEL, reaching
 from training_flax.config.run_config import read_run_config
 from training_flax.data.source import MEMORY_LIMIT
 from training_flax.inference.transform import CROP
-from training_flax.run.checkpoints import restore
-from weights_flax import build_model, load_model
+from weights_flax import load_model
+from weights_flax.formats.run import origin
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class Trained:
         size: (height, width) of the images in tests.
         crop: share of a test image's shorter side that the centre crop keeps.
         keep: images that have the size already are neither cropped nor resized.
+        origin: the weights that were taken, such as "averaged weights after step 45".
     """
 
     model: nn.Module
@@ -39,17 +40,19 @@ class Trained:
     size: tuple[int, int] | None = None
     crop: float = CROP
     keep: bool = True
+    origin: str | None = None
 
 
-def network_of_run(run: Path, dtype: str) -> Trained:
-    """Reads the network of a run, finished or not, with its averaged weights if it has any.
+def network_of_run(run: Path, dtype: str, which: str | None = None) -> Trained:
+    """Reads the network of a run, finished or not.
 
     Args:
         run: the run's folder.
         dtype: the compute type, one of `DTYPES`; float64 needs JAX's x64.
+        which: "averaged" or "last" weights; None takes averaged ones if the run has any.
 
     Raises:
-        ValueError: there is no run, it has no weights yet, or one of its files is damaged.
+        ValueError: there is no run, it has no such weights, or one of its files is damaged.
     """
     config = read_run_config(run)
     chosen = config.options
@@ -66,22 +69,18 @@ def network_of_run(run: Path, dtype: str) -> Trained:
     }
     network = {name: value for name in reaching(MODEL) if (value := getattr(chosen, name)) is not None}
     options = network | {"arch": chosen.arch, "num_classes": config.num_classes} | _types(dtype)
-    if (run / "model.safetensors").is_file():
-        model, variables, _ = load_model(run, **options)
-    else:
-        model = build_model(**options)
-        variables = restore(run, averaged=bool(chosen.ema))[1]
-    return Trained(model, variables, **about)
+    model, variables, card = load_model(run, which=which, **options)
+    return Trained(model, variables, **about, origin=origin(card))
 
 
-def network_of_weights(source: str, arch: str | None, dtype: str) -> Trained:
+def network_of_weights(source: str, arch: str | None, dtype: str, which: str | None = None) -> Trained:
     """Reads the network of a file of weights; arguments and errors as `load_model`, and dtype as `network_of_run`.
 
     Also raises ValueError if the file's classes or normalisation make no sense.
     """
-    loaded = load_model(source, arch, **_types(dtype))
+    loaded = load_model(source, arch, which=which, **_types(dtype))
     try:
-        return Trained(loaded.model, loaded.variables, **_metadata(loaded.card))
+        return Trained(loaded.model, loaded.variables, **_metadata(loaded.card), origin=origin(loaded.card))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         raise ValueError(f"weights {source!r} have a damaged card") from None
 

@@ -16,14 +16,14 @@ def starting_weights(config: TrainConfig, model: nn.Module) -> dict[str, Any]:
     """Loads the variables of `model` from `config.weights`, with a new head if needed; raises as `load_weights`."""
     source = cast(str, config.weights)
     try:
-        return load_weights(model, source, new_head=config.new_head, seed=config.seed)
+        return load_weights(model, source, new_head=config.new_head, seed=config.seed, which=config.which)
     except ValueError as error:
         if HINT not in str(error):
             raise
         if config.num_classes is None:
             ours = f"--num-classes {getattr(model, 'num_classes')} draws the classifier anew"  # noqa: B009
             raise ValueError(str(error).replace(HINT, ours)) from None
-    return load_weights(model, source, new_head=True, seed=config.seed)
+    return load_weights(model, source, new_head=True, seed=config.seed, which=config.which)
 
 
 def normalisation(config: TrainConfig, channels: int) -> Normalisation | None:
@@ -42,7 +42,7 @@ def normalisation(config: TrainConfig, channels: int) -> Normalisation | None:
         except ValueError:
             return None  # a damaged file raises its error later, when the run's folder is checked
     else:
-        moments = read_card(config.weights).get("normalisation") or {}
+        moments = read_card(config.weights, which=config.which).get("normalisation") or {}
     mean, std = tuple(moments.get("mean", ())), tuple(moments.get("std", ()))
     if not mean and not std:
         return None

@@ -116,11 +116,14 @@ def mark_of(run: Path, config: TrainConfig, dataset: Dataset) -> str:
     """Returns the mark that a run's checkpoints, weights and summary carry: sixteen hexadecimal digits.
 
     It is a hash of all that the run's numbers depend on, taken when the run begins; config.json keeps it. So a run
-    that is extended, or goes on with other versions of libraries, keeps its mark.
+    that is extended, or goes on with other versions of libraries, keeps its mark. The length counts only if learning
+    rates or augmentation depend on it: otherwise a run that is extended equals one that was as long from the beginning.
     """
     if (run / FILE).is_file() and (stored := read_config(run).get("mark")):
         return str(stored)
-    values = {name: value for name, value in numbers_options(config, dataset).items() if name != "versions"}
+    same_at_any_length = config.schedule == "constant" and not config.warmup and config.augment_until == 1
+    ignored = {"versions", *(LENGTH if same_at_any_length else ())}
+    values = {name: value for name, value in numbers_options(config, dataset).items() if name not in ignored}
     return hashlib.sha256(json.dumps(plain(values), sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -90,7 +90,8 @@ def _of_run(run: Run, kind: str) -> WeightsFile:
     if path.is_file():
         file = _open_file(path, None)
         if run.is_current(path, file.card, kind):
-            return replace(file, which=kind)
+            # Files of older versions do not tell which weights they have.
+            return replace(file, card=file.card | {"run": file.card.get("run") or {"which": kind}}, which=kind)
     if newest is None:
         raise ValueError(f"run {str(run.folder)!r} has no checkpoint yet, and no {path.name}")
     run.check(newest)

@@ -5,14 +5,45 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
 
 from common_flax.check_sums import damage, unsealed
+from common_flax.json_input import read_object, typed
 
 WHICH = ("averaged", "last")
 FILES = {"averaged": "model_ema.safetensors", "last": "model.safetensors"}
 CONFIG = "config.json"
 ABOUT = ("class_names", "normalisation", "image_shape")  # entries of config.json that cards have too
+
+
+# Types of entries of config.json, with bounds that no run reaches.
+Text = Annotated[str, msgspec.Meta(max_length=2**12)]
+NumClasses = Annotated[int, msgspec.Meta(ge=1, le=2**24)]
+Side = Annotated[int, msgspec.Meta(ge=1, le=2**16)]
+Channels = Annotated[int, msgspec.Meta(ge=1, le=2**10)]
+Moments = Annotated[tuple[float, ...], msgspec.Meta(min_length=1, max_length=2**10)]
+
+
+class Normalisation(msgspec.Struct, forbid_unknown_fields=True):
+    """The mean and the standard deviation of each channel, for pixels from 0 to 1."""
+
+    mean: Moments
+    std: Moments
+
+
+class Stored(msgspec.Struct):
+    """The entries of config.json that describe the network and its images."""
+
+    arch: Annotated[str, msgspec.Meta(max_length=100)]
+    num_classes: NumClasses
+    model: dict[Text, bool | int | float | Text | None] = {}
+    ema: float = 0.0
+    mark: Text | None = None
+    class_names: tuple[Text, ...] | None = None
+    normalisation: Normalisation | None = None
+    image_shape: tuple[Side, Side, Channels] | None = None
 
 
 class Checkpoint(NamedTuple):
@@ -96,21 +127,21 @@ def run_in(folder: Path) -> Run | None:
     path = folder / CONFIG
     if not path.is_file():
         return None
-    damaged = ValueError(f"{str(path)!r} is damaged")
     try:
-        config = unsealed(json.loads(path.read_bytes()))
-    except (OSError, ValueError, AttributeError, RecursionError):
-        raise damaged from None
-    if "arch" not in config and not (folder / "checkpoints").is_dir():
-        return None  # config.json of a folder from the hub
-    arch, classes, ema, mark = (config.get(name) for name in ("arch", "num_classes", "ema", "mark"))
-    options = config.get("model") or {}
-    plain = isinstance(arch, str) and isinstance(classes, int) and isinstance(options, dict)
-    if not plain or not isinstance(ema or 0.0, int | float) or not isinstance(mark, str | None):
-        raise damaged
-    card = {"arch": arch, "options": {name: value for name, value in options.items() if value is not None}}
-    card |= {"num_classes": classes, **{name: config[name] for name in ABOUT if config.get(name) is not None}}
-    return Run(folder, bool(ema), mark, card)
+        config = read_object(path)
+        if "arch" not in config and not (folder / "checkpoints").is_dir():
+            return None  # config.json of a folder from the hub
+        stored = typed(config, Stored)
+        unsealed(config)
+    except OSError as error:
+        raise ValueError(f"{str(path)!r} is damaged: {error.strerror or error}") from None
+    except ValueError as error:
+        start = f"{str(path)!r} is damaged"
+        raise ValueError(str(error) if str(error).startswith(start) else f"{start}: {error}") from None
+    card = {"arch": stored.arch, "options": {name: value for name, value in stored.model.items() if value is not None}}
+    card |= {"num_classes": stored.num_classes}
+    card |= {name: config[name] for name in ABOUT if config.get(name) is not None}
+    return Run(folder, bool(stored.ema), stored.mark, card)
 
 
 def origin(card: Mapping[str, Any]) -> str | None:
@@ -118,7 +149,7 @@ def origin(card: Mapping[str, Any]) -> str | None:
     run = card.get("run")
     if not isinstance(run, Mapping) or run.get("which") not in WHICH:
         return None
-    return f"{run['which']} weights after step {run.get('step')}"
+    return f"{run['which']} weights" + (f" after step {run['step']}" if isinstance(run.get("step"), int) else "")
 
 
 def _check_mark(run: Run, name: str, mark: object) -> None:
