@@ -138,8 +138,8 @@ def run_in(folder: Path) -> Run | None:
     except ValueError as error:
         start = f"{str(path)!r} is damaged"
         raise ValueError(str(error) if str(error).startswith(start) else f"{start}: {error}") from None
-    card = {"arch": stored.arch, "options": {name: value for name, value in stored.model.items() if value is not None}}
-    card |= {"num_classes": stored.num_classes}
+    options = {name: value for name, value in stored.model.items() if value is not None}
+    card: dict[str, Any] = {"arch": stored.arch, "options": options, "num_classes": stored.num_classes}
     card |= {name: config[name] for name in ABOUT if config.get(name) is not None}
     return Run(folder, bool(stored.ema), stored.mark, card)
 
