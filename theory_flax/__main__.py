@@ -20,13 +20,13 @@ from training_flax import RunError, keep_compiled_programs
 
 # The claims, and the options that each of them uses besides --out and --quick.
 CLAIMS = {
-    "gradient_identity": {"arch", "run", "data", "data_dir"},
-    "shattering": {"arch", "run", "data", "data_dir", "seeds"},
+    "gradient_identity": {"arch", "run", "which", "data", "data_dir"},
+    "shattering": {"arch", "run", "which", "data", "data_dir", "seeds"},
     "degradation": {"data", "data_dir", "seeds"},
     "identity_mapping": {"data", "data_dir", "seeds"},
     "nesting": {"data", "data_dir", "seeds"},
-    "feature_reuse": {"arch", "run", "data", "data_dir", "seeds"},
-    "architectures": {"arch", "run"},
+    "feature_reuse": {"arch", "run", "which", "data", "data_dir", "seeds"},
+    "architectures": {"arch", "run", "which"},
 }
 
 

@@ -39,7 +39,7 @@ class TracedNetwork:
 def measure(options: Options, say: Callable[[str], None]) -> tuple[TracedNetwork, ...]:
     """Traces the networks of the paper's figure, those of the options, or the network of a run."""
     if options.run is not None:
-        network = of_run(options.run)
+        network = of_run(options.run, options.which)
         shape = read_run_config(options.run).image_shape
         return (_network(architecture(network.model, shape, network.name)),)
     for arch in options.arch:

@@ -23,6 +23,8 @@ class Options:
     """Architectures to measure, in place of the claim's own."""
     run: Path | None = None
     """The folder of a training run of train.py, whose network is measured."""
+    which: str | None = None
+    """Weights of the run: averaged or last. Left out, averaged if the run has any."""
     quick: bool = False
     """Measure in minutes on a laptop; without this option the claim is measured as thoroughly as in the paper."""
     data: str = "digits"
@@ -63,6 +65,8 @@ def meant_for(name: str, claim: Claim, options: Options) -> Options:
     if unused and options.claim != "all":
         given = next(iter(unused))
         raise ValueError(f"{name} takes no {given}; given {str(getattr(options, given))!r}")
+    if options.which is not None and options.run is None:
+        raise ValueError(f"which chooses weights of a run; given {options.which!r} and no run")
     if options.seeds is not None and options.seeds < 1:
         raise ValueError(f"seeds must be at least 1; given {options.seeds}")
     return replace(options, **unused)

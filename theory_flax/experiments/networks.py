@@ -22,9 +22,9 @@ class NamedNetwork(NamedTuple):
     variables: Any
 
 
-def of_run(run: Path) -> NamedNetwork:
-    """Loads the network of a training run from its newest checkpoint; ValueError of one line if there is none."""
-    model, variables = restore(run)
+def of_run(run: Path, which: str | None) -> NamedNetwork:
+    """Loads the network of a training run with the weights that `restore` takes; raises as `restore`."""
+    model, variables = restore(run, which=which)
     return NamedNetwork(read_run(run).options["arch"], model, variables)
 
 

@@ -139,7 +139,7 @@ def measure(options: Options, say: Callable[[str], None]) -> Report:
 
 
 def _of_run(run: Path, options: Options) -> _Networks:
-    name, model, variables = of_run(run)
+    name, model, variables = of_run(run, options.which)
     of_same_depth(model)  # refuses networks that are not DenseNets
     dataset = dataset_of(options)
     points, summary = [], read_summary(run)

@@ -71,7 +71,7 @@ def measure(options: Options, say: Callable[[str], None]) -> Report:
     dataset = dataset_of(options)
     images, labels = images_of(dataset, BATCH)
     if options.run is not None:
-        networks = [of_run(options.run)]
+        networks = [of_run(options.run, options.which)]
     else:
         models = [build_model(arch, num_classes=len(dataset.class_names)) for arch in archs]
         networks = [NamedNetwork(*named, init_for(dataset, named[1])) for named in zip(archs, models, strict=True)]

@@ -142,7 +142,7 @@ def measure(options: Options, say: Callable[[str], None]) -> Report:
         for arch in options.arch or (() if options.run else QUICK if options.quick else WHOLE)
     ]
     if options.run is not None:
-        run = of_run(options.run)
+        run = of_run(options.run, options.which)
         models += [(f"{run.name}, initial", run.model, None), (f"{run.name}, trained", run.model, run.variables)]
     laws = []
     for name, (network, _, fit) in LAWS.items():
