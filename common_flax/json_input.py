@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from common_flax.errors import one_line
-from common_flax.regular import open_regular
+from common_flax.files import open_regular
 
 MOST_BYTES = 24 << 20  # room for the names of a million classes
 MOST_PARTS = 1 << 20  # lists, objects and fields; three bytes of a file make an empty list of 80 bytes

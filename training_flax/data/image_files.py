@@ -14,7 +14,7 @@ from typing import IO, Any, cast
 from PIL import Image, UnidentifiedImageError
 
 from common_flax.errors import one_line
-from common_flax.regular import open_regular
+from common_flax.files import open_regular
 
 # Formats and Pillow's modules for them. TGA, whose files begin as they like, comes last.
 PLUGINS = {

@@ -9,9 +9,8 @@ from typing import Annotated, Any
 import msgspec
 
 from common_flax.check_sums import sealed, unsealed
-from common_flax.files import append_line, whole_file
+from common_flax.files import append_line, open_regular, whole_file
 from common_flax.json_input import parse_object, typed
-from common_flax.regular import open_regular
 from training_flax.runtime.signals import RunError
 
 METRICS = "metrics.jsonl"
