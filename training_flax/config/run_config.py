@@ -27,6 +27,7 @@ from training_flax.config.config import (
 )
 from training_flax.config.recipes import RECIPES
 from training_flax.data.dataset import Dataset
+from weights_flax.formats.run import Channels, Normalisation, NumClasses, Side, Text
 from weights_flax.io.archs import constructor_options
 
 FILE = "config.json"
@@ -37,27 +38,14 @@ MAY_LACK = ("versions", "mark")  # entries of FACTS that no reader needs
 MOST = 2**32
 MOST_OF = {
     **dict.fromkeys(("image_size", "test_image_size", "width", "growth_rate"), 2**16),
-    **dict.fromkeys(("batch_size", "num_classes"), 2**24),
+    "batch_size": 2**24,
 }
-MOST_CHANNELS = MOST_LISTED = 2**10
+MOST_LISTED = 2**10
 
-Text = Annotated[str, msgspec.Meta(max_length=2**12)]
-Side = Annotated[int, msgspec.Meta(ge=1, le=2**16)]
-Channels = Annotated[int, msgspec.Meta(ge=1, le=MOST_CHANNELS)]
-Moments = Annotated[tuple[float, ...], msgspec.Meta(min_length=1, max_length=MOST_CHANNELS)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=MOST)]
-
-
-class Normalisation(msgspec.Struct, forbid_unknown_fields=True):
-    """The mean and the standard deviation of each channel, for pixels from 0 to 1."""
-
-    mean: Moments
-    std: Moments
-
-
 # The entries beside the options, with their types.
 FACTS: dict[str, Any] = {
-    "num_classes": Annotated[int, msgspec.Meta(ge=1, le=MOST_OF["num_classes"])],
+    "num_classes": NumClasses,
     "class_names": tuple[Text, ...],
     "train_examples": Count,
     "test_examples": Count,
