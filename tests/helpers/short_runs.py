@@ -1,0 +1,101 @@
+"""One short run, trained again and again by the front door, with programs that are compiled once."""
+
+import gc
+import json
+import os
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from matplotlib.figure import Figure
+
+from common_flax.files import save_figure
+from training_flax import results as results_of_runs, train_command
+from training_flax.run import logs, loop
+
+OPTIONS = ["--arch", "resnet20", "--width", "2", "--data", "fake:8x8x3:4:64", "--batch-size", "16", "--steps", "12"]
+OPTIONS += ["--ema", "0.5"]
+STEPS = 12
+WEIGHTS = ("model.safetensors", "model_ema.safetensors")
+UNFINISHED = ("unfinished", "tmp")  # parts of names that nothing in a run's folder keeps
+TIMES = ("images_per_second", "data_wait", "check_sum")  # entries of metrics that differ from run to run
+
+
+class Outcome(NamedTuple):
+    """The end of a command: its exit code and the lines on both streams."""
+
+    code: int
+    out: list[str]
+    error: list[str]
+
+
+def share_programs(blocks: int | None = None) -> None:
+    """Makes all later runs of this process share the programs of the first, draw tiny pictures, and save every epoch.
+
+    Args:
+        blocks: in each stage; None is the architecture's own number.
+    """
+    programs: list[Any] = []
+    module = sys.modules["training_flax.fit"]
+    compile_programs, plan = module.compile_programs, train_command.plan
+
+    def compiled_once(job):
+        programs.extend([compile_programs(job)] if not programs else [])
+        return programs[0]
+
+    def small_plan(*arguments, **options):
+        job = plan(*arguments, **options)
+        model = job.eval_model if blocks is None else job.eval_model.clone(stage_sizes=(blocks,) * 3)
+        return replace(job, eval_model=model, model=model.clone(axis_name=job.devices.model_axis_name))
+
+    def draw(path, *_):
+        save_figure(Figure(figsize=(0.1, 0.1)), path)
+
+    module.compile_programs, train_command.plan = compiled_once, small_plan
+    module.draw_batch = results_of_runs.draw_confusion = logs.draw_curves = draw
+    loop.SHARE_OF_CHECKPOINTS = float("inf")
+
+
+def train(out: Path, *options: str) -> Outcome:
+    """Runs the command that trains in a folder, as often as it is called; catches what it prints, libraries too."""
+    return said_by(lambda: train_command.main([*OPTIONS, *options, "--out", str(out)]))
+
+
+def said_by(command) -> Outcome:
+    """Calls a function that returns an exit code, and catches what it prints, libraries of C++ too."""
+    streams = (sys.stdout, sys.stderr)
+    kept = [os.dup(stream.fileno()) for stream in streams]
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as error:
+        for stream, file in zip(streams, (out, error), strict=True):
+            stream.flush()
+            os.dup2(file.fileno(), stream.fileno())
+        try:
+            code = command()
+        finally:
+            gc.collect()  # Python reports errors in what is thrown away
+            for stream, descriptor in zip(streams, kept, strict=True):
+                stream.flush()
+                os.dup2(descriptor, stream.fileno())
+                os.close(descriptor)
+        texts = []
+        for file in (out, error):
+            file.seek(0)
+            texts.append(file.read().decode(errors="replace").splitlines())
+    return Outcome(code, *texts)
+
+
+def results(run: Path) -> tuple[Any, ...]:
+    """All of a finished run that must not depend on what happened to it: weights, accuracy, and lines of metrics."""
+    weights = [(run / name).read_bytes() for name in WEIGHTS]
+    summary = json.loads((run / "summary.json").read_text())
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    metrics = [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+    return *weights, summary["test_accuracy"], summary["test_loss"], metrics
+
+
+def left_behind(run: Path) -> list[str]:
+    """The files below a folder whose writing has not ended."""
+    names = [str(path.relative_to(run)) for path in run.rglob("*")]
+    return [name for name in names if any(part in Path(name).name for part in UNFINISHED)]
