@@ -15,7 +15,6 @@ ALWAYS = (signal.SIGTERM, signal.SIGINT)
 # a process's CPU time by SIGXCPU. They would end the process. Under nohup they are ignored, and stay so.
 UNLESS_IGNORED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 PATIENCE = 0.2  # seconds in which the main thread usually gets to run a handler
-LAST_SECONDS = 10.0  # the longest time that threads of libraries may take to end with the process
 COMMANDS = ("training_flax", "weights_flax", "theory_flax")  # packages that `python -m` runs
 
 Receive = Callable[[int, Any], None]
@@ -97,12 +96,12 @@ def open_standard_streams() -> None:
     os.close(descriptor)
 
 
-def leave(code: int, patience: float | None = LAST_SECONDS) -> NoReturn:
-    """Ends the process with an exit code that signals no longer change.
+def leave(code: int, *, at_once: bool = True) -> NoReturn:
+    """Ends the process with an exit code, which signals no longer change.
 
     Args:
         code: the exit code.
-        patience: the longest time, in seconds, that threads of libraries may take to end; None lets them take any.
+        at_once: after an error, do not wait for threads of libraries, some of which never end then.
     """
     for number in _minded():
         signal.signal(number, signal.SIG_IGN)
@@ -112,17 +111,9 @@ def leave(code: int, patience: float | None = LAST_SECONDS) -> NoReturn:
         except (OSError, ValueError):  # its reader has gone; Python flushes once more at its end, which must not fail
             with suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    if patience is not None:
-        try:
-            threading.Thread(target=_end_later, args=(code, patience), daemon=True).start()
-        except RuntimeError:  # no more threads
-            os._exit(code)
+    if code and at_once:
+        os._exit(code)
     sys.exit(code)
-
-
-def _end_later(code: int, seconds: float) -> None:
-    time.sleep(seconds)
-    os._exit(code)
 
 
 def _minded() -> list[signal.Signals]:

@@ -5,7 +5,7 @@ import re
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from typing import NoReturn
 
@@ -13,7 +13,7 @@ import jax
 
 from common_flax.backend import check_backend
 from common_flax.command_line import parse_options, run_command, write_to_any_terminal
-from common_flax.signals import LAST_SECONDS, STOP, StopRequest, leave, stop_on_signals
+from common_flax.signals import STOP, StopRequest, leave, stop_on_signals
 from common_flax.terminal import complain, say
 from training_flax.config.config import OLD_NAMES, TrainConfig
 from training_flax.config.recipes import RECIPES, with_recipe
@@ -23,6 +23,7 @@ from training_flax.runtime.compilation import keep_compiled_programs
 from training_flax.runtime.distributed import join_processes
 from training_flax.runtime.memory import keep_memory
 from training_flax.runtime.signals import RunError, Stopped
+from training_flax.runtime.terminal import orbax_hidden
 from weights_flax.io.archs import FAMILIES
 
 
@@ -36,6 +37,8 @@ class CommandLine(TrainConfig):
     """Evaluate the run in --out, or --weights, on the whole test split, and train nothing."""
     print_config: bool = False
     """Print all options, with those of the recipe, and train nothing."""
+    verbose: bool = False
+    """Show also what libraries tell of an error."""
     coordinator: str | None = None
     """HOST:PORT of the first of several processes, or "auto" on a Cloud TPU pod. SLURM, MPI and GKE need none."""
     num_processes: int | None = None
@@ -98,9 +101,17 @@ def main(arguments: Sequence[str], prog: str = "train.py", stop: StopRequest | N
         The exit code: 2 after an error, 128 + the number of a signal that stopped the run, else 0.
     """
     name = prog.split()[-1]
-    with nullcontext(stop) if stop else stop_on_signals() as stop:
+    with ExitStack() as stack:
+        request = stop or stack.enter_context(stop_on_signals())
+
+        def command() -> None:
+            options = parse(arguments, prog)
+            if not options.verbose:
+                stack.enter_context(orbax_hidden())
+            run(options, request)
+
         try:
-            return run_command(name, lambda: run(parse(arguments, prog), stop), RunError)
+            return run_command(name, command, RunError)
         except Stopped as stopped:
             complain(f"{name}: {stopped}")
             return stopped.exit_code
@@ -110,6 +121,4 @@ def start(prog: str, stop: StopRequest) -> NoReturn:
     """Runs this process's command line, and ends the process with its exit code."""
     write_to_any_terminal()
     code = main(sys.argv[1:], prog, stop)
-    leave(
-        code, None if jax.distributed.is_initialized() else LAST_SECONDS
-    )  # processes wait for each other at their end
+    leave(code, at_once=not jax.distributed.is_initialized())  # processes that train together wait for each other
