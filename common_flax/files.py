@@ -8,6 +8,7 @@ import errno
 import os
 import secrets
 import stat
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -59,8 +60,17 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 def save_figure(figure: Any, path: Path, format: str | None = None) -> None:
     """Writes a figure of Matplotlib, whole or not at all; without a format, the ending of `path` is it, or else PNG."""
-    with whole_file(path) as file:
+    with whole_file(path) as file, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # such as those of Japanese names
         figure.savefig(file, format=format or path.suffix[1:].lower() or "png", dpi=120)
+
+
+def user_path(path: str | Path) -> Path:
+    """Returns a path with the user's home for a leading ~, unless there is a file whose own name begins so."""
+    if not os.path.lexists(path):
+        with suppress(RuntimeError):  # ~NAME of nobody
+            return Path(path).expanduser()
+    return Path(path)
 
 
 def append_line(path: Path, line: str) -> None:

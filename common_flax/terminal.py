@@ -16,6 +16,11 @@ def visible(text: str) -> str:
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
+def as_label(text: str) -> str:
+    """Returns a text that Matplotlib draws as it is: `visible`, and without formulas between dollar signs."""
+    return visible(text).replace("$", r"\$")
+
+
 def say(*lines: str, file: IO[str] | None = None) -> None:
     """Prints lines at once, each of them `visible`.
 

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
 from common_flax.palette import BLACK, BLUE, GREEN, ORANGE
+from common_flax.terminal import as_label
 from theory_flax.base.estimates import Estimate, estimate, geometric
 from theory_flax.base.figures import draw_bars, label
 from theory_flax.feature_reuse.experiment import Point, Report, Supervised
@@ -20,7 +21,7 @@ KINDS = {"DenseNet": (GREEN, "o"), "ResNet": (BLUE, "s"), "plain": (ORANGE, "^")
 def draw(report: Report) -> Figure:
     """Draws the weights of each block, the gradient at each layer and its direct share, and errors over costs."""
     figure = Figure(figsize=(11, 11.5), layout="constrained")
-    figure.suptitle(f"Feature reuse: {report.network}", fontsize=13)
+    figure.suptitle(as_label(f"Feature reuse: {report.network}"), fontsize=13)
     rows: Any = figure.subfigures(3, 1, height_ratios=(1.05, 1, 1))
     top, middle, bottom = rows
     maps = top.subplots(1, len(report.weights), squeeze=False)[0]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common_flax.files import user_path
 from training_flax.data.decode import read_image, read_size
 from training_flax.data.image_files import image_extensions
 from training_flax.data.source import Source, Sources
@@ -23,7 +24,7 @@ def folder(path: str) -> Sources:
     """
     if not path:
         raise ValueError("name the folder: 'folder:PATH' has PATH/train/CLASS/* and PATH/test/CLASS/*")
-    root = Path(path).expanduser()
+    root = user_path(path)
     names = {entry.name for entry in _entries(root)}
     if "train" not in names:
         raise ValueError(f"{str(root)!r} has no folder 'train'")

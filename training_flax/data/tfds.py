@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from common_flax.errors import one_line
+from common_flax.files import user_path
 from common_flax.optional import not_installed
 from training_flax.data.decode import read_image, read_size
 from training_flax.data.source import CHUNK, MEMORY_LIMIT, Source, Sources
@@ -19,7 +20,7 @@ from training_flax.data.source import CHUNK, MEMORY_LIMIT, Source, Sources
 
 def data_folder(data_dir: str | Path | None) -> Path:
     """Returns the folder of prepared data sets: `data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    return user_path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
 
 
 def split_name(rest: str) -> tuple[str, str]:

@@ -162,8 +162,7 @@ def _draw(path: Path, batches: Sequence[FileBatch], names: Sequence[str]) -> Non
     titles = ["/".join(Path(path).parts[-2:]) for batch in batches for path in batch.paths]
     if not len(images):
         raise ValueError(f"picture {str(path)!r} is not drawn: no image could be read")
-    with whole_file(path) as file:
-        draw_predictions(file, images, titles, probabilities, classes, names, format=path.suffix[1:])
+    draw_predictions(path, images, titles, probabilities, classes, names, format=path.suffix[1:])
     _say(f"the first {len(images)} are in {path}" if len(images) > 1 else f"it is in {path}")
 
 

@@ -11,12 +11,13 @@ from matplotlib.ticker import MaxNLocator
 
 from common_flax.files import save_figure
 from common_flax.palette import BLUE, ORANGE
+from common_flax.terminal import as_label
 
 
 def draw_curves(path: Path, metrics: Sequence[Mapping[str, Any]], title: str) -> None:
     """Draws loss and error against epochs, from the lines of metrics.jsonl."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(as_label(title))
     losses, errors = figure.subplots(1, 2)
     for split, style in (("train", dict(color=BLUE, lw=1.2)), ("test", dict(color=ORANGE, lw=2, marker="o", ms=4))):
         lines = [line for line in metrics if line["split"] == split]
@@ -52,8 +53,9 @@ def draw_confusion(path: Path, labels: np.ndarray, predictions: np.ndarray, name
     figure = Figure(figsize=(6, 5.2), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set(xlabel="predicted class", ylabel="true class", title=title)
+    axes.set(xlabel="predicted class", ylabel="true class", title=as_label(title))
     if classes <= 20:
+        names = [as_label(name) for name in names]
         axes.set_xticks(range(classes), names, rotation=0 if max(map(len, names)) < 4 else 60)
         axes.set_yticks(range(classes), names)
         for (row, column), count in np.ndenumerate(counts):

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from common_flax.files import save_figure
+from common_flax.terminal import as_label
 
 SHOWN_CLASSES = 3  # per image
 
@@ -25,7 +26,7 @@ def draw_batch(path: Path, images: np.ndarray, targets: np.ndarray, names: Seque
         axes.imshow(pixels[..., 0] if pixels.shape[-1] != 3 else pixels, cmap="gray", vmin=0, vmax=255)
         shares = [(target[i], names[i]) for i in np.argsort(-target)[:2] if target[i] > 0.005]
         title = " + ".join(name if share > 0.995 else f"{100 * share:.0f} % {name}" for share, name in shares)
-        axes.set_title(title, fontsize=8)
+        axes.set_title(as_label(title), fontsize=8)
     save_figure(figure, path)
 
 
@@ -59,10 +60,10 @@ def draw_predictions(
         axes.imshow(image[..., 0] if image.shape[-1] != 3 else image, cmap="gray", vmin=0, vmax=255)
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
-        axes.set_title(_cut(title[::-1])[::-1], loc="left", fontsize=8, color="0.45", pad=3, parse_math=False)
-        lines = [f"{100 * share:.0f} % {_cut(names[index])}" for share, index in zip(*likeliest, strict=True)]
-        axes.set_xlabel("\n".join(lines[:shown]), loc="left", fontsize=8, parse_math=False)
-    figure.savefig(path, dpi=120, format=format)
+        axes.set_title(as_label(_cut(title[::-1])[::-1]), loc="left", fontsize=8, color="0.45", pad=3)
+        lines = [as_label(f"{100 * share:.0f} % {_cut(names[index])}") for share, index in zip(*likeliest, strict=True)]
+        axes.set_xlabel("\n".join(lines[:shown]), loc="left", fontsize=8)
+    save_figure(figure, path, format)
 
 
 def _grid(images: int) -> tuple[int, int]:

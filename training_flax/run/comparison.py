@@ -12,7 +12,7 @@ from tyro.conf import Positional, arg
 from common_flax.command_line import parse_options, run_command
 from common_flax.files import save_figure
 from common_flax.palette import COLOURS
-from common_flax.terminal import say, visible
+from common_flax.terminal import as_label, say, visible
 from training_flax.config.run_config import read_config
 from training_flax.plots.curves import label_axes
 from training_flax.run.metrics import METRICS, read_metrics
@@ -131,12 +131,15 @@ def draw_comparison(path: Path, runs: Sequence[Run]) -> None:
     losses, errors = figure.subplots(1, 2)
     for i, run in enumerate(runs):
         line: dict[str, Any] = dict(color=COLOURS[i % len(COLOURS)], ls=LINES[i // len(COLOURS) % len(LINES)])
-        losses.plot(*run.curve("train", "loss"), lw=1.2, label=run.name, **line)
+        losses.plot(*run.curve("train", "loss"), lw=1.2, label=str(i), **line)
         for split, style in (("test", dict(lw=2, marker="o", ms=4)), (AVERAGED, dict(lw=1, marker="o", ms=5, mfc="w"))):
             epochs, accuracies = run.curve(split, "accuracy")
             errors.plot(epochs, [100 * (1 - accuracy) for accuracy in accuracies], **style, **line)
     label_axes(losses, errors, "train loss (nats)", "test error (%)")
-    figure.legend(loc="outside lower center", ncols=max(1, 120 // (8 + max(len(run.name) for run in runs))))
+    names = [as_label(run.name) for run in runs]
+    legend = figure.legend(loc="outside lower center", ncols=max(1, 120 // (8 + max(map(len, names)))))
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_text(name)  # as labels of lines, names that begin with _ would be left out
     try:
         save_figure(figure, path)
     except OSError as error:

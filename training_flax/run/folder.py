@@ -46,6 +46,10 @@ def run_path(config: TrainConfig, dataset: Dataset, *, extend: bool = False) -> 
         names = [stem] + [f"{stem}-{i}" for i in range(2, 1000)]
         return next(Path(name) for name in names if not Path(name).exists())
     out = Path(config.out)
+    try:
+        str(out.absolute()).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"out {str(out)!r} must be UTF-8, as names of checkpoints are; name another folder") from None
     if out.exists() and not out.is_dir():
         raise ValueError(f"out {str(out)!r} is not a folder; name a new one")
     parent = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())

@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict
 
 from common_flax.checks import check_positive, one_of
 from common_flax.errors import one_line
-from common_flax.files import whole_file
+from common_flax.files import user_path, whole_file
 from layers_flax import to_torch, variables_by_shape
 from weights_flax.export.onnx_file import to_onnx
 from weights_flax.export.stablehlo import to_stablehlo
@@ -65,7 +65,7 @@ def export(
     one_of("format", format, FORMATS)
     if metadata and format != "onnx":
         raise ValueError(f"metadata is for format 'onnx'; a file of format {format!r} has no place for it")
-    path = Path(path).expanduser()
+    path = user_path(path)
     if path.is_dir() or not path.parent.is_dir():
         raise ValueError(f"cannot write {str(path)!r}: " + ("it is a folder" if path.is_dir() else "no such folder"))
     _check_fit(model, variables, image_shape)
