@@ -7,6 +7,7 @@ would hang, or never end.
 import errno
 import os
 import secrets
+import shutil
 import stat
 import warnings
 from collections.abc import Iterator
@@ -111,6 +112,18 @@ def sync_tree(folder: Path) -> None:
         for name in files:
             sync(Path(place, name))
         sync(place)
+
+
+def remove(path: Path) -> None:
+    """Removes a folder with everything in it, or a file, link or pipe.
+
+    Raises:
+        OSError: it is not there, or cannot be removed.
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -1,7 +1,6 @@
 """Checkpoints: the whole training state on disk, by Orbax."""
 
 import json
-import shutil
 import threading
 import time
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ import orbax.checkpoint as ocp
 from flax import linen as nn
 
 from common_flax.check_sums import damage, write_check_sums
-from common_flax.files import UNFINISHED, make_folder, sync, sync_tree
+from common_flax.files import UNFINISHED, make_folder, remove, sync, sync_tree
 from training_flax.config.config import build_network
 from training_flax.config.run_config import read_run_config
 from training_flax.learn.state import TrainState
@@ -60,7 +59,8 @@ class Checkpoints:
             make_folder(self._folder)
             for path in self._folder.iterdir():
                 if path.name.endswith(UNFINISHED) or ORBAX_UNFINISHED in path.name:  # left by a killed process
-                    shutil.rmtree(path, ignore_errors=True)
+                    with suppress(OSError):
+                        remove(path)
         self._saver = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
         self._steps = checkpoint_steps(run)
         self._thread: threading.Thread | None = None
@@ -120,7 +120,7 @@ class Checkpoints:
         with suppress(OSError):  # the next start removes the rest
             (self._folder / str(step)).rename(gone)
             self._steps.remove(step)
-            shutil.rmtree(gone)
+            remove(gone)
 
     @property
     def seconds(self) -> float:
