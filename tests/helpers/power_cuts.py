@@ -104,7 +104,7 @@ def main() -> int:
     folder = options.folder.resolve()
     (folder / "recorded").mkdir(parents=True)
 
-    short_runs.share_programs(blocks=1)
+    short_runs.share_programs()
     short_runs.train(folder / "first")  # compiles, and starts programs that could not start later
     file_calls = FileCalls(folder)
     with file_calls.recorded(folder / "recorded", folder / "log"):

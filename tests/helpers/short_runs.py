@@ -5,22 +5,30 @@ import json
 import os
 import sys
 import tempfile
-from dataclasses import replace
+import threading
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 from matplotlib.figure import Figure
 
 from common_flax.files import save_figure
+from layers_flax import architecture
+from resnet_flax import BasicBlock, ResNet, ResNetOptions
 from training_flax import results as results_of_runs, train_command
 from training_flax.run import logs, loop
 
-OPTIONS = ["--arch", "resnet20", "--width", "2", "--data", "fake:8x8x3:4:64", "--batch-size", "16", "--steps", "12"]
+OPTIONS = ["--arch", "resnet8", "--width", "2", "--data", "fake:8x8x3:4:64", "--batch-size", "16", "--steps", "12"]
 OPTIONS += ["--ema", "0.5"]
 STEPS = 12
 WEIGHTS = ("model.safetensors", "model_ema.safetensors")
 UNFINISHED = ("unfinished", "tmp")  # parts of names that nothing in a run's folder keeps
 TIMES = ("images_per_second", "data_wait", "check_sum")  # entries of metrics that differ from run to run
+
+
+@architecture("Tests", stem_type="cifar", num_classes=10, width=16, shortcut="A")
+def resnet8(**options: Unpack[ResNetOptions]) -> ResNet:
+    """A network for 32 pixels with a block in each stage."""
+    return ResNet((1, 1, 1), BasicBlock, **options)
 
 
 class Outcome(NamedTuple):
@@ -31,29 +39,20 @@ class Outcome(NamedTuple):
     error: list[str]
 
 
-def share_programs(blocks: int | None = None) -> None:
-    """Makes all later runs of this process share the programs of the first, draw tiny pictures, and save every epoch.
-
-    Args:
-        blocks: in each stage; None is the architecture's own number.
-    """
+def share_programs() -> None:
+    """Makes all later runs of this process share the first one's programs, draw tiny pictures, and save every epoch."""
     programs: list[Any] = []
     module = sys.modules["training_flax.fit"]
-    compile_programs, plan = module.compile_programs, train_command.plan
+    compile_programs = module.compile_programs
 
     def compiled_once(job):
         programs.extend([compile_programs(job)] if not programs else [])
         return programs[0]
 
-    def small_plan(*arguments, **options):
-        job = plan(*arguments, **options)
-        model = job.eval_model if blocks is None else job.eval_model.clone(stage_sizes=(blocks,) * 3)
-        return replace(job, eval_model=model, model=model.clone(axis_name=job.devices.model_axis_name))
-
     def draw(path, *_):
         save_figure(Figure(figsize=(0.1, 0.1)), path)
 
-    module.compile_programs, train_command.plan = compiled_once, small_plan
+    module.compile_programs = compiled_once
     module.draw_batch = results_of_runs.draw_confusion = logs.draw_curves = draw
     loop.SHARE_OF_CHECKPOINTS = float("inf")
 
@@ -74,7 +73,8 @@ def said_by(command) -> Outcome:
         try:
             code = command()
         finally:
-            gc.collect()  # Python reports errors in what is thrown away
+            for stream in streams:
+                stream.flush()
             for stream, descriptor in zip(streams, kept, strict=True):
                 stream.flush()
                 os.dup2(descriptor, stream.fileno())
@@ -84,6 +84,19 @@ def said_by(command) -> Outcome:
             file.seek(0)
             texts.append(file.read().decode(errors="replace").splitlines())
     return Outcome(code, *texts)
+
+
+def settle() -> Outcome:
+    """Waits for the threads of a run that failed, whose process would have ended with them."""
+
+    def wait() -> int:
+        for thread in threading.enumerate():  # pools wait for work until Python ends
+            if not (thread is threading.main_thread() or thread.daemon or "Pool" in thread.name):
+                thread.join(timeout=10)
+        gc.collect()  # reports the errors of futures that nobody asked for
+        return 0
+
+    return said_by(wait)
 
 
 def results(run: Path) -> tuple[Any, ...]:
