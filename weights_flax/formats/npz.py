@@ -3,6 +3,7 @@
 import zipfile
 from collections.abc import Mapping
 from functools import partial
+from io import BytesIO
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from weights_flax.formats.card import LIMIT, card_text, described
-from weights_flax.formats.tensors import Tensor
+from weights_flax.formats.tensors import MOST_TENSORS, Tensor, open_zip
+
+LONGEST_HEADER = 2**14  # bytes; NumPy takes 10,000, but reads longer ones first
 
 
 def read_npz(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -21,13 +24,16 @@ def read_npz(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ValueError: the file or its card is damaged, or has an array of objects.
     """
     tensors = {}
-    archive = zipfile.ZipFile(path)  # stays open as long as its tensors exist
+    archive = open_zip(path)  # stays open as long as its tensors exist
+    if len(archive.infolist()) > MOST_TENSORS:
+        raise ValueError(f"it has {len(archive.infolist()):,} entries, more than {MOST_TENSORS:,}")
     for entry in archive.infolist():
         with archive.open(entry) as file:
-            first = np.lib.format.read_magic(file) == (1, 0)
-            read_header = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
-            shape, _, dtype = read_header(file)
-            size = file.tell() + prod(shape) * dtype.itemsize
+            start = BytesIO(file.read(LONGEST_HEADER))
+        first = np.lib.format.read_magic(start) == (1, 0)
+        read_header = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_header(start)
+        size = start.tell() + prod(shape) * dtype.itemsize
         if dtype.hasobject:
             raise ValueError(f"{entry.filename[:100]!r} holds objects, not numbers")
         if size != entry.file_size:

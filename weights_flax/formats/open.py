@@ -1,5 +1,6 @@
 """Reader of files of weights in any format: their tensors by name, and their card."""
 
+import os
 import pickle
 import re
 import zipfile
@@ -15,6 +16,7 @@ import numpy as np
 from common_flax.check_sums import damage
 from common_flax.checks import one_of
 from common_flax.errors import one_line
+from common_flax.files import open_regular, user_path
 from resnet_flax.scan import REST
 from weights_flax.formats.card import described
 from weights_flax.formats.hdf5 import read_hdf5
@@ -24,7 +26,7 @@ from weights_flax.formats.npz import read_npz
 from weights_flax.formats.orbax import read_orbax
 from weights_flax.formats.run import FILES, WHICH, Run, newest_checkpoint, run_in
 from weights_flax.formats.safetensors import read_safetensors
-from weights_flax.formats.tensors import Tensor
+from weights_flax.formats.tensors import Tensor, check_size, open_zip
 from weights_flax.formats.torch import LEGACY_START, read_torch_legacy, read_torch_zip
 
 # Keys under which checkpoints store a network beside an optimizer and other state; the first match is used.
@@ -72,7 +74,9 @@ def open_weights(source: str | Path, *, which: str | None = None) -> WeightsFile
     """
     if which is not None:
         one_of("which", which, WHICH)
-    path = download(str(source)) if str(source).startswith("hf:") else Path(source).expanduser()
+    path = user_path(source)  # a folder of this machine may be called hf: too
+    if str(source).startswith("hf:") and not path.exists():
+        path = download(str(source))
     run = run_in(path) if path.is_dir() else None
     if run is not None:
         return _of_run(run, run.kind(which))
@@ -112,9 +116,10 @@ def _open_state(folder: Path, which: str | None) -> WeightsFile:
 def _open_file(path: Path, which: str | None) -> WeightsFile:
     """Opens a file in the format that its first bytes tell."""
     with reading(path):
-        with path.open("rb") as file:
-            start = file.read(16)
+        with open_regular(path) as file:
+            start, size = file.read(16), os.fstat(file.fileno()).st_size
         title, tensors, card, kind = _read(path, start, which)
+        check_size(tensors.values(), size)
     about = card.get("run")
     kind = about.get("which") if isinstance(about, Mapping) else kind
     return WeightsFile(path, title, _guarded(path, tensors), card, kind if kind in WHICH else None)
@@ -126,7 +131,7 @@ Content = tuple[str, dict[str, Tensor], dict[str, Any], str | None]  # format, t
 def _read(path: Path, start: bytes, which: str | None) -> Content:
     """Reads a file that begins with the bytes `start`."""
     if start.startswith(b"PK"):
-        with zipfile.ZipFile(path) as archive:
+        with open_zip(path) as archive:
             names = archive.namelist()
         if any(name.endswith(".npy") for name in names):
             return "npz", *read_npz(path), None

@@ -1,17 +1,23 @@
 """Reader of Orbax' folders."""
 
 import asyncio
+import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import Context
+from math import prod
 from pathlib import Path
 from typing import Any, TypeVarTuple
 
 import jax
 import numpy as np
 
-from weights_flax.formats.tensors import Tensor
+from common_flax.json_input import MOST_BYTES, read_object
+from weights_flax.formats.tensors import Tensor, check_size
 
+MOST_FILES = 2**18
+DESCRIPTIONS = ("zarr.json", "manifest.ocdbt")  # and files whose names begin with a sign; TensorStore reads them whole
 Arguments = TypeVarTuple("Arguments")
 
 
@@ -19,15 +25,27 @@ def read_orbax(path: Path) -> dict[str, Any]:
     """Reads the tree of a folder that Orbax wrote, with `Tensor` leaves; reading one of them reads all values.
 
     Raises:
-        ValueError: Orbax cannot read the folder.
+        ValueError: Orbax cannot read the folder, or the folder leads to files elsewhere, or to more values than it has.
     """
     import orbax.checkpoint as ocp
 
+    stored = check_folder(path)
     try:
         with _quiet_loops(), ocp.PyTreeCheckpointer() as reader:
-            tree = reader.metadata(path.absolute()).item_metadata.tree
+            found = reader.metadata(path.absolute()).item_metadata
+            if found is None:
+                raise ValueError("its description cannot be read")
+            tree = found.tree
+    except ValueError:
+        raise
     except Exception as error:  # Orbax and TensorStore raise many types for damaged files
         raise ValueError(f"{type(error).__name__}: {error}") from None
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if _is_array(leaf)]
+    for leaf in leaves:
+        piece = getattr(leaf.storage, "chunk_shape", None) or ()
+        if prod(piece) > 2 * max(prod(leaf.shape), 1):
+            raise ValueError(f"an array has the shape {tuple(leaf.shape)}, in pieces of {tuple(piece)}")
+    check_size([Tensor(tuple(leaf.shape), np.dtype(leaf.dtype), np.zeros(0).copy) for leaf in leaves], stored)
     values: dict[str, Any] = {}
 
     def read(path_in_tree: Any) -> np.ndarray:
@@ -39,11 +57,60 @@ def read_orbax(path: Path) -> dict[str, Any]:
         return np.asarray(values[jax.tree_util.keystr(path_in_tree)])
 
     def lazy(place: Any, leaf: Any) -> Any:
-        if getattr(leaf, "shape", None) is None or getattr(leaf, "dtype", None) is None:
+        if not _is_array(leaf):
             return None
         return Tensor(tuple(leaf.shape), np.dtype(leaf.dtype), lambda: read(place))
 
     return jax.tree_util.tree_map_with_path(lazy, tree)
+
+
+def check_folder(folder: Path) -> int:
+    """Checks a folder of Orbax before Orbax, which trusts it, reads it.
+
+    Returns:
+        The bytes of all its files.
+
+    Raises:
+        ValueError: a link leads out of the folder, a file is no regular one, there are too many files, a description is
+            too large, or the name of an array leads elsewhere.
+        OSError: the folder cannot be read.
+    """
+    root, number, total = folder.resolve(), 0, 0
+    for place, folders, files in os.walk(root):  # follows no links
+        for name in [*folders, *files]:
+            entry, number = Path(place, name), number + 1
+            shown = str(entry.relative_to(root))[:100]
+            if number > MOST_FILES:
+                raise ValueError(f"it has more than {MOST_FILES:,} files")
+            if entry.is_symlink() and not entry.resolve().is_relative_to(root):
+                raise ValueError(f"its link {shown!r} leads out of the folder")
+            about = entry.stat()
+            if not (stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode)):
+                raise ValueError(f"its {shown!r} is no regular file")
+            describes = name.startswith(("_", ".")) or name in DESCRIPTIONS or entry.parent.name == "array_metadatas"
+            if describes and about.st_size > MOST_BYTES:
+                raise ValueError(f"its {shown!r} has more than {MOST_BYTES:,} bytes")
+            total += about.st_size
+    _check_names(root / "_METADATA")
+    return total
+
+
+def _check_names(path: Path) -> None:
+    """Raises ValueError unless the names of all arrays stay in the folder, to which Orbax joins them."""
+    try:
+        described = read_object(path).get("tree_metadata")
+    except FileNotFoundError:
+        raise ValueError(f"it has no {path.name}") from None
+    for entry in described.values() if isinstance(described, dict) else ():
+        keys = entry.get("key_metadata") if isinstance(entry, dict) else None
+        for key in keys if isinstance(keys, list) else ():
+            name = str(key.get("key")) if isinstance(key, dict) else ""
+            if name in ("", ".", "..") or any(sign in name for sign in "/\\\0"):
+                raise ValueError(f"the name {name[:100]!r} of an array leads elsewhere")
+
+
+def _is_array(leaf: Any) -> bool:
+    return getattr(leaf, "shape", None) is not None and getattr(leaf, "dtype", None) is not None
 
 
 class _QuietLoop(asyncio.SelectorEventLoop):

@@ -1,7 +1,10 @@
 """Tensors whose values stay in their file until they are needed, so that names and shapes are checked first."""
 
+import io
 import os
-from collections.abc import Callable, Mapping
+import weakref
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -11,7 +14,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from common_flax.files import open_regular
 from layers_flax.model.torch_names import to_numpy
+
+MOST_TENSORS = 50_000  # of a file; a network of 1,202 layers has 7,000
+ALWAYS_ALLOWED = 2**29  # bytes of all tensors together, whatever the size of their file
+EXPANSION = 20  # bytes of tensors for each byte of a file; compressed weights need two at most
+LONGEST_LIST = 2**23  # bytes of the list of entries in a zip file; that of 1,202 layers has one million
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,8 @@ class OpenFile:
     """A file that stays open as long as its tensors exist, so that all are of one file if another takes its name."""
 
     def __init__(self, path: Path):
-        self._file = path.open("rb")
+        self._file = open_regular(path)
+        weakref.finalize(self, self._file.close)  # also before Python's collector of cycles sees the file
         self.size = os.fstat(self._file.fileno()).st_size
 
     def read(self, place: int, size: int) -> bytes:
@@ -63,9 +73,48 @@ class OpenFile:
         self._file.seek(place)
         return self._file.read(size)
 
-    def __del__(self) -> None:
-        if hasattr(self, "_file"):
-            self._file.close()
+
+class _Zip(io.BufferedReader):
+    """A file for `zipfile`, which reads no long list of entries."""
+
+    longest: int | None = LONGEST_LIST
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.longest is not None:
+            size = os.fstat(self.fileno()).st_size - self.tell() if size is None or size < 0 else size
+            if size > self.longest:
+                raise ValueError(f"its list of entries has {size:,} bytes, more than {self.longest:,}")
+        return super().read(size)
+
+
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """Opens a zip file, which stays open as long as its archive exists.
+
+    Raises:
+        ValueError: its list of entries is so long that it would fill memory.
+    """
+    file: Any = _Zip(open_regular(path).detach())  # type: ignore[attr-defined]
+    try:
+        archive = zipfile.ZipFile(file)
+    except BaseException:
+        file.close()
+        raise
+    file.longest = None
+    weakref.finalize(archive, file.close)
+    return archive
+
+
+def check_size(tensors: Iterable[Tensor], stored: int) -> None:
+    """Raises ValueError if there are too many tensors, or they take far more memory than the bytes that are `stored`.
+
+    Compressed zeros, storages that many tensors share, and arrays of which no part was written need no room in a file.
+    """
+    shapes = [(tensor.shape, tensor.dtype.itemsize) for tensor in tensors]
+    if len(shapes) > MOST_TENSORS:
+        raise ValueError(f"it has {len(shapes):,} tensors, more than {MOST_TENSORS:,}")
+    needed = sum(prod(shape) * itemsize for shape, itemsize in shapes)
+    if needed > max(ALWAYS_ALLOWED, EXPANSION * stored):
+        raise ValueError(f"its tensors would take {needed:,} bytes, but only {stored:,} are stored")
 
 
 def from_memory(source: Mapping[str, Any]) -> dict[str, Tensor]:

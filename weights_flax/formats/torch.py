@@ -14,7 +14,7 @@ import numpy as np
 
 from common_flax.files import whole_file
 from weights_flax.formats.pickles import LIMIT, name_of, read_pickle
-from weights_flax.formats.tensors import OpenFile, Tensor, as_dict
+from weights_flax.formats.tensors import OpenFile, Tensor, as_dict, open_zip
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # of the legacy format
 LEGACY_START = pickle.PROTO + b"\x02" + pickle.LONG1 + b"\x0a" + MAGIC_NUMBER.to_bytes(10, "little")
@@ -47,7 +47,7 @@ def read_torch_zip(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: the file is damaged, or holds something other than tensors and containers.
     """
-    archive = zipfile.ZipFile(path)
+    archive = open_zip(path)
     entries = {entry.filename: entry for entry in archive.infolist()}
     pickles = [name for name in entries if name.rpartition("/")[2] == "data.pkl"]
     if len(pickles) != 1:
