@@ -18,6 +18,7 @@ from training_flax import (
     make_train_step,
     normalise,
 )
+from training_flax.learn.steps import averaging_rate
 
 FUSED_BY_MLIR = True
 CONFIG = TrainConfig("resnet20", recipe="quick-digits", lr=0.1, momentum=0.9, weight_decay=0.01)
@@ -216,6 +217,94 @@ def test_averaged_weights_are_the_recurrence(x64):
         new = {"params": state.params, "batch_stats": state.batch_stats}
         average = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, average, new)
     chex.assert_trees_all_close(state.ema, average, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.9, 0.9999])
+def test_the_decay_of_averages_rises_as_timms(x64, decay):
+    """1 - (1 + n)^(-2/3), at most `decay`: ModelEmaV3.get_decay(n + 1) of timm 1.0.31."""
+    steps = np.arange(2000)
+    expected = np.minimum(1 - (1.0 + steps) ** (-2 / 3), decay)
+    for dtype, error in ((jnp.float64, 1e-15), (jnp.float32, 2e-7)):
+        rates = averaging_rate(jnp.arange(1, 2001), decay, dtype)
+        assert rates.dtype == dtype
+        np.testing.assert_allclose(rates, 1 - expected, rtol=error * 2000, atol=error)
+    assert float(averaging_rate(jnp.int32(10**8), decay)) == np.float32(1 - decay)
+
+
+def test_a_short_average_forgets_the_initial_weights():
+    """Without the warm-up, after ten steps 99.9 % of the average are the initial weights; with it none are."""
+    state, step, images, labels = made(resnet20(width=2), ema=0.9999, ema_warmup=True)
+    other = state._replace(ema=jax.tree.map(lambda leaf: leaf + 100, state.ema))
+    step = jax.jit(step)
+    for _ in range(3):
+        state, _ = step(state, images, labels)
+        other, _ = step(other, images, labels)
+    chex.assert_trees_all_equal(state.ema, other.ema)
+    with pytest.raises(AssertionError):
+        chex.assert_trees_all_equal(state.ema, {"params": state.params, "batch_stats": state.batch_stats})
+
+
+def test_skipped_steps_do_not_warm_the_average_up():
+    """An average over finite steps is the same whether bad batches came between them or not."""
+    state, step, images, labels = made(resnet20(width=2), ema=0.99, ema_warmup=True)
+    step, other = jax.jit(step), state
+    for number in range(4):
+        state, _ = step(state, images, labels)
+        if number in (0, 2):
+            other, _ = step(other, images * jnp.nan, labels)
+        other, _ = step(other, images, labels)
+    assert (int(other.step), int(other.skipped)) == (6, 2)
+    chex.assert_trees_all_equal(as_arrays(state).ema, as_arrays(other).ema)
+
+
+@pytest.mark.parametrize("ema_warmup", [False, True])
+def test_what_is_frozen_stays_bit_for_bit_in_the_average(ema_warmup):
+    state, step, images, labels = made(resnet20(width=2), freeze=("conv1/*", "bn1/*"), ema=0.7, ema_warmup=ema_warmup)
+    step, after = jax.jit(step), state
+    for _ in range(5):
+        after, _ = step(after, images, labels)
+    for name in ("params", "batch_stats"):
+        for module in {"conv1", "bn1"} & state.ema[name].keys():
+            chex.assert_trees_all_equal(after.ema[name][module], state.ema[name][module])
+    assert not np.array_equal(after.ema["params"]["fc"]["kernel"], state.ema["params"]["fc"]["kernel"])
+
+
+@pytest.mark.parametrize("where", ["images", "parameters", "statistics", "labels"])
+def test_a_run_goes_on_after_values_that_are_not_finite(where):
+    """A bad batch, or a bit that flips in memory for one step: state and counters are those of a skipped step."""
+    state, step, images, labels = made(resnet20(width=2, dtype=jnp.float16), scaled=True, ema=0.9, ema_warmup=True)
+    step = jax.jit(step)
+    for _ in range(2):
+        state, _ = step(state, images, labels)
+    bad = {"images": images, "labels": jax.nn.one_hot(labels, 10), "state": state}
+    if where == "parameters":
+        bad["state"] = state._replace(params=jax.tree.map(lambda leaf: leaf * jnp.nan, state.params))
+    elif where == "statistics":
+        # In training BatchNorm reads its running statistics only to move them.
+        bad["state"] = state._replace(batch_stats=jax.tree.map(lambda leaf: leaf * jnp.inf, state.batch_stats))
+    else:
+        bad[where] = bad[where] * jnp.nan
+    before = as_arrays(bad["state"])
+    after, metrics = step(bad["state"], bad["images"], bad["labels"])
+    assert (int(after.step), int(after.skipped), int(metrics.skipped_in_row)) == (3, 1, 1)
+    assert float(after.loss_scale.scale) == float(state.loss_scale.scale) / 2
+    for field in ("params", "batch_stats", "opt_state", "ema", "key"):
+        chex.assert_trees_all_equal(getattr(as_arrays(after), field), getattr(before, field))
+    good = after._replace(params=state.params, batch_stats=state.batch_stats)
+    good, metrics = step(good, images, labels)
+    assert (int(good.step), int(good.skipped), int(good.skipped_in_row)) == (4, 1, 0)
+    assert np.isfinite(metrics.loss)
+
+
+def test_images_whose_logits_are_nan_have_no_prediction():
+    model = resnet20(width=2)
+    state, _, images, labels = start(model)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    result = jax.jit(make_eval_step(model))(variables, images.at[2].set(jnp.nan), labels)
+    assert (np.asarray(result.prediction) == -1).tolist() == [number == 2 for number in range(8)]
+    assert np.isnan(result.loss[2])
+    poisoned = {**variables, "params": jax.tree.map(lambda leaf: leaf * jnp.nan, state.params)}
+    assert (jax.jit(make_eval_step(model))(poisoned, images, labels).prediction == -1).all()
 
 
 def test_accumulated_gradients_are_the_mean_over_the_pieces(x64):
