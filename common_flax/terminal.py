@@ -38,5 +38,6 @@ def tell(*lines: str) -> None:
 
 
 def complain(line: str) -> None:
-    """Prints a line on stderr, `visible`."""
-    say(line, file=sys.stderr)
+    """Prints a line on stderr, `visible`, unless that cannot be written to: a terminal that was closed is no error."""
+    with suppress(OSError):
+        say(line, file=sys.stderr)
