@@ -61,6 +61,8 @@ def read_run(folder: Path) -> Run:
         raise ValueError(f"{str(folder / METRICS)!r} is damaged: {error.strerror or error}") from None
     options = {name: value for name, value in config.items() if name not in NOT_OPTIONS | {"model"}}
     options |= config["model"]
+    if not options.get("ema"):
+        options.pop("ema_warmup", None)  # of no average
     return Run(folder.resolve().name, options, metrics, summary)
 
 

@@ -67,6 +67,14 @@ def test_options_that_are_the_same_have_no_column(tmp_path):
     assert "averaged" not in table[0]
 
 
+def test_the_warm_up_of_no_average_has_no_column(tmp_path):
+    """A run that is older than the option differs from a new one only if both keep an average."""
+    old, new = write_run(tmp_path / "old"), write_run(tmp_path / "new", ema_warmup=True)
+    assert differing_options(read_runs([old, new])) == []
+    old, new = write_run(tmp_path / "old_ema", ema=0.9), write_run(tmp_path / "new_ema", ema=0.9, ema_warmup=True)
+    assert differing_options(read_runs([old, new])) == ["ema_warmup"]
+
+
 def test_unfinished_runs_have_dashes_for_what_is_not_known_yet(tmp_path, capsys):
     going = write_run(tmp_path / "going", finished=False)
     with (going / "metrics.jsonl").open("a") as file:
