@@ -16,6 +16,7 @@ from layers_flax.model.shapes import variables_by_shape
 
 Path = tuple[str, ...]  # of modules, without the collection and the leaf
 
+QUICKLY_TRACED = 64  # blocks
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 
 
@@ -36,6 +37,11 @@ def from_torch(model: Any, state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """
     state = {model.torch_spelling(name.removeprefix("module.")): value for name, value in state_dict.items()}
     state = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    if sum(model.stage_sizes) > QUICKLY_TRACED:
+        # Names tell at once that a file is another network's, where tracing takes seconds.
+        shapes = {name: tuple(value.shape) for name, value in state.items()}
+        if model.torch_options(shapes) is None:
+            raise ValueError(f"state dict does not fit the model, whose stages have {model.stage_sizes} blocks")
     first = state.get(torch_name(("params", model.first_conv, "kernel"), model.torch_module))
     channels = first.shape[1] if first is not None and len(first.shape) == 4 else 3
     template = variables_by_shape(model, (32, 32, channels))
