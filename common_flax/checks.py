@@ -4,6 +4,8 @@ import difflib
 from collections.abc import Iterable
 from numbers import Integral, Real
 
+MOST_PIXELS = 2**24  # of an image that a network sees, 4096×4096
+
 
 def one_of(what: str, value: object, allowed: Iterable[object]) -> None:
     """Raises ValueError unless `value` is in `allowed`, naming the nearest match, or all of a short list."""
@@ -37,6 +39,12 @@ def check_positive(what: str, value: int) -> None:
     """Raises ValueError unless `value` is a positive integer."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{what} must be a positive integer; given {value!r}")
+
+
+def check_pixels(what: str, height: int, width: int) -> None:
+    """Raises ValueError if an image has more than `MOST_PIXELS`: a network would need gigabytes for it alone."""
+    if height * width > MOST_PIXELS:
+        raise ValueError(f"{what} must have at most {MOST_PIXELS:,} pixels; given {height}×{width}")
 
 
 def check_rate(what: str, value: float) -> None:

@@ -4,9 +4,11 @@ import re
 
 import numpy as np
 
+from common_flax.checks import check_pixels
 from training_flax.data.source import Source, Sources
 
 TRAIN, TEST = 1024, 256  # images
+MOST_CLASSES, MOST_IMAGES = 10**6, 5 * 10**7
 
 
 def fake(rest: str) -> Sources:
@@ -17,14 +19,18 @@ def fake(rest: str) -> Sources:
             classes, number of train images (default 1,024). There are 256 test images.
 
     Raises:
-        ValueError: `rest` has another form.
+        ValueError: `rest` has another form, or numbers beyond all data sets.
     """
     if not (match := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([13]):([1-9]\d*)(?::([1-9]\d*))?", rest)):
         raise ValueError(
             f"fake data are 'fake:HxWxC:CLASSES' or 'fake:HxWxC:CLASSES:TRAIN' with 1 or 3 channels, "
             f"such as 'fake:224x224x3:1000'; given {'fake:' + rest!r}"
         )
-    height, width, channels, classes, train = (int(number or TRAIN) for number in match.groups())
+    numbers = [number or str(TRAIN) for number in match.groups()]
+    if max(map(len, numbers)) > 9 or int(numbers[3]) > MOST_CLASSES or int(numbers[4]) > MOST_IMAGES:
+        raise ValueError(f"fake data have at most {MOST_CLASSES:,} classes and {MOST_IMAGES:,} images; given {rest!r}")
+    height, width, channels, classes, train = map(int, numbers)
+    check_pixels("an image of fake data", height, width)
     shape = (height, width, channels)
     splits = _noise(0, train, shape, classes), _noise(1, TEST, shape, classes)
     return Sources(*splits, tuple(map(str, range(classes))))

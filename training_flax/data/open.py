@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from common_flax.checks import check_positive, one_of
+from common_flax.checks import check_pixels, check_positive, one_of
 from training_flax.data.dataset import Dataset
 from training_flax.data.digits import digits
 from training_flax.data.fake import fake
@@ -36,6 +36,7 @@ def open_dataset(
     one_of("data set", kind, KINDS)
     if image_size is not None:
         check_positive("image_size", image_size)
+        check_pixels("image_size", image_size, image_size)
     check_positive("default_image_size", default_image_size)
     if data_dir is not None and kind != "tfds":
         raise ValueError(f"data_dir is where data sets of TFDS are, and {name!r} is none; given {str(data_dir)!r}")

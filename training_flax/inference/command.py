@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import IO, cast
 
@@ -14,9 +15,9 @@ import numpy as np
 from tyro.conf import Positional
 
 from common_flax.backend import check_backend
-from common_flax.checks import one_of
+from common_flax.checks import MOST_PIXELS, one_of
 from common_flax.command_line import parse_options
-from common_flax.files import whole_file
+from common_flax.files import read_text, whole_file
 from common_flax.terminal import complain, say
 from training_flax.config.config import DTYPES
 from training_flax.config.run_config import read_run_config
@@ -37,6 +38,8 @@ DESCRIPTION = "Predicts the classes of images with a trained network: a table, J
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PICTURES = (".png", ".pdf", ".svg")
 PICTURED = 24  # images
+BATCH_SIZE = 64  # images, unless they are large
+LONGEST_LINE = 2**16  # characters of a path on stdin
 Numbers = tuple[float, ...]
 
 
@@ -77,8 +80,8 @@ class CommandLine:
     classes: Path | None = None
     """File with the names of the classes, one per line. Left out, the run's or the file's."""
 
-    batch_size: int = 64
-    """Images at a time."""
+    batch_size: int | None = None
+    """Images at a time; left out, 64, or fewer if they are large."""
     workers: int | None = None
     """Threads that decode images; left out, one per core."""
     dtype: str | None = None
@@ -111,9 +114,12 @@ def run(options: CommandLine) -> int:
     trained = _read(options)
     names, mean, std, size = _resolved(trained, options)
     crop, keep = (trained.crop, trained.keep) if options.crop is None else (options.crop, False)
-    paths = find_images(options.images, sys.stdin)
+    paths = find_images(options.images, _lines(sys.stdin))
     view = View(size, image_channels(trained.model, trained.variables), crop, keep)
-    classifier = Classifier(trained.model, trained.variables, mean, std, options.top, options.batch_size, len(paths))
+    batch_size = (
+        max(1, min(BATCH_SIZE, MOST_PIXELS // prod(size))) if options.batch_size is None else options.batch_size
+    )
+    classifier = Classifier(trained.model, trained.variables, mean, std, options.top, batch_size, len(paths))
     stream = FileStream(classifier, paths, view, options.workers)
     keep_compiled_programs()
     with interrupts() as check, nullcontext(sys.stdout) if options.out is None else _writing(options.out) as out:
@@ -201,6 +207,14 @@ def _read(options: CommandLine) -> Trained:
     return network_of_run(cast(Path, options.run), dtype, options.which)
 
 
+def _lines(stream: IO[str]) -> Iterator[str]:
+    """Yields the lines of a stream, but not one without an end, as a device gives it."""
+    while line := stream.readline(LONGEST_LINE):
+        if len(line) == LONGEST_LINE:
+            raise ValueError(f"a path on stdin has {LONGEST_LINE:,} characters or more")
+        yield line
+
+
 def _resolved(trained: Trained, options: CommandLine) -> tuple[tuple[str, ...], Numbers, Numbers, tuple[int, int]]:
     """Returns names of classes, mean, std and size of images, from options, network or defaults; prints them."""
     num_classes: int = getattr(trained.model, "num_classes")  # noqa: B009
@@ -235,7 +249,7 @@ def _numbers(name: str, text: str | None) -> Numbers | None:
 
 def _names(path: Path, num_classes: int) -> tuple[str, ...]:
     try:
-        names = tuple(path.read_text().splitlines())
+        names = tuple(read_text(path).splitlines())
     except OSError as error:
         raise ValueError(f"classes {str(path)!r} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common_flax.checks import check_positive
+from common_flax.checks import check_pixels, check_positive
 from training_flax.data.decode import centre_crop, with_channels
 
 CROP = 0.875  # default share of the centre crop
@@ -21,7 +21,7 @@ class View:
         keep: leave images unchanged that have the size already.
 
     Raises:
-        ValueError: a size is not a positive integer, or crop or channels has a wrong value.
+        ValueError: a size is not a positive integer or far too large, or crop or channels has a wrong value.
     """
 
     size: tuple[int, int]
@@ -32,6 +32,7 @@ class View:
     def __post_init__(self) -> None:
         for side in self.size:
             check_positive("image_size", side)
+        check_pixels("image_size", *self.size)
         if not 0 < self.crop <= 1:
             raise ValueError(f"crop must be over 0 and at most 1; given {self.crop!r}")
         if self.channels not in (1, 3):

@@ -9,7 +9,7 @@ import numpy as np
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
-from common_flax.checks import check_positive, one_of
+from common_flax.checks import check_pixels, check_positive, one_of
 from common_flax.errors import one_line
 from common_flax.files import user_path, whole_file
 from layers_flax import to_torch, variables_by_shape
@@ -90,6 +90,7 @@ def _check_fit(model: nn.Module, variables: Mapping[str, Any], image_shape: Sequ
         raise ValueError(f"image_shape must be (height, width, channels); given {image_shape!r}")
     for what, size in zip(("height", "width", "channels"), image_shape, strict=True):
         check_positive(f"{what} in image_shape", size)
+    check_pixels("image_shape", *image_shape[:2])
     wanted, given = (
         {name: np.shape(leaf) for name, leaf in flatten_dict(dict(tree), sep="/").items()}
         for tree in (variables_by_shape(model, image_shape), variables)

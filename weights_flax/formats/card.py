@@ -3,16 +3,36 @@
 import json
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 
 from common_flax.check_sums import KEY, sealed, unsealed
+from common_flax.checks import check_pixels
+from common_flax.json_input import parse_object, typed
+from weights_flax.formats.run import Channels, Normalisation, NumClasses, Side, Text
 from weights_flax.formats.tensors import Tensor
 
 SUMS = "check_sums"
 MARK = SUMS.encode()  # in the bytes of every file whose card has check sums
 LIMIT = 2**24  # bytes of a card; that of a network of 1,202 layers has half a million
+
+
+Option = bool | Annotated[int, msgspec.Meta(ge=-(2**24), le=2**24)] | float | Text | None
+
+
+class Card(msgspec.Struct):
+    """The entries of a card that this project reads; others are let through."""
+
+    arch: Text | None = None
+    options: dict[Text, Option | tuple[Option, ...]] | None = None
+    num_classes: NumClasses | None = None
+    class_names: tuple[str | int, ...] | None = None
+    normalisation: Normalisation | None = None
+    image_shape: tuple[Side, Side, Channels] | None = None
+    licence: str | None = None
+    source: str | None = None
 
 
 def card_text(card: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
@@ -39,6 +59,7 @@ def described(
         ValueError: the card or the names of the tensors are not what was written.
     """
     card = _parsed(text) if text.lstrip().startswith("{") else {}
+    _check(card)
     if not (marked or SUMS in text or KEY in card):
         return tensors, card
     sums = card.get(SUMS)
@@ -56,9 +77,19 @@ def described(
 
 def _parsed(text: str) -> dict[str, Any]:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        raise ValueError("its card is no JSON") from None
+        return parse_object(text.encode())
+    except ValueError as error:
+        raise ValueError(f"its card is no JSON of ours: {error}") from None
+
+
+def _check(card: Mapping[str, Any]) -> None:
+    """Raises ValueError if an entry has a wrong type, or asks for more than any network needs."""
+    try:
+        entries = typed(dict(card), Card)
+        if entries.image_shape is not None:
+            check_pixels("image_shape", *entries.image_shape[:2])
+    except ValueError as error:
+        raise ValueError(f"its card is damaged: {error}") from None
 
 
 def _checked(name: str, tensor: Tensor, expected: str) -> Tensor:
