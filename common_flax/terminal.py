@@ -16,9 +16,13 @@ def visible(text: str) -> str:
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
-def as_label(text: str) -> str:
-    """Returns a text that Matplotlib draws as it is: `visible`, and without formulas between dollar signs."""
-    return visible(text).replace("$", r"\$")
+def as_label(text: str, longest: int = 80) -> str:
+    """Returns a text that Matplotlib draws as it is: `visible`, of bounded length, and without formulas.
+
+    Matplotlib would take text between dollar signs for a formula, and a wrong formula ends the drawing with an error.
+    """
+    shown = visible(text[: longest + 1])
+    return (shown if len(shown) <= longest else f"{shown[: longest - 1]}…").replace("$", r"\$")
 
 
 def say(*lines: str, file: IO[str] | None = None) -> None:

@@ -13,6 +13,8 @@ from common_flax.files import save_figure
 from common_flax.palette import BLUE, ORANGE
 from common_flax.terminal import as_label
 
+LONGEST_NAME = 20  # characters of a class beside the matrix
+
 
 def draw_curves(path: Path, metrics: Sequence[Mapping[str, Any]], title: str) -> None:
     """Draws loss and error against epochs, from the lines of metrics.jsonl."""
@@ -55,7 +57,7 @@ def draw_confusion(path: Path, labels: np.ndarray, predictions: np.ndarray, name
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="predicted class", ylabel="true class", title=as_label(title))
     if classes <= 20:
-        names = [as_label(name) for name in names]
+        names = [as_label(name, LONGEST_NAME) for name in names]
         axes.set_xticks(range(classes), names, rotation=0 if max(map(len, names)) < 4 else 60)
         axes.set_yticks(range(classes), names)
         for (row, column), count in np.ndenumerate(counts):

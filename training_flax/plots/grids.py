@@ -26,7 +26,7 @@ def draw_batch(path: Path, images: np.ndarray, targets: np.ndarray, names: Seque
         axes.imshow(pixels[..., 0] if pixels.shape[-1] != 3 else pixels, cmap="gray", vmin=0, vmax=255)
         shares = [(target[i], names[i]) for i in np.argsort(-target)[:2] if target[i] > 0.005]
         title = " + ".join(name if share > 0.995 else f"{100 * share:.0f} % {name}" for share, name in shares)
-        axes.set_title(as_label(title), fontsize=8)
+        axes.set_title(as_label(title, 40), fontsize=8)
     save_figure(figure, path)
 
 

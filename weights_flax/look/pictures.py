@@ -8,6 +8,7 @@ import numpy as np
 from flax import linen as nn
 
 from common_flax.files import save_figure
+from common_flax.terminal import as_label
 from weights_flax.look.features import network
 
 
@@ -33,7 +34,7 @@ def draw_filters(path: Path, model: nn.Module, variables: Mapping[str, Any], tit
     axes = figure.subplots()
     axes.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_axis_off()
-    axes.set_title(title or f"{name}: {count} filters of {height}×{width}×{channels}", fontsize=10)
+    axes.set_title(as_label(title or f"{name}: {count} filters of {height}×{width}×{channels}"), fontsize=10)
     _save(figure, path)
 
 
@@ -70,7 +71,7 @@ def draw_activation_maps(path: Path, images: np.ndarray, maps: np.ndarray, title
         pixels = np.repeat(pixels[..., :1], 3, -1) if pixels.shape[-1] != 3 else pixels
         height, width = pixels.shape[:2]
         above, below = squares[2 * row, column], squares[2 * row + 1, column]
-        above.set_title(title, fontsize=8)
+        above.set_title(as_label(title, 40), fontsize=8)
         above.imshow(pixels)
         below.imshow(pixels)
         shares = np.clip(values / max(values.max(), np.finfo(float).tiny), 0, 1)
