@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from common_flax.files import open_regular
+
 NAME = "check_sums.json"
 KEY = "check_sum"
 CHUNK = 1 << 22  # bytes
@@ -50,7 +52,9 @@ def damage(folder: Path) -> str | None:
     try:
         if not path.exists():
             return None
-        for name, expected in dict(json.loads(path.read_bytes())).items():
+        with open_regular(path) as file:
+            sums = dict(json.loads(file.read()))
+        for name, expected in sums.items():
             if not (folder / name).is_file():
                 return f"its file {name} is missing"
             if _crc32(folder / name) != expected:

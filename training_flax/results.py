@@ -16,7 +16,7 @@ from training_flax.run.metrics import METRICS, sum_of_metrics
 from training_flax.run.plan import Job
 from training_flax.run.summary import SUMMARY, read_summary
 from training_flax.runtime.terminal import Terminal
-from weights_flax import load_weights, save_weights
+from weights_flax import load_weights, read_card, save_weights
 
 PICTURES = ("batch.png", "curves.png", "confusion.png")
 PICTURES_SIZE = 1_000_000  # bytes of all pictures and texts together, an upper estimate
@@ -26,6 +26,14 @@ END_OF_PNG = b"IEND\xaeB`\x82"
 def weight_files(job: Job) -> tuple[str, ...]:
     """Returns the names of the files of weights that a finished run has."""
     return ("model.safetensors", *(["model_ema.safetensors"] if job.config.ema else []))
+
+
+def origins(job: Job) -> dict[str, dict[str, Any]]:
+    """Returns what the cards of a finished run's weights say of their origin."""
+    about = {"mark": job.mark, "step": job.total_steps}
+    return {
+        name: about | {"which": which} for name, which in zip(weight_files(job), ("last", "averaged"), strict=False)
+    }
 
 
 def results_size(job: Job, state: Any) -> int:
@@ -47,11 +55,13 @@ def broken_results(job: Job) -> list[str]:
     summary = read_summary(job.run)
     if summary.get("mark") not in (None, job.mark):
         broken.append(SUMMARY)
-    for name in weight_files(job):
+    for name, origin in origins(job).items():
         try:
             load_weights(job.eval_model, job.run / name)
+            of_this_run = read_card(job.run / name).get("run") in (origin, *([] if "mark" in summary else [None]))
         except ValueError:
-            broken.append(name)
+            of_this_run = False
+        broken += [] if of_this_run else [name]
     return broken
 
 
@@ -98,8 +108,7 @@ def write_results(
     }
     if jax.process_index() == 0:
         about = {"mean": dataset.mean, "std": dataset.std, "image_shape": dataset.image_shape, "class_names": names}
-        for name, weights, which in zip(weight_files(job), (variables, average), ("last", "averaged"), strict=False):
-            origin = {"mark": job.mark, "step": job.total_steps, "which": which}
+        for (name, origin), weights in zip(origins(job).items(), (variables, average), strict=False):
             values: Any = jax.device_get(weights)
             save_weights(job.eval_model, values, job.run / name, **about, run=origin)  # type: ignore[arg-type]
         score = f"{config.arch} on {config.data}: {accuracy} of {len(labels)} test images"

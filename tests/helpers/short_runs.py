@@ -90,9 +90,9 @@ def settle() -> Outcome:
     """Waits for the threads of a run that failed, whose process would have ended with them."""
 
     def wait() -> int:
-        for thread in threading.enumerate():  # pools wait for work until Python ends
-            if not (thread is threading.main_thread() or thread.daemon or "Pool" in thread.name):
-                thread.join(timeout=10)
+        for thread in threading.enumerate():
+            if thread.name == "checkpoint":
+                thread.join()
         gc.collect()  # reports the errors of futures that nobody asked for
         return 0
 

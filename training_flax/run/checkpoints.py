@@ -24,6 +24,7 @@ from training_flax.run.folder import checkpoint_steps
 from training_flax.run.metrics import METRICS
 from training_flax.runtime.signals import RunError
 from weights_flax import load_weights
+from weights_flax.formats.run import Checkpoint, read_progress
 
 ORBAX_UNFINISHED = ".orbax-checkpoint-tmp"  # in names of unfinished checkpoints of older versions
 KEPT = 3  # newest checkpoints; the best one is kept too
@@ -93,7 +94,7 @@ class Checkpoints:
                 reserve(self._run, checkpoint_size(tree))
                 unfinished.mkdir()
                 (unfinished / "progress").mkdir()
-                stored = json.dumps({**progress._asdict(), "mark": self._mark}, allow_nan=False)
+                stored = json.dumps({**progress._asdict(), "step": step, "mark": self._mark}, allow_nan=False)
                 (unfinished / "progress" / "metadata").write_text(stored)
             self._saver.save(unfinished / "state", args=ocp.args.StandardSave(tree))
         except Exception as error:
@@ -146,14 +147,10 @@ class Checkpoints:
         """
         lines: list[str] = []
         for step in reversed(self._steps):
-            wrong = damage(self._folder / str(step))
-            if wrong is not None:  # for each damaged array Orbax would print a message
-                lines.append(f"checkpoint {step} is damaged and passed over: {wrong}")
-                continue
-            try:
+            try:  # for each damaged array Orbax would print a message
                 mark, progress = self._read_progress(step)
-            except (OSError, ValueError, TypeError, KeyError) as error:
-                lines.append(f"checkpoint {step} is damaged and passed over: {_first_line(error)}")
+            except ValueError as error:
+                lines.append(f"checkpoint {step} is damaged and passed over: {error}")
                 continue
             if mark not in (None, self._mark):
                 raise RunError(f"checkpoint {step} in {self._run} belongs to another run; move it away")
@@ -172,10 +169,13 @@ class Checkpoints:
         return None
 
     def _read_progress(self, step: int) -> tuple[str | None, Progress]:
-        """Returns the mark (None in checkpoints of older versions) and the progress of a checkpoint."""
-        stored = json.loads((self._folder / str(step) / "progress" / "metadata").read_bytes())
-        mark = stored.pop("mark", None)
-        return mark, Progress(**stored | {"epoch_sums": tuple(stored["epoch_sums"])})
+        """Returns the mark (None in checkpoints of older versions) and the progress of a whole checkpoint."""
+        stored = read_progress(Checkpoint(step, self._folder / str(step)))
+        mark, _ = stored.pop("mark", None), stored.pop("step", None)
+        try:
+            return mark, Progress(**stored | {"epoch_sums": tuple(stored["epoch_sums"])})
+        except (TypeError, KeyError):
+            raise ValueError("its file progress/metadata is not what was written") from None
 
     def wait(self) -> None:
         """Waits until the last checkpoint is on the disk; raises RunError if it could not be written."""

@@ -1,6 +1,5 @@
 """The weights of a run: which ones are taken, and the file or the checkpoint that has them."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,8 +8,9 @@ from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
-from common_flax.check_sums import damage, unsealed
-from common_flax.json_input import read_object, typed
+from common_flax.check_sums import NAME, damage, unsealed
+from common_flax.files import open_regular
+from common_flax.json_input import parse_object, read_object, typed
 
 WHICH = ("averaged", "last")
 FILES = {"averaged": "model_ema.safetensors", "last": "model.safetensors"}
@@ -101,15 +101,34 @@ class Run:
     def check(self, checkpoint: Checkpoint) -> None:
         """Raises ValueError if a checkpoint is damaged or belongs to another run."""
         name = f"checkpoint {checkpoint.step} of {str(self.folder)!r}"
-        wrong = damage(checkpoint.folder)
-        if wrong is not None:
-            raise ValueError(f"{name} is damaged: {wrong}")
-        progress = checkpoint.folder / "progress" / "metadata"
         try:
-            stored = json.loads(progress.read_bytes()) if progress.is_file() else {}
-        except (OSError, ValueError, RecursionError):
-            raise ValueError(f"{name} is damaged: its file progress/metadata cannot be read") from None
-        _check_mark(self, name, stored.get("mark") if isinstance(stored, dict) else None)
+            progress = read_progress(checkpoint)
+        except ValueError as error:
+            raise ValueError(f"{name} is damaged: {error}") from None
+        _check_mark(self, name, progress.get("mark"))
+
+
+def read_progress(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Reads the values of a checkpoint besides its arrays, after a look whether all of its files are whole.
+
+    Raises:
+        ValueError: a file is missing or not what was written, or the folder has the number of another step.
+    """
+    wrong = damage(checkpoint.folder)
+    if wrong is not None:
+        raise ValueError(wrong)
+    try:
+        with open_regular(checkpoint.folder / "progress" / "metadata") as file:
+            values = parse_object(file.read())
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"its file progress/metadata cannot be read: {reason}") from None
+    step = values.get("step")
+    if step not in (None, checkpoint.step):
+        raise ValueError(f"it is checkpoint {step}")
+    if step is not None and not (checkpoint.folder / NAME).exists():  # older versions wrote neither
+        raise ValueError(f"its file {NAME} is missing")
+    return values
 
 
 def newest_checkpoint(run: Path) -> Checkpoint | None:
