@@ -1,5 +1,6 @@
 """The folder of a run: its name and lock, its files, and the check that a run may continue in it."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,13 @@ from common_flax.errors import one_line
 from common_flax.files import UNFINISHED, make_folder, remove_unfinished, whole_file
 from common_flax.json_input import read_object
 from training_flax.config.config import BEFORE, ResolvedConfig, TrainConfig
-from training_flax.config.run_config import FILE, numbers_options, plain, read_config
+from training_flax.config.run_config import FILE, is_run, numbers_options, plain, read_config
 from training_flax.data.dataset import Dataset
 from training_flax.runtime.signals import RunError
 
 LENGTH = ("epochs", "steps")
 LOCK = ".lock"
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # errors of file systems that have no locks
 
 
 def run_path(config: TrainConfig, dataset: Dataset, *, extend: bool = False) -> Path:
@@ -43,21 +46,29 @@ def run_path(config: TrainConfig, dataset: Dataset, *, extend: bool = False) -> 
     if config.out is None:
         data = config.data.partition(":")[0]
         stem = f"runs/{config.arch}-{data}-{time.strftime('%Y%m%d-%H%M%S')}"
-        names = [stem] + [f"{stem}-{i}" for i in range(2, 1000)]
+        names = chain([stem], (f"{stem}-{i}" for i in count(2)))  # a clock may stand still, or go back
         return next(Path(name) for name in names if not Path(name).exists())
     out = Path(config.out)
     try:
         str(out.absolute()).encode()
     except UnicodeEncodeError:
         raise ValueError(f"out {str(out)!r} must be UTF-8, as names of checkpoints are; name another folder") from None
+    try:
+        _check_folder(out, numbers_options(config, dataset), extend)
+    except OSError as error:
+        raise ValueError(f"out {str(out)!r} cannot be read: {error.strerror}") from None
+    return out
+
+
+def _check_folder(out: Path, wanted: dict[str, Any], extend: bool) -> None:
+    """Raises ValueError unless a run with the options `wanted` may write to `out`."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"out {str(out)!r} is not a folder; name a new one")
     parent = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise ValueError(f"out {str(out)!r} cannot be made: {str(parent)!r} is no folder that may be written to")
     if out.is_dir() and any(path.name != LOCK and not path.name.endswith(UNFINISHED) for path in out.iterdir()):
-        _check_same_run(out, numbers_options(config, dataset), extend)
-    return out
+        _check_same_run(out, wanted, extend)
 
 
 def as_begun(resolved: ResolvedConfig, given: TrainConfig) -> ResolvedConfig:
@@ -67,7 +78,7 @@ def as_begun(resolved: ResolvedConfig, given: TrainConfig) -> ResolvedConfig:
         resolved: the resolved options.
         given: the options that the user gave.
     """
-    if given.out is None or not (Path(given.out) / FILE).is_file():
+    if given.out is None or not is_run(Path(given.out)):
         return resolved
     try:
         stored = read_config(Path(given.out))
@@ -119,15 +130,13 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
 def mark_of(run: Path, config: TrainConfig, dataset: Dataset) -> str:
     """Returns the mark that a run's checkpoints, weights and summary carry: sixteen hexadecimal digits.
 
-    It is a hash of all that the run's numbers depend on, taken when the run begins; config.json keeps it. So a run
-    that is extended, or goes on with other versions of libraries, keeps its mark. The length counts only if learning
-    rates or augmentation depend on it: otherwise a run that is extended equals one that was as long from the beginning.
+    It is a hash of all that the run's numbers depend on except its length, taken when the run begins; config.json keeps
+    it. So a run that is extended, or goes on with other versions of libraries, keeps its mark, and leaves the same files
+    as a run that was as long from the beginning.
     """
-    if (run / FILE).is_file() and (stored := read_config(run).get("mark")):
+    if is_run(run) and (stored := read_config(run).get("mark")):
         return str(stored)
-    same_at_any_length = config.schedule == "constant" and not config.warmup and config.augment_until == 1
-    ignored = {"versions", *(LENGTH if same_at_any_length else ())}
-    values = {name: value for name, value in numbers_options(config, dataset).items() if name not in ignored}
+    values = {k: value for k, value in numbers_options(config, dataset).items() if k not in ("versions", *LENGTH)}
     return hashlib.sha256(json.dumps(plain(values), sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -136,6 +145,8 @@ def write_config(run: Path, config: TrainConfig, dataset: Dataset, mark: str | N
 
     Without a mark the file is as older versions wrote it, without a check sum too.
     """
+    if mark is not None and is_run(run) and read_config(run).get("mark") not in (None, mark):
+        raise ValueError(f"out {str(run)!r} holds another run, which has begun meanwhile; name a new folder")
     values = plain(numbers_options(config, dataset))
     _write(run / FILE, values if mark is None else sealed({**values, "mark": mark}))
 
@@ -153,19 +164,29 @@ def read_json(path: Path) -> dict[str, Any]:
 def locked(run: Path) -> Iterator[None]:
     """Makes the run's folder, and locks it against other processes within this context.
 
-    Raises ValueError if another process trains in the folder, or it cannot be made.
+    File systems without locks, such as some of clusters, do without. Raises ValueError if another process trains in the
+    folder, or it cannot be made.
     """
     try:
         make_folder(run)
     except OSError as error:
         raise ValueError(f"out {str(run)!r} cannot be made: {error.strerror}") from None
-    with (run / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(f"out {str(run)!r} is in use by another process that trains") from None
+    # The file is never emptied: it may be a link to another one. A pipe of this name does not block.
+    descriptor = os.open(run / LOCK, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         remove_unfinished(run)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise ValueError(f"out {str(run)!r} is in use by another process that trains") from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            os.close(descriptor)
+            raise
+    try:
         yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
