@@ -41,7 +41,7 @@ def card_text(card: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
 
 
 def described(
-    tensors: dict[str, Tensor], text: str, *, marked: bool = False
+    tensors: dict[str, Tensor], text: str, *, marked: bool = False, compare: bool = True
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Reads a card, and makes each tensor compare its values with their check sum when they are read.
 
@@ -51,6 +51,7 @@ def described(
         tensors: by their names in the file.
         text: the card in JSON; empty if the file has none. Text that begins no JSON object is another project's.
         marked: the file's bytes have `MARK`, so its card must have check sums.
+        compare: compare values; a zip file has check sums of them by itself.
 
     Returns:
         The tensors, and the card without check sums.
@@ -71,8 +72,9 @@ def described(
         raise ValueError("its card is damaged: it lacks check sums")
     for name in sorted(tensors.keys() ^ sums.keys()):
         raise ValueError(f"it is damaged: {name[:100]!r} is {'not a name' if name in tensors else 'a name'} it had")
-    checked = {name: _checked(name, tensor, sums[name]) for name, tensor in tensors.items()}
-    return checked, {name: value for name, value in plain.items() if name != SUMS}
+    if compare:
+        tensors = {name: _checked(name, tensor, sums[name]) for name, tensor in tensors.items()}
+    return tensors, {name: value for name, value in plain.items() if name != SUMS}
 
 
 def _parsed(text: str) -> dict[str, Any]:
