@@ -131,7 +131,7 @@ def mark_of(run: Path, config: TrainConfig, dataset: Dataset) -> str:
     """Returns the mark that a run's checkpoints, weights and summary carry: sixteen hexadecimal digits.
 
     It is a hash of all that the run's numbers depend on except its length, taken when the run begins; config.json keeps
-    it. So a run that is extended, or goes on with other versions of libraries, keeps its mark, and leaves the same files
+    it. So a run that is extended, or goes on with other versions of libraries, keeps its mark and leaves the same files
     as a run that was as long from the beginning.
     """
     if is_run(run) and (stored := read_config(run).get("mark")):
