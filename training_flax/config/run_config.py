@@ -1,6 +1,7 @@
 """The config.json of a run: the values that are written, and their checks when they are read."""
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cache
@@ -103,6 +104,11 @@ def plain(values: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(values, default=str))
 
 
+def is_run(folder: Path) -> bool:
+    """Tells if a folder has a config.json that may be read."""
+    return os.access(folder / FILE, os.R_OK) and (folder / FILE).is_file()
+
+
 def read_config(run: Path) -> dict[str, Any]:
     """Reads the values of a run's config.json under the current names of options.
 
@@ -117,7 +123,7 @@ def read_config(run: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ValueError(f"{str(run)!r} is no run: it has no config.json") from None
     except OSError as error:
-        raise ValueError(f"{str(path)!r} is damaged: {error.strerror or error}") from None
+        raise ValueError(f"{str(path)!r} cannot be read: {error.strerror or error}") from None
     try:
         current = _current(values)
         typed(current, _schema())

@@ -5,7 +5,7 @@ from typing import Any, cast
 from flax import linen as nn
 
 from training_flax.config.config import TrainConfig
-from training_flax.config.run_config import FILE, read_config
+from training_flax.config.run_config import is_run, read_config
 from weights_flax import load_weights, read_card
 
 HINT = "new_head=True draws the classifier anew"  # part of an error message of `load_weights`
@@ -36,7 +36,7 @@ def normalisation(config: TrainConfig, channels: int) -> Normalisation | None:
         moments = {"mean": config.mean, "std": config.std}
     elif config.weights is None:
         return None
-    elif config.out is not None and (config.out / FILE).is_file():
+    elif config.out is not None and is_run(config.out):
         try:
             moments = read_config(config.out).get("normalisation") or {}
         except ValueError:
