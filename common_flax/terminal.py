@@ -4,6 +4,8 @@ import sys
 from contextlib import suppress
 from typing import IO
 
+LONGEST = 4000  # characters of an error, which may quote what a file holds
+
 
 def visible(text: str) -> str:
     r"""Returns a text in one line whose characters all show: others become escapes, such as \x1b, \n or \u202e.
@@ -42,6 +44,9 @@ def tell(*lines: str) -> None:
 
 
 def complain(line: str) -> None:
-    """Prints a line on stderr, `visible`, unless that cannot be written to: a terminal that was closed is no error."""
+    """Prints a line on stderr, `visible` and of bounded length, unless that cannot be written to.
+
+    A terminal that was closed is no error.
+    """
     with suppress(OSError):
-        say(line, file=sys.stderr)
+        say(line if len(line) <= LONGEST else f"{line[:LONGEST]}…", file=sys.stderr)

@@ -119,7 +119,7 @@ def _open_file(path: Path, which: str | None) -> WeightsFile:
         with open_regular(path) as file:
             start, size = file.read(16), os.fstat(file.fileno()).st_size
         title, tensors, card, kind = _read(path, start, which)
-        check_size(tensors.values(), size)
+        check_size(tensors, size)
     about = card.get("run")
     kind = about.get("which") if isinstance(about, Mapping) else kind
     return WeightsFile(path, title, _guarded(path, tensors), card, kind if kind in WHICH else None)
@@ -164,7 +164,8 @@ def reading(path: Path) -> Iterator[None]:
         raise Unreadable(f"weights {str(path)!r}: there is no such file") from None
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
         # zipfile raises RuntimeError for encrypted files and for kinds of compression that it does not support.
-        raise Unreadable(f"weights {str(path)!r} cannot be read: {one_line(error)}") from None
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise Unreadable(f"weights {str(path)!r} cannot be read: {reason}") from None
 
 
 def _guarded(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from common_flax.json_input import MOST_BYTES, read_object
-from weights_flax.formats.tensors import Tensor, check_size
+from weights_flax.formats.tensors import MOST_TENSORS, Tensor, check_size
 
 MOST_FILES = 2**18
 DESCRIPTIONS = ("zarr.json", "manifest.ocdbt")  # and files whose names begin with a sign; TensorStore reads them whole
@@ -40,12 +40,6 @@ def read_orbax(path: Path) -> dict[str, Any]:
         raise
     except Exception as error:  # Orbax and TensorStore raise many types for damaged files
         raise ValueError(f"{type(error).__name__}: {error}") from None
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if _is_array(leaf)]
-    for leaf in leaves:
-        piece = getattr(leaf.storage, "chunk_shape", None) or ()
-        if prod(piece) > 2 * max(prod(leaf.shape), 1):
-            raise ValueError(f"an array has the shape {tuple(leaf.shape)}, in pieces of {tuple(piece)}")
-    check_size([Tensor(tuple(leaf.shape), np.dtype(leaf.dtype), np.zeros(0).copy) for leaf in leaves], stored)
     values: dict[str, Any] = {}
 
     def read(path_in_tree: Any) -> np.ndarray:
@@ -57,11 +51,17 @@ def read_orbax(path: Path) -> dict[str, Any]:
         return np.asarray(values[jax.tree_util.keystr(path_in_tree)])
 
     def lazy(place: Any, leaf: Any) -> Any:
-        if not _is_array(leaf):
+        if getattr(leaf, "shape", None) is None or getattr(leaf, "dtype", None) is None:
             return None
+        piece = getattr(leaf.storage, "chunk_shape", None) or ()
+        if prod(piece) > 2 * max(prod(leaf.shape), 1):
+            raise ValueError(f"an array has the shape {tuple(leaf.shape)}, in pieces of {tuple(piece)}")
         return Tensor(tuple(leaf.shape), np.dtype(leaf.dtype), lambda: read(place))
 
-    return jax.tree_util.tree_map_with_path(lazy, tree)
+    tensors = jax.tree_util.tree_map_with_path(lazy, tree)
+    every = jax.tree_util.tree_leaves_with_path(tensors)
+    check_size({jax.tree_util.keystr(place): tensor for place, tensor in every}, stored, most=4 * MOST_TENSORS)
+    return tensors
 
 
 def check_folder(folder: Path) -> int:
@@ -82,8 +82,8 @@ def check_folder(folder: Path) -> int:
             shown = str(entry.relative_to(root))[:100]
             if number > MOST_FILES:
                 raise ValueError(f"it has more than {MOST_FILES:,} files")
-            if entry.is_symlink() and not entry.resolve().is_relative_to(root):
-                raise ValueError(f"its link {shown!r} leads out of the folder")
+            if entry.is_symlink() and not (entry.resolve().is_relative_to(root) and entry.exists()):
+                raise ValueError(f"its link {shown!r} leads out of the folder, or to nothing")
             about = entry.stat()
             if not (stat.S_ISREG(about.st_mode) or stat.S_ISDIR(about.st_mode)):
                 raise ValueError(f"its {shown!r} is no regular file")
@@ -107,10 +107,6 @@ def _check_names(path: Path) -> None:
             name = str(key.get("key")) if isinstance(key, dict) else ""
             if name in ("", ".", "..") or any(sign in name for sign in "/\\\0"):
                 raise ValueError(f"the name {name[:100]!r} of an array leads elsewhere")
-
-
-def _is_array(leaf: Any) -> bool:
-    return getattr(leaf, "shape", None) is not None and getattr(leaf, "dtype", None) is not None
 
 
 class _QuietLoop(asyncio.SelectorEventLoop):

@@ -144,16 +144,16 @@ def run_in(folder: Path) -> Run | None:
         ValueError: config.json is damaged.
     """
     path = folder / CONFIG
-    if not path.is_file():
-        return None
     try:
+        if not path.is_file():
+            return None
         config = read_object(path)
         if "arch" not in config and not (folder / "checkpoints").is_dir():
             return None  # config.json of a folder from the hub
         stored = typed(config, Stored)
         unsealed(config)
     except OSError as error:
-        raise ValueError(f"{str(path)!r} is damaged: {error.strerror or error}") from None
+        raise ValueError(f"{str(path)!r} cannot be read: {error.strerror or error}") from None
     except ValueError as error:
         start = f"{str(path)!r} is damaged"
         raise ValueError(str(error) if str(error).startswith(start) else f"{start}: {error}") from None

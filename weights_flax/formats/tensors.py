@@ -4,7 +4,7 @@ import io
 import os
 import weakref
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -17,7 +17,8 @@ import numpy as np
 from common_flax.files import open_regular
 from layers_flax.model.torch_names import to_numpy
 
-MOST_TENSORS = 50_000  # of a file; a network of 1,202 layers has 7,000
+MOST_TENSORS = 2**14  # of a file; a network of 1,202 layers has 7,000
+LONGEST_NAME = 1000  # characters
 ALWAYS_ALLOWED = 2**29  # bytes of all tensors together, whatever the size of their file
 EXPANSION = 20  # bytes of tensors for each byte of a file; compressed weights need two at most
 LONGEST_LIST = 2**23  # bytes of the list of entries in a zip file; that of 1,202 layers has one million
@@ -104,15 +105,16 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     return archive
 
 
-def check_size(tensors: Iterable[Tensor], stored: int) -> None:
-    """Raises ValueError if there are too many tensors, or they take far more memory than the bytes that are `stored`.
+def check_size(tensors: Mapping[str, Tensor], stored: int, most: int = MOST_TENSORS) -> None:
+    """Raises ValueError if there are more than `most` tensors, or they need far more bytes than are `stored`.
 
     Compressed zeros, storages that many tensors share, and arrays of which no part was written need no room in a file.
     """
-    shapes = [(tensor.shape, tensor.dtype.itemsize) for tensor in tensors]
-    if len(shapes) > MOST_TENSORS:
-        raise ValueError(f"it has {len(shapes):,} tensors, more than {MOST_TENSORS:,}")
-    needed = sum(prod(shape) * itemsize for shape, itemsize in shapes)
+    if len(tensors) > most:
+        raise ValueError(f"it has {len(tensors):,} tensors, more than {most:,}")
+    if (longest := max(map(len, tensors), default=0)) > LONGEST_NAME:
+        raise ValueError(f"it has a name of {longest:,} characters, more than {LONGEST_NAME:,}")
+    needed = sum(prod(tensor.shape) * tensor.dtype.itemsize for tensor in tensors.values())
     if needed > max(ALWAYS_ALLOWED, EXPANSION * stored):
         raise ValueError(f"its tensors would take {needed:,} bytes, but only {stored:,} are stored")
 
