@@ -32,9 +32,10 @@ from training_flax.run.checkpoints import KEPT, Checkpoints, Progress
 from training_flax.run.disk_space import check_space, checkpoint_size
 from training_flax.run.logs import Logs
 from training_flax.run.loop import Loop, train_reader
-from training_flax.run.metrics import METRICS, rewind_metrics
+from training_flax.run.metrics import METRICS
 from training_flax.run.plan import Job, plan
 from training_flax.run.programs import Programs, compile_programs, state_by_shape
+from training_flax.run.summary import has_its_metrics, read_summary
 from training_flax.runtime.signals import RunError, StopRequest, interrupt_after_saving
 from training_flax.runtime.terminal import Terminal
 from weights_flax import load_weights
@@ -95,6 +96,8 @@ def _fit(job: Job, quiet: bool, stop: StopRequest) -> FitResult:
         broken = ", ".join(broken_results(job))
         if not broken:
             terminal.say(f"{job.run} is finished: {finished} steps; its results are in {SUMMARY}")
+            if not has_its_metrics(job.run, read_summary(job.run)):
+                terminal.say(f"{METRICS} is missing, or not what was written; no other file has its entries")
             variables = jax.tree.map(jnp.asarray, load_weights(job.eval_model, job.run / weight_files(job)[0]))
             return FitResult(job.run, sealed(run_folder.read_json(job.run / SUMMARY)), job.eval_model, variables)
         if not saved:
@@ -146,14 +149,14 @@ def _first_state(
         if jax.process_index() == 0:
             # A run that was killed after its last step repeats the last evaluation.
             evaluated = min(progress.evaluated, job.total_steps - 1)
-            there, logs.lines = rewind_metrics(job.run, step, evaluated, progress.lines)
+            there = logs.metrics.rewind(step, evaluated, progress.lines)
             if there < progress.lines:
                 terminal.say(f"{METRICS} has lost {progress.lines - there} of the {progress.lines} lines before")
             if not is_whole_picture(job.run / "batch.png"):
                 _draw_first_batch(job, programs, state)
         return state, progress
     if jax.process_index() == 0:
-        rewind_metrics(job.run, 0, 0, 0)
+        logs.metrics.rewind(0, 0, 0)
     state = programs.init()
     if job.config.weights is not None:
         state = _with_weights(job, state)

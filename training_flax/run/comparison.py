@@ -16,7 +16,7 @@ from common_flax.terminal import as_label, say, visible
 from training_flax.config.run_config import read_config
 from training_flax.plots.curves import label_axes
 from training_flax.run.metrics import METRICS, read_metrics
-from training_flax.run.summary import read_summary
+from training_flax.run.summary import has_its_metrics, read_summary
 from training_flax.runtime.signals import RunError
 
 LINES = ("-", "--", "-.", ":")  # line styles, for more runs than colours
@@ -59,6 +59,9 @@ def read_run(folder: Path) -> Run:
         raise ValueError(f"{str(folder / METRICS)!r} is damaged") from None
     except OSError as error:
         raise ValueError(f"{str(folder / METRICS)!r} is damaged: {error.strerror or error}") from None
+    longer = any(line["step"] > summary.get("steps", 0) for line in metrics)  # a run that is being extended
+    if not longer and not has_its_metrics(folder, summary):
+        raise ValueError(f"{str(folder / METRICS)!r} is missing, or not what was written")
     options = {name: value for name, value in config.items() if name not in NOT_OPTIONS | {"model"}}
     options |= config["model"]
     if not options.get("ema"):

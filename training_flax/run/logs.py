@@ -15,7 +15,7 @@ from training_flax.data.loader import Loader
 from training_flax.learn.state import TrainMetrics
 from training_flax.plots.curves import draw_curves
 from training_flax.run.checkpoints import Progress
-from training_flax.run.metrics import append_metrics, read_metrics
+from training_flax.run.metrics import Metrics, read_metrics
 from training_flax.run.plan import Job
 from training_flax.runtime.signals import RunError
 
@@ -34,7 +34,7 @@ class Logs:
 
     def __init__(self, job: Job):
         self._job, self._draw_at = job, 0.0
-        self.lines = 0  # of metrics.jsonl
+        self.metrics = Metrics(job.run, job.mark)
         self._here = jax.process_index() == 0
         self._board: Any = None
         self._wandb: Any = None
@@ -54,8 +54,7 @@ class Logs:
         if not self._here:
             return
         try:
-            append_metrics(self._job.run, line)
-            self.lines += 1
+            self.metrics.append(line)
         except OSError as error:
             raise RunError(f"metrics could not be written to {self._job.run}: {error}") from error
         numbers = {k: v for k, v in line.items() if k not in ("split", "step") and v is not None}

@@ -182,7 +182,7 @@ class Loop:
 
     def save(self, wait: bool = False) -> None:
         """Writes a checkpoint of the current state, in the background unless `wait` is True."""
-        self.progress = self.progress._replace(lines=self.logs.lines)
+        self.progress = self.progress._replace(lines=self.logs.metrics.lines)
         self.checkpoints.save(self.step, self.state, self.progress)
         if wait:
             self.checkpoints.close()

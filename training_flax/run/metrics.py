@@ -1,4 +1,8 @@
-"""The file metrics.jsonl of a run: a line of JSON for each entry, with a check sum of its own."""
+"""The file metrics.jsonl of a run: a line of JSON for each entry.
+
+A line's check sum covers the line before too, and the first one's the run's mark. So lines that are missing, in another
+order, or of another run are noticed, but for those at the end.
+"""
 
 import json
 import zlib
@@ -8,12 +12,14 @@ from typing import Annotated, Any
 
 import msgspec
 
-from common_flax.check_sums import sealed, unsealed
+from common_flax.check_sums import KEY, sealed
 from common_flax.files import append_line, open_regular, whole_file
 from common_flax.json_input import parse_object, typed
+from training_flax.config.run_config import FILE, read_config
 from training_flax.runtime.signals import RunError
 
 METRICS = "metrics.jsonl"
+BEFORE = "before"  # the name of the last line's check sum among the values under the next one
 
 
 class Entry(msgspec.Struct):
@@ -30,32 +36,88 @@ class Entry(msgspec.Struct):
     epoch: Annotated[float, msgspec.Meta(ge=0)]
 
 
-def sum_of_metrics(run: Path) -> str:
-    """Returns a check sum of the whole file, for the summary of a finished run."""
-    return f"{zlib.crc32((run / METRICS).read_bytes()):08x}"
+class Metrics:
+    """The file of a run that trains.
 
+    Args:
+        run: the run's folder.
+        mark: the run's mark.
 
-def append_metrics(run: Path, values: Mapping[str, Any]) -> None:
-    """Appends an entry, with "split" and "step"; the file begins with its first entry, and is never empty."""
-    if (run / METRICS).exists():
-        append_line(run / METRICS, _line(values))
-    else:
-        _write(run, [values])
+    Attributes:
+        lines: the number of entries.
+    """
+
+    def __init__(self, run: Path, mark: str):
+        self._run, self._mark = run, mark
+        self.lines, self._last = 0, mark
+
+    def append(self, values: Mapping[str, Any]) -> None:
+        """Appends an entry, with "split" and "step"; the file begins with its first entry, and is never empty."""
+        if self.lines:
+            line, self._last = _line(values, self._last)
+            append_line(self._run / METRICS, line)
+            self.lines += 1
+        else:
+            self._write([values])
+
+    def rewind(self, step: int, evaluated: int, needed: int) -> int:
+        """Removes entries of training after `step`, and of evaluations after the step `evaluated`.
+
+        Args:
+            step, evaluated: steps of the checkpoint from which the run goes on.
+            needed: entries that were on the disk before that checkpoint was. A loss of power may damage later ones.
+
+        Returns:
+            The number of entries before.
+
+        Raises:
+            RunError: a line is damaged, and is among the needed ones.
+        """
+        entries = _read(self._run, self._mark, needed)
+        kept = [entry for entry in entries if entry["step"] <= (step if entry["split"] == "train" else evaluated)]
+        if kept:
+            self._write(kept)
+        else:
+            (self._run / METRICS).unlink(missing_ok=True)
+        return len(entries)
+
+    def _write(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        text, last = "", self._mark
+        for entry in entries:
+            line, last = _line(entry, last)
+            text += f"{line}\n"
+        with whole_file(self._run / METRICS) as file:
+            file.write_text(text, encoding="utf-8")
+        self.lines, self._last = len(entries), last
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """Reads the entries, without an incomplete last line; raises RunError if a line is damaged."""
-    return _read_metrics(run, None)
+    mark = read_config(run).get("mark") if (run / FILE).is_file() else None
+    return _read(run, str(mark or ""))
 
 
-def _read_metrics(run: Path, needed: int | None) -> list[dict[str, Any]]:
+def sum_of_metrics(run: Path) -> str | None:
+    """Returns a check sum of the whole file, for the summary of a finished run; None if it cannot be read."""
+    try:
+        return f"{zlib.crc32(_content(run / METRICS)):08x}"
+    except OSError:
+        return None
+
+
+def _read(run: Path, mark: str, needed: int | None = None) -> list[dict[str, Any]]:
     """Reads the entries; those after the first damaged line are left out, if the line is not among the `needed`."""
-    path = run / METRICS
+    path, last = run / METRICS, mark
     lines = _content(path).split(b"\n")[:-1] if path.exists() else []
     metrics: list[dict[str, Any]] = []
     for number, line in enumerate(lines, 1):
         try:
-            values = unsealed(parse_object(line, nan_is_null=True))  # older versions wrote NaN
+            values = parse_object(line, nan_is_null=True)  # older versions wrote NaN
+            check_sum = values.pop(KEY, None)  # and no check sums
+            if check_sum is not None:
+                last = _line(values, last)[1]
+                if check_sum != last:
+                    raise ValueError
             typed(values, Entry)
             typed({name: value for name, value in values.items() if name != "split"}, dict[str, float | None])
         except ValueError:
@@ -74,33 +136,8 @@ def _content(path: Path) -> bytes:
         raise OSError(error.errno, error.strerror, str(path)) from None
 
 
-def rewind_metrics(run: Path, step: int, evaluated: int, needed: int) -> tuple[int, int]:
-    """Removes entries of training after `step`, and of evaluations after the step `evaluated`.
-
-    Args:
-        run: the run's folder.
-        step, evaluated: steps of the checkpoint from which the run goes on.
-        needed: number of entries that were on the disk before that checkpoint was. A loss of power may damage others.
-
-    Returns:
-        The numbers of entries before and after.
-
-    Raises:
-        RunError: a line is damaged, and is among the needed ones.
-    """
-    entries = _read_metrics(run, needed)
-    kept = [entry for entry in entries if entry["step"] <= (step if entry["split"] == "train" else evaluated)]
-    if kept:
-        _write(run, kept)
-    else:
-        (run / METRICS).unlink(missing_ok=True)
-    return len(entries), len(kept)
-
-
-def _write(run: Path, entries: Sequence[Mapping[str, Any]]) -> None:
-    with whole_file(run / METRICS) as file:
-        file.write_text("".join(f"{_line(entry)}\n" for entry in entries), encoding="utf-8")
-
-
-def _line(values: Mapping[str, Any]) -> str:
-    return json.dumps(sealed(values), allow_nan=False)
+def _line(values: Mapping[str, Any], last: str) -> tuple[str, str]:
+    """Returns the line of an entry that comes after a line with the check sum `last`, and its own check sum."""
+    entry = sealed({BEFORE: last, **values})
+    del entry[BEFORE]
+    return json.dumps(entry, allow_nan=False), entry[KEY]

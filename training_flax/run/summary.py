@@ -1,5 +1,6 @@
 """The file summary.json of a finished run, read."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,6 +8,7 @@ import msgspec
 
 from common_flax.json_input import typed
 from training_flax.run.folder import read_json
+from training_flax.run.metrics import sum_of_metrics
 
 SUMMARY = "summary.json"
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -22,6 +24,7 @@ class Summary(msgspec.Struct):
     images_per_second: Amount = 0.0
     train_seconds: Amount = 0.0
     mark: str = ""
+    metrics_check_sum: str | None = None
 
 
 def read_summary(run: Path) -> dict[str, Any]:
@@ -42,3 +45,9 @@ def read_summary(run: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{str(path)!r} is damaged: {error}") from None
     return values
+
+
+def has_its_metrics(run: Path, summary: Mapping[str, Any]) -> bool:
+    """Returns False if the metrics of a finished run are not those that its summary was written after."""
+    expected = summary.get("metrics_check_sum")  # older versions wrote none
+    return expected is None or sum_of_metrics(run) == expected

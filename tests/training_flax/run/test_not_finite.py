@@ -15,7 +15,7 @@ from training_flax.plots.curves import draw_confusion, draw_curves
 from training_flax.run.checkpoints import Progress
 from training_flax.run.comparison import draw_comparison, read_run, tabulate
 from training_flax.run.logs import train_means
-from training_flax.run.metrics import append_metrics, read_metrics
+from training_flax.run.metrics import Metrics, read_metrics
 
 SMALL = dict(width=4, data="fake:8x8x3:4:64", batch_size=16, recipe="he2015-cifar", augment=("none",), steps=12)
 
@@ -130,7 +130,7 @@ def test_nan_weights_have_no_accuracy_by_chance(tmp_path):
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_metrics_are_json_whatever_the_numbers_are(tmp_path, bad):
     line = {"split": "test", "step": 3, "epoch": 1.0, "loss": bad, "accuracy": 0.5}
-    append_metrics(tmp_path, line)
+    Metrics(tmp_path, "").append(line)
     assert strictly((tmp_path / "metrics.jsonl").read_text())["loss"] is None
     assert read_metrics(tmp_path) == [line | {"loss": None}]
 
