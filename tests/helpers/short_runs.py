@@ -99,13 +99,13 @@ def settle() -> Outcome:
     return said_by(wait)
 
 
-def results(run: Path) -> tuple[Any, ...]:
-    """All of a finished run that must not depend on what happened to it: weights, accuracy, and lines of metrics."""
+def results(run: Path, *, metrics: bool = True) -> tuple[Any, ...]:
+    """All of a finished run that must not depend on what happened to it: weights, accuracy, and entries of metrics."""
     weights = [(run / name).read_bytes() for name in WEIGHTS]
     summary = json.loads((run / "summary.json").read_text())
-    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    metrics = [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
-    return *weights, summary["test_accuracy"], summary["test_loss"], metrics
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines() if metrics else [])
+    entries = [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+    return *weights, summary["test_accuracy"], summary["test_loss"], entries
 
 
 def left_behind(run: Path) -> list[str]:
