@@ -84,7 +84,9 @@ class Sweep:
     def trial(self, name: str, line: str, delay: float, signals: list[int], gap: float) -> Trial:
         """Sends signals `delay` seconds after a line of the run, `gap` seconds apart."""
         out, pipe = self.folder / name, subprocess.PIPE
-        process = subprocess.Popen(self.command(out), env=self.environment, stdout=pipe, stderr=pipe, text=True)
+        process = subprocess.Popen(
+            self.command(out), env=self.environment, stdout=pipe, stderr=pipe, text=True, preexec_fn=mind_all
+        )
         seen, said = threading.Event(), []
         line = line.replace("last epoch", f"epoch {self.steps // 4}/")
 
@@ -131,6 +133,12 @@ class Sweep:
         names = "+".join(signal.Signals(each).name for each in signals)
         name = f"{number}-{line.strip(' ,/').replace(' ', '-').replace('/', '') or 'import'}+{delay:.2f}s-{names}"
         return self.trial(name, line, delay, signals, gap)
+
+
+def mind_all() -> None:
+    """Undoes what nohup and shells have ignored for this process."""
+    for number in SIGNALS:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def weights(out: Path) -> list[str]:
