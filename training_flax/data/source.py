@@ -41,7 +41,11 @@ class Sources(NamedTuple):
 
 def as_dataset(name: str, sources: Sources, image_size: int | None, default_image_size: int) -> Dataset:
     """Makes the data set called `name`; arguments and errors are those of `open_dataset`."""
-    splits = (sources.train, sources.test)
+    splits, classes = (sources.train, sources.test), len(sources.class_names)
+    for source in splits:
+        if not len(source.labels) or source.labels.min() < 0 or source.labels.max() >= classes:
+            given = f"from {source.labels.min()} to {source.labels.max()}" if len(source.labels) else "none"
+            raise ValueError(f"{name!r}: labels must be from 0 to {classes - 1}; given {given}")
     train, test = _in_memory(splits, image_size) or _streamed(splits, image_size, default_image_size)
     mean, std = channel_moments(_images(train))
     return Dataset(name, train, test, sources.class_names, mean, std)

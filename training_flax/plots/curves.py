@@ -35,7 +35,8 @@ def draw_curves(path: Path, metrics: Sequence[Mapping[str, Any]], title: str) ->
 
 def label_axes(losses: Axes, errors: Axes, loss_label: str, error_label: str) -> None:
     """Sets labels, scales and grids of losses and errors against epochs; call it after drawing the curves."""
-    losses.set(xlabel="epoch", ylabel=loss_label, yscale="log")
+    positive = any(np.any(np.asarray(line.get_ydata(), float) > 0) for line in losses.get_lines())
+    losses.set(xlabel="epoch", ylabel=loss_label, yscale="log" if positive else "linear")  # with one class losses are 0
     errors.set(xlabel="epoch", ylabel=error_label, ylim=(0, None))
     for axes in (losses, errors):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

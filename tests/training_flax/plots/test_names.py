@@ -63,6 +63,14 @@ def test_any_name_is_drawn(picture, name, tmp_path):
         assert image.width * image.height < 4_000_000
 
 
+@pytest.mark.parametrize("losses", [(0.0, 0.0), (0.0, 1.0), (None, None), (1e38, 1e-38)])
+def test_any_losses_are_drawn(losses, tmp_path):
+    """A network of one class has the loss 0, which a logarithmic axis does not have."""
+    lines = [{**line, "loss": loss} for line, loss in zip(LINES, losses, strict=True)]
+    draw_curves(tmp_path / "x.png", lines, "one class")
+    assert (tmp_path / "x.png").stat().st_size > 1000
+
+
 def test_a_label_is_short_and_without_formulas():
     assert as_label("x" * 100) == "x" * 79 + "…"
     assert as_label("x" * 100, 10) == "x" * 9 + "…"
