@@ -16,6 +16,7 @@ import pytest
 from orbax.checkpoint._src.serialization import type_handlers
 from signal_sweep import Sweep
 
+from common_flax.signals import handled
 from training_flax import Stopped, StopRequest, TrainConfig, fit, train_command
 from training_flax.data.loader import wait_for
 from training_flax.run.loop import Loop
@@ -139,7 +140,8 @@ def command(tmp_path, monkeypatch):
     for name in ("keep_compiled_programs", "keep_memory"):
         monkeypatch.setattr(train_command, name, lambda: None)
     given = [f"--{name.replace('_', '-')}={value}" for name, value in OPTIONS.items()]
-    return lambda *more: train_command.main([*given, "--out", str(tmp_path / "run"), *more])
+    with handled(signal.SIG_DFL, signal.SIGHUP):  # nohup may have started pytest
+        yield lambda *more: train_command.main([*given, "--out", str(tmp_path / "run"), *more])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
