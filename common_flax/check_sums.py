@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from common_flax.files import open_regular
+from common_flax.files import open_regular, read_text
 
 NAME = "check_sums.json"
 KEY = "check_sum"
@@ -52,9 +52,9 @@ def damage(folder: Path) -> str | None:
     try:
         if not path.exists():
             return None
-        with open_regular(path) as file:
-            sums = dict(json.loads(file.read()))
-        for name, expected in sums.items():
+        for name, expected in dict(json.loads(read_text(path))).items():
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise ValueError
             if not (folder / name).is_file():
                 return f"its file {name} is missing"
             if _crc32(folder / name) != expected:
@@ -68,7 +68,7 @@ def damage(folder: Path) -> str | None:
 
 def _crc32(path: Path) -> int:
     total = 0
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while chunk := file.read(CHUNK):
             total = zlib.crc32(chunk, total)
     return total
