@@ -64,6 +64,6 @@ def save_figure(figure: Figure, path: Path) -> None:
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=100)
     # Median cut would give thin lines, which are few pixels, the colour of their neighbours.
-    image = Image.open(drawn).convert("RGB").quantize(128, Image.Quantize.MAXCOVERAGE)
+    image = Image.open(drawn, formats=("PNG",)).convert("RGB").quantize(128, Image.Quantize.MAXCOVERAGE)
     with whole_file(path) as file:
         image.save(file, format="png", optimize=True)
