@@ -41,7 +41,7 @@ def main(options: Options) -> None:
         job = plan(replace(config, out=Path(folder) / "run"))
         job.run.mkdir()
         programs = compile_programs(job)
-        checkpoints = Checkpoints(job.run)
+        checkpoints = Checkpoints(job.run, job.mark, job.lengths)
         loop = Loop(
             job, programs, programs.init(), Progress(), checkpoints, Logs(job), Terminal(quiet=True), StopRequest()
         )

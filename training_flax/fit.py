@@ -114,8 +114,8 @@ def _run(job: Job, terminal: Terminal, stop: StopRequest) -> FitResult:
     start = time.perf_counter()
     introduce(job, terminal)
     if jax.process_index() == 0:
-        run_folder.write_config(job.run, job.config, job.dataset, job.mark)
-    logs, checkpoints = Logs(job), Checkpoints(job.run, job.mark)
+        run_folder.write_config(job.run, job.config, job.dataset, job.mark, job.lengths)
+    logs, checkpoints = Logs(job), Checkpoints(job.run, job.mark, job.lengths)
     terminal.say("compiling; the first start of a network takes a while, later starts use the cache")
     programs = compile_programs(job)
     compile_seconds = time.perf_counter() - start

@@ -34,7 +34,7 @@ from weights_flax.io.archs import constructor_options
 FILE = "config.json"
 LONGEST = 400  # characters of an error
 NEEDED = ("arch", "recipe", "batch_size", "lr")  # the options without a default
-MAY_LACK = ("versions", "mark")  # entries of FACTS that no reader needs
+MAY_LACK = ("versions", "mark", "lengths")  # entries of FACTS that no reader needs
 # Bounds that no run reaches, so that a damaged file asks for no more memory than a machine has.
 MOST = 2**32
 MOST_OF = {
@@ -54,6 +54,7 @@ FACTS: dict[str, Any] = {
     "normalisation": Normalisation,
     "versions": Annotated[dict[str, Text], msgspec.Meta(max_length=MOST_LISTED)],
     "mark": Text,
+    "lengths": Annotated[tuple[Count, ...], msgspec.Meta(max_length=MOST_LISTED)],
 }
 
 

@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from math import inf
 from pathlib import Path
@@ -50,10 +50,11 @@ class Checkpoints:
     Args:
         run: the run's folder.
         mark: the run's mark, see `mark_of`.
+        lengths: the numbers of steps that the run was planned for, see `lengths_of`; the last one holds now.
     """
 
-    def __init__(self, run: Path, mark: str):
-        self._run, self._mark = run, mark
+    def __init__(self, run: Path, mark: str, lengths: Sequence[int]):
+        self._run, self._mark, self._lengths = run, mark, lengths
         self._folder, self._metrics = (run / "checkpoints").absolute(), run / METRICS
         self._primary = jax.process_index() == 0
         if self._primary:
@@ -94,7 +95,8 @@ class Checkpoints:
                 reserve(self._run, checkpoint_size(tree))
                 unfinished.mkdir()
                 (unfinished / "progress").mkdir()
-                stored = json.dumps({**progress._asdict(), "step": step, "mark": self._mark}, allow_nan=False)
+                origin = {"step": step, "mark": self._mark, "length": self._lengths[-1]}
+                stored = json.dumps(progress._asdict() | origin, allow_nan=False)
                 (unfinished / "progress" / "metadata").write_text(stored)
             self._saver.save(unfinished / "state", args=ocp.args.StandardSave(tree))
         except Exception as error:
@@ -148,11 +150,11 @@ class Checkpoints:
         lines: list[str] = []
         for step in reversed(self._steps):
             try:  # for each damaged array Orbax would print a message
-                mark, progress = self._read_progress(step)
+                mark, length, progress = self._read_progress(step)
             except ValueError as error:
                 lines.append(f"checkpoint {step} is damaged and passed over: {error}")
                 continue
-            if mark not in (None, self._mark):
+            if mark not in (None, self._mark) or length not in (None, *self._lengths):
                 raise RunError(f"checkpoint {step} in {self._run} belongs to another run; move it away")
             try:
                 target = ocp.args.StandardRestore(_as_tree(abstract))
@@ -168,12 +170,12 @@ class Checkpoints:
             raise RunError(f"no checkpoint in {self._run} is whole; {lines[0]}")
         return None
 
-    def _read_progress(self, step: int) -> tuple[str | None, Progress]:
-        """Returns the mark (None in checkpoints of older versions) and the progress of a whole checkpoint."""
+    def _read_progress(self, step: int) -> tuple[str | None, int | None, Progress]:
+        """Returns mark and length of the run (None in checkpoints of older versions), and the progress."""
         stored = read_progress(Checkpoint(step, self._folder / str(step)))
-        mark, _ = stored.pop("mark", None), stored.pop("step", None)
+        mark, length, _ = (stored.pop(name, None) for name in ("mark", "length", "step"))
         try:
-            return mark, Progress(**stored | {"epoch_sums": tuple(stored["epoch_sums"])})
+            return mark, length, Progress(**stored | {"epoch_sums": tuple(stored["epoch_sums"])})
         except (TypeError, KeyError):
             raise ValueError("its file progress/metadata is not what was written") from None
 

@@ -24,7 +24,7 @@ AVERAGED = "test of averaged weights"
 # Entries of config.json that are no options: they follow from the data, or change no number.
 NOT_OPTIONS = {
     *("num_classes", "class_names", "train_examples", "test_examples"),
-    *("image_shape", "normalisation", "versions", "mark"),
+    *("image_shape", "normalisation", "versions", "mark", "lengths"),
 }
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain, count
@@ -131,8 +131,8 @@ def mark_of(run: Path, config: TrainConfig, dataset: Dataset) -> str:
     """Returns the mark that a run's checkpoints, weights and summary carry: sixteen hexadecimal digits.
 
     It is a hash of all that the run's numbers depend on except its length, taken when the run begins; config.json keeps
-    it. So a run that is extended, or goes on with other versions of libraries, keeps its mark and leaves the same files
-    as a run that was as long from the beginning.
+    it. So a run that is extended, or goes on with other versions of libraries, keeps its mark. Lengths are compared by
+    themselves, see `lengths_of`.
     """
     if is_run(run) and (stored := read_config(run).get("mark")):
         return str(stored)
@@ -140,15 +140,23 @@ def mark_of(run: Path, config: TrainConfig, dataset: Dataset) -> str:
     return hashlib.sha256(json.dumps(plain(values), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def write_config(run: Path, config: TrainConfig, dataset: Dataset, mark: str | None = None) -> None:
-    """Writes config.json: the values of `numbers_options`, the run's mark and a check sum.
+def lengths_of(run: Path, total_steps: int) -> tuple[int, ...]:
+    """Returns the numbers of steps that a run was planned for: `total_steps`, and those before it was extended."""
+    stored = read_config(run).get("lengths", ()) if is_run(run) else ()
+    return tuple(sorted({*stored, total_steps}))
+
+
+def write_config(
+    run: Path, config: TrainConfig, dataset: Dataset, mark: str | None = None, lengths: Sequence[int] = ()
+) -> None:
+    """Writes config.json: the values of `numbers_options`, the run's mark and lengths, and a check sum.
 
     Without a mark the file is as older versions wrote it, without a check sum too.
     """
     if mark is not None and is_run(run) and read_config(run).get("mark") not in (None, mark):
         raise ValueError(f"out {str(run)!r} holds another run, which has begun meanwhile; name a new folder")
     values = plain(numbers_options(config, dataset))
-    _write(run / FILE, values if mark is None else sealed({**values, "mark": mark}))
+    _write(run / FILE, values if mark is None else sealed({**values, "mark": mark, "lengths": list(lengths)}))
 
 
 def read_json(path: Path) -> dict[str, Any]:

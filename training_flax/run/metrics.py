@@ -123,7 +123,9 @@ def _read(run: Path, mark: str, needed: int | None = None) -> list[dict[str, Any
         except ValueError:
             if needed is not None and number > needed:
                 break
-            raise RunError(f"line {number} of {str(path)!r} is damaged; without it the run can go on") from None
+            raise RunError(
+                f"line {number} of {str(path)!r} is damaged; without it and all lines after it the run can go on"
+            ) from None
         metrics.append(values)
     return metrics
 

@@ -21,7 +21,7 @@ from training_flax.data.dataset import Dataset, Split, StreamedSplit
 from training_flax.data.open import open_dataset
 from training_flax.learn.freeze import check_patterns
 from training_flax.learn.starting_weights import normalisation, starting_weights
-from training_flax.run.folder import as_begun, checkpoint_steps, mark_of, run_path
+from training_flax.run.folder import as_begun, checkpoint_steps, lengths_of, mark_of, run_path
 from training_flax.runtime.devices import Devices
 from weights_flax.io.archs import ARCHS, constructor_options, published_size
 
@@ -43,6 +43,7 @@ class Job:
         total_steps: optimizer steps to take.
         run: the folder to write to: new, empty, or of the same run.
         mark: the run's mark, see `mark_of`.
+        lengths: the numbers of steps that the run was planned for, see `lengths_of`.
     """
 
     config: ResolvedConfig
@@ -55,6 +56,7 @@ class Job:
     total_steps: int
     run: Path
     mark: str
+    lengths: tuple[int, ...]
 
     @property
     def stacked(self) -> bool:
@@ -171,6 +173,7 @@ def plan(config: TrainConfig, *, extend: bool = False) -> Job:
         total_steps=total_steps,
         run=run,
         mark=mark_of(run, resolved, dataset),
+        lengths=lengths_of(run, total_steps),
     )
 
 

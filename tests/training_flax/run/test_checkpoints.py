@@ -35,9 +35,9 @@ def by_shape(values):
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), values)
 
 
-def saved(run, steps, best, mark="a"):
+def saved(run, steps, best, mark="a", lengths=(9,)):
     """Saves checkpoints of `steps`, of which that of `best` is the best."""
-    checkpoints = Checkpoints(run, mark)
+    checkpoints = Checkpoints(run, mark, lengths)
     for step in steps:
         checkpoints.save(step, state(step), Progress(best_step=best if step >= best else 0, lines=step))
     checkpoints.close()
@@ -52,7 +52,7 @@ def test_the_newest_three_and_the_best_stay(tmp_path):
 
 def test_the_state_comes_back(tmp_path):
     saved(tmp_path, [3], best=3)
-    step, restored, progress, lines = Checkpoints(tmp_path, "a").newest(by_shape(state(0)))
+    step, restored, progress, lines = Checkpoints(tmp_path, "a", [9]).newest(by_shape(state(0)))
     assert (step, progress, lines) == (3, Progress(best_step=3, lines=3), [])
     np.testing.assert_array_equal(restored.params["kernel"], state(3).params["kernel"])
     np.testing.assert_array_equal(jax.random.key_data(restored.key), jax.random.key_data(state(3).key))
@@ -76,10 +76,16 @@ def test_metrics_are_on_the_disk_before_the_checkpoint_has_its_name(tmp_path, mo
     assert steps == [("metrics.jsonl", []), ("checkpoints", [1])]
 
 
-def test_a_checkpoint_of_another_run_is_refused(tmp_path):
-    saved(tmp_path, [1], best=1, mark="a")
+@pytest.mark.parametrize(("mark", "lengths", "fits"), [("a", [9], 1), ("a", [9, 12], 1), ("b", [9], 0), ("a", [12], 0)])
+def test_a_checkpoint_of_another_run_is_refused(mark, lengths, fits, tmp_path):
+    """A run of another length has other learning rates, unless it was extended from this one."""
+    saved(tmp_path, [1], best=1, mark="a", lengths=[9])
+    checkpoints = Checkpoints(tmp_path, mark, lengths)
+    if fits:
+        assert checkpoints.newest(by_shape(state(0)))[0] == 1
+        return
     with pytest.raises(RunError, match=r"checkpoint 1 in .* belongs to another run; move it away"):
-        Checkpoints(tmp_path, "b").newest(by_shape(state(0)))
+        checkpoints.newest(by_shape(state(0)))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +101,7 @@ def test_an_error_counts_the_whole_checkpoints(steps, damaged, left, tmp_path, m
     saved(tmp_path, steps, best=0)
     for step in damaged:
         (tmp_path / "checkpoints" / str(step) / "state" / "_METADATA").write_bytes(b"")
-    checkpoints = Checkpoints(tmp_path, "a")
+    checkpoints = Checkpoints(tmp_path, "a", [9])
 
     def failing(folder):
         raise OSError(5, "Input/output error")
@@ -119,7 +125,7 @@ def test_after_an_error_of_removing_the_run_goes_on(tmp_path, monkeypatch):
     saved(tmp_path, range(1, 6), best=5)
     assert checkpoint_steps(tmp_path) == [3, 4, 5]
     monkeypatch.undo()
-    Checkpoints(tmp_path, "a")
+    Checkpoints(tmp_path, "a", [9])
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["3", "4", "5"]
 
 
@@ -142,7 +148,7 @@ def test_checkpoints_take_a_fiftieth_of_the_time_and_come_every_ten_minutes(pass
 def test_a_checkpoint_that_is_being_written_counts_with_its_time_so_far(tmp_path, monkeypatch):
     entered, go_on = threading.Event(), threading.Event()
     monkeypatch.setattr(module, "sync_tree", lambda folder: (entered.set(), go_on.wait(30)))
-    checkpoints = Checkpoints(tmp_path, "a")
+    checkpoints = Checkpoints(tmp_path, "a", [9])
     checkpoints.save(1, state(1), Progress())
     assert entered.wait(30)
     before = checkpoints.seconds
@@ -155,12 +161,10 @@ def test_a_checkpoint_that_is_being_written_counts_with_its_time_so_far(tmp_path
 def test_a_longer_run_keeps_its_mark_and_other_options_have_another(tmp_path):
     fit(TrainConfig(**SMALL, steps=2, out=tmp_path / "run"), quiet=True)
     mark = plan(TrainConfig(**SMALL, steps=2, out=tmp_path / "run")).mark
-    assert plan(TrainConfig(**SMALL, steps=4, out=tmp_path / "run"), extend=True).mark == mark
+    longer = plan(TrainConfig(**SMALL, steps=4, out=tmp_path / "run"), extend=True)
+    assert (longer.mark, longer.lengths) == (mark, (2, 4))
     assert plan(TrainConfig(**SMALL, steps=2, out=tmp_path / "new")).mark == mark
-    assert plan(TrainConfig(**SMALL, steps=4, out=tmp_path / "new")).mark != mark
-    # With constant learning rates a run of four steps is one of two steps that was extended.
-    constant = SMALL | dict(schedule="constant", warmup=0.0, out=tmp_path / "new")
-    assert len({plan(TrainConfig(**constant, steps=steps)).mark for steps in (2, 4)}) == 1
+    assert plan(TrainConfig(**SMALL, steps=4, out=tmp_path / "new")).lengths == (4,)
     assert plan(TrainConfig(**SMALL, steps=2, seed=1, out=tmp_path / "new")).mark != mark
     assert len(mark) == 16
 
