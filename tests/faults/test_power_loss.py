@@ -1,15 +1,13 @@
 """Loss of power: recorded file calls, replayed on a disk that forgets what was not synced."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from disk import Disk, changed
 from file_calls import WHY_MISSING, Call, missing
+from real_disk import can_mount
+from tools import succeeds
 
-ROOT = Path(__file__).parents[2]
 CREATE, TRUNCATE = 0o100 | 0o1, 0o100 | 0o1 | 0o1000
 
 
@@ -74,16 +72,17 @@ def test_changes_of_content(data, change, after):
     assert changed(data, change) == after
 
 
-def after_cuts(folder, again):
-    """Loses power at each file call of a run, and lets some of the runs go on; returns the tool's report."""
-    command = [sys.executable, str(ROOT / "tests/helpers/power_cuts.py"), str(folder), "--again", str(again)]
-    paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests/helpers")))
-    return subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True)
-
-
 @pytest.mark.skipif(missing, reason=WHY_MISSING)
 @pytest.mark.parametrize("again", [3, pytest.param(100, marks=pytest.mark.slow)])
 def test_nothing_is_lost_when_power_fails_at_any_call(again, tmp_path):
     """After a loss at any file call: no part of a file, the newest whole checkpoint is there, and the run goes on."""
-    done = after_cuts(tmp_path, again)
-    assert done.returncode == 0, done.stdout + done.stderr
+    succeeds("power_cuts", tmp_path / "runs", "--again", str(again))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mount", ["data=ordered", "data=writeback,noauto_da_alloc"])
+def test_nothing_is_lost_when_a_disk_loses_power(mount, tmp_path):
+    """Copies of a disk at moments of a run, and soon after its end: the same command ends with the same weights."""
+    if not can_mount(tmp_path):
+        pytest.skip("mounting is not allowed")
+    succeeds("real_disk", tmp_path / "runs", "--mount", mount, "--moments", "4")

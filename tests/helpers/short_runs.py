@@ -17,7 +17,7 @@ from resnet_flax import BasicBlock, ResNet, ResNetOptions
 from training_flax import results as results_of_runs, train_command
 from training_flax.run import logs, loop
 
-OPTIONS = ["--arch", "resnet8", "--width", "2", "--data", "fake:8x8x3:4:64", "--batch-size", "16", "--steps", "12"]
+OPTIONS = ["--arch", "resnet8", "--width", "2", "--data", "fake:8x8x3:4:64", "--batch-size", "16"]
 OPTIONS += ["--ema", "0.5"]
 STEPS = 12
 WEIGHTS = ("model.safetensors", "model_ema.safetensors")
@@ -57,9 +57,9 @@ def share_programs() -> None:
     loop.SHARE_OF_CHECKPOINTS = float("inf")
 
 
-def train(out: Path, *options: str) -> Outcome:
+def train(out: Path, *options: str, steps: int = STEPS) -> Outcome:
     """Runs the command that trains in a folder, as often as it is called; catches what it prints, libraries too."""
-    return said_by(lambda: train_command.main([*OPTIONS, *options, "--out", str(out)]))
+    return said_by(lambda: train_command.main([*OPTIONS, "--steps", str(steps), *options, "--out", str(out)]))
 
 
 def said_by(command) -> Outcome:
