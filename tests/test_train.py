@@ -55,6 +55,28 @@ def test_a_run_from_the_shell(tmp_path):
     assert "test accuracy" in done.stdout
 
 
+def test_too_few_descriptors_end_a_run_in_one_line(tmp_path):
+    """Threads of Orbax hang without descriptors; the process ends without them."""
+    options = ["--arch", "resnet20", "--width", "2", "--data", "fake:8x8x3:4:64", "--batch-size", "16", "--steps", "4"]
+    command = ["bash", "-c", 'ulimit -n 16; exec "$@"', "bash", sys.executable, str(ROOT / "train.py"), *options]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("train.py: error: ")
+    assert done.stderr.count("\n") == 1, done.stderr
+
+
+def test_a_run_goes_on_when_its_reader_has_gone(tmp_path):
+    options = "--arch resnet20 --width 2 --data fake:8x8x3:4:64 --batch-size 16 --steps 4 --out run"
+    command = f"set -o pipefail; {sys.executable} {ROOT / 'train.py'} {options} | head -1"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("device")
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["steps"] == 4
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("arch", "options", "accuracy", "limit", "more_seeds"),
