@@ -34,7 +34,7 @@ from weights_flax.io.archs import constructor_options
 FILE = "config.json"
 LONGEST = 400  # characters of an error
 NEEDED = ("arch", "recipe", "batch_size", "lr")  # the options without a default
-MAY_LACK = ("versions", "mark", "lengths")  # entries of FACTS that no reader needs
+MAY_LACK = ("versions", "train_files", "test_files", "mark", "lengths")  # entries of FACTS that no reader needs
 # Bounds that no run reaches, so that a damaged file asks for no more memory than a machine has.
 MOST = 2**32
 MOST_OF = {
@@ -50,6 +50,8 @@ FACTS: dict[str, Any] = {
     "class_names": tuple[Text, ...],
     "train_examples": Count,
     "test_examples": Count,
+    "train_files": Text,
+    "test_files": Text,
     "image_shape": tuple[Side, Side, Channels],
     "normalisation": Normalisation,
     "versions": Annotated[dict[str, Text], msgspec.Meta(max_length=MOST_LISTED)],
@@ -94,6 +96,8 @@ def numbers_options(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     values["class_names"] = dataset.class_names
     values["train_examples"] = len(dataset.train.labels)
     values["test_examples"] = len(dataset.test.labels)
+    files = {"train_files": dataset.train_files, "test_files": dataset.test_files}
+    values |= {name: listed for name, listed in files.items() if listed is not None}
     values["image_shape"] = dataset.image_shape
     values["normalisation"] = {"mean": dataset.mean, "std": dataset.std}
     values["versions"] = {name: version(name) for name in ("jax", "flax", "optax")}

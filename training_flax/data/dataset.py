@@ -41,6 +41,7 @@ class Dataset:
         mean, std: of the train split, channel by channel, for pixels from 0 to 1; networks see (pixel - mean) / std.
             A streamed split is sampled: at most 2,000 evenly spaced images, centre-cropped as for a test. The std of a
             constant channel is 1.
+        train_files, test_files: hashes of the names and sizes of the splits' files; None if there are none.
     """
 
     name: str
@@ -49,6 +50,8 @@ class Dataset:
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    train_files: str | None = None
+    test_files: str | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

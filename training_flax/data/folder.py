@@ -9,14 +9,15 @@ import numpy as np
 from common_flax.files import user_path
 from training_flax.data.decode import read_image, read_size
 from training_flax.data.image_files import image_extensions
-from training_flax.data.source import Source, Sources
+from training_flax.data.source import HEADER_LIMIT, Source, Sources, sum_of_files
 
 
 def folder(path: str) -> Sources:
     """Reads the images PATH/train/CLASS/* and PATH/test/CLASS/*, or PATH/val/CLASS/* if there is no test folder.
 
     A label is the position of the class folder in sorted order. Images are the files with an extension of a format in
-    `image_files`; other files, hidden files and folders within a class folder are ignored.
+    `image_files`; other files, hidden files and folders within a class folder are ignored. An image whose size in
+    bytes has changed since it was listed is an error, if there are at most `HEADER_LIMIT` images.
 
     Raises:
         ValueError: one line: a folder is missing or cannot be read, there are fewer than two classes, train and test
@@ -59,11 +60,25 @@ def _source(part: Path, classes: tuple[str, ...]) -> Source:
             raise ValueError(f"{str(part / name)!r} has no image")
         files += images
         labels += [label] * len(images)
-    return Source(
-        np.array(labels, np.int32),
-        lambda index: read_size(files[index], files[index]),
-        lambda index: read_image(files[index], files[index]),
-    )
+    sizes = [_bytes(file) for file in files] if len(files) <= HEADER_LIMIT else None
+
+    def read(index: int) -> np.ndarray:
+        file = files[index]
+        image = read_image(file, file)
+        if sizes is not None and (now := _bytes(file)) != sizes[index]:
+            raise ValueError(f"{file!r} has changed since it was listed: {sizes[index]:,} bytes then, {now:,} now")
+        return image
+
+    names = (file[len(str(part)) + 1 :] for file in files)
+    listed = sum_of_files(zip(names, sizes or [0] * len(files), strict=True))
+    return Source(np.array(labels, np.int32), lambda index: read_size(files[index], files[index]), read, listed)
+
+
+def _bytes(file: str) -> int:
+    try:
+        return Path(file).stat().st_size
+    except OSError as error:
+        raise ValueError(f"{file!r}: {error.strerror}") from None
 
 
 def _entries(path: Path) -> list[os.DirEntry[str]]:

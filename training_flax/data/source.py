@@ -1,5 +1,6 @@
 """Data sets from images that are read one by one: held in memory if they fit, else streamed."""
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,11 +25,13 @@ class Source(NamedTuple):
         labels: (examples,) int32.
         size: returns the (height, width) of the image at an index, from its header, without decoding the image.
         read: decodes the image at an index: (height, width, channels) uint8, of 1 or 3 channels.
+        files: see `sum_of_files`; None if the images come from no files, or from files of this installation.
     """
 
     labels: np.ndarray
     size: Callable[[int], tuple[int, int]]
     read: Callable[[int], np.ndarray]
+    files: str | None = None
 
 
 class Sources(NamedTuple):
@@ -37,6 +40,20 @@ class Sources(NamedTuple):
     train: Source
     test: Source
     class_names: tuple[str, ...]
+
+
+def sum_of_files(files: Iterable[tuple[str, int]]) -> str:
+    """Returns a hash of the names and sizes of a split's files: sixteen hexadecimal digits.
+
+    It tells that files were added, removed, renamed or replaced by others of another size, and costs no reading.
+
+    Args:
+        files: the name of each file within the split, and its bytes.
+    """
+    digest = hashlib.sha256()
+    for name, size in files:
+        digest.update(os.fsencode(f"{name}\0{size}\0"))
+    return digest.hexdigest()[:16]
 
 
 def as_dataset(name: str, sources: Sources, image_size: int | None, default_image_size: int) -> Dataset:
@@ -48,7 +65,7 @@ def as_dataset(name: str, sources: Sources, image_size: int | None, default_imag
             raise ValueError(f"{name!r}: labels must be from 0 to {classes - 1}; given {given}")
     train, test = _in_memory(splits, image_size) or _streamed(splits, image_size, default_image_size)
     mean, std = channel_moments(_images(train))
-    return Dataset(name, train, test, sources.class_names, mean, std)
+    return Dataset(name, train, test, sources.class_names, mean, std, sources.train.files, sources.test.files)
 
 
 def channel_moments(images: Iterable[np.ndarray]) -> tuple[tuple[float, ...], tuple[float, ...]]:

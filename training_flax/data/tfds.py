@@ -15,7 +15,7 @@ from common_flax.errors import one_line
 from common_flax.files import user_path
 from common_flax.optional import not_installed
 from training_flax.data.decode import read_image, read_size
-from training_flax.data.source import CHUNK, MEMORY_LIMIT, Source, Sources
+from training_flax.data.source import CHUNK, MEMORY_LIMIT, Source, Sources, sum_of_files
 
 
 def data_folder(data_dir: str | Path | None) -> Path:
@@ -69,10 +69,17 @@ def prepared(rest: str, data_dir: str | Path | None) -> Sources:
             raise ValueError(f"images must be uint8; these are {np.dtype(image.np_dtype).name}")
         grey = image.shape[-1] == 1
         train, test = (
-            _source(records, f"{folder}: {split}", label.num_classes, grey)
+            _source(records, f"{folder}: {split}", label.num_classes, grey)._replace(
+                files=_sum_of_shards(folder, split)
+            )
             for split, records in _labelled_splits(builder, tfds)
         )
         return Sources(train, test, tuple(label.names))
+
+
+def _sum_of_shards(folder: Path, split: str) -> str:
+    """Returns the hash of the names and sizes of a split's files."""
+    return sum_of_files((path.name, path.stat().st_size) for path in sorted(folder.glob(f"*-{split}.array_record*")))
 
 
 def _labelled_splits(builder: Any, tfds: Any) -> tuple[tuple[str, Any], tuple[str, Any]]:

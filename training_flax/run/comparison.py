@@ -23,7 +23,7 @@ LINES = ("-", "--", "-.", ":")  # line styles, for more runs than colours
 AVERAGED = "test of averaged weights"
 # Entries of config.json that are no options: they follow from the data, or change no number.
 NOT_OPTIONS = {
-    *("num_classes", "class_names", "train_examples", "test_examples"),
+    *("num_classes", "class_names", "train_examples", "test_examples", "train_files", "test_files"),
     *("image_shape", "normalisation", "versions", "mark", "lengths"),
 }
 

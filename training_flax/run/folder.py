@@ -103,8 +103,9 @@ def _check_same_run(out: Path, wanted: dict[str, Any], extend: bool) -> None:
         stored = read_config(out)
     except ValueError as error:
         raise ValueError(f"out {str(out)!r} has a damaged config.json; name a new folder: {error}") from None
-    ignored = {"versions", *(LENGTH if extend else ())}
     there, now = _flat(stored), _flat(plain(wanted))
+    unknown = {"train_files", "test_files"} - there.keys()  # runs of older versions
+    ignored = {"versions", *(LENGTH if extend else ()), *unknown}
     differing = [
         f"{name} ({there.get(name)!r} there, {now.get(name)!r} now)"
         for name in now
