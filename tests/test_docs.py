@@ -250,3 +250,18 @@ def test_every_room_and_module_is_on_the_page_of_the_architecture():
         modules = {path.stem for path in (ROOT / package).rglob("*.py")} - {"__init__", "__main__"}
         rooms = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
         assert modules | rooms <= named
+
+
+def test_promises_name_tests_that_there_are_and_count_their_cases():
+    page = (ROOT / "docs" / "promises.md").read_text()
+    named = re.findall(r"`(tests/[\w/.:]+)`(?: \((\d+)\))?", page)
+    assert len(named) > 20
+    paths = sorted({path.partition("::")[0] for path, _ in named})
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "", "-p", "no:cacheprovider", *paths]
+    collected = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
+    for path, cases in named:
+        count = sum(line.startswith((f"{path}::", f"{path}[")) for line in collected)
+        assert count == int(cases) if cases else count, (path, count)
+    tools = re.findall(r"tests/helpers/\w+\.py", page)
+    assert len(tools) == 5
+    assert all((ROOT / tool).is_file() for tool in tools)
