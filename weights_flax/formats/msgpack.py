@@ -12,7 +12,7 @@ from weights_flax.formats.card import LIMIT, MARK, card_text
 from weights_flax.formats.tensors import OpenFile, Tensor, as_dict
 
 FIRST = "params"  # the key of the card, and of the tree's parameters behind it
-MOST_PARTS = 2**19  # a training state of 1,202 layers has 300,000
+MOST_PARTS = 2**17  # a training state of 1,202 layers has 40,000
 DEEPEST = 32
 # First bytes of values, each with its kind and the width of its number or length (of a fixed extension the length).
 KINDS: dict[int, tuple[str, int]] = {

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from weights_flax.formats.card import MARK, card_text, described
-from weights_flax.formats.tensors import Tensor
+from weights_flax.formats.tensors import MOST_TENSORS, Tensor
 
 HEADER_LIMIT = 2**25  # bytes of the header; a network of 1,202 layers needs one million
 TYPES: dict[str, Any] = {
@@ -42,7 +42,10 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         # The file stays open, because opening it for each tensor would read the header each time.
         opened: Any = safe_open(path, "numpy")
-        tensors = {name: _safetensor(opened, name) for name in opened.keys()}  # noqa: SIM118
+        names = opened.keys()
+        if len(names) > MOST_TENSORS:
+            raise ValueError(f"it has {len(names):,} tensors, more than {MOST_TENSORS:,}")
+        tensors = {name: _safetensor(opened, name) for name in names}
         card = (opened.metadata() or {}).get("model", "")
     except SafetensorError as error:
         raise ValueError(str(error)) from None

@@ -132,7 +132,7 @@ FILES = {
     "msgpack, a million dicts in dicts": (holding(lambda: b"\x81\xa1a" * 10**6), "or more than 32 in each other"),
     "msgpack, two million lists": (
         holding(lambda: b"\x81\xa1a\xdd\x00\x20\x00\x00" + b"\x90" * 2**21),
-        "its msgpack has more than 524,288 parts",
+        "its msgpack has more than 131,072 parts",
     ),
     "msgpack, a tensor beyond its end": (
         holding(lambda: b"\x81\xa1a\xc7\x14\x01\x93\x91\xce\xff\xff\xff\xff\xa7float32\xc6\xff\xff"),
@@ -197,23 +197,27 @@ FILES = {
     "a terminal": (lambda path: path.symlink_to("/dev/tty"), "it is a device, not a regular file"),
 }
 
-CHILD = """
-import json, resource, sys, time
+CHILD = '''
+import json, sys, time
 from pathlib import Path
 from weights_flax import load_model, load_weights
 from resnet_flax import resnet20
 model = resnet20(width=4)
+def peak():
+    """Peak memory of this process in MB; getrusage would begin with that of its parent."""
+    [line] = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
+    return int(line.split()[1]) / 1024
+
 found = {}
 for path in sorted(Path(sys.argv[1]).iterdir()):
-    start, said = time.perf_counter(), None
+    start, said = time.process_time(), None
     try:
         load_model(path) if path.name.startswith("card") else load_weights(model, path)
     except ValueError as error:
         said = str(error)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    found[path.name] = (said, time.perf_counter() - start, peak)
+    found[path.name] = (said, time.process_time() - start, peak())
 print(json.dumps(found))
-"""
+'''
 
 
 @pytest.fixture(scope="module")
@@ -230,6 +234,7 @@ def met(tmp_path_factory):
         capture_output=True,
         text=True,
         check=True,
+        timeout=300,  # a wait for a pipe takes no time of the processor
         cwd=Path(__file__).parents[3],
     )
     return {names[name]: value for name, value in json.loads(done.stdout).items()}
