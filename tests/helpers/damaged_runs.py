@@ -37,23 +37,17 @@ class Refused(Exception):
     """The one line with which a door refuses a run."""
 
 
-def change(path: Path, draw: random.Random, other: Path) -> str:
-    """Changes a file in a random way.
-
-    Args:
-        path: the file.
-        draw: the source of chance.
-        other: a run, from which a file with the same name may come.
-    """
+def change(path: Path, draw: random.Random) -> str:
+    """Changes a file in a random way."""
     data = bytearray(path.read_bytes())
     place = draw.randrange(max(len(data), 1))
+
+    def with_another_byte(mask: int) -> bytes:
+        return data[:place] + bytes(byte ^ mask for byte in data[place : place + 1]) + data[place + 1 :]
+
     kinds: dict[str, Callable[[], bytes]] = {
-        "a byte is another": lambda: (
-            bytes([*data[:place], *[byte ^ draw.randint(1, 255) for byte in data[place:][:1]]]) + data[place + 1 :]
-        ),
-        "a bit is another": lambda: (
-            bytes([*data[:place], *[byte ^ 1 << draw.randrange(8) for byte in data[place:][:1]]]) + data[place + 1 :]
-        ),
+        "a byte is another": lambda: with_another_byte(draw.randint(1, 255)),
+        "a bit is another": lambda: with_another_byte(1 << draw.randrange(8)),
         "a block is zero": lambda: data[:place] + bytes(len(data[place : place + 512])) + data[place + 512 :],
         "a block is missing": lambda: data[:place] + data[place + draw.randint(1, 512) :],
         "a block comes twice": lambda: data[: place + 512] + data[place:],
@@ -119,7 +113,7 @@ def damage(run: Path, draw: random.Random, other: Path) -> str:
     steps = [path for path in below if path.parent.name == "checkpoints"]
     path = draw.choice(draw.choice([group for group in (tops, tops, below, steps) if group]))
     regular = path.is_file() and not path.is_symlink()
-    how = change(path, draw, other) if regular and draw.random() < 0.6 else replace(path, draw, other, run)
+    how = change(path, draw) if regular and draw.random() < 0.6 else replace(path, draw, other, run)
     return f"{path.relative_to(run)}: {how}"
 
 
