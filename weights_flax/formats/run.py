@@ -15,6 +15,7 @@ from common_flax.json_input import parse_object, read_object, typed
 WHICH = ("averaged", "last")
 FILES = {"averaged": "model_ema.safetensors", "last": "model.safetensors"}
 CONFIG = "config.json"
+SUMMARY = "summary.json"
 ABOUT = ("class_names", "normalisation", "image_shape")  # entries of config.json that cards have too
 
 
@@ -99,13 +100,23 @@ class Run:
         return step >= newest.step if isinstance(step, int) else self.mark is None
 
     def check(self, checkpoint: Checkpoint) -> None:
-        """Raises ValueError if a checkpoint is damaged or belongs to another run."""
+        """Raises ValueError if a checkpoint is damaged, belongs to another run, or is older than the run's results."""
         name = f"checkpoint {checkpoint.step} of {str(self.folder)!r}"
         try:
             progress = read_progress(checkpoint)
         except ValueError as error:
             raise ValueError(f"{name} is damaged: {error}") from None
         _check_mark(self, name, progress.get("mark"))
+        if checkpoint.step < (end := self._finished_steps()):
+            raise ValueError(f"{name} is not that of the run's end, step {end}, which is missing")
+
+    def _finished_steps(self) -> int:
+        """Returns the number of steps in summary.json; 0 if the run is not finished, or the file is damaged."""
+        try:
+            steps = unsealed(read_object(self.folder / SUMMARY)).get("steps")
+        except (OSError, ValueError):
+            return 0
+        return steps if isinstance(steps, int) else 0
 
 
 def read_progress(checkpoint: Checkpoint) -> dict[str, Any]:

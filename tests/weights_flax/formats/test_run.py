@@ -36,14 +36,17 @@ def write_file(run, which, variables, **about):
     save_weights(MODEL, variables, run / FILES[which], run={"mark": "mine", "step": 7, "which": which} | about)
 
 
-def write_checkpoint(run, step, variables, averaged=None, mark="mine"):
-    folder = run / "checkpoints" / str(step)
-    state = {"step": np.int32(step), "opt_state": [{"trace": variables["params"]}], **variables}
+def write_checkpoint(run, number, variables, averaged=None, mark="mine", step=None):
+    """Writes a checkpoint; without `step` as older versions did, whose progress did not tell it."""
+    folder = run / "checkpoints" / str(number)
+    state = {"step": np.int32(number), "opt_state": [{"trace": variables["params"]}], **variables}
     with ocp.StandardCheckpointer() as writer:
         writer.save(folder / "state", state | ({} if averaged is None else {"ema": averaged}))
         writer.wait_until_finished()
     (folder / "progress").mkdir()
-    (folder / "progress" / "metadata").write_text(json.dumps({"evaluated": step} | ({"mark": mark} if mark else {})))
+    progress = {"evaluated": number, "mark": mark, "step": step}
+    told = {name: value for name, value in progress.items() if value is not None}
+    (folder / "progress" / "metadata").write_text(json.dumps(told))
     write_check_sums(folder)
 
 
@@ -169,7 +172,36 @@ def changed_config(run):
     (run / "config.json").write_text(text.replace('"ema": 0.9', '"ema": 0.0'))
 
 
+def under_another_number(run):
+    """A copy of a checkpoint, as a newer one."""
+    write_checkpoint(run, 9, NEWER, NEWER_AVERAGED, step=5)
+
+
+def without_check_sums(run):
+    write_checkpoint(run, 9, NEWER, NEWER_AVERAGED, step=9)
+    (run / "checkpoints/9/check_sums.json").unlink()
+
+
+def only_an_older_checkpoint(run):
+    """The run has ended after 12 steps, and the files of its end are gone."""
+    (run / "summary.json").write_text(json.dumps(sealed({"steps": 12})))
+    remove(FILES["averaged"])(run)
+
+
 WRONG = {
+    "a checkpoint under another number": (
+        under_another_number,
+        "^checkpoint 9 of '.*run' is damaged: it is checkpoint 5$",
+    ),
+    "no check sums": (without_check_sums, "^checkpoint 9 of '.*run' is damaged: its file check_sums.json is missing$"),
+    "no progress": (
+        lambda run: (extended(run), remove("checkpoints/9/progress", "checkpoints/9/check_sums.json")(run)),
+        "^checkpoint 9 of '.*run' is damaged: its file progress/metadata cannot be read: No such file or directory$",
+    ),
+    "only an older checkpoint": (
+        only_an_older_checkpoint,
+        "^checkpoint 7 of '.*run' is not that of the run's end, step 12, which is missing$",
+    ),
     "a damaged newest checkpoint": (
         damage_checkpoint,
         r"^checkpoint 9 of '.*run' is damaged: its file state/.* is not",
