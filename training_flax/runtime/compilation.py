@@ -3,7 +3,7 @@
 import gc
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import platformdirs
+
+from common_flax.terminal import complain
+from training_flax.runtime.program_cache import make_private, other_writer, tell_errors_once
 
 # For XLA in jaxlib 0.10. YNNPACK runs convolutions to at most 64 channels on one core, and others at 0.8 to 0.95 of
 # Eigen's speed, so YNNPACK is left with reductions only. The disabled pass would drop the optimization barriers that
@@ -49,16 +52,29 @@ def is_known(option: str, value: str | bool) -> bool:
     return True
 
 
-def keep_compiled_programs() -> Path:
+def keep_compiled_programs() -> Path | None:
     """Turns on JAX's compilation cache, in the user's cache folder unless JAX has one configured; returns the folder.
 
-    Meant for a command's start: this changes JAX's configuration for the whole process.
+    Meant for a command's start: this changes JAX's configuration for the whole process. Programs in the cache are run.
+    So the user's cache folder is made for the user alone; where others may write to it programs are not kept, with a
+    line on stderr, and None is returned. Of a configured folder a line says so, and it is used. Errors of reading and
+    writing the cache become a line each.
     """
     default = platformdirs.user_cache_path("resnet-densenet-flax") / "jax"
-    folder = jax.config.values["jax_compilation_cache_dir"] or default
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    folder = jax.config.values["jax_compilation_cache_dir"] or str(default)
+    if folder == str(default):
+        if reason := make_private(default):
+            complain(f"compiled programs are not kept, which makes each start slower: {reason}")
+            jax.config.update("jax_compilation_cache_dir", None)
+            return None
+    else:
+        with suppress(OSError):  # JAX makes a new folder; some are addresses of a storage service
+            if reason := other_writer(Path(folder)):
+                complain(f"{reason}; compiled programs there are run as you")
+    jax.config.update("jax_compilation_cache_dir", folder)
     # By default JAX caches only programs that take a second to compile; the small ones add up to several seconds.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    tell_errors_once(folder)
     return Path(folder)
 
 
