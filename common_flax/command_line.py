@@ -8,6 +8,7 @@ from typing import NoReturn, TypeVar
 
 import tyro
 
+from common_flax.errors import out_of_memory
 from common_flax.signals import imported, leave, open_standard_streams
 from common_flax.terminal import complain
 
@@ -39,6 +40,8 @@ def parse_options(kind: type[Options], arguments: Sequence[str], *, prog: str, d
 def run_command(name: str, command: Callable[[], object], *errors: type[Exception]) -> int:
     """Runs a command and returns its exit code: 2 after an error that the user can correct, 130 after Ctrl-C, else 0.
 
+    That memory ran out is such an error.
+
     Args:
         name: the first word of the line that reports an error.
         command: does all the work, reading of the options included.
@@ -55,6 +58,11 @@ def run_command(name: str, command: Callable[[], object], *errors: type[Exceptio
     except KeyboardInterrupt:
         complain(f"{name}: interrupted")
         return 130
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not (line := out_of_memory(error)):
+            raise
+        complain(f"{name}: error: {line}")
+        return 2
     return 0
 
 

@@ -36,6 +36,7 @@ from training_flax.run.metrics import METRICS
 from training_flax.run.plan import Job, plan
 from training_flax.run.programs import Programs, compile_programs, state_by_shape
 from training_flax.run.summary import has_its_metrics, read_summary
+from training_flax.runtime.memory import memory_for
 from training_flax.runtime.signals import RunError, StopRequest, interrupt_after_saving
 from training_flax.runtime.terminal import Terminal
 from weights_flax import load_weights
@@ -74,7 +75,7 @@ def fit(config: TrainConfig | Job, *, quiet: bool = False, stop: StopRequest | N
     Raises:
         ValueError: the errors of `plan`, before anything is written; or an image cannot be read.
         RunError: the run cannot go on, because the disk is full, its folder cannot be written, an image cannot be read,
-            or its values are not finite; its checkpoints are saved.
+            memory runs out, or its values are not finite; its checkpoints are saved.
         Stopped: `stop` was set; the state is saved.
         KeyboardInterrupt: after Ctrl-C; the state is saved.
     """
@@ -82,7 +83,7 @@ def fit(config: TrainConfig | Job, *, quiet: bool = False, stop: StopRequest | N
     stop.armed = False
     with interrupt_after_saving(stop):
         job = config if isinstance(config, Job) else plan(config)
-        with run_folder.written_to(job.run):
+        with run_folder.written_to(job.run), memory_for(job.batch_size):
             return _fit(job, quiet, stop)
 
 

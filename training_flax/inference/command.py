@@ -17,6 +17,7 @@ from tyro.conf import Positional
 from common_flax.backend import check_backend
 from common_flax.checks import MOST_PIXELS, one_of
 from common_flax.command_line import parse_options
+from common_flax.errors import out_of_memory
 from common_flax.files import read_text, whole_file
 from common_flax.terminal import complain, say
 from training_flax.config.config import DTYPES
@@ -101,6 +102,11 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     except (ValueError, OSError) as error:
         complain(f"predict: error: {error}")
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        if not (line := out_of_memory(error)):
+            raise
+        complain(f"predict: error: {line}; take a smaller --batch-size")
         return 2
     except KeyboardInterrupt:
         say("", "predict: interrupted", file=sys.stderr)

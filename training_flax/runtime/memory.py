@@ -1,9 +1,14 @@
-"""The heap of the process: memory is kept from one step to the next."""
+"""The memory of the process: kept from one step to the next, and an error in one line if it runs out."""
 
 import ctypes
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import jax
+
+from common_flax.errors import out_of_memory
+from training_flax.runtime.signals import RunError
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
@@ -34,6 +39,18 @@ def trim_memory() -> None:
     """
     if _has_glibc():
         ctypes.CDLL(None).malloc_trim(0)
+
+
+@contextmanager
+def memory_for(batch_size: int) -> Iterator[None]:
+    """Turns an error by which memory ran out, within this context, into a RunError that says how to need less."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not (line := out_of_memory(error)):
+            raise
+        advice = "take a smaller --batch-size, or --accumulate, --remat or --dtype bfloat16"
+        raise RunError(f"{line} (at batch size {batch_size}); {advice}") from error
 
 
 def _has_glibc() -> bool:
