@@ -1,5 +1,6 @@
 """Checkpoints: the whole training state on disk, by Orbax."""
 
+import errno
 import json
 import threading
 import time
@@ -93,8 +94,9 @@ class Checkpoints:
             if self._primary:
                 # Without this check Orbax prints many lines if the disk is full, and makes a removed folder again.
                 reserve(self._run, checkpoint_size(tree))
-                unfinished.mkdir()
-                (unfinished / "progress").mkdir()
+                if unfinished.exists():  # the writing of it was interrupted
+                    remove(unfinished)
+                (unfinished / "progress").mkdir(parents=True)
                 origin = {"step": step, "mark": self._mark, "length": self._lengths[-1]}
                 stored = json.dumps(progress._asdict() | origin, allow_nan=False)
                 (unfinished / "progress" / "metadata").write_text(stored)
@@ -108,6 +110,11 @@ class Checkpoints:
 
     def _publish(self, unfinished: Path, step: int, progress: Progress) -> None:
         """Gives a written checkpoint its name, and removes those that are no longer kept."""
+        if not (unfinished / "progress").exists():
+            for made in (unfinished / "state", unfinished, self._folder, self._run):
+                with suppress(OSError):  # Orbax has made the folders anew
+                    remove(made) if made.name == "state" else made.rmdir()
+            raise FileNotFoundError(errno.ENOENT, "it was moved or removed meanwhile", str(self._run))
         if self._metrics.exists():
             sync(self._metrics)  # a run that goes on from here needs the lines of metrics up to here
         write_check_sums(unfinished)

@@ -1,7 +1,7 @@
 """The file metrics.jsonl of a run: a line of JSON for each entry.
 
-A line's check sum covers the line before too, and the first one's the run's mark. So lines that are missing, in another
-order, or of another run are noticed, but for those at the end.
+A line's check sum covers its number and the run's mark too. So lines that are missing, in another order, or of another
+run are noticed, but for those at the end.
 """
 
 import json
@@ -19,7 +19,7 @@ from training_flax.config.run_config import FILE, read_config
 from training_flax.runtime.signals import RunError
 
 METRICS = "metrics.jsonl"
-BEFORE = "before"  # the name of the last line's check sum among the values under the next one
+PLACE = "place"  # the name of mark and number among the values under the check sum
 
 
 class Entry(msgspec.Struct):
@@ -49,13 +49,12 @@ class Metrics:
 
     def __init__(self, run: Path, mark: str):
         self._run, self._mark = run, mark
-        self.lines, self._last = 0, mark
+        self.lines = 0
 
     def append(self, values: Mapping[str, Any]) -> None:
         """Appends an entry, with "split" and "step"; the file begins with its first entry, and is never empty."""
         if self.lines:
-            line, self._last = _line(values, self._last)
-            append_line(self._run / METRICS, line)
+            append_line(self._run / METRICS, _line(values, self._mark, self.lines))
             self.lines += 1
         else:
             self._write([values])
@@ -82,13 +81,10 @@ class Metrics:
         return len(entries)
 
     def _write(self, entries: Sequence[Mapping[str, Any]]) -> None:
-        text, last = "", self._mark
-        for entry in entries:
-            line, last = _line(entry, last)
-            text += f"{line}\n"
+        text = "".join(f"{_line(entry, self._mark, number)}\n" for number, entry in enumerate(entries))
         with whole_file(self._run / METRICS) as file:
             file.write_text(text, encoding="utf-8")
-        self.lines, self._last = len(entries), last
+        self.lines = len(entries)
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -107,24 +103,22 @@ def sum_of_metrics(run: Path) -> str | None:
 
 def _read(run: Path, mark: str, needed: int | None = None) -> list[dict[str, Any]]:
     """Reads the entries; those after the first damaged line are left out, if the line is not among the `needed`."""
-    path, last = run / METRICS, mark
+    path = run / METRICS
     lines = _content(path).split(b"\n")[:-1] if path.exists() else []
     metrics: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(lines):
         try:
             values = parse_object(line, nan_is_null=True)  # older versions wrote NaN
             check_sum = values.pop(KEY, None)  # and no check sums
-            if check_sum is not None:
-                last = _line(values, last)[1]
-                if check_sum != last:
-                    raise ValueError
+            if check_sum is not None and check_sum != _sealed(values, mark, number)[KEY]:
+                raise ValueError
             typed(values, Entry)
             typed({name: value for name, value in values.items() if name != "split"}, dict[str, float | None])
         except ValueError:
-            if needed is not None and number > needed:
+            if needed is not None and number >= needed:
                 break
             raise RunError(
-                f"line {number} of {str(path)!r} is damaged; without it and all lines after it the run can go on"
+                f"line {number + 1} of {str(path)!r} is damaged; without it and all lines after it the run can go on"
             ) from None
         metrics.append(values)
     return metrics
@@ -138,8 +132,12 @@ def _content(path: Path) -> bytes:
         raise OSError(error.errno, error.strerror, str(path)) from None
 
 
-def _line(values: Mapping[str, Any], last: str) -> tuple[str, str]:
-    """Returns the line of an entry that comes after a line with the check sum `last`, and its own check sum."""
-    entry = sealed({BEFORE: last, **values})
-    del entry[BEFORE]
-    return json.dumps(entry, allow_nan=False), entry[KEY]
+def _line(values: Mapping[str, Any], mark: str, number: int) -> str:
+    """Returns the line of an entry that comes after `number` others."""
+    return json.dumps(_sealed(values, mark, number), allow_nan=False)
+
+
+def _sealed(values: Mapping[str, Any], mark: str, number: int) -> dict[str, Any]:
+    entry = sealed({PLACE: f"{mark} {number}", **values})
+    del entry[PLACE]
+    return entry

@@ -158,6 +158,39 @@ def test_a_checkpoint_that_is_being_written_counts_with_its_time_so_far(tmp_path
     assert checkpoints.seconds == checkpoints.seconds
 
 
+def test_a_run_that_is_moved_while_a_checkpoint_is_written_is_not_made_anew(tmp_path):
+    (tmp_path / "run").mkdir()
+    saved(tmp_path / "run", [1], best=1)
+    checkpoints = Checkpoints(tmp_path / "run", "a", [9])
+    saving = checkpoints._saver.save
+
+    def moving(*args, **options):
+        (tmp_path / "run").rename(tmp_path / "moved")
+        saving(*args, **options)
+
+    checkpoints._saver.save = moving
+    checkpoints.save(2, state(2), Progress())
+    with pytest.raises(RunError, match="it was moved or removed meanwhile"):
+        checkpoints.wait()
+    assert [path.name for path in tmp_path.iterdir()] == ["moved"]
+    assert checkpoint_steps(tmp_path / "moved") == [1]
+
+
+def test_a_checkpoint_whose_writing_was_interrupted_is_written_again(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path, "a", [9])
+
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints._saver, "save", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints.save(2, state(2), Progress())
+    checkpoints.save(2, state(2), Progress())
+    checkpoints.close()
+    assert damage(tmp_path / "checkpoints" / "2") is None
+
+
 def test_a_longer_run_keeps_its_mark_and_other_options_have_another(tmp_path):
     fit(TrainConfig(**SMALL, steps=2, out=tmp_path / "run"), quiet=True)
     mark = plan(TrainConfig(**SMALL, steps=2, out=tmp_path / "run")).mark
