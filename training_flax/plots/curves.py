@@ -14,6 +14,7 @@ from common_flax.palette import BLUE, ORANGE
 from common_flax.terminal import as_label
 
 LONGEST_NAME = 20  # characters of a class beside the matrix
+MOST_SQUARES = 1000  # squares on a side of a confusion matrix; the picture has fewer pixels
 
 
 def draw_curves(path: Path, metrics: Sequence[Mapping[str, Any]], title: str) -> None:
@@ -46,17 +47,19 @@ def label_axes(losses: Axes, errors: Axes, loss_label: str, error_label: str) ->
 def draw_confusion(path: Path, labels: np.ndarray, predictions: np.ndarray, names: Sequence[str], title: str) -> None:
     """Draws the confusion matrix of predictions, with a count in each square if there are at most 20 classes.
 
-    Images without a prediction, -1, are left out.
+    Images without a prediction, -1, are left out. Of more than a thousand classes, neighbours share a square.
     """
-    classes = len(names)
+    each = -(-len(names) // MOST_SQUARES)  # classes on the side of a square
+    classes = -(-len(names) // each)
     counts = np.zeros((classes, classes), int)
     made = predictions >= 0  # logits that are NaN predict no class
-    np.add.at(counts, (labels[made], predictions[made]), 1)
+    np.add.at(counts, (labels[made] // each, predictions[made] // each), 1)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     figure = Figure(figsize=(6, 5.2), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set(xlabel="predicted class", ylabel="true class", title=as_label(title))
+    of_classes = f", {each} in a square" if each > 1 else ""
+    axes.set(xlabel=f"predicted class{of_classes}", ylabel=f"true class{of_classes}", title=as_label(title))
     if classes <= 20:
         names = [as_label(name, LONGEST_NAME) for name in names]
         axes.set_xticks(range(classes), names, rotation=0 if max(map(len, names)) < 4 else 60)
