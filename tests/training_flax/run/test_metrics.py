@@ -60,9 +60,7 @@ DAMAGES = {
 def test_a_damaged_line_is_named(case, run):
     damage, number = DAMAGES[case]
     damage(run)
-    with pytest.raises(
-        RunError, match=rf"^line {number} of '.*metrics.jsonl' is damaged; without it and all lines after it 
-    ):
+    with pytest.raises(RunError, match=f"^line {number} of '.*metrics.jsonl' is damaged; without it and all lines"):
         read_metrics(run)
 
 
