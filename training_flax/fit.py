@@ -83,8 +83,15 @@ def fit(config: TrainConfig | Job, *, quiet: bool = False, stop: StopRequest | N
     stop.armed = False
     with interrupt_after_saving(stop):
         job = config if isinstance(config, Job) else plan(config)
-        with run_folder.written_to(job.run), memory_for(job.batch_size):
-            return _fit(job, quiet, stop)
+        while True:
+            try:
+                with run_folder.written_to(job.run), memory_for(job.batch_size):
+                    return _fit(job, quiet, stop)
+            except run_folder.InUse:
+                if job.config.out is not None:
+                    raise
+                # Another run that began in the same second has taken the name.
+                job = replace(job, run=run_folder.run_path(job.config, job.dataset))
 
 
 def _fit(job: Job, quiet: bool, stop: StopRequest) -> FitResult:

@@ -30,6 +30,10 @@ LOCK = ".lock"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # errors of file systems that have no locks
 
 
+class InUse(ValueError):
+    """Raised for a folder in which another process trains."""
+
+
 def run_path(config: TrainConfig, dataset: Dataset, *, extend: bool = False) -> Path:
     """Returns the folder for a run: `config.out`, or a new name under runs/. Writes nothing.
 
@@ -173,8 +177,8 @@ def read_json(path: Path) -> dict[str, Any]:
 def locked(run: Path) -> Iterator[None]:
     """Makes the run's folder, and locks it against other processes within this context.
 
-    File systems without locks, such as some of clusters, do without. Raises ValueError if another process trains in the
-    folder, or it cannot be made.
+    File systems without locks, such as some of clusters, do without. Raises InUse if another process trains in the
+    folder, and ValueError if it cannot be made.
     """
     try:
         make_folder(run)
@@ -187,7 +191,7 @@ def locked(run: Path) -> Iterator[None]:
         remove_unfinished(run)
     except BlockingIOError:
         os.close(descriptor)
-        raise ValueError(f"out {str(run)!r} is in use by another process that trains") from None
+        raise InUse(f"out {str(run)!r} is in use by another process that trains") from None
     except OSError as error:
         if error.errno not in NO_LOCKS:
             os.close(descriptor)
