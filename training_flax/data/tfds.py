@@ -78,8 +78,9 @@ def prepared(rest: str, data_dir: str | Path | None) -> Sources:
 
 
 def _sum_of_shards(folder: Path, split: str) -> str:
-    """Returns the hash of the names and sizes of a split's files."""
-    return sum_of_files((path.name, path.stat().st_size) for path in sorted(folder.glob(f"*-{split}.array_record*")))
+    """Returns the hash of the names, with the data set's version, and sizes of a split's files."""
+    shards = sorted(folder.glob(f"*-{split}.array_record*"))
+    return sum_of_files((f"{folder.name}/{shard.name}", shard.stat().st_size) for shard in shards)
 
 
 def _labelled_splits(builder: Any, tfds: Any) -> tuple[tuple[str, Any], tuple[str, Any]]:
@@ -131,7 +132,12 @@ def _source(records: Any, name: str, classes: int, grey: bool) -> Source:
         raise ValueError(f"labels from {labels.min()} to {labels.max()}, of {classes} classes")
 
     def encoded(index: int) -> io.BytesIO:
-        return io.BytesIO(kept[index] if index < len(kept) else records[index]["image"])
+        if index < len(kept):
+            return io.BytesIO(kept[index])
+        try:
+            return io.BytesIO(records[index]["image"])
+        except Exception as error:  # array_record raises RuntimeError for a file that has changed
+            raise ValueError(f"{f'{name} {index}'!r}: {one_line(error)}") from None
 
     def read(index: int) -> np.ndarray:
         image = read_image(encoded(index), f"{name} {index}")

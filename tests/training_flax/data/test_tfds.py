@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import time
@@ -26,6 +27,38 @@ def message(name, data_dir):
 
 def images_of(split, count, shape=(4, 5, 3)):
     return sorted(pixels(split, index, shape).tobytes() for index in range(count))  # TFDS shuffles examples
+
+
+def empty(file):
+    os.truncate(file, 0)
+
+
+def overwrite(file):
+    with file.open("r+b") as records:
+        records.write(bytes(file.stat().st_size))
+
+
+@pytest.mark.parametrize("damage", [empty, overwrite])
+def test_records_that_change_after_they_were_listed_are_named(damage, tmp_path, monkeypatch):
+    monkeypatch.setattr("training_flax.data.tfds.MEMORY_LIMIT", 0)
+    prepare(tmp_path, shape=staticmethod(lambda index: (4 + index, 5, 3)))
+    dataset = open_dataset("tfds:pictures", data_dir=tmp_path)
+    (file,) = tmp_path.rglob("*-train.array_record*")
+    damage(file)
+    with pytest.raises(ValueError, match=r"1\.0\.0: train 5'") as error:
+        dataset.train.read(5)
+    assert "\n" not in str(error.value)
+
+
+def test_hashes_of_the_records_files_tell_versions_and_splits(tmp_path):
+    sums = []
+    for version in ("1.0.0", "1.0.1"):
+        prepare(tmp_path / version, version=version)
+        dataset = open_dataset("tfds:pictures", data_dir=tmp_path / version)
+        sums += [dataset.train_files, dataset.test_files]
+        again = open_dataset("tfds:pictures", data_dir=tmp_path / version)
+        assert [again.train_files, again.test_files] == sums[-2:]
+    assert len(set(sums)) == 4
 
 
 def test_a_prepared_data_set_is_read_without_tensorflow(tmp_path):
