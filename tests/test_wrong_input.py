@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import os
 import shutil
 import struct
 import sys
@@ -632,10 +633,15 @@ def empty(path):
     path.write_bytes(b"")
 
 
+def pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
 RESULTS = {
-    "model.safetensors": (halve, flip, Path.unlink, empty),
-    "summary.json": (halve, flip, Path.unlink, empty),
-    **dict.fromkeys(("batch.png", "curves.png", "confusion.png"), (halve, Path.unlink, empty)),
+    "model.safetensors": (halve, flip, Path.unlink, empty, pipe),
+    "summary.json": (halve, flip, Path.unlink, empty, pipe),
+    **dict.fromkeys(("batch.png", "curves.png", "confusion.png"), (halve, Path.unlink, empty, pipe)),
 }
 
 

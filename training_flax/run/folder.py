@@ -189,6 +189,7 @@ def locked(run: Path) -> Iterator[None]:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         remove_unfinished(run)
+        _remove_pipes(run)
     except BlockingIOError:
         os.close(descriptor)
         raise InUse(f"out {str(run)!r} is in use by another process that trains") from None
@@ -200,6 +201,13 @@ def locked(run: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _remove_pipes(run: Path) -> None:
+    """Removes pipes and sockets, in whose places files of the run belong: whoever opens one to write waits for ever."""
+    for path in run.iterdir():
+        if path.name != LOCK and (path.is_fifo() or path.is_socket()):
+            path.unlink()
 
 
 @contextmanager
