@@ -5,14 +5,11 @@ python tests/helpers/damaged_runs.py FOLDER [--damages N] [--first I]
 
 import argparse
 import collections
-import faulthandler
-import functools
 import hashlib
 import os
 import random
 import shutil
 import sys
-import threading
 from collections.abc import Callable, Hashable
 from contextlib import suppress
 from pathlib import Path
@@ -29,7 +26,6 @@ from training_flax.run import comparison
 from training_flax.runtime.signals import RunError
 from weights_flax import __main__ as weights_command, load_model
 
-SECONDS = 120  # a door that takes longer hangs
 TWICE = 0.2  # share of trials with a second damage
 
 
@@ -202,7 +198,6 @@ class Damages:
         for name in ("summary.json", "confusion.png", *short_runs.WEIGHTS):
             (self.runs["unfinished"] / name).unlink()
         shutil.rmtree(self.runs["unfinished"] / "checkpoints/12")
-        self.hold = folder / "hangs.txt"
         self.right = {name: self._right(name) for name in ("finished", "unfinished")}
 
     def _right(self, name: str) -> dict[str, set[Hashable]]:
@@ -242,23 +237,14 @@ class Damages:
                 how.append(damage(self.copy, draw, self.runs["other"]))
         problems = []
         for door, read in self.doors.all.items():
-            watch = threading.Timer(SECONDS, functools.partial(self._give_up, f"{seed}: {name}, {how}, {door}"))
-            watch.daemon = True
-            watch.start()
-            verdict, found = result(read, self.copy)
-            watch.cancel()
+            with short_runs.watched(lambda trial=f"{seed}: {name}, {how}, {door}": trial):
+                verdict, found = result(read, self.copy)
             if verdict == "right" and found not in self.right[name][door]:
                 verdict, found = "wrong", f"other numbers: {str(found)[:300]}"
             tally[f"{door}: {verdict}"] += 1
             if verdict == "wrong":
                 problems.append(f"{seed}: {name}, {'; '.join(how)} | {door} | {found}".replace(str(self.copy), "RUN"))
         return problems
-
-    def _give_up(self, trial: str) -> None:
-        with self.hold.open("w") as file:
-            print(trial, file=file, flush=True)
-            faulthandler.dump_traceback(file)
-        os._exit(3)
 
 
 def main() -> int:

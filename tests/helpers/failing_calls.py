@@ -6,12 +6,9 @@ python tests/helpers/failing_calls.py FOLDER [--sample N] [--modes MODE…] [--p
 import argparse
 import collections
 import errno
-import faulthandler
-import os
 import random
 import shutil
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +17,6 @@ import short_runs
 from file_calls import FileCalls, Group, Manner
 
 LINES = 6  # on stderr, at most
-SECONDS = 120  # a trial that takes longer hangs
 
 
 class Mode(NamedTuple):
@@ -121,14 +117,6 @@ class Trials:
             yield f"again: {type(error).__name__}: {str(error)[:200]}"
 
 
-def give_up(trials: Trials, trial: str) -> None:
-    """Ends the process, as nothing ends a run that hangs, and leaves a file that tells where it hangs."""
-    with (trials.folder / "hangs.txt").open("w") as file:
-        print(f"{trial}, {trials.calls.failed}", file=file, flush=True)
-        faulthandler.dump_traceback(file)
-    os._exit(3)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
@@ -146,11 +134,8 @@ def main() -> int:
             numbers = sorted(random.Random(name).sample(numbers, min(options.sample, len(numbers))))
         kinds: collections.Counter[str] = collections.Counter()
         for number in numbers:
-            watch = threading.Timer(SECONDS, give_up, [trials, f"{name}, call {number}"])
-            watch.daemon = True
-            watch.start()
-            failed, problems = trials.fail(mode, number)
-            watch.cancel()
+            with short_runs.watched(lambda trial=f"{name}, call {number}": f"{trial}, {trials.calls.failed}"):
+                failed, problems = trials.fail(mode, number)
             kinds[failed.split(" ")[0] or "none"] += 1
             wrong += bool(problems)
             for problem in problems:

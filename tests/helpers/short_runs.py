@@ -1,11 +1,14 @@
 """One short run, trained again and again by the front door, with programs that are compiled once."""
 
+import faulthandler
 import gc
 import json
 import os
 import sys
 import tempfile
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
@@ -20,6 +23,7 @@ from training_flax.run import logs, loop
 OPTIONS = ["--arch", "resnet8", "--width", "2", "--data", "fake:8x8x3:4:64", "--batch-size", "16"]
 OPTIONS += ["--ema", "0.5"]
 STEPS = 12
+SECONDS = 120  # a run that takes longer hangs
 WEIGHTS = ("model.safetensors", "model_ema.safetensors")
 UNFINISHED = ("unfinished", "tmp")  # parts of names that nothing in a run's folder keeps
 TIMES = ("images_per_second", "data_wait", "check_sum")  # entries of metrics that differ from run to run
@@ -84,6 +88,26 @@ def said_by(command) -> Outcome:
             file.seek(0)
             texts.append(file.read().decode(errors="replace").splitlines())
     return Outcome(code, *texts)
+
+
+@contextmanager
+def watched(what: Callable[[], str]) -> Iterator[None]:
+    """A context that ends the process, and tells where it hangs, if it takes longer than two minutes."""
+    terminal = os.dup(2)  # stderr may lead to a file meanwhile
+
+    def give_up() -> None:
+        os.write(terminal, f"hangs: {what()}\n".encode())
+        faulthandler.dump_traceback(terminal)
+        os._exit(3)
+
+    timer = threading.Timer(SECONDS, give_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        os.close(terminal)
 
 
 def settle() -> Outcome:
