@@ -102,7 +102,7 @@ class Trials:
         if (outcome.code, len(complaints)) not in ((0, 0), (2, 1)):
             yield f"exit code {outcome.code} with {complaints}"
         if len(outcome.error) > LINES:
-            yield f"{len(outcome.error)} lines, such as {outcome.error[0][:200]}"
+            yield f"{len(outcome.error)} lines, such as {[line[:200] for line in outcome.error[:3]]}"
 
     def _again(self, run: Path) -> Iterator[str]:
         try:
