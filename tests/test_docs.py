@@ -252,6 +252,7 @@ def test_every_room_and_module_is_on_the_page_of_the_architecture():
         assert modules | rooms <= named
 
 
+@pytest.mark.slow
 def test_promises_name_tests_that_there_are_and_count_their_cases():
     page = (ROOT / "docs" / "promises.md").read_text()
     named = re.findall(r"`(tests/[\w/.:]+)`(?: \((\d+)\))?", page)

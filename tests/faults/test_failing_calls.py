@@ -8,7 +8,7 @@ from tools import succeeds
 
 @pytest.mark.skipif(missing, reason=WHY_MISSING)
 @pytest.mark.parametrize(
-    ("modes", "sample"), [(["full-once", "error", "half"], 2), pytest.param(list(MODES), 12, marks=pytest.mark.slow)]
+    ("modes", "sample"), [(["full-once", "error", "half"], 2), pytest.param(list(MODES), 5, marks=pytest.mark.slow)]
 )
 def test_a_run_goes_on_after_errors_of_the_disk(modes, sample, tmp_path):
     """A seeded sample of calls; the tool takes all of them where it is told no sample."""

@@ -73,7 +73,7 @@ def test_changes_of_content(data, change, after):
 
 
 @pytest.mark.skipif(missing, reason=WHY_MISSING)
-@pytest.mark.parametrize("again", [3, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("again", [3, pytest.param(40, marks=pytest.mark.slow)])
 def test_nothing_is_lost_when_power_fails_at_any_call(again, tmp_path):
     """After a loss at any file call: no part of a file, the newest whole checkpoint is there, and the run goes on."""
     succeeds("power_cuts", tmp_path / "runs", "--again", str(again))
@@ -85,4 +85,4 @@ def test_nothing_is_lost_when_a_disk_loses_power(mount, tmp_path):
     """Copies of a disk at moments of a run, and soon after its end: the same command ends with the same weights."""
     if not can_mount(tmp_path):
         pytest.skip("mounting is not allowed")
-    succeeds("real_disk", tmp_path / "runs", "--mount", mount, "--moments", "4")
+    succeeds("real_disk", tmp_path / "runs", "--mount", mount, "--moments", "3")
