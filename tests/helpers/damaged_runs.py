@@ -259,8 +259,9 @@ def main() -> int:
         wrong += len(problems)
         if problems:
             print(*problems, sep="\n", flush=True)
+        if (seed + 1 - options.first) % 100 == 0:
+            print(f"{seed + 1 - options.first} damages, {wrong} problems", flush=True)
     print(*(f"{name} {count}" for name, count in sorted(tally.items())), sep="\n")
-    print(f"{options.damages} damages, {wrong} problems")
     return bool(wrong)
 
 
