@@ -69,8 +69,7 @@ def _source(part: Path, classes: tuple[str, ...]) -> Source:
             raise ValueError(f"{file!r} has changed since it was listed: {sizes[index]:,} bytes then, {now:,} now")
         return image
 
-    names = (file[len(str(part)) + 1 :] for file in files)
-    listed = sum_of_files(zip(names, sizes or [0] * len(files), strict=True))
+    listed = sum_of_files(file[len(str(part)) + 1 :] for file in files)
     return Source(np.array(labels, np.int32), lambda index: read_size(files[index], files[index]), read, listed)
 
 
