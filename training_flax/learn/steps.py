@@ -12,6 +12,7 @@ from flax import linen as nn
 from jax import lax
 
 from common_flax.renamed import renamed_keyword
+from training_flax.learn.averages import averaged, averaging_rate
 from training_flax.learn.freeze import check_patterns, frozen_leaves
 from training_flax.learn.state import EvalResult, LossScale, TrainMetrics, TrainState
 
@@ -115,7 +116,7 @@ def make_train_step(
         average = None
         if state.ema is not None:
             rate = averaging_rate(state.step - state.skipped + 1, ema, dtype) if ema_warmup else 1 - ema
-            average = {name: _thaw(_averaged(new[name], old, rate), old, freeze) for name, old in state.ema.items()}
+            average = {name: _thaw(averaged(new[name], old, rate), old, freeze) for name, old in state.ema.items()}
         moved = (params, stats, opt_state, average)
         still = (state.params, state.batch_stats, state.opt_state, state.ema)
         # If the learning rate is too high, finite gradients give infinite weights; and the variances of finite
@@ -137,27 +138,6 @@ def make_train_step(
         return after, TrainMetrics(plain, right, norm, jnp.asarray(after.skipped_in_row))
 
     return step
-
-
-def averaging_rate(number: jax.Array, decay: float, dtype: Any = jnp.float32) -> jax.Array:
-    """Returns the share of the newest weights in their moving average: 1 - `decay`, or more in the first updates.
-
-    The share of update `number` is number^(-2/3), at least 1 - decay, as in timm's `ModelEmaV3(use_warmup=True)`: the
-    average begins as a copy, and then spans about number^(2/3) updates. With a constant share, the initial weights
-    would have decay^number of the average, nearly all of it in a short run.
-
-    Args:
-        number: () integer from 1: the number of this update. Skipped steps do not count.
-        decay: the decay after the warm-up, from 0 to under 1.
-        dtype: the type of the result.
-    """
-    return jnp.maximum(number.astype(dtype) ** (-2 / 3), 1 - decay)
-
-
-def _averaged(new: Any, old: Any, rate: Any) -> Any:
-    """Moves the average `old` towards `new` by the share `rate`; each leaf keeps its type."""
-    average = optax.incremental_update(new, old, rate)
-    return jax.tree.map(lambda leaf, before: leaf.astype(before.dtype), average, old)
 
 
 def _widest_type(tree: Any) -> Any:

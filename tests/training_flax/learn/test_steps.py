@@ -18,7 +18,7 @@ from training_flax import (
     make_train_step,
     normalise,
 )
-from training_flax.learn.steps import averaging_rate
+from training_flax.learn.averages import averaging_rate
 
 FUSED_BY_MLIR = True
 CONFIG = TrainConfig("resnet20", recipe="quick-digits", lr=0.1, momentum=0.9, weight_decay=0.01)
