@@ -111,6 +111,8 @@ class Sweep:
         code = process.wait(timeout=120)
         for reader in readers:
             reader.join()
+        process.stdout.close()
+        process.stderr.close()
         said = [text.rstrip("\n") for text in said if text.strip()]
         return Trial(name, code, said, time.monotonic() - start, before, newest(out))
 
