@@ -41,7 +41,7 @@ def _sum_of(values: Mapping[str, Any]) -> str:
 
 
 def write_check_sums(folder: Path) -> None:
-    """Writes the check sums of all files in subfolders of `folder`; files beside the subfolders may still change."""
+    """Writes the check sums of all files in the subfolders of `folder`."""
     files = sorted(path for entry in folder.iterdir() if entry.is_dir() for path in entry.rglob("*") if path.is_file())
     (folder / NAME).write_text(json.dumps({str(path.relative_to(folder)): _crc32(path) for path in files}))
 

@@ -24,7 +24,6 @@ from training_flax.results import (
     finished_steps,
     is_whole_picture,
     results_size,
-    weight_files,
     write_results,
 )
 from training_flax.run import folder as run_folder
@@ -41,6 +40,7 @@ from training_flax.runtime.signals import RunError, StopRequest, interrupt_after
 from training_flax.runtime.terminal import Terminal
 from weights_flax import load_weights
 from weights_flax.formats.open import open_weights
+from weights_flax.formats.run import FILES
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _fit(job: Job, quiet: bool, stop: StopRequest) -> FitResult:
             terminal.say(f"{job.run} is finished: {finished} steps; its results are in {SUMMARY}")
             if not has_its_metrics(job.run, read_summary(job.run)):
                 terminal.say(f"{METRICS} is missing, or not what was written; no other file has its entries")
-            variables = jax.tree.map(jnp.asarray, load_weights(job.eval_model, job.run / weight_files(job)[0]))
+            variables = jax.tree.map(jnp.asarray, load_weights(job.eval_model, job.run / FILES["last"]))
             return FitResult(job.run, sealed(run_folder.read_json(job.run / SUMMARY)), job.eval_model, variables)
         if not saved:
             raise RunError(f"{job.run} is finished, but has no checkpoint to write {broken} from, missing or damaged")

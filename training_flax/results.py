@@ -14,31 +14,25 @@ from training_flax.run.disk_space import checkpoint_size
 from training_flax.run.loop import LoopResult
 from training_flax.run.metrics import METRICS, sum_of_metrics
 from training_flax.run.plan import Job
-from training_flax.run.summary import SUMMARY, read_summary
+from training_flax.run.summary import read_summary
 from training_flax.runtime.terminal import Terminal
 from weights_flax import load_weights, read_card, save_weights
+from weights_flax.formats.run import FILES, SUMMARY
 
 PICTURES = ("batch.png", "curves.png", "confusion.png")
 PICTURES_SIZE = 1_000_000  # bytes of all pictures and texts together, an upper estimate
 END_OF_PNG = b"IEND\xaeB`\x82"
 
 
-def weight_files(job: Job) -> tuple[str, ...]:
-    """Returns the names of the files of weights that a finished run has."""
-    return ("model.safetensors", *(["model_ema.safetensors"] if job.config.ema else []))
-
-
 def origins(job: Job) -> dict[str, dict[str, Any]]:
-    """Returns what the cards of a finished run's weights say of their origin."""
+    """Returns the files of weights that a finished run has, by name, with what their cards say of their origin."""
     about = {"mark": job.mark, "step": job.total_steps}
-    return {
-        name: about | {"which": which} for name, which in zip(weight_files(job), ("last", "averaged"), strict=False)
-    }
+    return {FILES[which]: about | {"which": which} for which in ("last", *(["averaged"] if job.config.ema else []))}
 
 
 def results_size(job: Job, state: Any) -> int:
     """Returns an upper estimate of the bytes that the results take on the disk; a state of shapes will do."""
-    return len(weight_files(job)) * checkpoint_size((state.params, state.batch_stats)) + PICTURES_SIZE
+    return len(origins(job)) * checkpoint_size((state.params, state.batch_stats)) + PICTURES_SIZE
 
 
 def finished_steps(run: Path) -> int | None:

@@ -28,10 +28,10 @@ from training_flax.config.config import (
 )
 from training_flax.config.recipes import RECIPES
 from training_flax.data.dataset import Dataset
-from weights_flax.formats.run import Channels, Normalisation, NumClasses, Side, Text
+from weights_flax.formats.run import CONFIG, Channels, Normalisation, NumClasses, Side, Text
 from weights_flax.io.archs import constructor_options
 
-FILE = "config.json"
+FILE = CONFIG
 LONGEST = 400  # characters of an error
 NEEDED = ("arch", "recipe", "batch_size", "lr")  # the options without a default
 MAY_LACK = ("versions", "train_files", "test_files", "mark", "lengths")  # entries of FACTS that no reader needs

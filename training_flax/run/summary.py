@@ -9,8 +9,8 @@ import msgspec
 from common_flax.json_input import typed
 from training_flax.run.folder import read_json
 from training_flax.run.metrics import sum_of_metrics
+from weights_flax.formats.run import SUMMARY
 
-SUMMARY = "summary.json"
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Amount = Annotated[float, msgspec.Meta(ge=0)]
 
