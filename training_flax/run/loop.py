@@ -22,7 +22,9 @@ from training_flax.runtime.memory import trim_memory
 from training_flax.runtime.signals import DUE, GO_ON, SAVE, STOP, RunError, StopAsked, Stopped, StopRequest
 from training_flax.runtime.terminal import Terminal, progress_bar
 
-SHARE_OF_CHECKPOINTS = 0.02  # largest share of a run's time: epochs of a second do not each end with a checkpoint
+# Epochs of a second do not each end with a checkpoint: it comes for a fiftieth of the time, or every ten seconds.
+SHARE_OF_CHECKPOINTS = 0.02
+SHORT_EPOCH = 10.0  # seconds
 
 
 class LoopResult(NamedTuple):
@@ -151,7 +153,7 @@ class Loop:
         passed = time.monotonic() - self.saved_at
         if passed > 60 * self.job.config.checkpoint_minutes:
             return SAVE
-        return DUE if SHARE_OF_CHECKPOINTS * passed >= self.checkpoints.seconds else GO_ON
+        return DUE if passed >= min(SHORT_EPOCH, self.checkpoints.seconds / SHARE_OF_CHECKPOINTS) else GO_ON
 
     def check_stop(self) -> None:
         """Raises StopAsked if this process has been asked to stop, and need not do so together with others."""
