@@ -17,6 +17,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from common_flax.signals import handled
+
 ROOT = Path(__file__).parents[2]
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 RUN = ["--arch", "resnet20", "--width", "4", "--data", "fake:8x8x3:4:64", "--batch-size", "16", "--ema", "0.9"]
@@ -84,9 +86,9 @@ class Sweep:
     def trial(self, name: str, line: str, delay: float, signals: list[int], gap: float) -> Trial:
         """Sends signals `delay` seconds after a line of the run, `gap` seconds apart."""
         out, pipe = self.folder / name, subprocess.PIPE
-        process = subprocess.Popen(
-            self.command(out), env=self.environment, stdout=pipe, stderr=pipe, text=True, preexec_fn=mind_all
-        )
+        # The child would inherit what nohup and shells ignore, but not a handler.
+        with handled(signal.default_int_handler, *SIGNALS):
+            process = subprocess.Popen(self.command(out), env=self.environment, stdout=pipe, stderr=pipe, text=True)
         seen, said = threading.Event(), []
         line = line.replace("last epoch", f"epoch {self.steps // 4}/")
 
@@ -135,12 +137,6 @@ class Sweep:
         names = "+".join(signal.Signals(each).name for each in signals)
         name = f"{number}-{line.strip(' ,/').replace(' ', '-').replace('/', '') or 'import'}+{delay:.2f}s-{names}"
         return self.trial(name, line, delay, signals, gap)
-
-
-def mind_all() -> None:
-    """Undoes what nohup and shells have ignored for this process."""
-    for number in SIGNALS:
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def weights(out: Path) -> list[str]:

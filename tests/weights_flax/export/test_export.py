@@ -1,3 +1,5 @@
+import errno
+import os
 import re
 import subprocess
 import sys
@@ -321,12 +323,15 @@ def test_nothing_is_written_where_something_is_wrong(networks, tmp_path, monkeyp
     fails(r"format 'onnx' needs onnx: pip install 'resnet-densenet-flax\[onnx\]'", format="onnx")
 
 
-def test_a_file_that_cannot_be_written_leaves_nothing(networks, tmp_path):
+def test_a_file_that_cannot_be_written_leaves_nothing(networks, tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     network = networks("basic blocks, A")
-    (tmp_path / "net.unfinished").mkdir()
-    with pytest.raises(ValueError, match=r"cannot write '.*net': .*directory"):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ValueError, match=r"cannot write '.*net': .*No space left on device"):
         export(network.model, network.variables, tmp_path / "net", image_shape=network.image_shape)
-    assert [path.name for path in tmp_path.iterdir()] == ["net.unfinished"]
+    assert not list(tmp_path.iterdir())
 
 
 def test_images_too_small_for_the_network_are_named(networks, tmp_path):
