@@ -1,5 +1,6 @@
 """The command line of `train.py` and `python -m training_flax`."""
 
+import gc
 import json
 import re
 import signal
@@ -111,10 +112,13 @@ def main(arguments: Sequence[str], prog: str = "train.py", stop: StopRequest | N
             run(options, request)
 
         try:
-            return run_command(name, command, RunError)
+            code = run_command(name, command, RunError)
         except Stopped as stopped:
             complain(f"{name}: {stopped}")
             return stopped.exit_code
+        if code:
+            gc.collect()  # Orbax' futures tell their errors when they are collected: now, while Orbax is hidden
+        return code
 
 
 def start(prog: str, stop: StopRequest) -> NoReturn:
