@@ -151,17 +151,12 @@ def lengths_of(run: Path, total_steps: int) -> tuple[int, ...]:
     return tuple(sorted({*stored, total_steps}))
 
 
-def write_config(
-    run: Path, config: TrainConfig, dataset: Dataset, mark: str | None = None, lengths: Sequence[int] = ()
-) -> None:
-    """Writes config.json: the values of `numbers_options`, the run's mark and lengths, and a check sum.
-
-    Without a mark the file is as older versions wrote it, without a check sum too.
-    """
-    if mark is not None and is_run(run) and read_config(run).get("mark") not in (None, mark):
+def write_config(run: Path, config: TrainConfig, dataset: Dataset, mark: str, lengths: Sequence[int] = ()) -> None:
+    """Writes config.json: the values of `numbers_options`, the run's mark and lengths, and a check sum."""
+    if is_run(run) and read_config(run).get("mark") not in (None, mark):
         raise ValueError(f"out {str(run)!r} holds another run, which has begun meanwhile; name a new folder")
     values = plain(numbers_options(config, dataset))
-    _write(run / FILE, values if mark is None else sealed({**values, "mark": mark, "lengths": list(lengths)}))
+    write_json(run / FILE, {**values, "mark": mark, "lengths": list(lengths)})
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -221,9 +216,5 @@ def written_to(run: Path) -> Iterator[None]:
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Writes `values` and their check sum, whole or not at all."""
-    _write(path, sealed(values))
-
-
-def _write(path: Path, values: Mapping[str, Any]) -> None:
     with whole_file(path) as file:
-        file.write_text(json.dumps(values, indent=2, allow_nan=False) + "\n")
+        file.write_text(json.dumps(sealed(values), indent=2, allow_nan=False) + "\n")

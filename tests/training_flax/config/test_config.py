@@ -1,9 +1,10 @@
 import pytest
+from older_runs import write_older_config
 
 import training_flax
 from training_flax import TrainConfig, plan, with_recipe
 from training_flax.config.config import check
-from training_flax.run.folder import read_config, write_config
+from training_flax.run.folder import read_config
 from training_flax.train_command import parse
 
 
@@ -91,7 +92,7 @@ def test_old_names_of_options_are_still_read():
 def test_a_run_with_old_names_of_options_goes_on(tmp_path):
     config = TrainConfig("resnet20", augment=("color:0.2",), stem_type="cifar", out=tmp_path)
     job = plan(config)
-    write_config(tmp_path, job.config, job.dataset)
+    write_older_config(tmp_path, job.config, job.dataset)
     text = (tmp_path / "config.json").read_text()
     for new, old in {"optimizer": "optimiser", "stem_type": "stem", "color:": "colour:"}.items():
         assert text.count(new) == 1

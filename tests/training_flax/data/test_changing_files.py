@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from older_runs import write_older_config
 from PIL import Image
 
 from training_flax import TrainConfig, open_dataset, plan
@@ -153,7 +154,7 @@ def test_a_run_of_a_version_that_knew_no_files_goes_on(data, tmp_path):
     older = plan(config(data, None)).dataset
     for name in ("train_files", "test_files"):
         object.__setattr__(older, name, None)
-    write_config(run, job.config, older)
+    write_older_config(run, job.config, older)
     assert "train_files" not in read_config(run)
     assert plan(config(data, run)).run == run
 

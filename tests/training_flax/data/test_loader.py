@@ -6,13 +6,13 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from older_runs import write_older_config
 
 from training_flax import TrainConfig, open_dataset
 from training_flax.data.dataset import StreamedSplit
 from training_flax.data.decode import centre_crop
 from training_flax.data.loader import UNCHANGED, Loader, random_fit
 from training_flax.learn.evaluation import on_device
-from training_flax.run.folder import write_config
 from training_flax.run.loop import train_reader
 from training_flax.run.plan import plan
 from training_flax.run.programs import make_loader
@@ -72,7 +72,7 @@ def test_a_run_of_before_the_option_changed_its_images_to_the_end(tmp_path):
     config = TrainConfig("resnet20", steps=6, augment_until=1.0, out=tmp_path / "run", **OPTIONS)
     job = plan(config)
     job.run.mkdir()
-    write_config(job.run, job.config, job.dataset)
+    write_older_config(job.run, job.config, job.dataset)
     path = job.run / "config.json"
     options = json.loads(path.read_text())
     assert options.pop("augment_until") == 1.0
