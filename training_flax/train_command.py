@@ -90,13 +90,16 @@ def run(options: CommandLine, stop: StopRequest) -> None:
         complain(f"{signal.Signals(stop.stop_signal - STOP).name} came after the last step; the run is finished")
 
 
-def main(arguments: Sequence[str], prog: str = "train.py", stop: StopRequest | None = None) -> int:
+def main(
+    arguments: Sequence[str], prog: str = "train.py", stop: StopRequest | None = None, hidden: ExitStack | None = None
+) -> int:
     """Runs the command line.
 
     Args:
         arguments: the words after the program's name.
         prog: the program's name.
         stop: the request of `stop_on_signals` if the caller minds signals already; None has them minded from here on.
+        hidden: hides Orbax until the caller closes it; None hides it within the call. Threads of Orbax may outlive it.
 
     Returns:
         The exit code: 2 after an error, 128 + the number of a signal that stopped the run, else 0.
@@ -108,7 +111,7 @@ def main(arguments: Sequence[str], prog: str = "train.py", stop: StopRequest | N
         def command() -> None:
             options = parse(arguments, prog)
             if not options.verbose:
-                stack.enter_context(orbax_hidden())
+                (hidden or stack).enter_context(orbax_hidden())
             run(options, request)
 
         try:
@@ -124,5 +127,6 @@ def main(arguments: Sequence[str], prog: str = "train.py", stop: StopRequest | N
 def start(prog: str, stop: StopRequest) -> NoReturn:
     """Runs this process's command line, and ends the process with its exit code."""
     write_to_any_terminal()
-    code = main(sys.argv[1:], prog, stop)
-    leave(code, at_once=not jax.distributed.is_initialized())  # processes that train together wait for each other
+    with ExitStack() as hidden:
+        code = main(sys.argv[1:], prog, stop, hidden)
+        leave(code, at_once=not jax.distributed.is_initialized())  # processes that train together wait for each other

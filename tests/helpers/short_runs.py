@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
@@ -63,7 +63,9 @@ def share_programs() -> None:
 
 def train(out: Path, *options: str, steps: int = STEPS) -> Outcome:
     """Runs the command that trains in a folder, as often as it is called; catches what it prints, libraries too."""
-    return said_by(lambda: train_command.main([*OPTIONS, "--steps", str(steps), *options, "--out", str(out)]))
+    words = [*OPTIONS, "--steps", str(steps), *options, "--out", str(out)]
+    with ExitStack() as hidden:
+        return said_by(lambda: train_command.main(words, hidden=hidden))
 
 
 def said_by(command) -> Outcome:
