@@ -10,7 +10,7 @@ import tyro
 
 from common_flax.errors import out_of_memory
 from common_flax.signals import imported, leave, open_standard_streams
-from common_flax.terminal import complain
+from common_flax.terminal import complain, written_out
 
 Options = TypeVar("Options")
 
@@ -29,7 +29,7 @@ def parse_options(kind: type[Options], arguments: Sequence[str], *, prog: str, d
     """
     complaint = io.StringIO()
     try:
-        with contextlib.redirect_stderr(complaint):
+        with contextlib.redirect_stderr(complaint), written_out():
             return tyro.cli(kind, prog=prog, description=description, args=arguments, config=(tyro.conf.DisallowNone,))
     except SystemExit as stop:
         if stop.code in (0, None):

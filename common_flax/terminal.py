@@ -1,10 +1,15 @@
 """The one way by which lines reach the terminal: names from files cannot steer it there."""
 
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import IO
 
 LONGEST = 4000  # characters of an error, which may quote what a file holds
+
+
+class OutputError(OSError, ValueError):
+    """Raised where stdout cannot be written to, as on a full disk; the message is one line."""
 
 
 def visible(text: str) -> str:
@@ -33,8 +38,23 @@ def say(*lines: str, file: IO[str] | None = None) -> None:
     Args:
         lines: a line each; without their ends.
         file: the stream; None is stdout.
+
+    Raises:
+        OutputError: the stream cannot be written to. A reader who has gone is a BrokenPipeError.
     """
-    print(*map(visible, lines), sep="\n", file=file, flush=True)
+    with written_out():
+        print(*map(visible, lines), sep="\n", file=file, flush=True)
+
+
+@contextmanager
+def written_out() -> Iterator[None]:
+    """Turns errors of printing within this context into an OutputError."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"the output cannot be written: {error.strerror or error}") from None
 
 
 def tell(*lines: str) -> None:

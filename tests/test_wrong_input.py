@@ -247,6 +247,14 @@ OPTIONS = {
         "out 'taken' is not empty, and holds no run to go on with; name a new folder",
     ),
     "fewer classes than the data": ("--num-classes 7", "num_classes must be the 10 of digits; given 7"),
+    "a number that no config may have": (
+        "--max-skipped 99999999999999999999",
+        "max_skipped must be an integer of at most 4294967296; given 99999999999999999999",
+    ),
+    "a list that no config may have": (
+        f"--decay-at {' '.join(f'0.{i:05}' for i in range(1, 1101))}",
+        "decay_at must be a list of length of at most 1024; given a list of 1,100",
+    ),
     "no classes": ("--num-classes 0", "num_classes must be a positive integer; given 0"),
     "a mean without a deviation": ("--mean 0.5 0.5 0.5", "give mean and std, or neither; given mean=(0.5, 0.5, 0.5)"),
     "a mean of too few channels": (
@@ -663,6 +671,13 @@ def test_without_a_checkpoint_broken_results_are_named_and_nothing_is_trained_ag
     shutil.rmtree(run / "checkpoints")
     expected = "run is finished, but has no checkpoint to write model.safetensors from, missing or damaged"
     assert refused(door, *FOUR) == expected
+
+
+def test_a_finished_run_without_checkpoints_is_not_trained_anew_to_be_longer(run, door):
+    shutil.rmtree(run / "checkpoints")
+    before = contents(run)
+    assert refused(door, *SIX) == "run is finished, after 4 steps, but has no checkpoint to go on from"
+    assert contents(run) == before
 
 
 def test_a_checkpoint_of_another_run_is_refused(here, run, door):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from common_flax.check_sums import sealed
+from common_flax.terminal import say
 from training_flax.config.config import TrainConfig
 from training_flax.data.loader import Loader, read_ahead
 from training_flax.learn.evaluation import Evaluation, evaluate, on_device
@@ -111,6 +112,8 @@ def _fit(job: Job, quiet: bool, stop: StopRequest) -> FitResult:
         if not saved:
             raise RunError(f"{job.run} is finished, but has no checkpoint to write {broken} from, missing or damaged")
         terminal.say(f"{job.run} is finished, but these are missing or damaged, and written anew: {broken}")
+    elif finished is not None and not saved:
+        raise RunError(f"{job.run} is finished, after {finished} steps, but has no checkpoint to go on from")
     missing, state = max(KEPT + 2 - len(saved), 1), state_by_shape(job)
     needed = missing * checkpoint_size(state) + results_size(job, state)
     check_space(job.run, needed, f"{missing} checkpoint{'s' * (missing > 1)} and the results")
@@ -228,5 +231,6 @@ def evaluate_run(config: TrainConfig, *, quiet: bool = False) -> Evaluation:
     kind = "averaged" if open_weights(source, which=config.which).which == "averaged" else config.which
     score = f"{100 * evaluation.accuracy:.2f} % ({right} of {total} images), loss {evaluation.loss:.4f}"
     weights = f" of the {kind} weights" if kind else ""
-    Terminal(quiet or jax.process_index() > 0).say(f"test accuracy{weights} {score}")
+    if not quiet and jax.process_index() == 0:
+        say(f"test accuracy{weights} {score}")  # the only result: where it cannot be printed, that is an error
     return evaluation

@@ -16,7 +16,7 @@ from common_flax.command_line import parse_options, run_command, start_command
 from common_flax.terminal import say, visible
 from weights_flax.export.export import export
 from weights_flax.formats.open import open_weights, reading
-from weights_flax.formats.run import origin
+from weights_flax.formats.run import check_output, origin
 from weights_flax.io.archs import build_model, describe, published_size
 from weights_flax.io.inspect import fitting
 from weights_flax.io.load import LoadedModel, load_model
@@ -109,6 +109,7 @@ def _short(value: Any) -> str:
 
 def convert(options: Convert) -> None:
     """Converts a file, and prints the network that it belongs to."""
+    check_output("out", options.out, [options.file])
     model, variables, card = load_model(options.file, options.arch, which=options.which)
     normalised = card.get("normalisation") or {}
     about = {name: card.get(name) for name in ("class_names", "image_shape", "licence", "source")}
@@ -130,6 +131,7 @@ def _named(model: Any) -> str:
 
 def export_network(options: Export) -> None:
     """Writes a network to a file that runs without this project."""
+    check_output("out", options.out, [options.run, options.weights])
     model, variables, card = _network(options)
     size = options.image_size or published_size(model)
     shape = card.get("image_shape") if options.image_size is None else None

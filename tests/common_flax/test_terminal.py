@@ -1,13 +1,17 @@
 """Text from files on its way to the terminal."""
 
+import errno
 import io
 import json
+import os
 import unicodedata
+from contextlib import redirect_stdout, suppress
+from pathlib import Path
 
 import pytest
 
 from common_flax.command_line import run_command
-from common_flax.terminal import complain, say, visible
+from common_flax.terminal import OutputError, complain, say, tell, visible
 
 STEERING = {
     "a colour": ("\x1b[31mred\x1b[0m", r"\x1b[31mred\x1b[0m"),
@@ -74,3 +78,18 @@ def test_lines_go_out_at_once():
     stream = Stream()
     say(json.dumps({"a": "\x1b"}), "b", file=stream)
     assert stream.flushed == '{"a": "\\u001b"}\nb\n'
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+def test_an_output_that_cannot_be_written_is_one_error(monkeypatch, capsys):
+    def fails(*arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.print", fails)
+        with pytest.raises(OutputError, match=r"^the output cannot be written: No space left on device$"):
+            say("lost")
+        tell("lost too")  # work that writes files goes on
+    with suppress(OSError), Path("/dev/full").open("w") as full, redirect_stdout(full):
+        assert run_command("here", lambda: say("lost")) == 2
+    assert capsys.readouterr().err == "here: error: the output cannot be written: No space left on device\n"

@@ -1,8 +1,10 @@
 """The command line over files of weights."""
 
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -101,6 +103,29 @@ WRONG = {
         "height in image_shape must be a positive integer; given -1",
     ),
 }
+
+
+@pytest.mark.parametrize(
+    ("command", "out"),
+    [
+        ("convert w.pth", "w.pth"),
+        ("convert w.pth", "./link.pth"),
+        ("convert .", "model.safetensors"),
+        ("export --format torch --weights w.pth", "link.pth"),
+        ("export --format torch --run .", "config.json"),
+        ("export --format torch --run .", "model_ema.safetensors"),
+    ],
+)
+def test_what_is_read_is_not_written_over(capsys, tmp_path, monkeypatch, command, out):
+    """A file that is read, by any name, and those of a run whose folder is read."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(AKAMASTER, "w.pth")
+    Path("link.pth").symlink_to("w.pth")
+    assert main([*command.split(), "--out", out]) == 2
+    line = f"weights_flax: error: out '{Path(out)}' would replace a file that is read; name another\n"
+    assert capsys.readouterr().err == line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.pth", "w.pth"]
+    assert Path("w.pth").read_bytes() == Path(AKAMASTER).read_bytes()
 
 
 @pytest.mark.parametrize("name", WRONG)

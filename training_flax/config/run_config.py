@@ -104,6 +104,11 @@ def numbers_options(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     return values
 
 
+def check_bounds(values: Mapping[str, Any]) -> None:
+    """Raises ValueError, which names the option, if one has a value that no config.json may have."""
+    typed(plain(values), _schema())
+
+
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """Converts values to JSON's types, as reading the file again would."""
     return json.loads(json.dumps(values, default=str))

@@ -32,6 +32,7 @@ from training_flax.plots.grids import draw_predictions
 from training_flax.runtime.compilation import keep_compiled_programs
 from training_flax.runtime.signals import interrupts
 from training_flax.runtime.terminal import complain_above_bar, progress_bar
+from weights_flax.formats.run import check_output
 from weights_flax.io.archs import describe, published_size
 
 PROG = "python -m training_flax.predict"
@@ -121,6 +122,9 @@ def run(options: CommandLine) -> int:
     names, mean, std, size = _resolved(trained, options)
     crop, keep = (trained.crop, trained.keep) if options.crop is None else (options.crop, False)
     paths = find_images(options.images, _lines(sys.stdin))
+    for name, path in (("out", options.out), ("picture", options.picture)):
+        if path is not None:
+            check_output(name, path, [options.run, options.weights, *paths])
     view = View(size, image_channels(trained.model, trained.variables), crop, keep)
     batch_size = (
         max(1, min(BATCH_SIZE, MOST_PIXELS // prod(size))) if options.batch_size is None else options.batch_size

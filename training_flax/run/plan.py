@@ -17,6 +17,7 @@ from resnet_flax import stack_blocks
 from training_flax.augment.registry import Augmentation, parse_augmentations
 from training_flax.config.config import MODEL, ResolvedConfig, TrainConfig, build_network, reaching
 from training_flax.config.recipes import with_recipe
+from training_flax.config.run_config import check_bounds, numbers_options
 from training_flax.data.dataset import Dataset, Split, StreamedSplit
 from training_flax.data.open import open_dataset
 from training_flax.learn.freeze import check_patterns
@@ -158,6 +159,7 @@ def plan(config: TrainConfig, *, extend: bool = False) -> Job:
     shapes = variables_by_shape(eval_model, dataset.image_shape)
     check_patterns(shapes["params"], config.freeze)
     resolved = as_begun(with_recipe(config, batch_norm=bool(shapes["batch_stats"])), config)
+    check_bounds(numbers_options(resolved, dataset))
     total_steps = _total_steps(resolved, dataset, devices)
     run = run_path(resolved, dataset, extend=extend)
     if config.weights is not None and not checkpoint_steps(run):  # a run that resumes does not read its weights again

@@ -1,7 +1,8 @@
 """The weights of a run: which ones are taken, and the file or the checkpoint that has them."""
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -16,6 +17,7 @@ WHICH = ("averaged", "last")
 FILES = {"averaged": "model_ema.safetensors", "last": "model.safetensors"}
 CONFIG = "config.json"
 SUMMARY = "summary.json"
+OWN = (*FILES.values(), CONFIG, SUMMARY, "metrics.jsonl")  # files that only train.py writes
 ABOUT = ("class_names", "normalisation", "image_shape")  # entries of config.json that cards have too
 
 
@@ -172,6 +174,21 @@ def run_in(folder: Path) -> Run | None:
     card: dict[str, Any] = {"arch": stored.arch, "options": options, "num_classes": stored.num_classes}
     card |= {name: config[name] for name in ABOUT if config.get(name) is not None}
     return Run(folder, bool(stored.ema), stored.mark, card)
+
+
+def check_output(what: str, out: Path, read: Iterable[str | Path | None]) -> None:
+    """Raises ValueError if a file to write would replace one that is read, or one of a run that is read.
+
+    Args:
+        what: the name of the option.
+        out: the file to write.
+        read: files and folders; None is passed over.
+    """
+    target = os.path.realpath(out)
+    for each in (Path(each) for each in read if each is not None):
+        places = [each, *(each / name for name in OWN if each.is_dir())]
+        if any(os.path.realpath(place) == target for place in places):
+            raise ValueError(f"{what} {str(out)!r} would replace a file that is read; name another")
 
 
 def origin(card: Mapping[str, Any]) -> str | None:

@@ -17,6 +17,9 @@ from weights_flax.io.archs import build_model, describe
 from weights_flax.io.inspect import classes_of, fitting
 from weights_flax.names.recognise import Naming, recognise
 
+# Options that change what a network computes, but no name and no shape of its weights.
+SILENT = ("shortcut", "padding", "bottleneck_stride")
+
 
 class LoadedModel(NamedTuple):
     """A network, its variables, and the card of its file.
@@ -68,6 +71,7 @@ def load_weights(
     file = open_weights(source, which=which)
     with reading(file.path):
         naming, tensors = recognise(file.tensors)
+        naming = _with_silent_options(naming, file)
     return _fit(model, str(file.path), naming, tensors, new_head, seed)
 
 
@@ -112,6 +116,16 @@ def load_model(source: str | Path, arch: str | None = None, *, which: str | None
         known = next((options for name, options in found if name == arch), {**naming.options, **named})
     model = build_model(arch, **{**known, **options})
     return LoadedModel(model, _fit(model, str(file.path), naming, tensors), file.card)
+
+
+def _with_silent_options(naming: Naming, file: WeightsFile) -> Naming:
+    """Adds the options of `SILENT` that the network in a file's card has."""
+    try:
+        network = build_model(str(file.card.get("arch")), **_options(file))
+    except ValueError:  # a card of another project, or none
+        return naming
+    options = {name: getattr(network, name) for name in SILENT if hasattr(network, name)}
+    return naming._replace(title=str(file.card["arch"]), options={**naming.options, **options})
 
 
 def _options(file: WeightsFile) -> dict[str, Any]:

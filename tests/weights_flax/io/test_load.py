@@ -12,7 +12,7 @@ import pytest
 from drawn import check_same, drawn
 
 from densenet_flax import densenet_bc_40_12
-from resnet_flax import plain20, resnet20, vgg11
+from resnet_flax import plain20, resnet20, resnet50, vgg11
 from weights_flax import load_model, load_weights, save_weights, to_torch
 
 MODEL = resnet20(width=4)
@@ -140,3 +140,38 @@ def test_an_architecture_can_be_named(tmp_path):
     path = save_weights(model, drawn(model), tmp_path / "seven.pt")
     with pytest.raises(ValueError, match="are not those of resnet32: state dict does not fit the model; missing: "):
         load_model(path, "resnet32")
+
+
+SILENT = {
+    "a plain network's": (
+        plain20(width=2),
+        resnet20(width=2),
+        "of plain20, .* shortcut=None; that of the model is 'A'",
+    ),
+    "a residual network's": (
+        resnet20(width=2),
+        plain20(width=2),
+        "of resnet20, .* shortcut='A'; that of the model is None",
+    ),
+    "of another padding": (
+        resnet20(width=2, padding="same"),
+        resnet20(width=2),
+        "of resnet20, .* padding='same'; that of the model is 'torch'",
+    ),
+    "of strides elsewhere": (
+        resnet50(width=2, bottleneck_stride="v1"),
+        resnet50(width=2),
+        "of resnet50, .* bottleneck_stride='v1'; that of the model is 'v1.5'",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_weights_of_our_own_files_are_not_taken_for_another_network_s(name, tmp_path):
+    """Nothing but the card tells these networks apart: names and shapes are the same."""
+    saved, other, message = SILENT[name]
+    variables = drawn(saved)
+    save_weights(saved, variables, tmp_path / "w.safetensors")
+    check_same(load_weights(saved, tmp_path / "w.safetensors"), variables)
+    with pytest.raises(ValueError, match=f"are those {message}"):
+        load_weights(other, tmp_path / "w.safetensors")
