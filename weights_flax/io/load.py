@@ -119,10 +119,12 @@ def load_model(source: str | Path, arch: str | None = None, *, which: str | None
 
 
 def _with_silent_options(naming: Naming, file: WeightsFile) -> Naming:
-    """Adds the options of `SILENT` that the network in a file's card has."""
+    """Adds the options of `SILENT` that the network in a file's card has, if the card lists options."""
+    if not isinstance(file.card.get("options"), dict):
+        return naming
     try:
         network = build_model(str(file.card.get("arch")), **_options(file))
-    except ValueError:  # a card of another project, or none
+    except ValueError:  # a card of another project
         return naming
     options = {name: getattr(network, name) for name in SILENT if hasattr(network, name)}
     return naming._replace(title=str(file.card["arch"]), options={**naming.options, **options})
