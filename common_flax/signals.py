@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 STOP = 100  # a request to stop is `STOP` plus the number of the system's signal
-ALWAYS = (signal.SIGTERM, signal.SIGINT)
+ALWAYS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C first, which Python minds already, with a traceback
 # A terminal that closes sends SIGHUP, clusters warn by SIGUSR1 or SIGUSR2 before a job's time is over, and the limit on
 # a process's CPU time by SIGXCPU. They would end the process. Under nohup they are ignored, and stay so.
 UNLESS_IGNORED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
