@@ -18,6 +18,7 @@ from training_flax.plots.curves import label_axes
 from training_flax.run.metrics import METRICS, read_metrics
 from training_flax.run.summary import has_its_metrics, read_summary
 from training_flax.runtime.signals import RunError
+from weights_flax.formats.run import check_output
 
 LINES = ("-", "--", "-.", ":")  # line styles, for more runs than colours
 AVERAGED = "test of averaged weights"
@@ -172,6 +173,7 @@ def compare(arguments: Sequence[str]) -> None:
     options = parse_options(Compare, arguments, prog="python -m training_flax.compare", description=purpose)
     if not options.runs:  # tyro accepts an empty list
         raise ValueError("the following arguments are required: RUN")
+    check_output("out", options.out, options.runs)
     runs = read_runs(options.runs)
     draw_comparison(options.out, runs)
     say(*tabulate(runs).split("\n"))

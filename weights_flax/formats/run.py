@@ -186,7 +186,7 @@ def check_output(what: str, out: Path, read: Iterable[str | Path | None]) -> Non
     """
     target = os.path.realpath(out)
     for each in (Path(each) for each in read if each is not None):
-        places = [each, *(each / name for name in OWN if each.is_dir())]
+        places = [each / name for name in OWN] if each.is_dir() else [each]
         if any(os.path.realpath(place) == target for place in places):
             raise ValueError(f"{what} {str(out)!r} would replace a file that is read; name another")
 

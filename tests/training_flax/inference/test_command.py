@@ -230,6 +230,9 @@ def test_the_picture_shows_the_first_images(weights, folder, capsys):
         (["--weights", "W", "--batch-size", "0", "images"], "batch_size must be a positive integer; given 0"),
         (["--weights", "W", "--workers", "0", "images"], "workers must be a positive integer; given 0"),
         (["--weights", "W", "--out", "nowhere/out", "images"], "out 'nowhere/out' cannot be written"),
+        (["--weights", "W", "--out", "W", "images"], "would replace a file that is read; name another"),
+        (["--weights", "W", "--out", "FIRST", "images"], "would replace a file that is read; name another"),
+        (["--weights", "W", "--picture", "FIRST", "images"], "would replace a file that is read; name another"),
         (["--weights", "W", "--picture", "p.xyz", "images"], "unknown ending of a picture '.xyz'"),
         (["--weights", "W", "--picture", "nowhere/p.png", "images"], "picture 'nowhere/p.png' cannot be written"),
         (["--weight", "W", "images"], "Unrecognized options: --weight"),
@@ -242,7 +245,8 @@ def test_wrong_input_gets_one_line(arguments, message, weights, folder, capsys):
     Path("empty").mkdir()
     Path("three").write_text("a\nb\nc\n")
     before = sorted(Path().rglob("*"))
-    assert main([str(weights) if word == "W" else word for word in arguments]) == 2
+    files = {"W": str(weights), "FIRST": str(FOUND[0])}
+    assert main([files.get(word, word) for word in arguments]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     *_, last = err.splitlines()

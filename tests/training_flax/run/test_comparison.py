@@ -128,3 +128,15 @@ def test_wrong_input_gets_one_line(arguments, message, tmp_path, monkeypatch, ca
     assert err.startswith("compare: error: ")
     assert err.count("\n") == 1
     assert message in err
+
+
+@pytest.mark.parametrize("out", ["run/metrics.jsonl", "link.png"])
+def test_a_run_is_not_written_over(out, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    config = write_run(tmp_path / "run") / "config.json"
+    (tmp_path / "link.png").symlink_to(config)
+    before = config.read_bytes()
+    assert main(["run", "--out", out]) == 2
+    line = f"compare: error: out '{out}' would replace a file that is read; name another\n"
+    assert capsys.readouterr().err == line
+    assert config.read_bytes() == before
