@@ -1,6 +1,5 @@
 """The command line of `train.py` and `python -m training_flax`."""
 
-import gc
 import json
 import re
 import signal
@@ -115,13 +114,10 @@ def main(
             run(options, request)
 
         try:
-            code = run_command(name, command, RunError)
+            return run_command(name, command, RunError)
         except Stopped as stopped:
             complain(f"{name}: {stopped}")
             return stopped.exit_code
-        if code:
-            gc.collect()  # Orbax' futures tell their errors when they are collected: now, while Orbax is hidden
-        return code
 
 
 def start(prog: str, stop: StopRequest) -> NoReturn:
