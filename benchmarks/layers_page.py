@@ -26,12 +26,8 @@ def write_page(rows: Sequence[dict[str, Any]]) -> None:
 
 def choices() -> str:
     """Returns the tables of `layers_flax.conv.choices`, a line of Markdown for each row."""
-    rows = [
-        (name, row.formula, row.fits.__doc__, "CPU" if row.cpu else "all", row.why)
-        for name, table in TABLES.items()
-        for row in table
-    ]
-    return markdown(("of the", "formula", "layers", "on", "because"), rows, texts=5)
+    rows = [(name, row.formula, row.fits.__doc__, row.why) for name, table in TABLES.items() for row in table]
+    return markdown(("of the", "formula", "layers", "because"), rows, texts=4)
 
 
 def speeds(rows: Sequence[dict[str, Any]]) -> str:

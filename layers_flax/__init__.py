@@ -3,7 +3,8 @@
 from common_flax import __version__
 from common_flax.checks import check_images, check_positive, check_rate, one_of
 from common_flax.renamed import renamed
-from layers_flax.autodiff.optimization_barrier import optimization_barrier
+from layers_flax.autodiff.backend import target_backend
+from layers_flax.autodiff.optimization_barrier import optimization_barrier, separate_gradient
 from layers_flax.autodiff.remat import remat
 from layers_flax.conv.chunks import folded_logits, in_chunks
 from layers_flax.conv.conv import Conv, conv2d
@@ -61,7 +62,9 @@ __all__ = [
     "one_of",
     "optimization_barrier",
     "remat",
+    "separate_gradient",
     "subsample",
+    "target_backend",
     "to_torch",
     "torch_linear",
     "variables_by_shape",

@@ -15,6 +15,8 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr, Primitive, jaxpr_as_fun
 from jax.interpreters import ad, batching, mlir
 
+from layers_flax.autodiff.backend import backend
+
 
 def linear_map(
     fun: Callable[[Any, Any], Any], transpose: Callable[[Any, Any], Any], residuals: Any, linear: Any
@@ -50,7 +52,7 @@ def linear_map(
 
 def after(tree: Any, awaited: jax.Array) -> Any:
     """Returns the arrays of `tree`, so that a computation with them starts, and stays separate, after `awaited`."""
-    if jax.default_backend() != "cpu" or is_spread(awaited):
+    if backend() != "cpu" or is_spread(awaited):
         return lax.optimization_barrier((tree, awaited))[0]
     bits = {2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}[awaited.dtype.itemsize]
     # This is true for any number. XLA does not know it; LLVM, which runs last, does.

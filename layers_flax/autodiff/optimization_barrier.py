@@ -1,8 +1,11 @@
-"""A barrier that makes XLA compute an array once, and keep it until every consumer has read it."""
+"""Barriers that make XLA compute an array, or its gradient, once, and keep it until every consumer has read it."""
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from layers_flax.autodiff.backend import backend
+from layers_flax.autodiff.linear_map import linear_map
 
 
 def optimization_barrier(x: jax.Array) -> jax.Array:
@@ -18,4 +21,12 @@ def optimization_barrier(x: jax.Array) -> jax.Array:
         x: an array of any shape and type.
     """
     fixed = all(isinstance(size, int) for size in jnp.shape(x))
-    return lax.optimization_barrier(x) if fixed and jax.default_backend() == "cpu" else x
+    return lax.optimization_barrier(x) if fixed and backend() == "cpu" else x
+
+
+def separate_gradient(x: jax.Array) -> jax.Array:
+    """Returns `x`, whose gradient XLA computes by itself on accelerators.
+
+    It is for an array that is joined to a larger one: every consumer of its gradient would read that of the whole.
+    """
+    return x if backend() == "cpu" else linear_map(lambda _, x: x, lambda _, g: lax.optimization_barrier(g), (), x)

@@ -1,4 +1,7 @@
-"""Tables of formulas for convolutions. The first row that a layer fits decides; without one it is XLA's own formula.
+"""Tables of formulas for convolutions on the CPU. The first row that a layer fits decides; without one it is XLA's own.
+
+Accelerators take XLA's own everywhere, and so do programs whose number of images is a symbol (`jax.export`): they may
+run on any of them.
 
 `python -m benchmarks.layers` measures each formula on each layer of all architectures; docs/layers.md has the results.
 """
@@ -8,6 +11,8 @@ from math import prod
 from typing import NamedTuple
 
 import jax
+
+from layers_flax.autodiff.backend import backend
 
 
 class Shape(NamedTuple):
@@ -49,11 +54,10 @@ class Shape(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """A row: the formula's name, a test for layers, True if it is for the CPU alone, and the reason."""
+    """A row: the formula's name, a test for layers, and the reason."""
 
     formula: str
     fits: Callable[[Shape], bool]
-    cpu: bool
     why: str
 
 
@@ -67,9 +71,10 @@ def shape_of(x: jax.Array, kernel: jax.Array, stride: int, pads: tuple[tuple[int
 
 
 def row_of(table: Sequence[Choice], shape: Shape) -> Choice | None:
-    """The first row that the layer fits on this backend."""
-    cpu = jax.default_backend() == "cpu"
-    return next((row for row in table if (cpu or not row.cpu) and row.fits(shape)), None)
+    """The first row that the layer fits; None on accelerators, and in programs for any backend."""
+    if shape.batch is None or backend() != "cpu":
+        return None
+    return next((row for row in table if row.fits(shape)), None)
 
 
 def choose(table: Sequence[Choice], shape: Shape) -> str | None:
@@ -97,31 +102,17 @@ def _tiny(layer: Shape) -> bool:
 
 
 def _few_channels_a_group(layer: Shape) -> bool:
-    """several groups of at most 16 channels, in all 256, or 512 to more than 200 pixels, a fixed number of images"""
-    # In an exported program the number of images is a symbol; the program also runs on other platforms.
-    if layer.batch is None:
-        return False
-    most = 512 if layer.batch * layer.pixels_out > 200 else 256
+    """several groups of at most 16 channels, in all 256, or 512 to more than 200 pixels"""
+    most = 512 if (layer.batch or 0) * layer.pixels_out > 200 else 256
     return layer.groups > 1 and layer.inputs // layer.groups <= 16 and layer.inputs <= most
 
 
-def _one_by_one_of_a_number(layer: Shape) -> bool:
-    """1×1, no padding, one group, a fixed number of images"""
-    return _one_by_one(layer) and layer.batch is not None
-
-
-def _strided_of_a_number(layer: Shape) -> bool:
-    """1×1, no padding, one group, a stride of more than 1, a fixed number of images"""
-    return _strided(layer) and layer.batch is not None
-
-
 CONVOLUTION = (
-    Choice("stock, differentiated as a dot", _strided_of_a_number, True, CUT),
-    Choice("dot of pixels, turned", _one_by_one_of_a_number, True, "XLA reads a factor of gradients against its order"),
-    Choice("dot of pixels", _one_by_one, False, "the gradient of the kernel is then a dot as well"),
-    Choice("dot of patches", _tiny, False, "XLA's convolution takes ten times as long on the CPU"),
+    Choice("stock, differentiated as a dot", _strided, CUT),
+    Choice("dot of pixels", _one_by_one, "XLA reads a factor of gradients against its order"),
+    Choice("dot of patches", _tiny, "XLA's convolution takes ten times as long"),
     # More channels would mean more than 16 convolutions to compile.
-    Choice("groups together", _few_channels_a_group, True, "XLA's convolution of groups goes pixel by pixel"),
+    Choice("groups together", _few_channels_a_group, "XLA's convolution of groups goes pixel by pixel"),
 )
 
 
@@ -144,7 +135,7 @@ def _to_few_channels(layer: Shape) -> bool:
 
 def _few_channels(layer: Shape) -> bool:
     """stride 1, keeps the size, 4 to 31 channels in, or 32 of at most 512 pixels in all, at most 32 out"""
-    most = 32 if layer.batch is not None and layer.batch * prod(layer.size) <= 512 else 31
+    most = 32 if (layer.batch or 0) * prod(layer.size) <= 512 else 31
     return _keeps_size(layer) and 3 < layer.inputs <= most and layer.outputs <= 32
 
 
@@ -155,10 +146,10 @@ def _grouped(layer: Shape) -> bool:
 
 # Formulas for the gradient of the kernel.
 KERNEL_GRADIENT = (
-    Choice("dots of groups", _grouped, True, "XLA's own takes up to a hundred times as long"),
-    Choice("dots, then shifts", _to_few_channels, True, "the gradient's shifts have fewer channels than the image"),
-    Choice("balanced", _few_channels, True, "blocks of images stay in the cache"),
-    Choice("channels as images", _wide, True, "XLA's own, but fast inside of loops as well"),
+    Choice("dots of groups", _grouped, "XLA's own takes up to a hundred times as long"),
+    Choice("dots, then shifts", _to_few_channels, "the gradient's shifts have fewer channels than the image"),
+    Choice("balanced", _few_channels, "blocks of images stay in the cache"),
+    Choice("channels as images", _wide, "XLA's own, but fast inside of loops as well"),
 )
 
 
@@ -172,6 +163,6 @@ def _to_one_block(layer: Shape) -> bool:
 # Formulas for inference, which needs no gradient of the kernel; without a fitting row CONVOLUTION decides. XLA leaves
 # convolutions to its library YNNPACK unless an option forbids it.
 INFERENCE = (
-    Choice("stock", _strided, True, CUT),
-    Choice("a row too many", _to_one_block, True, "YNNPACK computes 64 channels on one core, this runs on all"),
+    Choice("stock", _strided, CUT),
+    Choice("a row too many", _to_one_block, "YNNPACK computes 64 channels on one core, this runs on all"),
 )

@@ -8,6 +8,8 @@ import jax
 from flax import linen as nn
 from jax import lax
 
+from layers_flax.autodiff.backend import backend
+
 PIXELS_AT_ONCE = 4 * 224**2
 
 
@@ -36,7 +38,7 @@ def in_chunks(network: Callable[..., Any], variables: Mapping[str, Any], images:
         images: (batch, height, width, channels).
     """
     batch, *shape = images.shape
-    if jax.default_backend() != "cpu" or jax.device_count() > 1 or not all(isinstance(n, int) for n in images.shape):
+    if backend() != "cpu" or jax.device_count() > 1 or not all(isinstance(n, int) for n in images.shape):
         return None
     most = max(1, PIXELS_AT_ONCE // (shape[0] * shape[1]))
     chunk = largest_part(batch, most)

@@ -47,9 +47,8 @@ def conv2d(
     formula = choose(CONVOLUTION, shape)
     if formula == "stock, differentiated as a dot":
         return strided(x, kernel, stride)
-    if formula in ("dot of pixels", "dot of pixels, turned"):
-        dot = jnp.dot if formula == "dot of pixels" else dot_of_pixels
-        return by_pixels(dot, subsample(x, stride), kernel)
+    if formula == "dot of pixels":
+        return by_pixels(dot_of_pixels, subsample(x, stride), kernel)
     if formula == "dot of patches":
         return dot_of_im2col(x, kernel, stride, pads)
     if choose(KERNEL_GRADIENT, shape):

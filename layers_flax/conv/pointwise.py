@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from layers_flax.autodiff.linear_map import is_spread, linear_map
@@ -81,3 +82,10 @@ def _image_gradient(kernel: jax.Array, dy: jax.Array) -> jax.Array:
 def _kernel_gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
     (pixels, inputs), outputs = x.shape, dy.shape[1]
     return optimization_barrier(dy.T @ x).T if outputs < min(inputs, pixels) else x.T @ dy
+
+
+def wide_sum_of_products(x: jax.Array, y: jax.Array) -> jax.Array:
+    """(..., in) and (..., out) to (in, out), xᵀ y over all pixels, in float32 or wider."""
+    axes = tuple(range(x.ndim - 1))
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    return lax.dot_general(x, y, ((axes, axes), ((), ())), preferred_element_type=wide)

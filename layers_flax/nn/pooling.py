@@ -1,8 +1,9 @@
 """Max, average, adaptive and global pooling of NHWC images, with PyTorch's padding and rounding (down).
 
-Pooling is separable: along the width, then along the height. Each pass folds shifted strided slices, whose gradient is
-a few pads and adds; that of `lax.reduce_window` is a scatter. Without a gradient `lax.reduce_window` is faster where
-windows overlap. Each pool runs under its name, window and stride ("max_pool_3x3_2"), which profiles and traces show.
+On the CPU pooling is separable: along the width, then along the height. Each pass folds shifted strided slices, whose
+gradient is a few pads and adds; that of `lax.reduce_window` is a scatter. Without a gradient `lax.reduce_window` is
+faster where windows overlap. Accelerators have `lax.reduce_window` and its gradient as operations of their own. Each
+pool runs under its name, window and stride ("max_pool_3x3_2"), which profiles and traces show.
 """
 
 from contextlib import AbstractContextManager
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from layers_flax.autodiff.backend import backend
 from layers_flax.autodiff.linear_map import is_spread, linear_map
 from layers_flax.conv.conv import both_sides
 from layers_flax.nn.means import mean_by_dot
@@ -34,7 +36,9 @@ def max_pool(x: jax.Array, window: int, stride: int | None = None, padding: int 
         ValueError: the window is larger than the padded image, or the padding than half the window.
     """
     with _scope("max_pool", window, stride):
-        return _max_pool(x, window, stride or window, padding)
+        if backend() == "cpu" or is_spread(x):
+            return _max_pool(x, window, stride or window, padding)
+        return _max_of_windows(x, (1, 2), window, stride or window, padding)
 
 
 def avg_pool(x: jax.Array, window: int, stride: int | None = None, padding: int = 0) -> jax.Array:
@@ -89,18 +93,21 @@ def _max_pool(x: jax.Array, window: int, stride: int, padding: int | str) -> jax
         return _max_of_slices(x, window, stride, padding)
     # XLA's CPU backend takes five to nine times as long over both axes at once. An exported program, whose number of
     # images is a symbol, also runs on other platforms.
-    known = isinstance(x.shape[0], int)
-    for axes in ((1,), (2,)) if known and jax.default_backend() == "cpu" else ((1, 2),):
-        windows, strides, pads = [1] * 4, [1] * 4, [(0, 0)] * 4
-        for axis in axes:
-            windows[axis], strides[axis], pads[axis] = window, stride, _pads(x, axis, window, stride, padding)
-        x = lax.reduce_window(x, _lowest(x), lax.max, windows, strides, pads)
+    for axes in ((1,), (2,)) if isinstance(x.shape[0], int) else ((1, 2),):
+        x = _max_of_windows(x, axes, window, stride, padding)
     return x
 
 
 @_max_pool.defjvp
 def _max_pool_jvp(window, stride, padding, primals, tangents):
     return jax.jvp(lambda x: _max_of_slices(x, window, stride, padding), primals, tangents)
+
+
+def _max_of_windows(x: jax.Array, axes: tuple[int, ...], window: int, stride: int, padding: int | str) -> jax.Array:
+    windows, strides, pads = [1] * 4, [1] * 4, [(0, 0)] * 4
+    for axis in axes:
+        windows[axis], strides[axis], pads[axis] = window, stride, _pads(x, axis, window, stride, padding)
+    return lax.reduce_window(x, _lowest(x), lax.max, windows, strides, pads)
 
 
 def _max_of_slices(x: jax.Array, window: int, stride: int, padding: int | str) -> jax.Array:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import platformdirs
 
 from common_flax.terminal import complain
+from layers_flax.autodiff.backend import backend
 from training_flax.runtime.program_cache import make_private, other_writer, tell_errors_once
 
 # For XLA in jaxlib 0.10. YNNPACK runs convolutions to at most 64 channels on one core, and others at 0.8 to 0.95 of
@@ -36,7 +37,7 @@ def compiler_options(*, remat: bool = False) -> dict[str, Any]:
     Args:
         remat: the network has `remat=True`.
     """
-    if jax.default_backend() != "cpu":
+    if backend() != "cpu":
         return {}
     options = CPU_OPTIONS if remat else CPU_OPTIONS | CPU_ORDER
     return {name: value for name, value in options.items() if is_known(name, value)}

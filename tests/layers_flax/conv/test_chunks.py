@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from laws import assert_close, derivatives, random_like
 
-from layers_flax import in_chunks
+from layers_flax import in_chunks, target_backend
 from layers_flax.conv import chunks
 from weights_flax import build_model, fold_batch_norm
 
@@ -49,9 +49,9 @@ def test_several_devices_and_accelerators_get_the_whole_batch(monkeypatch):
     monkeypatch.setattr(jax, "device_count", lambda: 2)
     assert in_chunks(mixing, *arguments(4)) is None
     monkeypatch.undo()
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(chunks, "PIXELS_AT_ONCE", 2 * PIXELS**2)
-    assert in_chunks(mixing, *arguments(4)) is None
+    with target_backend("gpu"):
+        assert in_chunks(mixing, *arguments(4)) is None
 
 
 def test_a_batch_whose_size_is_a_symbol_is_not_divided():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from laws import assert_close
 
-from layers_flax import conv2d, inference_conv2d
+from layers_flax import conv2d, inference_conv2d, target_backend
 
 SHAPES = [  # height, width, in, out, kernel, stride, groups
     # Of stride 1, of more than 16 channels to few, of many rows: one row too many.
@@ -73,7 +73,7 @@ def test_the_formula_is_chosen_by_shape(shape, made_of, convolves):
     assert ("conv_general_dilated" in program(shape)) == convolves
 
 
-def test_elsewhere_the_formulas_are_those_of_training(monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert "[2,28,3,6]" in program((28, 3, 17, 6, 3, 1, 1))
-    assert "[2,29,3,6]" not in program((28, 3, 17, 6, 3, 1, 1))
+def test_elsewhere_the_formulas_are_those_of_training():
+    with target_backend("gpu"):
+        assert "[2,28,3,6]" in program((28, 3, 17, 6, 3, 1, 1))
+        assert "[2,29,3,6]" not in program((28, 3, 17, 6, 3, 1, 1))

@@ -19,7 +19,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import lax
 
 from densenet_flax import DenseNet
-from layers_flax import Conv, adaptive_avg_pool, avg_pool, max_pool
+from layers_flax import Conv, adaptive_avg_pool, avg_pool, max_pool, target_backend
 from resnet_flax import VGG, BasicBlock, BottleneckBlock, PlainNet, PreActBasicBlock, PreActBottleneckBlock, ResNet
 from weights_flax import ARCHS, build_model, export, fold_batch_norm, to_torch
 from weights_flax.formats.open import open_weights
@@ -152,14 +152,14 @@ def test_stablehlo_runs_by_jax_alone_at_any_batch_size(networks, tmp_path):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_stablehlo_is_one_program_for_all_platforms(networks, name, tmp_path, monkeypatch):
+def test_stablehlo_is_one_program_for_all_platforms(networks, name, tmp_path):
     """The program is the same on all backends, makes no call that only some platforms have, and has no gather."""
     network = networks(name)
     programs = []
     for backend in ("cpu", "gpu", "tpu"):
-        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
         path = tmp_path / backend
-        export(network.model, network.variables, path, image_shape=network.image_shape)
+        with target_backend(backend):
+            export(network.model, network.variables, path, image_shape=network.image_shape)
         exported = jax.export.deserialize(path.read_bytes())
         assert exported.platforms == ("cpu", "cuda", "tpu")
         # Places in the source code, and the numbers of equal functions, may differ.
