@@ -34,6 +34,7 @@ from layers_flax.conv.choices import Shape
 from layers_flax.conv.conv import both_sides
 from layers_flax.conv.filter_gradients import FORMULAS
 from layers_flax.conv.im2col import stock_conv
+from layers_flax.nn import norm_pool
 from training_flax import compiler_options, keep_memory, trim_memory
 from training_flax.runtime.compilation import compile_together
 from weights_flax.io.archs import published_size
@@ -117,7 +118,7 @@ def layers_of(arch: str, pixels: int | None = None) -> list[MeasuredLayer]:
         return run(x, window, stride, padding)
 
     with ExitStack() as stack:
-        for module in (resnet_flax.resnet, resnet_flax.vgg, densenet_flax.blocks, densenet_flax.densenet):
+        for module in (norm_pool, resnet_flax.vgg, densenet_flax.blocks):
             for name, run in (("max_pool", max_pool), ("avg_pool", avg_pool)):
                 if hasattr(module, name):
                     stack.enter_context(mock.patch.object(module, name, partial(pool, name, run)))

@@ -14,7 +14,17 @@ from flax import linen as nn
 from jax import lax
 
 from densenet_flax.shared_memory import grow_bound
-from layers_flax import BatchNorm, Conv, Dropout, Moments, avg_pool, conv_norm, optimization_barrier
+from layers_flax import (
+    BatchNorm,
+    Conv,
+    Dropout,
+    Moments,
+    avg_pool,
+    conv_norm,
+    norm_relu_conv,
+    optimization_barrier,
+    separate_gradient,
+)
 
 
 class Layered(nn.Module, kw_only=True):
@@ -68,7 +78,7 @@ def first_half(
     layer: Any, x: jax.Array, train: bool, moments: Moments | None = None, key: jax.Array | None = None
 ) -> jax.Array:
     """All earlier features to the bottleneck, or without one to the new features; `key` is for dropout."""
-    return layer.dropout(layer.conv1(nn.relu(layer.norm1(x, train, moments))), train, key)
+    return layer.dropout(norm_relu_conv(layer.norm1, layer.conv1, x, train, moments), train, key)
 
 
 def second_half(
@@ -101,23 +111,50 @@ class DenseBlock(Layered):
         """The dense layers; of a bound block."""
         return [getattr(self, f"denselayer{i + 1}") for i in range(self.size)]
 
-    def grow(self, x: jax.Array, train: bool = False) -> tuple[jax.Array, Moments | None]:
-        """The block's output and, in training, its batch statistics."""
+    def grow(
+        self, x: jax.Array, train: bool = False, mean: jax.Array | None = None
+    ) -> tuple[jax.Array, Moments | None]:
+        """The output and, in training, its batch statistics; `mean` is the running mean of the norm that reads it."""
         if self.folded:
             return fill(self, x), None
-        moments = self.layers[0].norm1.moments(x) if train and self.size else None
-        if moments is not None and self.remat and not self.is_initializing():
-            return grow_bound(self.layers, (first_half, second_half), x, moments)
+        if train and self.size:
+            return grow_in_training(self, x, mean)
         for layer in self.layers:
-            new = layer(x, train, moments)
-            x = jnp.concatenate([x, new], -1)
-            if moments is not None:
-                x, moments = optimization_barrier(x), side_by_side(moments, layer.norm1.moments(new))
-        return x, moments
+            x = jnp.concatenate([x, layer(x, train)], -1)
+        return x, None
 
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         """(batch, height, width, channels) to (batch, height, width, channels + size · growth_rate)."""
         return self.grow(x, train)[0]
+
+
+def grow_in_training(block: DenseBlock, x: jax.Array, mean: jax.Array | None) -> tuple[jax.Array, Moments]:
+    """The block's output and its batch statistics in training.
+
+    `mean` is the running mean of the norm that reads the output, see `BatchNorm.moments`.
+    """
+    moments = block.layers[0].norm1.moments(x)
+    about = running_means(block, x.shape[-1], mean)
+    if block.remat and not block.is_initializing():
+        return grow_bound(block.layers, (first_half, second_half), x, moments, about)
+    for layer, its_about in zip(block.layers, about, strict=True):
+        new = layer(x, True, moments)
+        x = optimization_barrier(jnp.concatenate([x, separate_gradient(new)], -1))
+        moments = side_by_side(moments, layer.norm1.moments(new, its_about))
+    return x, moments
+
+
+def running_means(block: DenseBlock, channels: int, behind: jax.Array | None) -> list[jax.Array]:
+    """The running mean of each layer's features, (k,), as the next norm has it; zero where none is known.
+
+    `channels` is the number in front of the block, `behind` the running mean of the norm behind it.
+    """
+    means = [*(layer.norm1.running_mean for layer in block.layers[1:]), behind]
+    starts = range(channels, channels + block.size * block.growth_rate, block.growth_rate)
+    return [
+        jnp.zeros(block.growth_rate) if mean is None else lax.slice_in_dim(mean, start, start + block.growth_rate)
+        for mean, start in zip(means, starts, strict=True)
+    ]
 
 
 def side_by_side(first: Moments, second: Moments) -> Moments:
@@ -154,9 +191,9 @@ class Transition(Layered):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, moments: Moments | None = None) -> jax.Array:
         """(batch, height, width, channels) to (batch, height // 2, width // 2, features)."""
-        x = nn.relu(self.norm(name="norm")(x, train, moments))
-        conv = self.conv(self.features, 1, name="conv")
+        norm, conv = self.norm(name="norm"), self.conv(self.features, 1, name="conv")
         if self.folded:
+            x = nn.relu(norm(x, train, moments))
             # A 1×1 convolution of means is the mean of the convolution, for a quarter of the work.
             return conv(avg_pool(x, 2))
-        return avg_pool(self.drop()(conv(x), train), 2)
+        return avg_pool(self.drop()(norm_relu_conv(norm, conv, x, train, moments), train), 2)

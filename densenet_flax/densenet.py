@@ -20,7 +20,7 @@ from layers_flax import (
     check_inference,
     conv_norm,
     he_normal_fan_in,
-    max_pool,
+    norm_relu_max_pool,
     torch_linear,
 )
 
@@ -145,7 +145,7 @@ class DenseNet(Network):
         check_images(images.shape)
         check_inference(self.folded, train)
         x = self.conv0(images)
-        return max_pool(nn.relu(self.norm0(x, train)), 3, 2, padding=1) if self.stem_type == "imagenet" else x
+        return norm_relu_max_pool(self.norm0, x, train, 3, 2, padding=1) if self.stem_type == "imagenet" else x
 
     def enter(self, x: jax.Array, index: int, train: bool = False, moments: Moments | None = None) -> jax.Array:
         """The input of a stage to the input of its dense block: the transition, or nothing before the first."""
@@ -161,8 +161,14 @@ class DenseNet(Network):
         x, moments = self.stem(images, train), None
         for index, block in enumerate(self.blocks):
             x = self.enter(x, index, train, moments)
-            x, moments = block.grow(x, train)
+            x, moments = block.grow(x, train, self._mean_behind(index))
         return self.head(x, train, moments=moments)
+
+    def _mean_behind(self, index: int) -> jax.Array | None:
+        """The running mean of the norm that reads the output of a stage."""
+        last = index == len(self.blocks) - 1
+        stats = (self if last else self.transitions[index]).variables.get("batch_stats", {})
+        return stats.get("norm5" if last else "norm", {}).get("mean")
 
     def last_map(self, x: jax.Array, train: bool = False, moments: Moments | None = None) -> jax.Array:
         """The last stage's output as it is pooled: normalised and activated."""

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from layers_flax import Moments
+from layers_flax import Moments, separate_gradient
+from layers_flax.autodiff.backend import backend
 from layers_flax.autodiff.linear_map import after, linear_map
 
 Half = Callable[[Any, Any, jax.Array, Moments], jax.Array]
@@ -21,7 +22,11 @@ State = tuple[jax.Array, Moments]  # maps, and their batch statistics
 
 
 def grow_bound(
-    layers: Sequence[Any], halves: Sequence[Callable[..., jax.Array]], x: jax.Array, moments: Moments
+    layers: Sequence[Any],
+    halves: Sequence[Callable[..., jax.Array]],
+    x: jax.Array,
+    moments: Moments,
+    about: Sequence[jax.Array],
 ) -> tuple[jax.Array, Moments]:
     """A dense block's output in training and its batch statistics, and new running statistics in its layers.
 
@@ -31,6 +36,7 @@ def grow_bound(
             without a bottleneck the first is the whole.
         x: (batch, height, width, channels).
         moments: the batch statistics of `x`.
+        about: the running mean of each layer's features, see `BatchNorm.moments`.
     """
     unbound, variables = zip(*[layer.unbind() for layer in layers], strict=True)
     keys = [[layer.dropout.make_rng("dropout") if layer.dropout.rate else None for _ in range(2)] for layer in layers]
@@ -40,7 +46,11 @@ def grow_bound(
 
     steps = [partial(pure, index) for index in range(1 if unbound[0].bottleneck_width is None else 2)]
     growth_rate = unbound[0].growth_rate
-    features, moments, inner = grow_shared(steps, layers[0].norm1.moments, growth_rate, variables, keys, x, moments)
+    means = [
+        (each, layer.norm2.running_mean if len(steps) > 1 else None) for each, layer in zip(about, layers, strict=True)
+    ]
+    moments_of = layers[0].norm1.moments
+    features, moments, inner = grow_shared(steps, moments_of, growth_rate, variables, keys, x, moments, means)
     pixels = x.size // x.shape[-1]
     for i, layer in enumerate(layers):
         end = x.shape[-1] + i * growth_rate
@@ -52,24 +62,26 @@ def grow_bound(
 
 def grow_shared(
     halves: Sequence[Half],
-    moments_of: Callable[[jax.Array], Moments],
+    moments_of: Callable[[jax.Array, jax.Array], Moments],
     growth_rate: int,
     layers: Sequence[Any],
     keys: Sequence[Any],
     x: jax.Array,
     moments: Moments,
+    about: Sequence[Any],
 ) -> tuple[jax.Array, Moments, Sequence[Moments]]:
     """Computes a dense block in training: features, their batch statistics, and those within the layers.
 
     Args:
         halves: BatchNorm, ReLU and convolution of a layer, as pure functions of its variables, its keys, maps, and the
             statistics of the maps; two with a bottleneck, one without.
-        moments_of: the batch statistics of maps.
+        moments_of: the batch statistics of maps, computed about values of each channel.
         growth_rate: channels that a layer adds.
         layers: the variables of each layer.
         keys: for the dropout of each layer.
         x: (batch, height, width, channels).
         moments: the batch statistics of `x`.
+        about: for each layer, running means of its features and of its bottleneck.
 
     Returns:
         (batch, height, width, channels + layers · growth_rate), statistics of these channels, and the
@@ -77,36 +89,38 @@ def grow_shared(
     """
 
     @jax.custom_jvp
-    def grow(layers: Sequence[Any], keys: Sequence[Any], x: jax.Array, moments: Moments) -> Any:
+    def grow(layers: Sequence[Any], keys: Sequence[Any], about: Sequence[Any], x: jax.Array, moments: Moments) -> Any:
         state, channels, inner = _padded((x, moments), len(layers) * growth_rate), x.shape[-1], []
-        for layer, key in zip(layers, keys, strict=True):
+        for layer, key, (outside, inside) in zip(layers, keys, about, strict=True):
             new = halves[0](layer, key, *_take(state, 0, channels))
             for half in halves[1:]:
-                inner.append((new, moments_of(new)))
+                inner.append((new, moments_of(new, inside)))
                 new = half(layer, key, *inner[-1])
-            state, channels = _put(state, (new, moments_of(new)), channels), channels + growth_rate
+            state, channels = _put(state, (new, moments_of(new, outside)), channels), channels + growth_rate
         return *state, inner
 
     @grow.defjvp
     def tangents_of_grow(primals: Any, tangents: Any) -> Any:
-        layers, keys, *given = primals
-        dlayers, _, *dgiven = tangents
+        layers, keys, about, *given = primals
+        dlayers, _, _, *dgiven = tangents
         *state, inner = out = grow(*primals)
         dstate, channels, dinner = _padded(tuple(dgiven), len(layers) * growth_rate), given[0].shape[-1], []
-        for i, (layer, dlayer, key) in enumerate(zip(layers, dlayers, keys, strict=True)):
+        for i, (layer, dlayer, key, its_about) in enumerate(zip(layers, dlayers, keys, about, strict=True)):
+            outside, inside = its_about
             dnew, dstate = _tangent(halves[0], (layer, key, tuple(state)), dlayer, dstate, reads=channels)
             for half in halves[1:]:
-                dinner.append((dnew, _tangent_of_moments(inner[i][0], dnew)))
+                dinner.append((dnew, _tangent_of_moments(inner[i][0], dnew, inside)))
                 dnew, dstate = _tangent(half, (layer, key, inner[i]), dlayer, dstate, dinner[-1])
             new, _ = _take(tuple(state), channels, channels + growth_rate)
-            dstate = _put(dstate, (dnew, _tangent_of_moments(new, dnew)), channels)
+            dnew = separate_gradient(dnew)
+            dstate = _put(dstate, (dnew, _tangent_of_moments(new, dnew, outside)), channels)
             channels += growth_rate
         return out, (*dstate, dinner)
 
-    def _tangent_of_moments(x: jax.Array, dx: jax.Array) -> Moments:
-        return jax.jvp(moments_of, (x,), (dx,))[1]
+    def _tangent_of_moments(x: jax.Array, dx: jax.Array, about: Any) -> Moments:
+        return jax.jvp(lambda x: moments_of(x, about), (x,), (dx,))[1]
 
-    features, moments, inner = grow(layers, keys, x, moments)
+    features, moments, inner = grow(layers, keys, about, x, moments)
     return features, moments, [its_moments for _, its_moments in inner]
 
 
@@ -141,9 +155,13 @@ def _tangent(
 
     def backward(primals: Any, cotangents: Any) -> Any:
         (layer, key, maps), (cotangent, gradient) = primals, cotangents
-        x, moments = see(maps)
         # The small moments are not computed again, and need not wait.
-        dlayer, dseen = jax.vjp(at(key), layer, (after(x, gradient[0]), moments))[1](cotangent)
+        if backend() == "cpu":
+            x, moments = see(maps)
+            x = after(x, gradient[0])
+        else:
+            x, moments = see((after(maps[0], gradient[0]), maps[1]))
+        dlayer, dseen = jax.vjp(at(key), layer, (x, moments))[1](cotangent)
         if reads is None:
             return dlayer, gradient, dseen
         return dlayer, _put(gradient, jax.tree.map(jnp.add, see(gradient), dseen), 0)

@@ -20,6 +20,9 @@ from layers_flax.nn.batch_norm import BatchNorm, Moments, batch_moments
 from layers_flax.nn.channel_affine import ScaleShift, check_inference, conv_norm
 from layers_flax.nn.dropout import Dropout, DropPath
 from layers_flax.nn.linear import Linear
+from layers_flax.nn.norm_pool import norm_relu_max_pool
+from layers_flax.nn.norm_relu_pointwise import norm_relu_conv
+from layers_flax.nn.pointwise_norm import conv_and_norm
 from layers_flax.nn.pooling import adaptive_avg_pool, avg_pool, global_avg_pool, max_pool
 from layers_flax.parameters.initializers import he_normal_fan_in, he_normal_fan_out, torch_linear
 
@@ -46,6 +49,7 @@ __all__ = [
     "check_positive",
     "check_rate",
     "conv2d",
+    "conv_and_norm",
     "conv_norm",
     "count_multiply_adds",
     "count_parameters",
@@ -59,6 +63,8 @@ __all__ = [
     "inference_conv2d",
     "max_pool",
     "multiply_adds_of",
+    "norm_relu_conv",
+    "norm_relu_max_pool",
     "one_of",
     "optimization_barrier",
     "remat",

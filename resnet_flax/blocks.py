@@ -8,7 +8,7 @@ import jax
 from flax import linen as nn
 
 from common_flax.checks import one_of
-from layers_flax import BatchNorm, Conv, DropPath, conv_norm
+from layers_flax import BatchNorm, Conv, DropPath, conv_and_norm, conv_norm
 from layers_flax.parameters.initializers import ones, zeros
 from resnet_flax.shortcut import shortcut
 
@@ -118,7 +118,7 @@ class BottleneckBlock(Bottleneck):
         """The shortcut of x and the residual F(x), before they are added."""
         y = nn.relu(self.bn1(self.conv1(x), train))
         y = nn.relu(self.bn2(self.conv2(y), train))
-        y = self.bn3(self.conv3(y), train)
+        y = conv_and_norm(self.conv3, self.bn3, y, train)
         return projected(self, x, train), y
 
 
@@ -134,4 +134,4 @@ def check_block(block: Any) -> None:
 def projected(block: Any, x: jax.Array, train: bool) -> jax.Array | float:
     """The shortcut of x; its projection is a strided 1×1 convolution and a BatchNorm (He 2015, section 3.3)."""
     conv, norm = block.downsample
-    return shortcut(x, block.shortcut, block.stride, block.channels, lambda x: norm(conv(x), train))
+    return shortcut(x, block.shortcut, block.stride, block.channels, lambda x: conv_and_norm(conv, norm, x, train))

@@ -16,7 +16,7 @@ from layers_flax import (
     NetworkOptions,
     check_inference,
     conv_norm,
-    max_pool,
+    norm_relu_max_pool,
     optimization_barrier,
     remat,
     torch_linear,
@@ -169,8 +169,10 @@ class ResNet(Network):
         """Images (batch, height, width, channels) to the input of the first stage."""
         check_images(images.shape)
         check_inference(self.folded, train)
-        x = nn.relu(self.bn1(self.conv1(images), train))
-        return max_pool(x, 3, 2, PADDINGS[self.padding][1]) if self.stem_type == "imagenet" else x
+        x = self.conv1(images)
+        if self.stem_type == "imagenet":
+            return norm_relu_max_pool(self.bn1, x, train, 3, 2, PADDINGS[self.padding][1])
+        return nn.relu(self.bn1(x, train))
 
     def stage(self, x: jax.Array, index: int, train: bool = False) -> jax.Array:
         """The output of stage `index`, counted from 0, for its input."""

@@ -9,6 +9,7 @@ from flax import linen as nn
 from jax import lax
 
 from common_flax.checks import one_of
+from layers_flax.autodiff.backend import backend
 from layers_flax.nn.means import mean_by_dot
 from layers_flax.parameters.initializers import filled_on_host, ones, zeros
 from layers_flax.parameters.parameter import parameter, read
@@ -26,27 +27,32 @@ class Moments(NamedTuple):
 # Under `jit` JAX traces this once for all layers of a shape; `inline` leaves no call, so that the compiled program is
 # the same as without.
 @partial(jax.jit, static_argnames="axis_name", inline=True)
-def batch_moments(x: jax.Array, axis_name: str | None = None) -> Moments:
+def batch_moments(x: jax.Array, axis_name: str | None = None, about: jax.Array | None = None) -> Moments:
     """Mean and biased variance over all axes but the last, in one pass over `x`.
 
-    One value c of each channel is subtracted before squaring: E[(x - c)²] - E[x - c]² does not cancel, while
-    E[x²] - E[x]² does when the mean is large beside the deviation.
+    A value c of each channel is subtracted before squaring: E[(x - c)²] - E[x - c]² rounds by about
+    ε (1 + (mean - c)² / variance) of the variance, and E[x²] - E[x]² by ε (1 + mean² / variance).
 
     Args:
         x: (..., channels), any float type; the statistics are float32 or wider.
         axis_name: a mapped axis (`pmap`, `vmap`, `shard_map`) whose members form one batch together.
+        about: (channels,), the values c; None takes the first value of each channel in `x`, which is a few deviations
+            from the mean at most. Values known before `x` let XLA compute the sums where it computes `x`; they get no
+            gradient.
     """
-    return _batch_moments(x, axis_name)
+    return _batch_moments(x, about, axis_name)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(1,))
-def _batch_moments(x: jax.Array, axis_name: str | None) -> Moments:
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _batch_moments(x: jax.Array, about: jax.Array | None, axis_name: str | None) -> Moments:
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    shift = _first(x)
+    shift = _first(x) if about is None else about.astype(x.dtype)
     mean, square = _mean(x - shift), _mean(jnp.square(x - shift))
+    if axis_name is not None and about is not None:  # all members subtract the same, and need one collective
+        mean, square = lax.pmean(jnp.stack([mean, square]), axis_name)
     variance = jnp.maximum(square - jnp.square(mean), 0.0)
     mean = mean + shift
-    if axis_name is None:
+    if axis_name is None or about is not None:
         return Moments(mean, variance)
     # The sum of each member's variance and of the variance of the members' means subtracts no large numbers.
     global_mean = lax.pmean(mean, axis_name)
@@ -80,18 +86,18 @@ def _batch_moments_jvp(axis_name, primals, tangents):
 
     It is written out, because the derivative of the one pass would keep x - c beside x for the backward pass.
     """
-    (x,), (dx,) = primals, tangents
-    moments = batch_moments(x, axis_name)
+    (x, about), (dx, _) = primals, tangents
+    moments = batch_moments(x, axis_name, about)
     x, dx = x.astype(moments.mean.dtype), dx.astype(moments.mean.dtype)
     axes = tuple(range(x.ndim - 1))
     mean, product = dx.mean(axes), (x * dx).mean(axes)
     if axis_name is not None:
-        mean, product = lax.pmean((mean, product), axis_name)
+        mean, product = lax.pmean(jnp.stack([mean, product]), axis_name)
     return moments, Moments(mean, 2 * (product - moments.mean * mean))
 
 
 @partial(jax.jit, static_argnums=(4, 5), inline=True)
-def _normalised(
+def normalised(
     x: jax.Array, scale: jax.Array, bias: jax.Array, moments: Moments, epsilon: float, out: jnp.dtype
 ) -> jax.Array:
     """x · a + b: the backward pass then keeps x alone, without x - mean beside it."""
@@ -134,13 +140,16 @@ class BatchNorm(nn.Module):
     scale_init: nn.initializers.Initializer = ones
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False, moments: Moments | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, train: bool = False, moments: Moments | None = None, values: int | None = None
+    ) -> jax.Array:
         """Normalises `x`, (..., channels), keeping its shape.
 
         Args:
             x: feature maps.
             train: normalise with the batch's statistics; otherwise with the running averages.
             moments: the batch's statistics, if they have been computed (a DenseNet's features keep theirs).
+            values: the number of values of a channel that `moments` are of; None is that of `x`.
         """
         one_of("running_variance", self.running_variance, RUNNING_VARIANCES)
         channels = (x.shape[-1],)
@@ -156,17 +165,32 @@ class BatchNorm(nn.Module):
             moments = Moments(running_mean.value, running_var.value)
         else:
             moments = self.moments(x) if moments is None else moments
-            self.update_running_stats(moments, x.size // x.shape[-1])
+            self.update_running_stats(moments, values or x.size // x.shape[-1])
 
         out = jnp.result_type(x, scale, bias) if self.dtype is None else self.dtype
         scale, bias, mean, variance = read(self, x, scale, bias, *moments)
-        return _normalised(x, scale, bias, Moments(mean, variance), self.epsilon, jnp.dtype(out))
+        return normalised(x, scale, bias, Moments(mean, variance), self.epsilon, jnp.dtype(out))
 
     @nn.nowrap
-    def moments(self, x: jax.Array) -> Moments:
-        """The batch statistics that this layer normalises `x` with in training."""
+    def moments(self, x: jax.Array, about: jax.Array | None = None) -> Moments:
+        """The batch statistics that this layer normalises `x` with in training.
+
+        On accelerators they are computed about the running mean, as part of the convolution that makes `x`; about a
+        value of `x` itself, as on the CPU, they would need a pass of their own, and a map in float32.
+
+        Args:
+            x: feature maps (..., channels).
+            about: (channels,), the running mean of another layer that reads `x`; None is this layer's.
+        """
+        about = self.running_mean if about is None else about
         # During `init` no axis is mapped.
-        return batch_moments(x, None if self.is_initializing() else self.axis_name)
+        axis_name = None if self.is_initializing() else self.axis_name
+        return batch_moments(x, axis_name, None if backend() == "cpu" else about)
+
+    @property
+    def running_mean(self) -> jax.Array | None:
+        """(channels,) of a layer with variables; None before `init` has made them."""
+        return self.get_variable("batch_stats", "mean") if self.has_variable("batch_stats", "mean") else None
 
     def update_running_stats(self, moments: Moments, values: int) -> None:
         """Moves the running averages, where they are mutable, towards a batch's statistics.

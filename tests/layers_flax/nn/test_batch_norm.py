@@ -139,3 +139,21 @@ def test_bad_options_are_named():
     with pytest.raises(ValueError, match="needs at least 2 values a channel; given 1"):
         layer = BatchNorm(running_variance="unbiased")
         layer.apply(layer.init(jax.random.key(0), jnp.ones((1, 3))), jnp.ones((1, 3)), train=True, mutable=True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("mean", [0.0, 1.0, 1e2, 1e4])
+@pytest.mark.parametrize("share", [0.0, 0.9, 1.0])
+def test_the_error_about_a_known_mean_is_that_of_the_formula_and_never_above_flax_s(share, mean, dtype):
+    """Squares of numbers of size d round by ε (d² + 1), and a mean of many hides no more than √n of it."""
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((64, 16, 16, 8)) + mean, dtype)
+    exact = np.asarray(x, np.float64).var((0, 1, 2))
+    about = jnp.full(8, share * mean, jnp.float32)
+    ours = np.abs(np.asarray(jax.jit(lambda x: batch_moments(x, about=about).variance)(x), np.float64) - exact)
+    wide = x.astype(jnp.float32)
+    flax = jnp.maximum(jnp.square(wide).mean((0, 1, 2)) - jnp.square(wide.mean((0, 1, 2))), 0)
+    theirs = np.abs(np.asarray(flax, np.float64) - exact)
+    distance = np.abs(np.asarray(x, np.float64).mean((0, 1, 2)) - share * mean)
+    bound = 16 * np.finfo(np.float32).eps * (1 + exact + distance**2)
+    assert (ours <= bound).all()
+    assert ours.max() <= max(theirs.max(), bound.max() if share else 0)
