@@ -148,6 +148,8 @@ class TrainConfig:
     """Compute type: float32, bfloat16, float16 (loss scaling) or float64. Parameters stay float32 at least."""
     batch_norm: str = "global"
     """global: statistics over the whole batch; local: over each device's share of it."""
+    reduce_dtype: str = "float32"
+    """Type in which devices add their gradients; with bfloat16 they send half as much."""
     max_skipped: int = 20
     """Number of steps in a row, skipped because of infinite or NaN values, after which the run stops."""
     seed: int = 0
@@ -276,6 +278,7 @@ CHECKS: dict[str, Callable[[str, Any], object]] = {
     "warmup_shape": partial(one_of, allowed=("linear", "constant")),
     "dtype": partial(one_of, allowed=DTYPES),
     "batch_norm": partial(one_of, allowed=("global", "local")),
+    "reduce_dtype": partial(one_of, allowed=("float32", "bfloat16")),
     "parallel": partial(one_of, allowed=("jit", "pmap")),
     "seed": _must_be("from 0 to 4294967295", lambda seed: 0 <= seed < 2**32),
 }

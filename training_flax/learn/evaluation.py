@@ -1,5 +1,6 @@
 """Evaluation of a network on the whole test split of a data set."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -30,25 +31,36 @@ def make_indexed_eval_step(
     model: nn.Module, dataset: Dataset, dtype: Any = jnp.float32
 ) -> Callable[[Any, Any, Batch], EvalResult]:
     """Makes the evaluation step on a batch of the test split: (variables, split, batch) → `EvalResult`."""
-    step = make_eval_step(model)
+    step, test = make_eval_step(model), dataset.test
+    # Test images may have another size than those of training.
+    image_shape = test.images.shape[1:] if isinstance(test, Split) else test.image_shape
 
     def indexed(variables: Any, split: Any, batch: Batch) -> EvalResult:
-        images, labels = pixels_of(split, batch)
+        images, labels = pixels_of(split, batch, image_shape)
         return step(variables, normalise(images, dataset.mean, dataset.std, dtype), labels)
 
     return indexed
 
 
-def pixels_of(split: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
+def pixels_of(split: Any, batch: Batch, image_shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     """Returns the images and labels that a batch holds, or those at its indices in a split on the device."""
     if batch.images is not None:
         return batch.images, batch.labels
-    return split.images[batch.examples], split.labels[batch.examples]
+    images = split.images[batch.examples]
+    return images.reshape(len(images), *image_shape), split.labels[batch.examples]
+
+
+def in_rows(split: Split) -> Split:
+    """Returns a split as it lies on devices: each image is a row, (examples, height · width · channels).
+
+    Of images with axes of their own a TPU would lay out the whole split anew in every step.
+    """
+    return split._replace(images=split.images.reshape(len(split.images), math.prod(split.images.shape[1:])))
 
 
 def on_device(split: Split | StreamedSplit, devices: Devices) -> Any:
-    """Puts a split that is in memory on every device; returns None for a streamed one."""
-    return devices.replicate(split) if isinstance(split, Split) else None
+    """Puts a split that is in memory on every device, in rows; returns None for a streamed one."""
+    return devices.replicate(in_rows(split)) if isinstance(split, Split) else None
 
 
 def test_reader(split: Split | StreamedSplit, ratio: float, workers: int | None = None) -> Reader | None:

@@ -12,6 +12,7 @@ from flax import linen as nn
 from jax import lax
 
 from common_flax.renamed import renamed_keyword
+from layers_flax.autodiff.backend import backend
 from training_flax.learn.averages import averaged, averaging_rate
 from training_flax.learn.freeze import check_patterns, frozen_leaves
 from training_flax.learn.state import EvalResult, LossScale, TrainMetrics, TrainState
@@ -31,6 +32,7 @@ def make_train_step(
     ema_warmup: bool = False,
     freeze: Sequence[str] = (),
     axis_name: str | None = None,
+    reduce_dtype: Any = None,
 ) -> Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, TrainMetrics]]:
     """Makes the pure function (state, images, labels) → (state, metrics) of one optimizer step.
 
@@ -54,11 +56,13 @@ def make_train_step(
         freeze: patterns of parameters and statistics that stay the same, bit for bit, see `frozen_leaves`.
         axis_name: the mapped axis that the batch is sharded over (`pmap`, `shard_map`), if any. A model with the same
             `axis_name` normalises by the whole batch, a model without by each device's share.
+        reduce_dtype: the type in which the members of that axis add their gradients; None is the parameters' own.
 
     The step raises ValueError, when it is first called or traced, for a pattern that matches no parameter of the state.
     """
-    # A model without `axis_name` cannot tell the devices apart, and would drop the same units on each.
-    members_draw_apart = axis_name is not None and getattr(model, "axis_name", None) is None
+    # A model without `axis_name` takes each device's share for a batch of its own: its statistics differ, and it would
+    # drop the same units on each.
+    members_apart = axis_name is not None and getattr(model, "axis_name", None) is None
 
     def objective(params, batch_stats, images, targets, key, scale):
         params = jax.tree.map(
@@ -76,7 +80,7 @@ def make_train_step(
     def gradients(state: TrainState, images: jax.Array, targets: jax.Array, scale: Any):
         """Returns the batch's gradient, loss, accuracy and new statistics."""
         key = jax.random.fold_in(state.key, state.step)
-        if members_draw_apart:
+        if members_apart:
             key = jax.random.fold_in(key, lax.axis_index(axis_name))
         if accumulate == 1:
             grads, (plain, right, stats) = gradient_of(state.params, state.batch_stats, images, targets, key, scale)
@@ -93,7 +97,7 @@ def make_train_step(
         batches = (jnp.arange(accumulate), _micro_batches(images, accumulate), _micro_batches(targets, accumulate))
         start = (jax.tree.map(jnp.zeros_like, state.params), state.batch_stats)
         # On the CPU, gradients of convolutions with stride 2 or groups take 16 times as long inside a loop (jax 0.10).
-        unrolled = jax.default_backend() == "cpu"
+        unrolled = backend() == "cpu"
         (total, stats), (plain, right) = lax.scan(micro_step, start, batches, unroll=accumulate if unrolled else 1)
         return jax.tree.map(lambda leaf: leaf / accumulate, total), plain.mean(), right.mean(), stats
 
@@ -104,7 +108,10 @@ def make_train_step(
         scale = 1.0 if state.loss_scale is None else state.loss_scale.scale
         grads, plain, right, stats = gradients(state, images, targets, scale)
         if axis_name is not None:
-            grads, plain, right, stats = lax.pmean((grads, plain, right, stats), axis_name)
+            sent = grads if reduce_dtype is None else jax.tree.map(lambda leaf: leaf.astype(reduce_dtype), grads)
+            sent, plain, right = lax.pmean((sent, plain, right), axis_name)
+            grads = jax.tree.map(lambda leaf, whole: leaf.astype(whole.dtype), sent, grads)
+            stats = lax.pmean(stats, axis_name) if members_apart else stats
         grads = jax.tree.map(lambda leaf: leaf / scale, grads)
         norm = jnp.sqrt(_sum_of_squares(grads))
         finite = jnp.isfinite(norm) & jnp.isfinite(plain)
@@ -122,8 +129,7 @@ def make_train_step(
         # If the learning rate is too high, finite gradients give infinite weights; and the variances of finite
         # activations can be infinite.
         finite &= _all_finite((params, stats))
-        # With `where` in place of `cond`, XLA's CPU backend would compile a program for each leaf.
-        params, stats, opt_state, average = lax.cond(finite, lambda new, _: new, lambda _, old: old, moved, still)
+        params, stats, opt_state, average = _choose(finite, moved, still)
         bad = 1 - finite.astype(jnp.int32)
         after = state._replace(
             step=state.step + 1,
@@ -140,6 +146,14 @@ def make_train_step(
     return step
 
 
+def _choose(condition: jax.Array, new: Any, old: Any) -> Any:
+    """Returns the tree `new` if the condition holds, else `old`."""
+    # With `where`, XLA's CPU backend would compile a program for each leaf; with `cond`, accelerators would copy each.
+    if backend() == "cpu":
+        return lax.cond(condition, lambda new, _: new, lambda _, old: old, new, old)
+    return jax.tree.map(lambda new, old: jnp.where(condition, new, old), new, old)
+
+
 def _widest_type(tree: Any) -> Any:
     """Returns the type of a step: float64 if any leaf is, else float32."""
     return jnp.result_type(jnp.float32, *jax.tree.leaves(tree))
@@ -148,10 +162,14 @@ def _widest_type(tree: Any) -> Any:
 def _sum_of_squares(tree: Any, factor: float = 1.0) -> jax.Array:
     """Returns Σ (factor · value)² over all leaves, in float32 or wider.
 
-    This is one dot of all leaves, concatenated. One sum per leaf would make half of the programs that XLA compiles for
-    a step; and XLA would recompute the sums in each of their consumers, but not a dot.
+    On the CPU this is one dot of all leaves, concatenated. One sum per leaf would make half of the programs that XLA
+    compiles for a step; and XLA would recompute the sums in each of their consumers, but not a dot. Accelerators sum a
+    leaf where they compute it.
     """
     dtype = _widest_type(tree)
+    if backend() != "cpu":
+        squares = (jnp.square(factor * leaf.astype(dtype)).sum() for leaf in jax.tree.leaves(tree))
+        return sum(squares, jnp.zeros((), dtype))
     values = factor * jnp.concatenate([leaf.astype(dtype).ravel() for leaf in jax.tree.leaves(tree)])
     return jnp.dot(values, values, precision="highest")
 

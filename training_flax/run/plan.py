@@ -120,12 +120,14 @@ class Job:
         return min(max(SHOWN // each, 1) * each, self.batch_size) if self.batch_size % 2 == 0 else self.batch_size
 
 
-def plan(config: TrainConfig, *, extend: bool = False) -> Job:
+def plan(config: TrainConfig, *, extend: bool = False, devices: Devices | None = None) -> Job:
     """Makes all checks of a run; writes nothing.
 
     Args:
         config: the options; those that are None come from the recipe.
         extend: allow an existing run to get more epochs or steps.
+        devices: the devices, which may be those of another machine if programs are only to be compiled; None makes them
+            as the options say.
 
     Raises:
         ValueError: the options do not fit each other, the data, the devices or the network, the weights belong to
@@ -137,7 +139,8 @@ def plan(config: TrainConfig, *, extend: bool = False) -> Job:
             library(module, extra=option, purpose=option)
     if config.dtype == "float64" and not jax.config.values["jax_enable_x64"]:
         raise ValueError("dtype 'float64' needs jax.config.update('jax_enable_x64', True)")
-    devices = Devices(config.parallel, config.batch_norm, config.shard_state)
+    by_device = config.reduce_dtype != "float32"  # XLA's own sums have the type of a layer
+    devices = devices or Devices(config.parallel, config.batch_norm, config.shard_state, each_device=by_device)
     size, default_size = named.image_size, published_size(ARCHS[named.arch]())
     dataset = open_dataset(named.data, data_dir=named.data_dir, image_size=size, default_image_size=default_size)
     if config.test_image_size not in (None, dataset.image_shape[0]) and isinstance(dataset.test, Split):

@@ -13,7 +13,7 @@ from training_flax.augment.mix import mix
 from training_flax.augment.registry import augment_images, example_keys
 from training_flax.data.dataset import Split, StreamedSplit
 from training_flax.data.loader import UNCHANGED, Batch
-from training_flax.learn.evaluation import make_indexed_eval_step, pixels_of, whole_batch
+from training_flax.learn.evaluation import in_rows, make_indexed_eval_step, pixels_of, whole_batch
 from training_flax.learn.optimizers import make_optimizer
 from training_flax.learn.state import EvalResult, TrainMetrics, TrainState, run_keys, start_state
 from training_flax.learn.steps import make_train_step, normalise as normalise_images
@@ -41,42 +41,19 @@ def compile_programs(job: Job) -> Programs:
     Meanwhile the initial variables of a new run are drawn; the first call of `init` takes them.
     """
     config, dataset, devices = job.config, job.dataset, job.devices
-    optimizer = make_optimizer(config, job.total_steps)
-    step = make_train_step(
-        job.model,
-        optimizer,
-        label_smoothing=config.label_smoothing,
-        loss=config.loss,
-        accumulate=config.accumulate,
-        ema=config.ema,
-        ema_warmup=config.ema_warmup,
-        freeze=config.freeze,
-        axis_name=devices.axis_name,
-    )
     load = make_loader(job)
-
-    def train_step(state: TrainState, split: Any, batch: Batch) -> tuple[TrainState, tuple[TrainMetrics, jax.Array]]:
-        images, targets = load(state.key, split, batch)
-        stop_signal = batch.stop_signal.max()
-        if devices.axis_name is not None:
-            stop_signal = jax.lax.pmax(stop_signal, devices.axis_name)
-        state, metrics = step(state, normalise_images(images, dataset.mean, dataset.std, job.image_dtype), targets)
-        return state, (metrics, stop_signal)
-
     key = jax.random.key(config.seed)
-    state = state_by_shape(job)
-    sharding = devices.state_sharding(state)
-    state = jax.tree.map(lambda s, h: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=h), state, sharding)
+    state = placed_state(job)
+    sharding = jax.tree.map(lambda leaf: leaf.sharding, state)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    processes = jax.process_count()
-    train_split, train_batch = _shapes(dataset.train, job.batch_size // processes)
-    shown = _shapes(dataset.train, job.shown // processes)[1]
-    test_split, test_batch = _shapes(dataset.test, whole_batch(job.batch_size, devices) // processes)
+    train_split = _shapes(dataset.train, 1)[0]
+    shown = _shapes(dataset.train, job.shown // jax.process_count())[1]
+    test_split, test_batch = _shapes(dataset.test, whole_batch(job.batch_size, devices) // jax.process_count())
     eval_step = make_indexed_eval_step(job.eval_model, dataset, job.image_dtype)
 
     def lowered() -> Iterator[jax.stages.Lowered]:
         """Traces the programs, those that take longest to compile first."""
-        yield devices.map_step(train_step, (state, train_split, train_batch))
+        yield lower_train_step(job)
         yield devices.map_rows(eval_step, (variables, test_split, test_batch))
         yield devices.map_rows(lambda state, *rest: load(state.key, *rest), (state, train_split, shown))
         yield jax.jit(make_start(job), out_shardings=sharding, donate_argnums=0).lower(variables, key=key)
@@ -94,6 +71,43 @@ def compile_programs(job: Job) -> Programs:
         return start(devices.replicate(drawn.pop() if drawn else draw()), key=run_key)
 
     return Programs(state, init, train_program, eval_program, show_program)
+
+
+def lower_train_step(job: Job) -> jax.stages.Lowered:
+    """Traces a step of the run: its images out of the split or the batch, augmented; the step; and the stop signal."""
+    config, dataset, devices = job.config, job.dataset, job.devices
+    step = make_train_step(
+        job.model,
+        make_optimizer(config, job.total_steps),
+        label_smoothing=config.label_smoothing,
+        loss=config.loss,
+        accumulate=config.accumulate,
+        ema=config.ema,
+        ema_warmup=config.ema_warmup,
+        freeze=config.freeze,
+        axis_name=devices.axis_name,
+        reduce_dtype=None if config.reduce_dtype == "float32" else config.reduce_dtype,
+    )
+    load = make_loader(job)
+
+    def train_step(state: TrainState, split: Any, batch: Batch) -> tuple[TrainState, tuple[TrainMetrics, jax.Array]]:
+        images, targets = load(state.key, split, batch)
+        stop_signal = batch.stop_signal.max()
+        if devices.axis_name is not None:
+            stop_signal = jax.lax.pmax(stop_signal, devices.axis_name)
+        state, metrics = step(state, normalise_images(images, dataset.mean, dataset.std, job.image_dtype), targets)
+        return state, (metrics, stop_signal)
+
+    return devices.map_step(
+        train_step, (placed_state(job), *_shapes(dataset.train, job.batch_size // jax.process_count()))
+    )
+
+
+def placed_state(job: Job) -> TrainState:
+    """Returns the shapes, types and shardings of the run's state."""
+    state = state_by_shape(job)
+    sharding = job.devices.state_sharding(state)
+    return jax.tree.map(lambda s, h: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=h), state, sharding)
 
 
 def state_by_shape(job: Job) -> TrainState:
@@ -121,7 +135,7 @@ def make_loader(job: Job) -> Callable[[jax.Array, Any, Batch], tuple[jax.Array, 
     config, augmentations, classes = job.config, job.augmentations, len(job.dataset.class_names)
 
     def load(key: jax.Array, split: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
-        images, labels = pixels_of(split, batch)
+        images, labels = pixels_of(split, batch, job.dataset.image_shape)
         targets = jax.nn.one_hot(labels, classes, dtype=job.image_dtype)
         if not (augmentations or config.mixup or config.cutmix):
             return images, targets
@@ -141,6 +155,7 @@ def _shapes(split: Split | StreamedSplit, rows: int) -> tuple[Any, Batch]:
     """Returns the shapes of a split on the device (None if it is streamed) and of a batch of `rows` examples."""
     numbers = jax.ShapeDtypeStruct((rows,), np.int32)
     if isinstance(split, Split):
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), split), Batch(*[numbers] * 3)
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), in_rows(split))
+        return shapes, Batch(*[numbers] * 3)
     images = jax.ShapeDtypeStruct((rows, *split.image_shape), np.uint8)
     return None, Batch(numbers, numbers, numbers, images, numbers)

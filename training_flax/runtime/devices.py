@@ -2,12 +2,14 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+
+from layers_flax.autodiff.backend import backend
 
 AXIS = "data"
 THREADS_PER_VIRTUAL_DEVICE = 16
@@ -26,22 +28,34 @@ def let_virtual_devices_meet() -> None:
 
 
 class Devices:
-    """All devices of all processes, on one mesh axis over which batches are sharded.
+    """The devices of a run, by default all of all processes, on one mesh axis over which batches are sharded.
 
-    With `parallel="jit"` and global statistics a step is one program over sharded arrays, written as for one device.
-    Otherwise each device runs its own program, and the devices average their gradients: under `pmap`, or under `jit`
-    by `shard_map`. State and metrics are replicated arrays either way.
+    On CPUs, with `parallel="jit"` and global statistics, a step is one program over sharded arrays, written as for one
+    device. Otherwise each device runs its own program, and the devices average statistics and gradients: under `pmap`,
+    or under `jit` by `shard_map`. On accelerators XLA would add gradients in bfloat16, where the network computes in
+    it. State and metrics are replicated arrays either way.
 
     Args:
         parallel: "jit" or "pmap".
         batch_norm: "global", statistics over the whole batch, or "local", over each device's share of it.
         shard_state: shard the optimizer's state and the averaged weights over the devices.
+        devices: the devices; those of a topology that is not attached can be compiled for, see
+            `layers_flax.target_backend`.
+        each_device: let each device run its own program in any case.
 
     Raises:
         ValueError: the arguments contradict each other, or do not work with several processes.
     """
 
-    def __init__(self, parallel: str = "jit", batch_norm: str = "global", shard_state: bool = False):
+    def __init__(
+        self,
+        parallel: str = "jit",
+        batch_norm: str = "global",
+        shard_state: bool = False,
+        devices: Sequence[jax.Device] | None = None,
+        *,
+        each_device: bool = False,
+    ):
         let_virtual_devices_meet()
         if shard_state and parallel == "pmap":
             raise ValueError(
@@ -50,9 +64,9 @@ class Devices:
         if parallel == "pmap" and jax.process_count() > 1:
             raise ValueError(f"parallel='pmap' runs in one process; use 'jit' for the {jax.process_count()} given")
         self.parallel = parallel
-        self.mesh = Mesh(np.array(jax.devices()), (AXIS,))
+        self.mesh = Mesh(np.array(jax.devices() if devices is None else devices), (AXIS,))
         self.shard_state = shard_state
-        each_device = parallel == "pmap" or batch_norm == "local"
+        each_device |= parallel == "pmap" or batch_norm == "local" or (backend() != "cpu" and not shard_state)
         self.axis_name = AXIS if each_device else None  # for the training step
         self.model_axis_name = AXIS if each_device and batch_norm == "global" else None  # for the step's network
         self.replicated = NamedSharding(self.mesh, P())
@@ -104,7 +118,8 @@ class Devices:
         """
         state, split, batch = shapes
         if self.parallel == "pmap":
-            mapped = jax.pmap(step, AXIS, in_axes=(None, None, 0), out_axes=None, donate_argnums=0)
+            on = list(self.mesh.devices.flat)
+            mapped = jax.pmap(step, AXIS, in_axes=(None, None, 0), out_axes=None, donate_argnums=0, devices=on)
             by_device = jax.eval_shape(lambda tree: jax.tree.map(self._fold, tree), batch)
             return mapped.lower(state, split, by_device)
         if self.axis_name is not None:

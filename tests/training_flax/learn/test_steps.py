@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from layers_flax import target_backend
 from resnet_flax import plain20, resnet20, vgg11
 from training_flax import (
     LossScale,
@@ -329,7 +330,7 @@ def test_pieces_see_batch_norms_statistics_one_after_the_other():
     chex.assert_trees_all_close(after.batch_stats, variables["batch_stats"], rtol=1e-4, atol=1e-6)
 
 
-def test_pieces_are_in_a_loop_but_on_the_cpu(monkeypatch):
+def test_pieces_are_in_a_loop_but_on_the_cpu():
     """Micro-batches run in a loop except on the CPU, where gradients of convolutions in loops are many times slower."""
 
     def loops():
@@ -337,8 +338,8 @@ def test_pieces_are_in_a_loop_but_on_the_cpu(monkeypatch):
         return jax.jit(step).lower(state, images, labels).as_text().count("stablehlo.while")
 
     for backend, expected in (("cpu", 0), ("gpu", 1)):
-        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
-        assert loops() == expected, backend
+        with target_backend(backend):
+            assert loops() == expected, backend
 
 
 @pytest.mark.parametrize("options", [{}, dict(ema=0.5), dict(accumulate=2)])

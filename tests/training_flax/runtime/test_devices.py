@@ -136,3 +136,41 @@ def test_local_statistics_are_each_devices_own(tmp_path):
     run("pmap", *options, "--batch-norm", "local", "--out", str(tmp_path / "pmap"))
     assert largest_difference(tmp_path / "jit", tmp_path / "one") > 1e-3
     assert largest_difference(tmp_path / "jit", tmp_path / "pmap") <= 1e-10
+
+
+def test_gradients_may_be_added_in_bfloat16(tmp_path):
+    """Each sum is rounded to a 256th; three steps move the weights by less than that of their length."""
+    options = [*NETWORKS["resnet20"], "--steps", "3", "--batch-size", "16", "--lr", "0.01", "--ema", "0.5"]
+    run("one", *options, "--out", str(tmp_path / "one"))
+    run("jit", *options, "--reduce-dtype", "bfloat16", "--out", str(tmp_path / "jit"))
+    assert 1e-7 < whole_difference(tmp_path / "jit", tmp_path / "one") < 2**-8
+
+
+LOWERED = """
+import re
+import jax
+from layers_flax import target_backend
+from training_flax import TrainConfig
+from training_flax.run.plan import plan
+from training_flax.run.programs import lower_train_step
+from training_flax.runtime.devices import Devices
+
+def sums(reduce_dtype, backend, **options):
+    with target_backend(backend):
+        devices = Devices(devices=jax.devices()[:2], **options)
+        assert devices.count == 2
+        config = TrainConfig("resnet20", width=4, steps=1, batch_size=8, dtype="bfloat16", reduce_dtype=reduce_dtype)
+        text = lower_train_step(plan(config, devices=devices)).as_text()
+    added = re.findall(r"stablehlo.all_reduce.*?}\\) : \\((.*?)\\) ->", text, re.S)
+    return [each[15:-1] for each in added if each.startswith("tensor<3x3x3x4x")] if added else "XLA's"
+
+print(sums("float32", "cpu"), sums("float32", "tpu"), sums("bfloat16", "tpu"), sums("float32", "cpu", each_device=True))
+"""
+
+
+def test_on_accelerators_each_device_runs_its_own_program():
+    """Which devices and which backend is told; the gradient of the first kernel shows in which type it is added."""
+    environment = os.environ | {"XLA_FLAGS": f"{FLAGS} --xla_force_host_platform_device_count=4"}
+    command = [sys.executable, "-c", LOWERED]
+    done = subprocess.run(command, env=environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert done.stdout == "XLA's ['f32'] ['bf16'] ['f32']\n", done.stderr
