@@ -1,4 +1,5 @@
-"""Compiles the smallest networks of both families for chips that are not there, and writes down XLA's programs.
+"""Compiles the smallest networks of both families for chips that are not there, and writes down XLA's programs
+and, as FILE.mlir, what XLA made them of.
 
 python tests/helpers/absent_programs.py KIND TOPOLOGY FILE
 """
@@ -90,6 +91,7 @@ def main(kind, topology, file):
         }[what]()
     if what == "exported":
         lowered = exported(make, devices)
+    Path(f"{file}.mlir").write_text(lowered.as_text())
     Path(file).write_text(lowered.compile().as_text())
 
 
