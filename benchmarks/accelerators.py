@@ -124,7 +124,7 @@ def count(work: AbsentWork, who: str) -> dict[str, Any]:
 
 def compiled(work: AbsentWork, who: str, folder: Path) -> tuple[str, int]:
     """Returns the text of the optimised program and its temporary memory in bytes."""
-    flags = f"--xla_dump_to={folder} --xla_dump_hlo_as_text --xla_dump_hlo_module_re=step|lambda|apply"
+    flags = f"--xla_dump_to={folder} --xla_dump_hlo_as_text --xla_dump_hlo_module_re=step|lambda|apply|fun"
     command = [sys.executable, "-m", "benchmarks.accelerators", "--compile", json.dumps(asdict(work)), who]
     error = folder / "error.txt"
     with error.open("w") as stderr:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.absent import AbsentWork
+from benchmarks.accelerators import count
 from benchmarks.chips import environment
 from benchmarks.hlo import COLLECTIVES, Program
 
@@ -132,3 +134,14 @@ def test_networks_for_inference_are_taken_as_they_are(kind, topology, program):
     assert not re.search(r"x(65x64|33x32|17x16)x", given)  # maps of 64, 32 and 16 pixels have no row more
     dots = re.findall(r"stablehlo.dot_general .*-> tensor<(.*)>", given)  # an export has one for each platform
     assert dots and all(re.fullmatch(r"(64|\?)x10xf32", each) for each in dots)  # the classifier
+
+
+@pytest.mark.parametrize("parallel", ["jit", "pmap"])
+def test_the_benchmark_counts_a_step(parallel):
+    """It finds the step among all programs that XLA writes down, whatever JAX calls it."""
+    if not COMPILERS["v5e"]:
+        pytest.skip("the compiler for v5e is not installed")
+    counted = count(AbsentWork("resnet20", TPU, 16, parallel=parallel), "ours")
+    assert counted["all_reduces"] <= 2 * 19 + 2  # one for each norm and direction, gradients, and metrics
+    assert 0.9 * 4 * 272_474 < 1e6 * counted["all_reduced_mb"] < 4 * 4 * 272_474  # the gradients, and statistics
+    assert counted["traffic_gb"] > 0 and counted["temp_gb"] > 0
