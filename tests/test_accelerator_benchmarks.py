@@ -54,10 +54,23 @@ def test_traffic_is_what_operations_read_and_write():
     assert program.count("add", "dynamic-update-slice") == 0  # they run as a part of others
 
 
-def test_the_bound_is_of_what_takes_longer():
-    chip = CHIPS["v5e"]
-    assert chip_of("v5e:2x4") is chip
-    assert chip_of("cuda:8") is CHIPS["cuda"]
+@pytest.mark.parametrize(("read", "binds"), [(10, "compute"), (10**12, "memory")])
+def test_the_bound_is_of_what_takes_longer(read, binds, monkeypatch):
+    """A program reads and writes so many float32, in an operation that runs by itself."""
+    text = TEXT.replace("copy(%all)", f"copy(%all)\n  %more = f32[{read}]{{0}} negate(%g)")
+    monkeypatch.setattr(accelerators, "compiled", lambda work, who, folder: (text, 5))
+    work, chip = AbsentWork("resnet20", "v5e:2x4", 8), CHIPS["v5e"]
+    counted = accelerators.count(work, "ours")
+    moves, computes = Program(text).traffic() / chip.bandwidth, work.flops() / chip.flops
+    assert counted["binds"] == binds
+    assert counted["bound_ms"] == pytest.approx(1e3 * max(moves, computes), abs=5e-5)  # four digits are printed
+    assert counted["images_per_second_bound"] == pytest.approx(8 / max(moves, computes), abs=0.05)
+    assert counted["all_reduces"] == 1 and counted["temp_gb"] == 0
+
+
+@pytest.mark.parametrize(("topology", "chip"), [("v5e:2x4", "v5e"), ("v4:2x2x1", "v4"), ("cuda:8", "cuda")])
+def test_peaks_are_of_the_chip_that_is_named(topology, chip):
+    assert chip_of(topology) is CHIPS[chip]
 
 
 @pytest.mark.parametrize("topology", ["v5e", "v5e:", "v7:2x2", "cuda:8x", "cuda:h100", ""])
