@@ -155,7 +155,8 @@ def _tangent(
 
     def backward(primals: Any, cotangents: Any) -> Any:
         (layer, key, maps), (cotangent, gradient) = primals, cotangents
-        # The small moments are not computed again, and need not wait.
+        # The small moments are not computed again, and need not wait. On accelerators the whole array waits: XLA would
+        # keep every slice that it cuts out before. On the CPU `after` computes, and only on what is read.
         if backend() == "cpu":
             x, moments = see(maps)
             x = after(x, gradient[0])

@@ -6,8 +6,8 @@ cotangent g of the normalised map; both can be had from x:
     P = xᵀ g,  Σ g y = Σ_k W_k P_k,  and with y's cotangent f g + a - y q (f, a, q of the channels alone)
     dW = P f + (Σ x) aᵀ - (xᵀ x) W q,  dx = g (W f)ᵀ + a Wᵀ - x (W q Wᵀ).
 
-So the large y is neither kept nor read again, and g is read twice in place of three times. On accelerators, where
-memory binds and not arithmetic, this is faster. On the CPU arithmetic binds, and the two are computed one by one.
+So the large y is neither kept nor read again, and g is read twice in place of three times. On TPUs memory
+binds and not arithmetic, so that less is moved for more products; elsewhere the two are computed one by one.
 """
 
 from functools import partial
