@@ -6,7 +6,8 @@ run on any of them.
 `python -m benchmarks.layers` measures each formula on each layer of all architectures; docs/layers.md has the results.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from math import prod
 from typing import NamedTuple
 
@@ -14,12 +15,15 @@ import jax
 
 from layers_flax.autodiff.backend import backend
 
+# JAX keeps what it has traced, and traces again where this value differs.
+_plain = jax.make_user_context(False)
+
 
 class Shape(NamedTuple):
     """A convolution and its images.
 
     Attributes:
-        batch: images; None where their number is a symbol (`jax.export`).
+        batch: images; None where their number or size is a symbol (`jax.export`).
         size: height and width of an image.
         inputs, outputs: channels of all groups.
         taps: height and width of the kernel.
@@ -66,15 +70,25 @@ def shape_of(x: jax.Array, kernel: jax.Array, stride: int, pads: tuple[tuple[int
     batch, height, width, inputs = x.shape
     *taps, per_group, outputs = kernel.shape
     groups = inputs // max(1, per_group)
-    number = batch if isinstance(batch, int) else None
+    number = batch if all(isinstance(size, int) for size in (batch, height, width)) else None
     return Shape(number, (height, width), inputs, outputs, (taps[0], taps[1]), stride, pads, groups, x.dtype.itemsize)
 
 
 def row_of(table: Sequence[Choice], shape: Shape) -> Choice | None:
-    """The first row that the layer fits; None on accelerators, and in programs for any backend."""
-    if shape.batch is None or backend() != "cpu":
+    """The first row that the layer fits.
+
+    None on accelerators, in programs for any backend, and where operations are counted.
+    """
+    if _plain.value or shape.batch is None or backend() != "cpu":
         return None
     return next((row for row in table if row.fits(shape)), None)
+
+
+@contextmanager
+def plain_convolutions() -> Iterator[None]:
+    """A context in which each convolution is traced as one of XLA's, whatever formula runs elsewhere."""
+    with _plain(True):
+        yield
 
 
 def choose(table: Sequence[Choice], shape: Shape) -> str | None:

@@ -1,14 +1,17 @@
 """Two-dimensional convolution with PyTorch's padding, by the formulas that are fast for its shape on the CPU."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
+from jax.core import max_dim
 from jax.nn.initializers import Initializer
 
+from common_flax.checks import check_positive
 from layers_flax.conv.choices import CONVOLUTION, KERNEL_GRADIENT, choose, shape_of
 from layers_flax.conv.filter_gradients import conv_by_choice
 from layers_flax.conv.grouped import stock_or_together
@@ -36,13 +39,17 @@ def conv2d(
         (batch, (height + 2 padding - kernel_h) // stride + 1, likewise for width, out).
 
     Raises:
-        ValueError: the kernel and groups do not match the images' channels.
+        ValueError: the kernel and groups do not match the images' channels, an option is not positive, or the kernel is
+            larger than the padded image.
     """
+    check_positive("stride", stride)
+    check_positive("groups", groups)
     if x.shape[-1] != groups * kernel.shape[2]:
         raise ValueError(
             f"{groups} groups of the kernel's {kernel.shape[2]} channels are not the images' {x.shape[-1]} channels"
         )
     pads = pads_of(x, kernel, stride, padding)
+    check_window(x.shape[1:3], kernel.shape[:2], pads)
     shape = shape_of(x, kernel, stride, pads)
     formula = choose(CONVOLUTION, shape)
     if formula == "stock, differentiated as a dot":
@@ -69,10 +76,24 @@ def both_sides(padding: int | str | None, size: int, window: int, stride: int) -
     if padding is None:
         return (window - 1) // 2, (window - 1) // 2
     if padding == "same":
-        both = max((-(-size // stride) - 1) * stride + window - size, 0)
+        both = max_dim((size - 1) // stride * stride + window - size, 0)
         return both // 2, both - both // 2
-    assert isinstance(padding, int)
-    return padding, padding
+    if isinstance(padding, bool) or not isinstance(padding, Integral) or padding < 0:
+        raise ValueError(f"padding must be None, 'same' or an integer of at least 0; given {padding!r}")
+    return int(padding), int(padding)
+
+
+def check_window(sizes: Sequence[Any], window: Sequence[int], pads: Pads) -> None:
+    """Raises ImageTooSmall where a window is larger than the padded image; symbolic sizes (`jax.export`) may be any."""
+    for side, size, taps, pad in zip(("high", "wide"), sizes, window, pads, strict=True):
+        if isinstance(size, int) and size + sum(pad) < taps:
+            raise ImageTooSmall(
+                f"a window of {taps} with padding {pad[0]} does not fit in an image {size} pixels {side}"
+            )
+
+
+class ImageTooSmall(ValueError):
+    """Raised where a window is larger than the padded image; a `Network` adds the least size that fits."""
 
 
 class Conv(nn.Module):
@@ -89,6 +110,9 @@ class Conv(nn.Module):
         param_dtype: the type of kernel and bias.
         kernel_init: initialiser of the kernel; the bias starts at zero.
         convolve: `conv2d`, or another function that computes the same; None is `conv2d`.
+
+    Raises:
+        ValueError: features, kernel_size, stride or groups is not positive.
     """
 
     features: int
@@ -101,6 +125,11 @@ class Conv(nn.Module):
     param_dtype: Any = jnp.float32
     kernel_init: Initializer = he_normal_fan_out
     convolve: Callable[..., jax.Array] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("features", "kernel_size", "stride", "groups"):
+            check_positive(name, getattr(self, name))
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

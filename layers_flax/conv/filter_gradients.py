@@ -16,7 +16,7 @@ from layers_flax.autodiff.linear_map import is_spread, linear_map
 from layers_flax.conv.choices import KERNEL_GRADIENT, choose, shape_of
 from layers_flax.conv.chunks import largest_part
 from layers_flax.conv.grouped import dots_of_groups, stock_or_together
-from layers_flax.conv.im2col import Pads, stock_conv
+from layers_flax.conv.im2col import Pads, rows_of, stock_conv
 
 # Values of a block of images: their patches stay in the processor's second cache.
 BLOCK = 3 * 2**15
@@ -84,7 +84,7 @@ def _balanced(x: jax.Array, kernel: jax.Array) -> jax.Array:
     padded = _pad(x, 1, height // 2, height // 2)
     rows = jnp.concatenate([lax.slice_in_dim(padded, i, i + x.shape[1], axis=1) for i in range(height)], -1)
     kernel = kernel.swapaxes(1, 2).reshape(height * inputs, width * outputs)
-    maps = (rows.reshape(-1, height * inputs) @ kernel).reshape(*x.shape[:3], width * outputs)
+    maps = (rows_of(rows) @ kernel).reshape(*x.shape[:3], width * outputs)
     moved = [_pad(y, 2, width - 1 - j, j) for j, y in enumerate(jnp.split(maps, width, -1))]
     return lax.slice_in_dim(reduce(jnp.add, moved), width // 2, width // 2 + x.shape[2], axis=2)
 
@@ -98,7 +98,7 @@ def _dots_then_shifts(x: jax.Array, kernel: jax.Array) -> jax.Array:
     height, width, inputs, outputs = kernel.shape
     rows = []
     for i in range(height):
-        maps = x.reshape(-1, inputs) @ kernel[i].swapaxes(0, 1).reshape(inputs, width * outputs)
+        maps = rows_of(x) @ kernel[i].swapaxes(0, 1).reshape(inputs, width * outputs)
         columns = jnp.split(maps.reshape(*x.shape[:3], width * outputs), width, -1)
         row = reduce(jnp.add, [_shift(column, 2, j - width // 2) for j, column in enumerate(columns)])
         rows.append(_shift(row, 1, i - height // 2))

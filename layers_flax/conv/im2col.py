@@ -1,5 +1,7 @@
 """A convolution as XLA computes it, and as one dot of all pixels under the kernel."""
 
+from math import prod
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -9,6 +11,9 @@ Pads = tuple[tuple[int, int], tuple[int, int]]
 
 def stock_conv(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads, groups: int = 1) -> jax.Array:
     """XLA's convolution of NHWC images and an HWIO kernel."""
+    if not all(isinstance(pad, int) for both in pads for pad in both):  # a convolution takes no symbol (`jax.export`)
+        x = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *((*both, 0) for both in pads), (0, 0, 0)))
+        pads = ((0, 0), (0, 0))
     return lax.conv_general_dilated(
         x, kernel, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups
     )
@@ -36,7 +41,12 @@ def dot_of_im2col(x: jax.Array, kernel: jax.Array, stride: int, pads: Pads) -> j
     pixels = jnp.concatenate([under(*place) for place in places], -1)
     every = len(places) == kernel.shape[0] * kernel.shape[1]  # as it lies in memory
     weights = kernel.reshape(-1, kernel.shape[-1]) if every else jnp.concatenate([kernel[place] for place in places])
-    return (pixels.reshape(-1, pixels.shape[-1]) @ weights).reshape(*pixels.shape[:-1], kernel.shape[-1])
+    return (rows_of(pixels) @ weights).reshape(*pixels.shape[:-1], kernel.shape[-1])
+
+
+def rows_of(x: jax.Array) -> jax.Array:
+    """(..., channels) to (pixels, channels); JAX infers no size of an empty batch, as -1 would ask."""
+    return x.reshape(prod(x.shape[:-1]), x.shape[-1])
 
 
 def steps_of(size: int, kernel: int, stride: int, pad: tuple[int, int]) -> int:

@@ -13,7 +13,7 @@ from jax import lax
 
 from layers_flax.autodiff.linear_map import is_spread, linear_map
 from layers_flax.autodiff.optimization_barrier import optimization_barrier
-from layers_flax.conv.im2col import stock_conv
+from layers_flax.conv.im2col import rows_of, stock_conv
 
 # Rows up to which the kernel is transposed for the image's gradient; with more rows the product takes far longer.
 SOME = 2048
@@ -32,7 +32,7 @@ def by_pixels(dot: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, ke
 
     The pixels are flattened, because a dot that contracts three axes makes XLA write a transposed copy.
     """
-    return dot(x.reshape(-1, x.shape[-1]), kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
+    return dot(rows_of(x), kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))

@@ -9,6 +9,7 @@ import jax
 from flax import linen as nn
 from jax.extend import core
 
+from layers_flax.conv.choices import plain_convolutions
 from layers_flax.model.shapes import image_by_shape, variables_by_shape
 
 
@@ -19,9 +20,13 @@ def count_parameters(model: nn.Module, image_shape: Sequence[int] = (224, 224, 3
 
 
 def count_multiply_adds(model: nn.Module, image_shape: Sequence[int] = (224, 224, 3)) -> int:
-    """Multiply-adds of convolutions and dense layers in one forward pass of one image of `image_shape`."""
+    """Multiply-adds of convolutions and dense layers in one forward pass of one image of `image_shape`.
+
+    They are those of the mathematics: output pixels by kernel, of grouped convolutions too, whatever formula runs.
+    """
     variables = variables_by_shape(model, image_shape)
-    return _count(jax.make_jaxpr(partial(model.apply, train=False))(variables, image_by_shape(image_shape)).jaxpr)
+    with plain_convolutions():
+        return _count(jax.make_jaxpr(partial(model.apply, train=False))(variables, image_by_shape(image_shape)).jaxpr)
 
 
 def multiply_adds_of(equation: core.JaxprEqn) -> int:

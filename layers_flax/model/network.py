@@ -1,6 +1,7 @@
 """The contract of a network: the methods that a family writes, and those that it inherits."""
 
 import warnings
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
@@ -15,7 +16,7 @@ from flax import linen as nn
 from common_flax.checks import one_of
 from common_flax.renamed import renamed_keyword
 from layers_flax.conv.chunks import folded_logits
-from layers_flax.conv.conv import Conv
+from layers_flax.conv.conv import Conv, ImageTooSmall
 from layers_flax.conv.inference_conv import inference_conv2d
 from layers_flax.nn.batch_norm import RUNNING_VARIANCES, BatchNorm
 from layers_flax.nn.channel_affine import ScaleShift, check_inference
@@ -152,12 +153,40 @@ class Network(nn.Module, kw_only=True):
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """Images (batch, height, width, channels) to logits (batch, num_classes), float32 or wider.
 
-        With `train`, BatchNorm takes the batch's statistics, and updates the running ones if they are mutable.
+        With `train`, BatchNorm takes the batch's statistics, and updates the running ones if they are mutable. Raises
+        ValueError, which names the least size, for images that are too small.
         """
+        try:
+            return self._run(images, train)
+        except ImageTooSmall as error:
+            least = self._least_size(images.shape[-1])
+            raise ValueError(f"{error}; {type(self).__name__} needs at least {least}×{least}") from None
+
+    def _run(self, images: jax.Array, train: bool) -> jax.Array:
+        if train and images.shape[:1] == (0,) and self.variables.get("batch_stats"):
+            raise ValueError("an empty batch has no statistics to train with; give at least one image")
         # Dense layers on a whole map, as VGG has, are too large to be read again for each chunk.
         if self.folded and not train and self.classifies_mean:
             return folded_logits(self, images)
         return self.at_once(images, train)
+
+    @nn.nowrap
+    def _least_size(self, channels: int) -> int:
+        """The pixels of a side of the smallest square images that the network takes."""
+        alone: Any = self.clone(parent=None, name=None, folded=False)
+
+        def fits(size: int) -> bool:
+            images = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
+            try:
+                jax.eval_shape(partial(alone.init, train=False, method="at_once"), jax.random.key(0), images)
+            except ImageTooSmall:
+                return False
+            return True
+
+        most = 1
+        while not fits(most):
+            most *= 2
+        return most // 2 + 1 + bisect_left(range(most // 2 + 1, most), True, key=fits)
 
     def at_once(self, images: jax.Array, train: bool = False) -> jax.Array:
         """The same as a call, but never in chunks, as folded networks run (`layers_flax.folded_logits`)."""

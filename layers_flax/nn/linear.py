@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from common_flax.checks import check_positive
 from layers_flax.parameters.initializers import zeros
 from layers_flax.parameters.parameter import parameter, read
 
@@ -17,11 +18,18 @@ class Linear(nn.Module):
         features: width of the output.
         param_dtype: the type of `kernel` (in, features) and `bias` (features,).
         kernel_init: initialiser of the kernel; the bias starts at zero.
+
+    Raises:
+        ValueError: features is not positive.
     """
 
     features: int
     param_dtype: Any = jnp.float32
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+
+    def __post_init__(self) -> None:
+        check_positive("features", self.features)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from common_flax.checks import check_positive
 from layers_flax.autodiff.backend import backend
 from layers_flax.autodiff.linear_map import is_spread, linear_map
-from layers_flax.conv.conv import both_sides
+from layers_flax.conv.conv import ImageTooSmall, both_sides
 from layers_flax.nn.means import mean_by_dot
 
 
@@ -33,12 +34,14 @@ def max_pool(x: jax.Array, window: int, stride: int | None = None, padding: int 
         (batch, (height + 2 padding - window) // stride + 1, likewise for width, channels), of x's dtype.
 
     Raises:
-        ValueError: the window is larger than the padded image, or the padding than half the window.
+        ValueError: the window is larger than the padded image, or the padding than half the window; or window or stride
+            is not positive.
     """
+    stride = _stride(window, stride)
     with _scope("max_pool", window, stride):
         if backend() == "cpu" or is_spread(x):
-            return _max_pool(x, window, stride or window, padding)
-        return _max_of_windows(x, (1, 2), window, stride or window, padding)
+            return _max_pool(x, window, stride, padding)
+        return _max_of_windows(x, (1, 2), window, stride, padding)
 
 
 def avg_pool(x: jax.Array, window: int, stride: int | None = None, padding: int = 0) -> jax.Array:
@@ -46,7 +49,7 @@ def avg_pool(x: jax.Array, window: int, stride: int | None = None, padding: int 
 
     Arguments, shapes and errors as in `max_pool`.
     """
-    stride = stride or window
+    stride = _stride(window, stride)
     with _scope("avg_pool", window, stride):
         if stride != window or padding or is_spread(x):
             return _mean_of_slices(x, window, stride, padding)
@@ -79,9 +82,10 @@ def adaptive_avg_pool(x: jax.Array, size: int) -> jax.Array:
         n = x.shape[axis]
         if n == size:
             continue
-        start = np.arange(size) * n // size
-        stop = -(-(np.arange(size) + 1) * n // size)
-        inside = (np.arange(n) >= start[:, None]) & (np.arange(n) < stop[:, None])
+        number = np if isinstance(n, int) else jnp  # the values of a symbolic size are known when the program runs
+        start = number.arange(size) * n // size
+        stop = -(-(number.arange(size) + 1) * n // size)
+        inside = (number.arange(n) >= start[:, None]) & (number.arange(n) < stop[:, None])
         weights = jnp.asarray(inside / (stop - start)[:, None], x.dtype)
         x = jnp.moveaxis(jnp.tensordot(weights, x, (1, axis)), 0, axis)
     return x
@@ -125,9 +129,10 @@ def _mean_of_slices(x: jax.Array, window: int, stride: int, padding: int) -> jax
     for axis in (2, 1):
         size = x.shape[axis]
         x = reduce(jnp.add, _slices(x, axis, window, stride, padding, np.zeros((), x.dtype)))
-        starts = np.arange(x.shape[axis]) * stride - padding
-        counts = np.minimum(starts + window, size) - np.maximum(starts, 0)
-        x = x * (1 / counts).reshape((-1,) + (1,) * (3 - axis)).astype(x.dtype)
+        number = np if isinstance(size, int) else jnp  # the values of a symbolic size are known when the program runs
+        starts = number.arange(x.shape[axis]) * stride - padding
+        counts = number.minimum(starts + window, size) - number.maximum(starts, 0)
+        x = x * (1 / counts).reshape((x.shape[axis],) + (1,) * (3 - axis)).astype(x.dtype)
     return x
 
 
@@ -140,8 +145,16 @@ def _repeat(y: jax.Array, window: int, height: int, width: int) -> jax.Array:
     return jnp.pad(y, ((0, 0), (0, height - rows * window), (0, width - columns * window), (0, 0)))
 
 
-def _scope(name: str, window: int, stride: int | None) -> AbstractContextManager[None]:
-    return jax.named_scope(f"{name}_{window}x{window}_{stride or window}")
+def _stride(window: int, stride: int | None) -> int:
+    """The stride; None is the window. Raises ValueError where one of both is not positive."""
+    check_positive("window", window)
+    if stride is not None:
+        check_positive("stride", stride)
+    return window if stride is None else stride
+
+
+def _scope(name: str, window: int, stride: int) -> AbstractContextManager[None]:
+    return jax.named_scope(f"{name}_{window}x{window}_{stride}")
 
 
 def _pads(x: jax.Array, axis: int, window: int, stride: int, padding: int | str) -> tuple[int, int]:
@@ -149,9 +162,10 @@ def _pads(x: jax.Array, axis: int, window: int, stride: int, padding: int | str)
     if padding != "same" and not 0 <= int(padding) <= window // 2:
         raise ValueError(f"padding must be from 0 to half the window of {window}; given {padding}")
     before, behind = both_sides(padding, x.shape[axis], window, stride)
-    if x.shape[axis] + before + behind < window:
-        size = f"{x.shape[axis]} pixels {'high' if axis == 1 else 'wide'}"
-        raise ValueError(f"a window of {window} with padding {padding} does not fit in an image {size}")
+    size = x.shape[axis]
+    if isinstance(size, int) and size + before + behind < window:  # a symbolic size (`jax.export`) may be any
+        where = f"an image {size} pixels {'high' if axis == 1 else 'wide'}"
+        raise ImageTooSmall(f"a window of {window} with padding {padding} does not fit in {where}")
     return before, behind
 
 

@@ -11,6 +11,7 @@ from flax.traverse_util import flatten_dict
 from jax.extend import core
 
 from layers_flax import BatchNorm, Conv, Linear, Network, multiply_adds_of
+from layers_flax.conv.choices import plain_convolutions
 from weights_flax.look.features import outputs_of
 
 LAYERS = (BatchNorm, Conv, Linear, nn.Dense)
@@ -97,7 +98,8 @@ def trace_network(
         if context.method_name != "__call__" or not isinstance(module, LAYERS):
             return call(*arguments, **keywords)
         x, *others = arguments
-        inside = jax.make_jaxpr(lambda x: call(x, *others, **keywords))(x)
+        with plain_convolutions():
+            inside = jax.make_jaxpr(lambda x: call(x, *others, **keywords))(x)
         layers.append(TracedLayer(module, module.path, sum(map(multiply_adds_of, inside.eqns))))
         (out,) = inside.out_avals
         return _layer.bind(x, index=len(layers) - 1, shape=out.shape, dtype=out.dtype)

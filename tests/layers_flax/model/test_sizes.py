@@ -1,0 +1,200 @@
+"""Sizes at their edges: no image, images too small, sizes that are symbols; and multiply-adds, published and not."""
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from layers_flax import (
+    Conv,
+    Linear,
+    adaptive_avg_pool,
+    avg_pool,
+    conv2d,
+    count_multiply_adds,
+    global_avg_pool,
+    max_pool,
+)
+from weights_flax.io.archs import ARCHS, build_model
+from weights_flax.look.summary import table
+
+POOLS = {
+    "max 3, 2": lambda x: max_pool(x, 3, 2, 1),
+    "max 2": lambda x: max_pool(x, 2),
+    "max same": lambda x: max_pool(x, 3, 2, "same"),
+    "average 2": lambda x: avg_pool(x, 2),
+    "average 3, 2": lambda x: avg_pool(x, 3, 2, 1),
+    "global": global_avg_pool,
+    "adaptive": lambda x: adaptive_avg_pool(x, 3),
+}
+
+
+@pytest.mark.parametrize("pool", POOLS.values(), ids=POOLS)
+@pytest.mark.parametrize("batch", [0, 2])
+def test_pools_take_an_empty_batch(pool, batch):
+    shape = pool(jnp.ones((2, 8, 8, 4))).shape
+    x = jnp.ones((batch, 8, 8, 4))
+    assert pool(x).shape == (batch, *shape[1:])
+    assert jax.grad(lambda x: pool(x).sum())(x).shape == x.shape
+
+
+SMALL = {
+    "resnet20": dict(width=2),
+    "resnet18": dict(width=2),
+    "resnet50_v2": dict(width=2),
+    "resnext50_32x4d": {},
+    "densenet_bc_40_12": dict(growth_rate=2),
+    "densenet121": dict(growth_rate=2),
+    "vgg11_bn": dict(width=1),
+}
+
+
+@pytest.mark.parametrize("arch", SMALL)
+def test_networks_give_no_logits_for_no_images(arch):
+    model = build_model(arch, num_classes=7, **SMALL[arch])
+    images = jnp.zeros((0, 64, 64, 3))
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images[:1], train=False))
+    variables = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), variables)
+    assert jax.jit(model.apply)(variables, images).shape == (0, 7)
+    with pytest.raises(ValueError, match="an empty batch has no statistics to train with; give at least one image"):
+        model.apply(variables, images, train=True, mutable=["batch_stats"])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Conv(0), "features must be a positive integer; given 0"),
+        (lambda: Conv(4, 0), "kernel_size must be a positive integer; given 0"),
+        (lambda: Conv(4, 3, 0), "stride must be a positive integer; given 0"),
+        (lambda: Conv(4, groups=0), "groups must be a positive integer; given 0"),
+        (lambda: Conv(-1), "features must be a positive integer; given -1"),
+        (lambda: Linear(0), "features must be a positive integer; given 0"),
+        (lambda: max_pool(jnp.zeros((1, 4, 4, 1)), 0), "window must be a positive integer; given 0"),
+        (lambda: max_pool(jnp.zeros((1, 4, 4, 1)), 2, 0), "stride must be a positive integer; given 0"),
+        (lambda: avg_pool(jnp.zeros((1, 4, 4, 1)), 2, -2), "stride must be a positive integer; given -2"),
+        (lambda: conv(stride=0), "stride must be a positive integer; given 0"),
+        (lambda: conv(groups=0), "groups must be a positive integer; given 0"),
+        (lambda: conv(padding=-1), "padding must be None, 'same' or an integer of at least 0; given -1"),
+        (lambda: conv(padding=0), "a window of 5 with padding 0 does not fit in an image 4 pixels high"),
+    ],
+)
+def test_layers_name_what_is_not_allowed(make, message):
+    with pytest.raises(ValueError, match="^" + message.replace("(", r"\(") + "$"):
+        make()
+
+
+def conv(**options):
+    return conv2d(jnp.zeros((1, 4, 4, 1)), jnp.zeros((5, 5, 1, 2)), **options)
+
+
+@pytest.mark.parametrize(
+    ("arch", "least"),
+    [("densenet121", 29), ("densenet_bc_40_12", 4), ("vgg11", 32), ("densenet_100_12", 4)],
+)
+def test_an_image_that_is_too_small_names_the_least_size(arch, least):
+    model = build_model(arch, **{"growth_rate": 2} if "densenet" in arch else {"width": 1})
+
+    def shape(height, width):
+        images = jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32)
+        return jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros(images.shape), train=False))
+
+    for sides in ((least - 1, 40), (40, 1)):
+        with pytest.raises(ValueError, match=rf"does not fit in an image .*; \w+ needs at least {least}×{least}"):
+            shape(*sides)
+    shape(least, least)
+
+
+class Own(nn.Module):
+    """All layers whose output depends on the size of images."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = max_pool(Conv(8, 5, 2, "same")(x), 3, 2, "same")
+        x = avg_pool(Conv(8, 3, groups=4)(x), 3, 1, 1)
+        return jnp.concatenate([adaptive_avg_pool(x, 3).reshape(x.shape[0], -1), global_avg_pool(x)], -1)
+
+
+@pytest.mark.parametrize(
+    "arch",
+    ["own", "resnet20", "resnet18", "same", "densenet_bc_40_12", pytest.param("vgg11_bn", marks=pytest.mark.slow)],
+)
+def test_networks_are_exported_for_images_of_any_size(arch):
+    options = SMALL.get(arch, {}) | ({"padding": "same", "width": 2} if arch == "same" else {})
+    model = Own() if arch == "own" else build_model("resnet18" if arch == "same" else arch, num_classes=7, **options)
+    images = np.random.default_rng(0).standard_normal((2, 64, 64, 3), np.float32)
+    variables = model.init(jax.random.key(0), images[:1])
+
+    def logits(x):
+        return model.apply(variables, x)
+
+    batch, height, width = jax.export.symbolic_shape("b, h, w", constraints=["h >= 32", "w >= 32"])
+    exported = jax.export.export(jax.jit(logits))(jax.ShapeDtypeStruct((batch, height, width, 3), jnp.float32))
+    for x in (images, images[:1, :33, :47]):
+        np.testing.assert_allclose(exported.call(x), jax.jit(logits)(x), rtol=1e-4, atol=1e-5)
+
+
+# 10⁹ for one image: the values that torchvision publishes with its weights, and those of the papers' tables.
+PUBLISHED = {
+    "resnet18": 1.814,
+    "resnet34": 3.664,
+    "resnet50": 4.089,
+    "resnet101": 7.801,
+    "resnet152": 11.514,
+    "resnext50_32x4d": 4.23,
+    "resnext101_32x8d": 16.414,
+    "wide_resnet50_2": 11.398,
+    "wide_resnet101_2": 22.753,
+    "densenet121": 2.834,
+    "densenet161": 7.728,
+    "densenet169": 3.36,
+    "densenet201": 4.291,
+    "vgg11": 7.609,
+    "vgg13": 11.308,
+    "vgg16": 15.47,
+    "vgg19": 19.632,
+    "vgg11_bn": 7.609,
+    "vgg13_bn": 11.308,
+    "vgg16_bn": 15.47,
+    "vgg19_bn": 19.632,
+}
+
+
+@pytest.mark.parametrize("arch", PUBLISHED)
+def test_multiply_adds_are_the_published_ones(arch):
+    assert count_multiply_adds(build_model(arch)) / 1e9 == pytest.approx(PUBLISHED[arch], rel=5e-3)
+
+
+def by_layers(model, size):
+    """The multiply-adds by each layer's definition: pixels out by kernel."""
+    total = 0
+
+    def add(call, arguments, keywords, context):
+        nonlocal total
+        y = call(*arguments, **keywords)
+        layer, x = context.module, arguments[0] if arguments else None
+        if context.method_name == "__call__" and isinstance(layer, Conv):
+            total += y[0].size * layer.kernel_size**2 * x.shape[-1] // layer.groups
+        elif context.method_name == "__call__" and isinstance(layer, Linear | nn.Dense):
+            total += x.shape[-1] * y.shape[-1]
+        return y
+
+    def run(x):
+        with nn.intercept_methods(add):
+            return model.init(jax.random.key(0), x, train=False)
+
+    jax.eval_shape(run, jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32))
+    return total
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_multiply_adds_are_those_of_the_mathematics_whatever_formula_runs(arch):
+    model = build_model(arch)
+    if getattr(model, "scan", False):
+        model = model.clone(scan=False, stage_sizes=(2, 2, 2))
+    size = model.published_size
+    expected = by_layers(model, size)
+    assert count_multiply_adds(model, (size, size, 3)) == expected
+    if arch in ("resnext50_32x4d", "densenet_bc_40_12", "vgg11"):
+        assert table(model, (size, size, 3))[()].multiply_adds == expected
