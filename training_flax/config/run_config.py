@@ -1,5 +1,6 @@
 """The config.json of a run: the values that are written, and their checks when they are read."""
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ import msgspec
 
 from common_flax.check_sums import KEY, unsealed
 from common_flax.checks import one_of
+from common_flax.files import open_regular, user_path
 from common_flax.json_input import read_object, shortened, typed
 from training_flax.augment.registry import current_names
 from training_flax.config.config import (
@@ -28,13 +30,15 @@ from training_flax.config.config import (
 )
 from training_flax.config.recipes import RECIPES
 from training_flax.data.dataset import Dataset
+from training_flax.data.source import sum_of_files
 from weights_flax.formats.run import CONFIG, Channels, Normalisation, NumClasses, Side, Text
 from weights_flax.io.archs import constructor_options
 
 FILE = CONFIG
 LONGEST = 400  # characters of an error
 NEEDED = ("arch", "recipe", "batch_size", "lr")  # the options without a default
-MAY_LACK = ("versions", "train_files", "test_files", "mark", "lengths")  # entries of FACTS that no reader needs
+FILES = ("train_files", "test_files", "train_bytes", "test_bytes")
+MAY_LACK = (*FILES, "weights_sum", "versions", "mark", "lengths", "random")  # entries of FACTS that no reader needs
 # Bounds that no run reaches, so that a damaged file asks for no more memory than a machine has.
 MOST = 2**32
 MOST_OF = {
@@ -44,6 +48,16 @@ MOST_OF = {
 MOST_LISTED = 2**10
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=MOST)]
+Bytes = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
+class RandomNumbers(msgspec.Struct, forbid_unknown_fields=True):
+    """The entry "random" of config.json, see `training_flax.runtime.random_numbers`."""
+
+    impl: Text
+    partitionable: bool
+
+
 # The entries beside the options, with their types.
 FACTS: dict[str, Any] = {
     "num_classes": NumClasses,
@@ -52,9 +66,13 @@ FACTS: dict[str, Any] = {
     "test_examples": Count,
     "train_files": Text,
     "test_files": Text,
+    "train_bytes": Bytes,
+    "test_bytes": Bytes,
+    "weights_sum": Text,
     "image_shape": tuple[Side, Side, Channels],
     "normalisation": Normalisation,
     "versions": Annotated[dict[str, Text], msgspec.Meta(max_length=MOST_LISTED)],
+    "random": RandomNumbers,
     "mark": Text,
     "lengths": Annotated[tuple[Count, ...], msgspec.Meta(max_length=MOST_LISTED)],
 }
@@ -96,12 +114,33 @@ def numbers_options(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     values["class_names"] = dataset.class_names
     values["train_examples"] = len(dataset.train.labels)
     values["test_examples"] = len(dataset.test.labels)
-    files = {"train_files": dataset.train_files, "test_files": dataset.test_files}
+    files = {name: getattr(dataset, name) for name in FILES} | {"weights_sum": _sum_of_weights(config.weights)}
     values |= {name: listed for name, listed in files.items() if listed is not None}
     values["image_shape"] = dataset.image_shape
     values["normalisation"] = {"mean": dataset.mean, "std": dataset.std}
     values["versions"] = {name: version(name) for name in ("jax", "flax", "optax")}
     return values
+
+
+def _sum_of_weights(source: str | None) -> str | None:
+    """Returns a hash of a file of weights, or of the names and sizes of files in a folder; None where none is there."""
+    path = None if source is None else user_path(source)
+    if path is None or not path.exists():  # an address of the hub, or weights that a run no longer needs
+        return None
+    if path.is_dir():
+        below = sorted(file for file in path.rglob("*") if file.is_file())
+        return sum_of_files(f"{file.relative_to(path)} {file.stat().st_size}" for file in below)
+    found = path.stat()
+    return _sum_of_file(path, found.st_size, found.st_mtime_ns)
+
+
+@cache
+def _sum_of_file(path: Path, size: int, changed: int) -> str | None:
+    try:
+        with open_regular(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError:  # the reader of weights says so
+        return None
 
 
 def check_bounds(values: Mapping[str, Any]) -> None:

@@ -41,7 +41,8 @@ class Dataset:
         mean, std: of the train split, channel by channel, for pixels from 0 to 1; networks see (pixel - mean) / std.
             A streamed split is sampled: at most 2,000 evenly spaced images, centre-cropped as for a test. The std of a
             constant channel is 1.
-        train_files, test_files: hashes of the names and sizes of the splits' files; None if there are none.
+        train_files, test_files: hashes of the names of the splits' files; None if there are none.
+        train_bytes, test_bytes: the bytes of the splits' files; None if there are none, or too many to ask for.
     """
 
     name: str
@@ -52,6 +53,8 @@ class Dataset:
     std: tuple[float, ...]
     train_files: str | None = None
     test_files: str | None = None
+    train_bytes: int | None = None
+    test_bytes: int | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -70,7 +70,8 @@ def _source(part: Path, classes: tuple[str, ...]) -> Source:
         return image
 
     listed = sum_of_files(file[len(str(part)) + 1 :] for file in files)
-    return Source(np.array(labels, np.int32), lambda index: read_size(files[index], files[index]), read, listed)
+    total = None if sizes is None else sum(sizes)
+    return Source(np.array(labels, np.int32), lambda index: read_size(files[index], files[index]), read, listed, total)
 
 
 def _bytes(file: str) -> int:

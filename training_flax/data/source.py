@@ -26,12 +26,14 @@ class Source(NamedTuple):
         size: returns the (height, width) of the image at an index, from its header, without decoding the image.
         read: decodes the image at an index: (height, width, channels) uint8, of 1 or 3 channels.
         files: see `sum_of_files`; None if the images come from no files, or from files of this installation.
+        bytes: of all files; None as for `files`, or if there are too many to ask for their sizes.
     """
 
     labels: np.ndarray
     size: Callable[[int], tuple[int, int]]
     read: Callable[[int], np.ndarray]
     files: str | None = None
+    bytes: int | None = None
 
 
 class Sources(NamedTuple):
@@ -59,7 +61,8 @@ def as_dataset(name: str, sources: Sources, image_size: int | None, default_imag
             raise ValueError(f"{name!r}: labels must be from 0 to {classes - 1}; given {given}")
     train, test = _in_memory(splits, image_size) or _streamed(splits, image_size, default_image_size)
     mean, std = channel_moments(_images(train))
-    return Dataset(name, train, test, sources.class_names, mean, std, sources.train.files, sources.test.files)
+    files, sizes = [source.files for source in splits], [source.bytes for source in splits]
+    return Dataset(name, train, test, sources.class_names, mean, std, *files, *sizes)
 
 
 def channel_moments(images: Iterable[np.ndarray]) -> tuple[tuple[float, ...], tuple[float, ...]]:

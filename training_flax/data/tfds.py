@@ -70,7 +70,7 @@ def prepared(rest: str, data_dir: str | Path | None) -> Sources:
         grey = image.shape[-1] == 1
         train, test = (
             _source(records, f"{folder}: {split}", label.num_classes, grey)._replace(
-                files=_sum_of_shards(folder, split)
+                files=_sum_of_shards(folder, split), bytes=sum(shard.stat().st_size for shard in _shards(folder, split))
             )
             for split, records in _labelled_splits(builder, tfds)
         )
@@ -79,8 +79,11 @@ def prepared(rest: str, data_dir: str | Path | None) -> Sources:
 
 def _sum_of_shards(folder: Path, split: str) -> str:
     """Returns the hash of the names of a split's files, with the data set's version."""
-    shards = sorted(folder.glob(f"*-{split}.array_record*"))
-    return sum_of_files(f"{folder.name}/{shard.name}" for shard in shards)
+    return sum_of_files(f"{folder.name}/{shard.name}" for shard in _shards(folder, split))
+
+
+def _shards(folder: Path, split: str) -> list[Path]:
+    return sorted(folder.glob(f"*-{split}.array_record*"))
 
 
 def _labelled_splits(builder: Any, tfds: Any) -> tuple[tuple[str, Any], tuple[str, Any]]:

@@ -1,7 +1,5 @@
 """The folder of a run: its name and lock, its files, and the check that a run may continue in it."""
 
-import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -20,14 +18,20 @@ from common_flax.check_sums import sealed, unsealed
 from common_flax.errors import one_line
 from common_flax.files import UNFINISHED, make_folder, remove_unfinished, whole_file
 from common_flax.json_input import read_object
+from common_flax.terminal import complain
 from training_flax.config.config import BEFORE, ResolvedConfig, TrainConfig
 from training_flax.config.run_config import FILE, is_run, numbers_options, plain, read_config
 from training_flax.data.dataset import Dataset
+from training_flax.runtime.locks import lock
+from training_flax.runtime.random_numbers import RandomNumbers, by_shape, current
 from training_flax.runtime.signals import RunError
+from weights_flax.formats.orbax import read_orbax
+from weights_flax.formats.run import newest_checkpoint
 
 LENGTH = ("epochs", "steps")
 LOCK = ".lock"
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # errors of file systems that have no locks
+# Options that are addresses, and the entries that tell the content apart, beside the names of files.
+CONTENT = {"data": ("train_bytes", "test_bytes"), "weights": ("weights_sum",)}
 
 
 class InUse(ValueError):
@@ -108,8 +112,8 @@ def _check_same_run(out: Path, wanted: dict[str, Any], extend: bool) -> None:
     except ValueError as error:
         raise ValueError(f"out {str(out)!r} has a damaged config.json; name a new folder: {error}") from None
     there, now = _flat(stored), _flat(plain(wanted))
-    unknown = {"train_files", "test_files"} - there.keys()  # runs of older versions
-    ignored = {"versions", *(LENGTH if extend else ()), *unknown}
+    unknown = {"train_files", "test_files", *chain(*CONTENT.values())} - there.keys()  # runs of older versions
+    ignored = {"versions", *(LENGTH if extend else ()), *_addresses(there, now)} | unknown
     differing = [
         f"{name} ({there.get(name)!r} there, {now.get(name)!r} now)"
         for name in now
@@ -124,6 +128,23 @@ def _check_same_run(out: Path, wanted: dict[str, Any], extend: bool) -> None:
             before, now = stored.get(name), wanted[name]
             if before and now and now < before:
                 raise ValueError(f"extend makes a run longer; {name} was {before}; given {now}")
+
+
+def _addresses(there: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the entries that need not be equal: addresses of the same content, and the content of equal addresses."""
+    for option, content in CONTENT.items():
+        before, given = there.get(option), now[option]
+        if before == given:
+            yield from content  # a broken image may have been mended; weights are read once
+        elif before is None or given is None or (option == "data" and _kind(before) != _kind(given)):
+            continue
+        # Data without files are told by their other entries; weights without files, as of the hub, by nothing.
+        elif all(there.get(name) == now.get(name) for name in content) and (option == "data" or content[0] in now):
+            yield option
+
+
+def _kind(data: str) -> str:
+    return data.partition(":")[0]
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -151,12 +172,26 @@ def lengths_of(run: Path, total_steps: int) -> tuple[int, ...]:
     return tuple(sorted({*stored, total_steps}))
 
 
+def random_numbers(run: Path) -> RandomNumbers:
+    """Returns the random numbers of a run that exists, which it keeps; those of JAX's settings for a new one."""
+    if not is_run(run):
+        return current()
+    if stored := read_config(run).get("random"):
+        return RandomNumbers(**stored)
+    newest = newest_checkpoint(run)  # of an older version
+    try:
+        return current() if newest is None else by_shape(read_orbax(newest.folder / "state")["key"].shape)
+    except (ValueError, KeyError):  # damaged, which the reader of checkpoints says
+        return current()
+
+
 def write_config(run: Path, config: TrainConfig, dataset: Dataset, mark: str, lengths: Sequence[int] = ()) -> None:
-    """Writes config.json: the values of `numbers_options`, the run's mark and lengths, and a check sum."""
+    """Writes config.json: the values of `numbers_options`, the run's mark, lengths, random numbers, and a check sum."""
     if is_run(run) and read_config(run).get("mark") not in (None, mark):
         raise ValueError(f"out {str(run)!r} holds another run, which has begun meanwhile; name a new folder")
     values = plain(numbers_options(config, dataset))
-    write_json(run / FILE, {**values, "mark": mark, "lengths": list(lengths)})
+    about = {"mark": mark, "lengths": list(lengths), "random": random_numbers(run)._asdict()}
+    write_json(run / FILE, {**values, **about})
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -172,8 +207,8 @@ def read_json(path: Path) -> dict[str, Any]:
 def locked(run: Path) -> Iterator[None]:
     """Makes the run's folder, and locks it against other processes within this context.
 
-    File systems without locks, such as some of clusters, do without. Raises InUse if another process trains in the
-    folder, and ValueError if it cannot be made.
+    File systems without locks, such as some of clusters, do without, and a line on stderr says so. Raises InUse if
+    another process trains in the folder, and ValueError if it cannot be made.
     """
     try:
         make_folder(run)
@@ -182,17 +217,15 @@ def locked(run: Path) -> Iterator[None]:
     # The file is never emptied: it may be a link to another one. A pipe of this name does not block.
     descriptor = os.open(run / LOCK, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        remove_unfinished(run)
-        _remove_pipes(run)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise InUse(f"out {str(run)!r} is in use by another process that trains") from None
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            os.close(descriptor)
-            raise
-    try:
+        try:
+            reason = lock(descriptor)
+        except BlockingIOError:
+            raise InUse(f"out {str(run)!r} is in use by another process that trains") from None
+        if reason:
+            complain(f"out {str(run)!r} cannot be locked ({reason}): start no second command in it while this one runs")
+        else:
+            remove_unfinished(run)
+            _remove_pipes(run)
         yield
     finally:
         os.close(descriptor)
