@@ -40,7 +40,7 @@ def parse_options(kind: type[Options], arguments: Sequence[str], *, prog: str, d
 def run_command(name: str, command: Callable[[], object], *errors: type[Exception]) -> int:
     """Runs a command and returns its exit code: 2 after an error that the user can correct, 130 after Ctrl-C, else 0.
 
-    That memory ran out is such an error.
+    That memory ran out is such an error. An error with an attribute `exit_code` has that one.
 
     Args:
         name: the first word of the line that reports an error.
@@ -54,7 +54,7 @@ def run_command(name: str, command: Callable[[], object], *errors: type[Exceptio
         return 0
     except reported as error:
         complain(f"{name}: error: {error}")
-        return 2
+        return getattr(error, "exit_code", 2)
     except KeyboardInterrupt:
         complain(f"{name}: interrupted")
         return 130

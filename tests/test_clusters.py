@@ -75,6 +75,19 @@ def test_slurm_trains_and_puts_a_stopped_job_back_into_the_queue(tmp_path, envir
     assert (tmp_path / "scontrol").read_text() == "requeue 77\n"
 
 
+@pytest.mark.parametrize(
+    ("code", "restarts", "again"),
+    [(143, 0, True), (143, 99, True), (75, 0, True), (137, 3, True), (75, 20, False), (137, 20, False), (2, 0, False)],
+)
+def test_slurm_puts_a_job_back_whose_command_goes_on(code, restarts, again, tmp_path, environment):
+    program(tmp_path / "bin" / "srun", f"#!/bin/bash\nexit {code}")
+    program(tmp_path / "bin" / "scontrol", f'#!/bin/bash\necho "$@" > {tmp_path}/scontrol')
+    environment |= {"SLURM_JOB_ID": "77", "SLURM_RESTART_COUNT": str(restarts)}
+    script = ["bash", ROOT / "examples" / "slurm.sbatch"]
+    assert subprocess.run(script, cwd=ROOT, env=environment, check=False).returncode == code
+    assert (tmp_path / "scontrol").exists() == again
+
+
 @pytest.mark.slow
 def test_kubernetes_trains(tmp_path, environment):
     job = kubernetes()["Job"]
@@ -115,6 +128,12 @@ def test_the_parts_for_kubernetes_fit_each_other():
     assert volume["persistentVolumeClaim"]["claimName"] == parts["PersistentVolumeClaim"]["metadata"]["name"]
     assert options["--out"].startswith(mount["mountPath"])
     assert pod["restartPolicy"] == "Never"  # a podFailurePolicy needs this
+
+
+def test_kubernetes_does_not_count_the_ends_that_another_process_caused():
+    rules = kubernetes()["Job"]["spec"]["podFailurePolicy"]["rules"]
+    codes = {rule["action"]: rule["onExitCodes"]["values"] for rule in rules if "onExitCodes" in rule}
+    assert codes == {"FailJob": [2], "Ignore": [75, 143]}
 
 
 def test_slurm_sends_a_signal_that_train_py_knows():

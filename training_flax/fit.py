@@ -30,13 +30,16 @@ from training_flax.results import (
 from training_flax.run import folder as run_folder
 from training_flax.run.checkpoints import KEPT, Checkpoints, Progress
 from training_flax.run.disk_space import check_space, checkpoint_size
+from training_flax.run.folder import random_numbers
 from training_flax.run.logs import Logs
 from training_flax.run.loop import Loop, train_reader
 from training_flax.run.metrics import METRICS
 from training_flax.run.plan import Job, plan
 from training_flax.run.programs import Programs, compile_programs, state_by_shape
 from training_flax.run.summary import has_its_metrics, read_summary
+from training_flax.runtime.lost_processes import ProcessLost
 from training_flax.runtime.memory import memory_for
+from training_flax.runtime.random_numbers import drawn_by
 from training_flax.runtime.signals import RunError, StopRequest, interrupt_after_saving
 from training_flax.runtime.terminal import Terminal
 from weights_flax import load_weights
@@ -77,6 +80,7 @@ def fit(config: TrainConfig | Job, *, quiet: bool = False, stop: StopRequest | N
         ValueError: the errors of `plan`, before anything is written; or an image cannot be read.
         RunError: the run cannot go on, because the disk is full, its folder cannot be written, an image cannot be read,
             memory runs out, or its values are not finite; its checkpoints are saved.
+        ProcessLost: a RunError: of several processes one has died.
         Stopped: `stop` was set; the state is saved.
         KeyboardInterrupt: after Ctrl-C; the state is saved.
     """
@@ -86,7 +90,7 @@ def fit(config: TrainConfig | Job, *, quiet: bool = False, stop: StopRequest | N
         job = config if isinstance(config, Job) else plan(config)
         while True:
             try:
-                with run_folder.written_to(job.run), memory_for(job.batch_size):
+                with run_folder.written_to(job.run), memory_for(job.batch_size), drawn_by(random_numbers(job.run)):
                     return _fit(job, quiet, stop)
             except run_folder.InUse:
                 if job.config.out is not None:
@@ -135,6 +139,8 @@ def _run(job: Job, terminal: Terminal, stop: StopRequest) -> FitResult:
     state, progress = _first_state(job, programs, checkpoints, logs, terminal)
     try:
         result = Loop(job, programs, state, progress, checkpoints, logs, terminal, stop).run()
+    except ProcessLost:
+        raise  # what is left to be written waits for all processes
     except BaseException:
         for held in (checkpoints, logs):
             with suppress(Exception):  # the first error is the one to report

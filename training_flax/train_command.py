@@ -13,6 +13,7 @@ import jax
 
 from common_flax.backend import check_backend
 from common_flax.command_line import parse_options, run_command, write_to_any_terminal
+from common_flax.errors import one_line
 from common_flax.signals import STOP, StopRequest, leave, stop_on_signals
 from common_flax.terminal import complain, say
 from training_flax.config.config import OLD_NAMES, TrainConfig
@@ -21,6 +22,7 @@ from training_flax.fit import evaluate_run, fit
 from training_flax.run.plan import plan
 from training_flax.runtime.compilation import keep_compiled_programs
 from training_flax.runtime.distributed import join_processes
+from training_flax.runtime.lost_processes import ProcessLost, watched
 from training_flax.runtime.memory import keep_memory
 from training_flax.runtime.signals import RunError, Stopped
 from training_flax.runtime.terminal import orbax_hidden
@@ -78,7 +80,22 @@ def run(options: CommandLine, stop: StopRequest) -> None:
     keep_compiled_programs()
     if options.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
-    join_processes(options.coordinator, options.num_processes, options.process_id)
+    join_processes(options.coordinator, options.num_processes, options.process_id, show_all=options.verbose)
+    others = watched()
+    try:
+        _run(options, stop)
+    except Exception as error:
+        if others is None or isinstance(error, Stopped):
+            raise
+        if others.explains(error):
+            raise (error if isinstance(error, ProcessLost) else others.error()) from error
+        others.leave_note(one_line(error))
+        raise
+    if others is not None:
+        others.finished()
+
+
+def _run(options: CommandLine, stop: StopRequest) -> None:
     check_backend()
     if options.eval_only:
         stop.unarmed = "in the evaluation; there is nothing to save"
@@ -101,7 +118,8 @@ def main(
         hidden: hides Orbax until the caller closes it; None hides it within the call. Threads of Orbax may outlive it.
 
     Returns:
-        The exit code: 2 after an error, 128 + the number of a signal that stopped the run, else 0.
+        The exit code: 2 after an error, 75 if another process died, 128 + the number of a signal that stopped the run,
+        else 0.
     """
     name = prog.split()[-1]
     with ExitStack() as stack:
@@ -125,4 +143,5 @@ def start(prog: str, stop: StopRequest) -> NoReturn:
     write_to_any_terminal()
     with ExitStack() as hidden:
         code = main(sys.argv[1:], prog, stop, hidden)
-        leave(code, at_once=not jax.distributed.is_initialized())  # processes that train together wait for each other
+        # Processes that train together wait for each other, unless one has had an error.
+        leave(code, at_once=code in (2, ProcessLost.exit_code) or not jax.distributed.is_initialized())

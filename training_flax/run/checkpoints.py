@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,9 +21,11 @@ from common_flax.files import UNFINISHED, make_folder, remove, sync, sync_tree
 from training_flax.config.config import build_network
 from training_flax.config.run_config import read_run_config
 from training_flax.learn.state import TrainState
+from training_flax.run.alone import whole_here, write_alone
 from training_flax.run.disk_space import checkpoint_size, reserve
 from training_flax.run.folder import checkpoint_steps
 from training_flax.run.metrics import METRICS
+from training_flax.runtime.locks import let_checkpoints_be_written
 from training_flax.runtime.signals import RunError
 from weights_flax import load_weights
 from weights_flax.formats.run import Checkpoint, read_progress
@@ -64,6 +67,7 @@ class Checkpoints:
                 if path.name.endswith(UNFINISHED) or ORBAX_UNFINISHED in path.name:  # left by a killed process
                     with suppress(OSError):
                         remove(path)
+        let_checkpoints_be_written(run)
         self._saver = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
         self._steps = checkpoint_steps(run)
         self._thread: threading.Thread | None = None
@@ -94,12 +98,7 @@ class Checkpoints:
             if self._primary:
                 # Without this check Orbax prints many lines if the disk is full, and makes a removed folder again.
                 reserve(self._run, checkpoint_size(tree))
-                if unfinished.exists():  # the writing of it was interrupted
-                    remove(unfinished)
-                (unfinished / "progress").mkdir(parents=True)
-                origin = {"step": step, "mark": self._mark, "length": self._lengths[-1]}
-                stored = json.dumps(progress._asdict() | origin, allow_nan=False)
-                (unfinished / "progress" / "metadata").write_text(stored)
+                self._begin(unfinished, step, progress)
             self._saver.save(unfinished / "state", args=ocp.args.StandardSave(tree))
         except Exception as error:
             raise self._failure(error) from error
@@ -107,6 +106,35 @@ class Checkpoints:
         # Not a daemon: when Python ends, it waits until the checkpoint is whole.
         self._thread = threading.Thread(target=finish, name="checkpoint")
         self._thread.start()
+
+    def save_alone(self, state: TrainState, progress: Progress) -> int | None:
+        """Writes a checkpoint without the other processes, one of which has died.
+
+        Returns:
+            Its step; None if it could not be written: this process lacks a part of the state, or the disk has an error.
+        """
+        try:
+            tree = whole_here(_as_tree(state))
+            step = int(tree["step"])
+            if step in checkpoint_steps(self._run):
+                return step
+            unfinished = self._folder / f"{step}.alone{UNFINISHED}"
+            lines = (self._run / METRICS).read_bytes().count(b"\n")  # those of the first process
+            self._begin(unfinished, step, progress._replace(lines=lines))
+            write_alone(unfinished / "state", tree)
+            self._publish(unfinished, step, progress)
+        except Exception:  # errors of a checkpoint; or the state was given away to a step that failed
+            return None
+        return step
+
+    def _begin(self, unfinished: Path, step: int, progress: Progress) -> None:
+        """Makes the folder of a checkpoint that is to be written, with its progress."""
+        if unfinished.exists():  # the writing of it was interrupted
+            remove(unfinished)
+        (unfinished / "progress").mkdir(parents=True)
+        origin = {"step": step, "mark": self._mark, "length": self._lengths[-1]}
+        stored = json.dumps(progress._asdict() | origin, allow_nan=False)
+        (unfinished / "progress" / "metadata").write_text(stored)
 
     def _publish(self, unfinished: Path, step: int, progress: Progress) -> None:
         """Gives a written checkpoint its name, and removes those that are no longer kept."""
@@ -246,7 +274,8 @@ def _as_tree(state: TrainState) -> dict[str, Any]:
 def _as_state(tree: Mapping[str, Any], abstract: TrainState) -> TrainState:
     """Inverts `_as_tree`."""
     values = {name: tree.get(name, getattr(abstract, name)) for name in abstract._fields}
-    key = jax.jit(jax.random.wrap_key_data, out_shardings=abstract.key.sharding)(values["key"])
+    as_key = partial(jax.random.wrap_key_data, impl=jax.config.jax_default_prng_impl)
+    key = jax.jit(as_key, out_shardings=abstract.key.sharding)(values["key"])
     return TrainState(**values | {"key": key})
 
 

@@ -10,23 +10,30 @@ import jax
 
 from common_flax.checks import check_positive
 from common_flax.terminal import complain
+from training_flax.runtime.lost_processes import HEARTBEAT, watch
 
 SECONDS_FOR_A_NAME = 60.0  # a new pod of Kubernetes has its name a while after its start
 
 
 def join_processes(
-    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    *,
+    show_all: bool = False,
 ) -> None:
     """Connects this process with the others of its run; call it before anything runs on a device.
 
     Without arguments, the values come from SLURM, Open MPI or GKE if one of them started the processes; otherwise the
-    process trains alone. The first process listens on the coordinator's address alone, see `listening_address`.
+    process trains alone. The first process listens on the coordinator's address alone, see `listening_address`. If one
+    of them dies later, the others end within twenty seconds, see `lost_processes`.
 
     Args:
         coordinator: HOST:PORT of the first process, [HOST]:PORT for IPv6; or "auto", with which JAX finds all three
             values, for example from Google's metadata server on a Cloud TPU pod.
         num_processes: the number of processes.
         process_id: the number of this process, from 0.
+        show_all: show also what JAX's runtime prints where a process has died.
 
     Raises:
         ValueError: some of the three are missing, they do not fit each other, or the processes cannot connect.
@@ -57,9 +64,11 @@ def join_processes(
             process_id,
             cluster_detection_method=detection,
             coordinator_bind_address=bind,
+            heartbeat_timeout_seconds=HEARTBEAT,
         )
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"the processes did not find each other: {str(error).splitlines()[0]}") from None
+    watch(show_all=show_all)
 
 
 def listening_address(coordinator: str) -> str | None:
