@@ -1,9 +1,50 @@
 """The backend that a command computes on, checked before the command does anything else."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import jax
 
 from common_flax.errors import one_line
 from common_flax.optional import DISTRIBUTION
+
+
+# Settings that forbid what this project's programs do on purpose; they find faults in other programs.
+USUAL = {
+    "jax_numpy_rank_promotion": "allow",
+    "jax_numpy_dtype_promotion": "standard",
+    "jax_transfer_guard": "allow",
+    "jax_transfer_guard_host_to_device": "allow",
+    "jax_transfer_guard_device_to_device": "allow",
+    "jax_transfer_guard_device_to_host": "allow",
+}
+COMPILED = ("jax_disable_jit", "jax_no_tracing", "jax_no_execution")  # settings without which programs are compiled
+
+
+def check_settings() -> None:
+    """Raises ValueError, which names the setting, if JAX is told to compile or to run no programs."""
+    for name in COMPILED:
+        if getattr(jax.config, name):
+            raise ValueError(f"{name.upper()} is set, and this project runs compiled programs alone; unset it")
+
+
+@contextmanager
+def usual_settings() -> Iterator[None]:
+    """A context in which the settings of `USUAL` have their usual values, in other threads too.
+
+    Raises:
+        ValueError: see `check_settings`.
+    """
+    check_settings()
+    before = {name: jax.config.values[name] for name in USUAL}
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"), jax.transfer_guard("allow"):
+        try:
+            for name, value in USUAL.items():
+                jax.config.update(name, value)
+            yield
+        finally:
+            for name, value in before.items():
+                jax.config.update(name, value)
 
 
 def check_backend() -> None:
@@ -11,9 +52,15 @@ def check_backend() -> None:
 
     A run of several processes must connect them (`jax.distributed.initialize`) before this call.
 
+    The settings of `USUAL` get their usual values for the whole process, since they are about programs of the user's.
+
     Raises:
-        ValueError: JAX cannot start the backend, as with JAX_PLATFORMS=cuda on a machine that has no GPU.
+        ValueError: JAX cannot start the backend, as with JAX_PLATFORMS=cuda on a machine that has no GPU; or a setting
+            forbids compiled programs, see `check_settings`.
     """
+    check_settings()
+    for name, value in USUAL.items():
+        jax.config.update(name, value)
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # without JAX's plugin for CUDA, JAX asserts without a message

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from common_flax.backend import usual_settings
 from common_flax.check_sums import sealed
 from common_flax.terminal import say
 from training_flax.config.config import TrainConfig
@@ -86,7 +87,7 @@ def fit(config: TrainConfig | Job, *, quiet: bool = False, stop: StopRequest | N
     """
     stop = stop or StopRequest()
     stop.armed = False
-    with interrupt_after_saving(stop):
+    with usual_settings(), interrupt_after_saving(stop):
         job = config if isinstance(config, Job) else plan(config)
         while True:
             try:

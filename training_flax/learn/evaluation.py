@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from common_flax.backend import usual_settings
 from common_flax.checks import check_positive
 from training_flax.data.dataset import Dataset, Split, StreamedSplit
 from training_flax.data.loader import Batch, Reader, central_fit, read_ahead, wait_for
@@ -70,6 +71,7 @@ def test_reader(split: Split | StreamedSplit, ratio: float, workers: int | None 
     return Reader(split, central_fit(split.image_shape[0], ratio), workers)
 
 
+@usual_settings()
 def evaluate(
     model: nn.Module, variables: Mapping[str, Any], dataset: Dataset, batch_size: int = 64, *, crop: float = 0.875
 ) -> Evaluation:
