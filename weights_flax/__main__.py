@@ -13,7 +13,7 @@ from tyro.conf import Positional, arg
 
 from common_flax.backend import check_backend
 from common_flax.command_line import parse_options, run_command, start_command
-from common_flax.terminal import say, visible
+from common_flax.terminal import say, tell, visible
 from weights_flax.export.export import export
 from weights_flax.formats.open import open_weights, reading
 from weights_flax.formats.run import check_output, origin
@@ -116,7 +116,7 @@ def convert(options: Convert) -> None:
     about |= {"run": card["run"] if origin(card) else None}
     save_weights(model, variables, options.out, mean=normalised.get("mean"), std=normalised.get("std"), **about)
     values = sum(np.size(leaf) for leaf in jax.tree.leaves(variables))
-    say(f"{_named(model)}, {values:,} values{_taken(card)}: {options.out}")
+    tell(f"{_named(model)}, {values:,} values{_taken(card)}: {options.out}")
 
 
 def _taken(card: dict[str, Any]) -> str:
@@ -140,7 +140,7 @@ def export_network(options: Export) -> None:
     normalised = card.get("normalisation") or {} if options.format == "onnx" else {}
     metadata = {name: " ".join(map(str, value)) for name, value in normalised.items()}
     export(model, variables, options.out, format=options.format, image_shape=image_shape, metadata=metadata)
-    say(f"{_named(model)}, images {'×'.join(map(str, image_shape))}{_taken(card)}: {options.out}")
+    tell(f"{_named(model)}, images {'×'.join(map(str, image_shape))}{_taken(card)}: {options.out}")
 
 
 def _network(options: Export) -> LoadedModel:

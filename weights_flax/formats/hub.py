@@ -1,7 +1,12 @@
 """Download of files of the Hugging Face hub."""
 
+import logging
+import os
 import re
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 from common_flax.errors import one_line
 from common_flax.optional import library
@@ -11,12 +16,18 @@ NAME = r"(?![A-Za-z0-9._-]*(?:--|\.\.))[A-Za-z0-9_][A-Za-z0-9._-]{0,95}"
 PART = r"(?!\.{1,2}(?:/|\Z))[\w. +=@,()!&~\[\]-]{1,255}"
 ADDRESS = re.compile(rf"hf://({NAME})/({NAME})(?:/({PART}(?:/{PART})*))?")
 
+SECONDS = 5  # for the answer to a question; the library's ten would leave none for a second one
+MOST_SECONDS = 8  # until a download has begun
+MOST_FAILURES = 3  # of questions; the library asks six times, in 24 seconds
+
 
 def download(address: str) -> Path:
     """Downloads "hf://OWNER/NAME[/FILE]", or takes it from the hub's own cache; FILE is model.safetensors by default.
 
     Names consist of letters, digits and a few signs; "..", escapes, queries and other addresses are refused before the
     library sees them.
+
+    Where the hub cannot be reached, the file of the cache is taken, or an error says so within ten seconds.
 
     Raises:
         ValueError: the address is not of this form, huggingface_hub is not installed, or the download fails.
@@ -25,8 +36,69 @@ def download(address: str) -> Path:
     if match is None:
         raise ValueError(f"an address of the hub is hf://OWNER/NAME or hf://OWNER/NAME/FILE; given {address[:200]!r}")
     owner, name, file = match.groups()
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(SECONDS))
     hub = library("huggingface_hub", extra="hub", purpose=address)
-    try:
-        return Path(hub.hf_hub_download(f"{owner}/{name}", file or "model.safetensors"))
-    except Exception as error:  # the library raises its own errors, and those of the network libraries
-        raise ValueError(f"{address} cannot be had: {one_line(error)}") from None
+    asked = f"{owner}/{name}", file or "model.safetensors"
+    found: dict[str, Any] = {}
+
+    def fetch() -> None:
+        try:
+            found["path"] = hub.hf_hub_download(*asked)
+        except Exception as error:  # the library raises its own errors, and those of the network libraries
+            found["error"] = error
+        unreached.ended.set()
+
+    unreached = _Unreached()
+    # A filter of a logger does not see what those below it tell; one of a handler does.
+    tellers = [logging.getLogger("huggingface_hub.utils._http"), *logging.getLogger("huggingface_hub").handlers]
+    for teller in tellers:
+        teller.addFilter(unreached)
+    # A large file may take an hour; a thread that asks a hub out of reach again and again is left behind.
+    threading.Thread(target=fetch, name="hub", daemon=True).start()
+    while not unreached.ended.wait(0.2) and (unreached.seconds < MOST_SECONDS or _begun(hub, owner, name, unreached)):
+        pass
+    if found:
+        for teller in tellers:
+            teller.removeFilter(unreached)
+    elif isinstance(kept := hub.try_to_load_from_cache(*asked), str):
+        found["path"] = kept
+    if "path" in found:
+        return Path(found["path"])
+    reason = f"the hub cannot be reached ({unreached.reason}), and the file is not in the cache"
+    raise ValueError(f"{address} cannot be had: {one_line(found['error']) if found else reason}") from None
+
+
+def _begun(hub: Any, owner: str, name: str, unreached: "_Unreached") -> bool:
+    """Tells if a part of the file is here; a download then takes as long as it takes."""
+    folder = Path(hub.constants.HF_HUB_CACHE, f"models--{owner}--{name}")
+    start = time.time() - unreached.seconds - 1
+    return any(part.stat().st_mtime > start for part in folder.rglob("*.incomplete"))
+
+
+class _Unreached(logging.Filter):
+    """Hides that the library asks the hub again, and ends the waiting where it has failed for long enough.
+
+    Attributes:
+        ended: set when nobody needs to wait any more.
+        reason: the last failure.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ended, self.reason = threading.Event(), "no answer"
+        self._failures, self._start = 0, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """The seconds since the first question."""
+        return time.monotonic() - self._start
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Lets no record of a failed question pass."""
+        text = record.getMessage()
+        if failed := re.match(r"(.*) thrown while requesting HEAD ", text, re.S):
+            self._failures += 1
+            self.reason = " ".join(failed[1].split())
+            if self._failures >= MOST_FAILURES or self.seconds > SECONDS - 1:
+                self.ended.set()
+        return failed is None and not text.startswith("Retrying in ")

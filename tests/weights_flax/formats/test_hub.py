@@ -1,10 +1,13 @@
 """Addresses of the hub, which are refused or handed to the library as they are."""
 
+import logging
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
 
+from weights_flax.formats import hub
 from weights_flax.formats.hub import download
 
 RIGHT = {
@@ -64,3 +67,51 @@ def test_other_addresses_do_not_reach_the_library(address, asked):
         download(address)
     assert "\n" not in str(error.value)
     assert asked == []
+
+
+def refusing(*arguments):
+    """Asks as huggingface_hub does: again and again, with two lines each time."""
+    told = logging.getLogger("huggingface_hub.utils._http")
+    for number in range(6):
+        told.warning("'[Errno -2] Name or service not known' thrown while requesting HEAD https://hub/model")
+        told.warning(f"Retrying in {number}s [Retry {number}/5].")
+        time.sleep(0.05 if number < 4 else 60)
+
+
+def silent(*arguments):
+    time.sleep(60)
+
+
+@pytest.mark.parametrize("fetch", [refusing, silent])
+@pytest.mark.parametrize("kept", [None, "/cache/kept"])
+def test_a_hub_out_of_reach_is_told_once_or_the_cache_serves(fetch, kept, monkeypatch, caplog, tmp_path):
+    monkeypatch.setattr(hub, "MOST_SECONDS", 0.3)
+    library = dict(hf_hub_download=fetch, try_to_load_from_cache=lambda *_: kept)
+    library["constants"] = SimpleNamespace(HF_HUB_CACHE=str(tmp_path))
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(**library))
+    start = time.monotonic()
+    if kept:
+        assert str(download("hf://owner/name")) == kept
+    else:
+        why = "[Errno -2] Name or service not known" if fetch is refusing else "no answer"
+        with pytest.raises(ValueError, match="^hf://owner/name cannot be had: the hub cannot be reached ") as error:
+            download("hf://owner/name")
+        assert why in str(error.value)
+        assert str(error.value).endswith(", and the file is not in the cache")
+    assert time.monotonic() - start < 5
+    assert caplog.records == []
+
+
+def test_a_download_that_has_begun_is_waited_for(monkeypatch, tmp_path):
+    monkeypatch.setattr(hub, "MOST_SECONDS", 0.1)
+
+    def slow(*arguments):
+        part = tmp_path / "models--owner--name" / "blobs" / "a.incomplete"
+        part.parent.mkdir(parents=True)
+        part.touch()
+        time.sleep(1)
+        return "/cache/file"
+
+    library = SimpleNamespace(hf_hub_download=slow, constants=SimpleNamespace(HF_HUB_CACHE=str(tmp_path)))
+    monkeypatch.setitem(sys.modules, "huggingface_hub", library)
+    assert str(download("hf://owner/name")) == "/cache/file"
