@@ -8,7 +8,6 @@ import jax
 from common_flax.errors import one_line
 from common_flax.optional import DISTRIBUTION
 
-
 # Settings that forbid what this project's programs do on purpose; they find faults in other programs.
 USUAL = {
     "jax_numpy_rank_promotion": "allow",

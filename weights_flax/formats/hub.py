@@ -17,7 +17,7 @@ PART = r"(?!\.{1,2}(?:/|\Z))[\w. +=@,()!&~\[\]-]{1,255}"
 ADDRESS = re.compile(rf"hf://({NAME})/({NAME})(?:/({PART}(?:/{PART})*))?")
 
 SECONDS = 5  # for the answer to a question; the library's ten would leave none for a second one
-MOST_SECONDS = 8  # until a download has begun
+MOST_SECONDS = 7  # until a download has begun
 MOST_FAILURES = 3  # of questions; the library asks six times, in 24 seconds
 
 

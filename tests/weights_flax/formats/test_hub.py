@@ -94,7 +94,7 @@ def test_a_hub_out_of_reach_is_told_once_or_the_cache_serves(fetch, kept, monkey
         assert str(download("hf://owner/name")) == kept
     else:
         why = "[Errno -2] Name or service not known" if fetch is refusing else "no answer"
-        with pytest.raises(ValueError, match="^hf://owner/name cannot be had: the hub cannot be reached ") as error:
+        with pytest.raises(ValueError, match=r"^hf://owner/name cannot be had: the hub cannot be reached ") as error:
             download("hf://owner/name")
         assert why in str(error.value)
         assert str(error.value).endswith(", and the file is not in the cache")
