@@ -71,6 +71,8 @@ class Export:
     """Weights of a run: averaged or last. Left out, averaged if the run has any."""
     image_size: int | None = None
     """Height and width in pixels; by default those of the training, else those that the network was published for."""
+    opset: int | None = None
+    """Version of ONNX' operations, 9 to 22; by default 17."""
 
 
 def inspect(options: Inspect) -> None:
@@ -139,7 +141,8 @@ def export_network(options: Export) -> None:
     image_shape = tuple(shape or (size, size, channels))
     normalised = card.get("normalisation") or {} if options.format == "onnx" else {}
     metadata = {name: " ".join(map(str, value)) for name, value in normalised.items()}
-    export(model, variables, options.out, format=options.format, image_shape=image_shape, metadata=metadata)
+    about = dict(format=options.format, image_shape=image_shape, metadata=metadata, opset=options.opset)
+    export(model, variables, options.out, **about)
     tell(f"{_named(model)}, images {'×'.join(map(str, image_shape))}{_taken(card)}: {options.out}")
 
 

@@ -13,7 +13,7 @@ from common_flax.checks import check_pixels, check_positive, one_of
 from common_flax.errors import one_line
 from common_flax.files import user_path, whole_file
 from layers_flax import to_torch, variables_by_shape
-from weights_flax.export.onnx_file import to_onnx
+from weights_flax.export.onnx_file import OPSET, OPSETS, to_onnx
 from weights_flax.export.stablehlo import to_stablehlo
 from weights_flax.formats.torch import write_torch
 
@@ -29,6 +29,7 @@ def export(
     format: str = "stablehlo",
     image_shape: Sequence[int] = (224, 224, 3),
     metadata: Mapping[str, str] | None = None,
+    opset: int | None = None,
 ) -> None:
     """Writes a network in evaluation, with its weights, to a file that does not need this project.
 
@@ -40,7 +41,8 @@ def export(
           logits = jax.jit(jax.export.deserialize(Path(path).read_bytes()).call)(images)
 
       JAX guarantees that its later versions read such files for half a year at least.
-    - "onnx" runs in every runtime that supports opset 17; images are (batch, channels, height, width)::
+    - "onnx" runs in every runtime that supports opset 17, or the one that is asked for; images are (batch, channels,
+      height, width)::
 
           (logits,) = onnxruntime.InferenceSession(path).run(["logits"], {"images": images})
 
@@ -57,6 +59,7 @@ def export(
         image_shape: (height, width, channels) of the images that the network will see.
         metadata: strings for the metadata of an ONNX file, beside `image_shape`, `layout` and `architecture`; for
             example the normalisation of images.
+        opset: the version of ONNX' operations that an ONNX file uses, 9 to 22; None is 17.
 
     Raises:
         ValueError: an argument is not allowed, the variables do not fit the model, onnx is missing, or the file cannot
@@ -65,6 +68,10 @@ def export(
     one_of("format", format, FORMATS)
     if metadata and format != "onnx":
         raise ValueError(f"metadata is for format 'onnx'; a file of format {format!r} has no place for it")
+    if opset is not None and format != "onnx":
+        raise ValueError(f"opset is for format 'onnx'; given {opset!r} for {format!r}")
+    if opset is not None and opset not in OPSETS:
+        raise ValueError(f"opset must be from {OPSETS.start} to {OPSETS.stop - 1}; given {opset!r}")
     path = user_path(path)
     if path.is_dir() or not path.parent.is_dir():
         raise ValueError(f"cannot write {str(path)!r}: " + ("it is a folder" if path.is_dir() else "no such folder"))
@@ -76,8 +83,10 @@ def export(
         if format == "torch":
             write_torch(path, to_torch(model, variables))
             return
-        onnx = format == "onnx"
-        data = to_onnx(model, variables, image_shape, metadata) if onnx else to_stablehlo(model, variables, image_shape)
+        if format == "onnx":
+            data = to_onnx(model, variables, image_shape, metadata, opset or OPSET)
+        else:
+            data = to_stablehlo(model, variables, image_shape)
         with whole_file(path) as file:
             file.write_bytes(data)
     except OSError as error:

@@ -16,7 +16,8 @@ from common_flax.optional import DISTRIBUTION, library
 from weights_flax.export.onnx_graph import CHANNELS_FIRST, OnnxGraph, OnnxTensor
 from weights_flax.look.trace import trace_network
 
-OPSET, IR_VERSION = 17, 8  # of 2022: most runtimes support them
+OPSET = 17  # of 2022: most runtimes support it
+OPSETS = range(9, 23)
 
 
 def to_onnx(
@@ -24,6 +25,7 @@ def to_onnx(
     variables: Mapping[str, Any],
     image_shape: Sequence[int],
     metadata: Mapping[str, str] | None = None,
+    opset: int = OPSET,
 ) -> bytes:
     """Returns the network in evaluation as an ONNX model in float32, from `images` to `logits`.
 
@@ -32,6 +34,7 @@ def to_onnx(
         variables: {"params", "batch_stats"}.
         image_shape: (height, width, channels); `images` are (batch, channels, height, width).
         metadata: entries of the file's metadata beside architecture, image shape and layout.
+        opset: the version of ONNX' operations, one of `OPSETS`.
 
     Raises:
         ValueError: the package onnx is not installed, or the network has an operation that is not supported.
@@ -43,13 +46,18 @@ def to_onnx(
     variables = jax.tree.map(partial(np.asarray, dtype=np.float32), dict(variables))
     (batch,) = jax.export.symbolic_shape("batch")
     trace = trace_network(model, variables, image_shape, batch=batch)
-    graph = OnnxGraph(trace, variables)
+    graph = OnnxGraph(trace, variables, opset)
     (logits,) = graph.write(trace.closed, [*jax.tree.leaves(variables), OnnxTensor("images", CHANNELS_FIRST)])
     last = graph.name_of(logits, (0, 1))
     height, width, channels = image_shape
-    nodes = [helper.make_node(op, inputs, [out], name, **options) for op, inputs, out, name, options in graph.nodes]
+    # The last node gives the logits itself: ONNX' converter to other opsets has no way back for an Identity.
+    renamed = {last: "logits"}
+    nodes = [
+        helper.make_node(op, [renamed.get(x, x) for x in inputs], [renamed.get(out, out)], name, **options)
+        for op, inputs, out, name, options in graph.nodes
+    ]
     whole = helper.make_graph(
-        [*nodes, helper.make_node("Identity", [last], ["logits"], "logits")],
+        nodes,
         type(model).__name__,
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", channels, height, width])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", trace.closed.out_avals[0].shape[1]])],
@@ -59,8 +67,8 @@ def to_onnx(
         whole,
         producer_name=DISTRIBUTION,
         producer_version=__version__,
-        ir_version=IR_VERSION,
-        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=helper.find_min_ir_version_for([version := helper.make_opsetid("", opset)]),
+        opset_imports=[version],
     )
     properties = {
         "architecture": _described(model),

@@ -41,13 +41,14 @@ class OnnxGraph:
 
     Attributes:
         trace: the network's operations.
+        opset: the version of ONNX' operations, 9 or later; before 11 some have other forms.
         weights: its variables by path.
         nodes: in the order in which they run.
         constants: the arrays that nodes read, by name.
     """
 
-    def __init__(self, trace: Trace, variables: Mapping[str, Any]):
-        self.trace = trace
+    def __init__(self, trace: Trace, variables: Mapping[str, Any], opset: int):
+        self.trace, self.opset = trace, opset
         self.weights: dict[tuple[str, ...], Any] = {}
         for collection in ("params", "batch_stats"):
             self.weights |= flatten_dict(variables.get(collection, {}))
@@ -173,8 +174,24 @@ class OnnxGraph:
         cut = [part for part, size in zip(parts, shape, strict=True) if part[:3] != (0, size, 1)]
         if not cut:
             return x
+        if self.opset < 10:
+            return self._slice_without_steps(x, parts)
         starts, ends, steps, axes = (self.constant(np.asarray(what, np.int64)) for what in zip(*cut, strict=True))
         return self.add("Slice", [x.name, starts, ends, axes, steps], x.axes)
+
+    def _slice_without_steps(self, x: OnnxTensor, parts: Sequence[tuple[int, Any, int, int]]) -> OnnxTensor:
+        """Adds a slice of consecutive places and, for steps along height and width, a pool of windows of one pixel."""
+        ordered = sorted(parts, key=lambda part: part[3])
+        starts = [start for start, *_ in ordered]
+        ends = [end if isinstance(end, int) else 2**31 - 1 for _, end, *_ in ordered]  # of a batch of any size, all
+        name = self.add("Slice", [x.name], x.axes, starts=starts, ends=ends).name
+        steps = {axis: step for _, _, step, axis in parts if step != 1}
+        if not steps:
+            return OnnxTensor(name, x.axes)
+        if not steps.keys() <= {2, 3} or len(x.axes) != 4:
+            raise ValueError("the network slices channels or images in steps, which opset 9 does not have")
+        strides = [steps.get(2, 1), steps.get(3, 1)]
+        return self.add("MaxPool", [name], x.axes, kernel_shape=[1, 1], strides=strides)
 
     def put(self, x: OnnxTensor, new: OnnxTensor, *rest: Any) -> OnnxTensor:
         """Replaces a part of `x` along one axis by `new`: joins `x` before the part, `new`, and `x` behind the part."""
@@ -193,6 +210,8 @@ class OnnxGraph:
     def pad(self, x: OnnxTensor, value: np.ndarray, config: Sequence[tuple[int, int, int]]) -> OnnxTensor:
         """Adds a border of one value."""
         low, high, _ = np.asarray(config, np.int64)[np.argsort(x.axes)].T
+        if self.opset < 11:
+            return self.add("Pad", [x.name], x.axes, pads=[*low.tolist(), *high.tolist()], value=float(value))
         return self.add("Pad", [x.name, self.constant(np.concatenate([low, high])), self.constant(value)], x.axes)
 
     def pool(self, pool: str, equations: list[core.JaxprEqn], read: Any) -> OnnxTensor:

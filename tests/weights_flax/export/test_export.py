@@ -12,6 +12,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import onnx
+import onnx.version_converter
 import onnxruntime
 import pytest
 from flax import linen as nn
@@ -251,6 +252,39 @@ def test_onnx_says_what_it_is(networks, tmp_path):
         "mean": "0.5",
         "std": "0.25",
     }
+
+
+@pytest.mark.parametrize("name", ["basic blocks, A", "v2, A, drop path", "DenseNet", "padded same", "VGG"])
+def test_onnx_is_written_for_each_opset(name, networks, tmp_path):
+    """As runtimes compute it, as ONNX' checker knows it, and on the way up by ONNX' own converter."""
+    network, path = networks(name), tmp_path / "network.onnx"
+    for opset in range(9, 23):
+        export(network.model, network.variables, path, format="onnx", image_shape=network.image_shape, opset=opset)
+        proto = onnx.load(path)
+        assert proto.opset_import[0].version == opset
+        assert "Identity" not in {node.op_type for node in proto.graph.node}
+        if opset in (9, 10, 12, 14, 21):
+            assert_close(run_onnx(path, network.images), network.logits)
+        if opset == 9:
+            for later in (13, 17, 22):
+                onnx.save(onnx.version_converter.convert_version(proto, later), tmp_path / "later.onnx")
+                assert_close(run_onnx(tmp_path / "later.onnx", network.images), network.logits)
+
+
+@pytest.mark.parametrize(
+    ("format", "opset", "message"),
+    [
+        ("onnx", 8, "opset must be from 9 to 22; given 8"),
+        ("onnx", 23, "opset must be from 9 to 22; given 23"),
+        ("torch", 17, "opset is for format 'onnx'; given 17 for 'torch'"),
+    ],
+)
+def test_other_opsets_are_refused(format, opset, message, networks, tmp_path):
+    network = networks("DenseNet")
+    options = dict(format=format, image_shape=network.image_shape, opset=opset)
+    with pytest.raises(ValueError, match=f"^{message}$"):
+        export(network.model, network.variables, tmp_path / "network", **options)
+    assert not list(tmp_path.iterdir())
 
 
 def test_onnx_computes_in_float32_whatever_the_network_does(networks, tmp_path):
