@@ -19,7 +19,7 @@ from common_flax.errors import one_line
 from common_flax.files import open_regular, user_path
 from resnet_flax.scan import REST
 from weights_flax.formats.card import described
-from weights_flax.formats.hdf5 import read_hdf5
+from weights_flax.formats.hdf5 import IN_ARCHIVE, read_hdf5, read_keras_archive
 from weights_flax.formats.hub import download
 from weights_flax.formats.msgpack import read_msgpack
 from weights_flax.formats.npz import read_npz
@@ -64,8 +64,8 @@ def open_weights(source: str | Path, *, which: str | None = None) -> WeightsFile
     missing or older, from its newest checkpoint.
 
     Args:
-        source: a file of safetensors, of PyTorch (zipped or legacy), .npz, Keras' HDF5 or Flax's msgpack; a run's
-            folder; a folder that Orbax wrote; or "hf://OWNER/NAME[/FILE]".
+        source: a file of safetensors, of PyTorch (zipped or legacy), .npz, Keras' HDF5 or .keras, or Flax's msgpack; a
+            run's folder; a folder that Orbax wrote; or "hf://OWNER/NAME[/FILE]".
         which: "averaged" or "last", of a run or of a training state; None takes averaged weights if there are any.
 
     Raises:
@@ -133,6 +133,8 @@ def _read(path: Path, start: bytes, which: str | None) -> Content:
     if start.startswith(b"PK"):
         with open_zip(path) as archive:
             names = archive.namelist()
+        if IN_ARCHIVE in names:
+            return "archive of Keras", read_keras_archive(path), {}, None
         if any(name.endswith(".npy") for name in names):
             return "npz", *read_npz(path), None
         return "PyTorch", _state_dict(read_torch_zip(path)), {}, None
