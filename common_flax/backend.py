@@ -29,21 +29,14 @@ def check_settings() -> None:
 
 @contextmanager
 def usual_settings() -> Iterator[None]:
-    """A context in which the settings of `USUAL` have their usual values, in other threads too.
+    """A context in which the settings of `USUAL` have their usual values, in this thread.
 
     Raises:
         ValueError: see `check_settings`.
     """
     check_settings()
-    before = {name: jax.config.values[name] for name in USUAL}
     with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"), jax.transfer_guard("allow"):
-        try:
-            for name, value in USUAL.items():
-                jax.config.update(name, value)
-            yield
-        finally:
-            for name, value in before.items():
-                jax.config.update(name, value)
+        yield
 
 
 def check_backend() -> None:

@@ -153,12 +153,13 @@ def plain(values: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(values, default=str))
 
 
-def is_run(folder: Path) -> bool:
+def is_run(folder: Path | str) -> bool:
     """Tells if a folder has a config.json that may be read."""
-    return os.access(folder / FILE, os.R_OK) and (folder / FILE).is_file()
+    path = Path(folder, FILE)
+    return os.access(path, os.R_OK) and path.is_file()
 
 
-def read_config(run: Path) -> dict[str, Any]:
+def read_config(run: Path | str) -> dict[str, Any]:
     """Reads the values of a run's config.json under the current names of options.
 
     A run that is older than an option had the option's default; other entries that an older run lacks stay missing.
@@ -166,7 +167,7 @@ def read_config(run: Path) -> dict[str, Any]:
     Raises:
         ValueError: `'RUN/config.json' is damaged: …`, one line that names the field; or there is no such file.
     """
-    path = run / FILE
+    path = Path(run, FILE)
     try:
         values = read_object(path)
     except FileNotFoundError:

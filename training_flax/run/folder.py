@@ -16,7 +16,7 @@ import jax
 
 from common_flax.check_sums import sealed, unsealed
 from common_flax.errors import one_line
-from common_flax.files import UNFINISHED, make_folder, remove_unfinished, whole_file
+from common_flax.files import UNFINISHED, make_folder, remove_unfinished, user_path, whole_file
 from common_flax.json_input import read_object
 from common_flax.terminal import complain
 from training_flax.config.config import BEFORE, ResolvedConfig, TrainConfig
@@ -136,11 +136,17 @@ def _addresses(there: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str
         before, given = there.get(option), now[option]
         if before == given:
             yield from content  # a broken image may have been mended; weights are read once
+        elif option == "weights" and None not in (before, given) and _place(before) == _place(given):
+            yield from (option, *content)
         elif before is None or given is None or (option == "data" and _kind(before) != _kind(given)):
             continue
         # Data without files are told by their other entries; weights without files, as of the hub, by nothing.
         elif all(there.get(name) == now.get(name) for name in content) and (option == "data" or content[0] in now):
             yield option
+
+
+def _place(source: str) -> str:
+    return os.path.realpath(user_path(source))
 
 
 def _kind(data: str) -> str:
