@@ -141,7 +141,7 @@ def export_network(options: Export) -> None:
     image_shape = tuple(shape or (size, size, channels))
     normalised = card.get("normalisation") or {} if options.format == "onnx" else {}
     metadata = {name: " ".join(map(str, value)) for name, value in normalised.items()}
-    about = dict(format=options.format, image_shape=image_shape, metadata=metadata, opset=options.opset)
+    about: dict[str, Any] = dict(format=options.format, image_shape=image_shape, metadata=metadata, opset=options.opset)
     export(model, variables, options.out, **about)
     tell(f"{_named(model)}, images {'×'.join(map(str, image_shape))}{_taken(card)}: {options.out}")
 

@@ -8,7 +8,7 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, cast, get_type_hints
 
 import msgspec
 
@@ -138,7 +138,7 @@ def _sum_of_weights(source: str | None) -> str | None:
 def _sum_of_file(path: Path, size: int, changed: int) -> str | None:
     try:
         with open_regular(path) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+            return hashlib.file_digest(cast(Any, file), "sha256").hexdigest()[:16]
     except OSError:  # the reader of weights says so
         return None
 

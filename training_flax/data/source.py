@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -61,8 +61,9 @@ def as_dataset(name: str, sources: Sources, image_size: int | None, default_imag
             raise ValueError(f"{name!r}: labels must be from 0 to {classes - 1}; given {given}")
     train, test = _in_memory(splits, image_size) or _streamed(splits, image_size, default_image_size)
     mean, std = channel_moments(_images(train))
-    files, sizes = [source.files for source in splits], [source.bytes for source in splits]
-    return Dataset(name, train, test, sources.class_names, mean, std, *files, *sizes)
+    about: dict[str, Any] = {"train_files": sources.train.files, "test_files": sources.test.files}
+    about |= {"train_bytes": sources.train.bytes, "test_bytes": sources.test.bytes}
+    return Dataset(name, train, test, sources.class_names, mean, std, **about)
 
 
 def channel_moments(images: Iterable[np.ndarray]) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -26,6 +26,7 @@ from training_flax.run.disk_space import checkpoint_size, reserve
 from training_flax.run.folder import checkpoint_steps
 from training_flax.run.metrics import METRICS
 from training_flax.runtime.locks import let_checkpoints_be_written
+from training_flax.runtime.random_numbers import current
 from training_flax.runtime.signals import RunError
 from weights_flax import load_weights
 from weights_flax.formats.run import Checkpoint, read_progress
@@ -274,7 +275,7 @@ def _as_tree(state: TrainState) -> dict[str, Any]:
 def _as_state(tree: Mapping[str, Any], abstract: TrainState) -> TrainState:
     """Inverts `_as_tree`."""
     values = {name: tree.get(name, getattr(abstract, name)) for name in abstract._fields}
-    as_key = partial(jax.random.wrap_key_data, impl=jax.config.jax_default_prng_impl)
+    as_key = partial(jax.random.wrap_key_data, impl=current().impl)
     key = jax.jit(as_key, out_shardings=abstract.key.sharding)(values["key"])
     return TrainState(**values | {"key": key})
 

@@ -136,10 +136,10 @@ def _addresses(there: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str
         before, given = there.get(option), now[option]
         if before == given:
             yield from content  # a broken image may have been mended; weights are read once
-        elif option == "weights" and None not in (before, given) and _place(before) == _place(given):
-            yield from (option, *content)
         elif before is None or given is None or (option == "data" and _kind(before) != _kind(given)):
             continue
+        elif option == "weights" and _place(before) == _place(given):
+            yield from (option, *content)
         # Data without files are told by their other entries; weights without files, as of the hub, by nothing.
         elif all(there.get(name) == now.get(name) for name in content) and (option == "data" or content[0] in now):
             yield option

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -21,7 +21,8 @@ class RandomNumbers(NamedTuple):
 
 def current() -> RandomNumbers:
     """Returns JAX's settings."""
-    return RandomNumbers(jax.config.jax_default_prng_impl, jax.config.jax_threefry_partitionable)
+    config: Any = jax.config  # its attributes know of contexts, its values do not
+    return RandomNumbers(config.jax_default_prng_impl, config.jax_threefry_partitionable)
 
 
 def by_shape(shape: tuple[int, ...]) -> RandomNumbers:
