@@ -29,6 +29,7 @@ from training_flax.results import (
     write_results,
 )
 from training_flax.run import folder as run_folder
+from training_flax.run.alone import saving_alone
 from training_flax.run.checkpoints import KEPT, Checkpoints, Progress
 from training_flax.run.disk_space import check_space, checkpoint_size
 from training_flax.run.folder import random_numbers
@@ -139,7 +140,9 @@ def _run(job: Job, terminal: Terminal, stop: StopRequest) -> FitResult:
 
     state, progress = _first_state(job, programs, checkpoints, logs, terminal)
     try:
-        result = Loop(job, programs, state, progress, checkpoints, logs, terminal, stop).run()
+        loop = Loop(job, programs, state, progress, checkpoints, logs, terminal, stop)
+        with saving_alone(loop):
+            result = loop.run()
     except ProcessLost:
         raise  # what is left to be written waits for all processes
     except BaseException:

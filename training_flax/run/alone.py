@@ -1,5 +1,7 @@
 """A checkpoint that one process writes alone, after another one has died."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,35 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint._src.futures import signaling_client
 from orbax.checkpoint._src.multihost import multihost
+
+from training_flax.runtime.lost_processes import ProcessLost, watched
+from training_flax.runtime.signals import Stopped
+
+
+@contextmanager
+def saving_alone(loop: Any) -> Iterator[None]:
+    """A context in which `loop` runs; if another process dies, one of those that are left saves what is whole.
+
+    Raises:
+        ProcessLost: in place of an error that came from another process' death.
+    """
+    others = watched()
+    if others is None:
+        yield
+        return
+
+    def save() -> ProcessLost:
+        with jax.transfer_guard("allow"):
+            saved = loop.checkpoints.save_alone(loop.state, loop.progress) if others.is_first_left else None
+        return others.error("" if saved is None else f"the state after step {saved} is saved; the same command goes on")
+
+    others.save = save  # where this thread hangs in an operation with the process that died
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, Stopped) or not others.explains(error):
+            raise
+        raise save() from error
 
 
 def whole_here(tree: Any) -> Any:

@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ from training_flax.run.diagnosis import first_not_finite
 from training_flax.run.logs import Logs, StepLog, train_means
 from training_flax.run.plan import Job
 from training_flax.run.programs import Programs
-from training_flax.runtime.lost_processes import ProcessLost, Watch, watched
+from training_flax.runtime.lost_processes import ProcessLost, check_processes
 from training_flax.runtime.memory import trim_memory
 from training_flax.runtime.signals import DUE, GO_ON, SAVE, STOP, RunError, StopAsked, Stopped, StopRequest
 from training_flax.runtime.terminal import Terminal, progress_bar
@@ -67,7 +67,7 @@ class Loop:
 
         Raises:
             Stopped: a signal stopped the run; the state is saved.
-            ProcessLost: another process has died; the state is saved if this process has all of it.
+            ProcessLost: another process has died, see `saving_alone`.
             RunError: the run cannot go on; its checkpoints stay.
         """
         job = self.job
@@ -79,8 +79,6 @@ class Loop:
             )
         first = next((e for e in range(1, job.epochs + 1) if job.last_step(e) > self.progress.evaluated), job.epochs)
         self.stop.armed = True  # and stays so: later signals wait for the run's last file
-        if others := watched():
-            others.save = self.saved_alone
         try:
             with jax.transfer_guard("disallow"):
                 for epoch in range(first, job.epochs + 1):
@@ -96,10 +94,6 @@ class Loop:
             raise RunError(f"{error}; the state after step {self.step} is saved in {job.run}") from error
         except StopAsked as asked:
             self.act(asked.stop_signal)
-        except Exception as error:
-            if others is None or not others.explains(error):
-                raise
-            raise self.saved_alone() from error
         finally:
             for reader in (self.train_reader, self.test_reader):
                 if reader:
@@ -156,8 +150,7 @@ class Loop:
 
     def stop_signal(self) -> int:
         """Returns this process's request to all processes at the next step; raises ProcessLost if one has died."""
-        if others := watched():
-            others.check()
+        check_processes()
         if self.stop.stop_signal != GO_ON:
             return self.stop.stop_signal
         passed = time.monotonic() - self.saved_at
@@ -199,16 +192,6 @@ class Loop:
         if wait:
             self.checkpoints.close()
         self.saved_at = time.monotonic()
-
-    def saved_alone(self) -> ProcessLost:
-        """Returns the error of a run whose other process has died, after one of those left has saved what it can."""
-        others, state = cast(Watch, watched()), self.state
-        saved = None
-        if others.is_first_left:
-            with jax.transfer_guard("allow"):
-                saved = self.checkpoints.save_alone(state, self.progress)
-        then = "" if saved is None else f"the state after step {saved} is saved; the same command goes on"
-        return others.error(then)
 
     def evaluate(self, epoch: int) -> Evaluation:
         """Evaluates the network and its averaged weights; logs, prints and draws the results."""

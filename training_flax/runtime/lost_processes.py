@@ -172,6 +172,12 @@ def watched() -> Watch | None:
     return _watch
 
 
+def check_processes() -> None:
+    """Raises ProcessLost if a process that trains together with this one has died."""
+    if _watch is not None:
+        _watch.check()
+
+
 def watch(*, show_all: bool = False) -> None:
     """Watches the other processes from here on; call it when `jax.distributed.initialize` has connected them.
 
