@@ -32,6 +32,7 @@ LENGTH = ("epochs", "steps")
 LOCK = ".lock"
 # Options that are addresses, and the entries that tell the content apart, beside the names of files.
 CONTENT = {"data": ("train_bytes", "test_bytes"), "weights": ("weights_sum",)}
+UNMARKED = ("versions", *chain(*CONTENT.values()))  # a broken image may be mended
 
 
 class InUse(ValueError):
@@ -168,7 +169,7 @@ def mark_of(run: Path, config: TrainConfig, dataset: Dataset) -> str:
     """
     if is_run(run) and (stored := read_config(run).get("mark")):
         return str(stored)
-    values = {k: value for k, value in numbers_options(config, dataset).items() if k not in ("versions", *LENGTH)}
+    values = {k: value for k, value in numbers_options(config, dataset).items() if k not in (*LENGTH, *UNMARKED)}
     return hashlib.sha256(json.dumps(plain(values), sort_keys=True).encode()).hexdigest()[:16]
 
 
