@@ -1,5 +1,6 @@
 """The one way by which lines reach the terminal: names from files cannot steer it there."""
 
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -61,6 +62,25 @@ def tell(*lines: str) -> None:
     """Prints lines as `say`, unless stdout cannot be written to: work that writes files goes on without a reader."""
     with suppress(OSError):
         say(*lines)
+
+
+@contextmanager
+def complaining(logger: str, start: str) -> Iterator[None]:
+    """Within this context, warnings that a library logs are complained of, a line each behind `start`."""
+
+    class Complaints(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            complain(f"{start}: {record.getMessage()}")
+
+    log, handler = logging.getLogger(logger), Complaints(logging.WARNING)
+    before = log.propagate
+    log.addHandler(handler)
+    log.propagate = False  # other libraries give the root a handler, in a form of their own
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.propagate = before
 
 
 def complain(line: str) -> None:

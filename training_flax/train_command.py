@@ -15,7 +15,7 @@ from common_flax.backend import check_backend
 from common_flax.command_line import parse_options, run_command, write_to_any_terminal
 from common_flax.errors import one_line
 from common_flax.signals import STOP, StopRequest, leave, stop_on_signals
-from common_flax.terminal import complain, say
+from common_flax.terminal import complain, complaining, say
 from training_flax.config.config import OLD_NAMES, TrainConfig
 from training_flax.config.recipes import RECIPES, with_recipe
 from training_flax.fit import evaluate_run, fit
@@ -129,7 +129,8 @@ def main(
             options = parse(arguments, prog)
             if not options.verbose:
                 (hidden or stack).enter_context(orbax_hidden())
-            run(options, request)
+            with complaining("weights_flax", name):
+                run(options, request)
 
         try:
             return run_command(name, command, RunError)

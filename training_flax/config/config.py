@@ -62,7 +62,9 @@ class TrainConfig:
     num_classes: int | None = None
     """Number of classes of the data. If the weights have another number, the classifier starts from random values."""
     new_head: bool = False
-    """Start the classifier from random values, whatever classes the weights have."""
+    """Start the classifier from random values, whatever classes the weights have, and whatever its name."""
+    ignore_unused: bool = False
+    """Pass over entries of the weights' file beside the network; they are refused else."""
 
     epochs: int | None = None
     """Passes over the train split."""
@@ -231,7 +233,7 @@ def check_values(options: Mapping[str, Any]) -> None:
     mean, std, epochs, steps = (options.get(name) for name in ("mean", "std", "epochs", "steps"))
     if (mean is None) != (std is None):
         raise ValueError(f"give mean and std, or neither; given mean={mean} and std={std}")
-    for name in ("new_head", "which"):
+    for name in ("new_head", "which", "ignore_unused"):
         if options.get(name) and options.get("weights") is None:
             raise ValueError(f"{name} is for weights to start from; none are given")
     if epochs is not None and steps is not None:

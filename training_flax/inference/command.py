@@ -19,7 +19,7 @@ from common_flax.checks import MOST_PIXELS, one_of
 from common_flax.command_line import parse_options
 from common_flax.errors import out_of_memory
 from common_flax.files import read_text, whole_file
-from common_flax.terminal import complain, say
+from common_flax.terminal import complain, complaining, say
 from training_flax.config.config import DTYPES
 from training_flax.config.run_config import read_run_config
 from training_flax.data.folder import find_images
@@ -34,6 +34,7 @@ from training_flax.runtime.signals import interrupts
 from training_flax.runtime.terminal import complain_above_bar, progress_bar
 from weights_flax.formats.run import check_output
 from weights_flax.io.archs import describe, published_size
+from weights_flax.io.of_file import kind_of
 
 PROG = "python -m training_flax.predict"
 DESCRIPTION = "Predicts the classes of images with a trained network: a table, JSON lines or a picture."
@@ -60,6 +61,10 @@ class CommandLine:
     """Architecture of the weights, if the file does not name it."""
     which: str | None = None
     """Weights of the run: averaged or last. Left out, averaged if the run has any."""
+    ema: bool = False
+    """Take the averaged weights, as --which averaged; a checkpoint of others gives those that are no average else."""
+    ignore_unused: bool = False
+    """Pass over entries of the weights' file beside the network; they are refused else."""
 
     top: int | None = None
     """Classes per image; left out, 5, or all if there are fewer."""
@@ -210,11 +215,13 @@ def _check(options: CommandLine) -> None:
 
 def _read(options: CommandLine) -> Trained:
     dtype = options.dtype or (read_run_config(options.run).options.dtype if options.run else "float32")
+    which = kind_of(options.which, options.ema or None)
     if dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     if options.weights is not None:
-        return network_of_weights(options.weights, options.arch, dtype, options.which)
-    return network_of_run(cast(Path, options.run), dtype, options.which)
+        with complaining("weights_flax", "predict"):
+            return network_of_weights(options.weights, options.arch, dtype, which, options.ignore_unused)
+    return network_of_run(cast(Path, options.run), dtype, which)
 
 
 def _lines(stream: IO[str]) -> Iterator[str]:

@@ -73,12 +73,14 @@ def network_of_run(run: Path, dtype: str, which: str | None = None) -> Trained:
     return Trained(model, variables, **about, origin=origin(card))
 
 
-def network_of_weights(source: str, arch: str | None, dtype: str, which: str | None = None) -> Trained:
+def network_of_weights(
+    source: str, arch: str | None, dtype: str, which: str | None = None, ignore_unused: bool = False
+) -> Trained:
     """Reads the network of a file of weights; arguments and errors as `load_model`, and dtype as `network_of_run`.
 
     Also raises ValueError if the file's classes or normalisation make no sense.
     """
-    loaded = load_model(source, arch, which=which, **_types(dtype))
+    loaded = load_model(source, arch, which=which, ignore_unused=ignore_unused, **_types(dtype))
     try:
         return Trained(loaded.model, loaded.variables, **_metadata(loaded.card), origin=origin(loaded.card))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):

@@ -15,15 +15,16 @@ Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 def starting_weights(config: TrainConfig, model: nn.Module) -> dict[str, Any]:
     """Loads the variables of `model` from `config.weights`, with a new head if needed; raises as `load_weights`."""
     source = cast(str, config.weights)
+    chosen: dict[str, Any] = {"which": config.which, "ignore_unused": config.ignore_unused, "seed": config.seed}
     try:
-        return load_weights(model, source, new_head=config.new_head, seed=config.seed, which=config.which)
+        return load_weights(model, source, new_head=config.new_head, **chosen)
     except ValueError as error:
         if HINT not in str(error):
             raise
         if config.num_classes is None:
             ours = f"--num-classes {getattr(model, 'num_classes')} draws the classifier anew"  # noqa: B009
             raise ValueError(str(error).replace(HINT, ours)) from None
-    return load_weights(model, source, new_head=True, seed=config.seed, which=config.which)
+    return load_weights(model, source, new_head=True, **chosen)
 
 
 def normalisation(config: TrainConfig, channels: int) -> Normalisation | None:

@@ -10,15 +10,20 @@ from typing import Any
 
 from common_flax.errors import one_line
 from common_flax.optional import library
+from weights_flax.formats.safetensors import shards_of
 
 # The names of owners and repositories as the hub allows them, and the parts of a file's path.
 NAME = r"(?![A-Za-z0-9._-]*(?:--|\.\.))[A-Za-z0-9_][A-Za-z0-9._-]{0,95}"
 PART = r"(?!\.{1,2}(?:/|\Z))[\w. +=@,()!&~\[\]-]{1,255}"
+WHOLE = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")  # of a repository, the first there
 ADDRESS = re.compile(rf"hf://({NAME})/({NAME})(?:/({PART}(?:/{PART})*))?")
 
 SECONDS = 5  # for the answer to a question; the library's ten would leave none for a second one
 MOST_SECONDS = 7  # until a download has begun
 MOST_FAILURES = 3  # of questions; the library asks six times, in 24 seconds
+MOST_SILENCE = 60  # seconds for which only the cache is asked after a hub was out of reach
+
+_silences: list[float] = []  # when it was
 
 
 def download(address: str) -> Path:
@@ -38,34 +43,43 @@ def download(address: str) -> Path:
     owner, name, file = match.groups()
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", str(SECONDS))
     hub = library("huggingface_hub", extra="hub", purpose=address)
-    asked = f"{owner}/{name}", file or "model.safetensors"
+    repository, places = f"{owner}/{name}", [file] if file else WHOLE
     found: dict[str, Any] = {}
 
     def fetch() -> None:
-        try:
-            found["path"] = hub.hf_hub_download(*asked)
-        except Exception as error:  # the library raises its own errors, and those of the network libraries
-            found["error"] = error
+        for place in places:
+            try:
+                found["path"] = hub.hf_hub_download(repository, place)
+                break
+            except Exception as error:  # the library raises its own errors, and those of the network libraries
+                found.setdefault("error", error)
+                if "EntryNotFound" not in type(error).__name__:
+                    break
+        for teller in tellers:
+            teller.removeFilter(unreached)
         unreached.ended.set()
 
     unreached = _Unreached()
     # A filter of a logger does not see what those below it tell; one of a handler does.
     tellers = [logging.getLogger("huggingface_hub.utils._http"), *logging.getLogger("huggingface_hub").handlers]
-    for teller in tellers:
-        teller.addFilter(unreached)
-    # A large file may take an hour; a thread that asks a hub out of reach again and again is left behind.
-    threading.Thread(target=fetch, name="hub", daemon=True).start()
-    while not unreached.ended.wait(0.2) and (unreached.seconds < MOST_SECONDS or _begun(hub, owner, name, unreached)):
-        pass
-    if found:
+    if not _silences or time.monotonic() - _silences[-1] > MOST_SILENCE:
         for teller in tellers:
-            teller.removeFilter(unreached)
-    elif isinstance(kept := hub.try_to_load_from_cache(*asked), str):
-        found["path"] = kept
+            teller.addFilter(unreached)
+        # A large file may take an hour; a thread that asks a hub out of reach again and again is left behind.
+        threading.Thread(target=fetch, name="hub", daemon=True).start()
+        while not unreached.ended.wait(0.2) and (
+            unreached.seconds < MOST_SECONDS or _begun(hub, owner, name, unreached)
+        ):
+            pass
+        if not found:
+            _silences.append(time.monotonic())
     if "path" in found:
         return Path(found["path"])
+    for place in places:
+        if "error" not in found and isinstance(kept := hub.try_to_load_from_cache(repository, place), str):
+            return Path(kept)
     reason = f"the hub cannot be reached ({unreached.reason}), and the file is not in the cache"
-    raise ValueError(f"{address} cannot be had: {one_line(found['error']) if found else reason}") from None
+    raise ValueError(f"{address} cannot be had: {one_line(found['error']) if 'error' in found else reason}") from None
 
 
 def _begun(hub: Any, owner: str, name: str, unreached: "_Unreached") -> bool:
@@ -102,3 +116,13 @@ class _Unreached(logging.Filter):
             if self._failures >= MOST_FAILURES or self.seconds > SECONDS - 1:
                 self.ended.set()
         return failed is None and not text.startswith("Retrying in ")
+
+
+def with_shards(address: str, path: Path) -> Path:
+    """Downloads the parts of an index that was downloaded from an address; returns the index, or any other file."""
+    if path.name.endswith(".index.json"):
+        owner, name, file = ADDRESS.fullmatch(address).groups()  # type: ignore[union-attr]  # it was downloaded
+        folder = (file or "").rpartition("/")[0]
+        for part in shards_of(path):
+            download("/".join(each for each in (f"hf://{owner}/{name}", folder, part.name) if each))
+    return path

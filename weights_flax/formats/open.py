@@ -2,14 +2,13 @@
 
 import os
 import pickle
-import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,21 +16,21 @@ from common_flax.check_sums import damage
 from common_flax.checks import one_of
 from common_flax.errors import one_line
 from common_flax.files import open_regular, user_path
-from resnet_flax.scan import REST
 from weights_flax.formats.card import described
 from weights_flax.formats.hdf5 import IN_ARCHIVE, read_hdf5, read_keras_archive
-from weights_flax.formats.hub import download
+from weights_flax.formats.hub import download, with_shards
 from weights_flax.formats.msgpack import read_msgpack
 from weights_flax.formats.npz import read_npz
-from weights_flax.formats.orbax import read_orbax
+from weights_flax.formats.orbax import items_of, network_leaves, read_orbax
 from weights_flax.formats.run import FILES, WHICH, Run, newest_checkpoint, run_in
-from weights_flax.formats.safetensors import read_safetensors
-from weights_flax.formats.tensors import Tensor, check_size, open_zip
+from weights_flax.formats.safetensors import read_safetensors, shards_of
+from weights_flax.formats.said import said_beside, said_in
+from weights_flax.formats.tensors import MOST_TENSORS, Tensor, check_size, flat_tensors, open_zip
 from weights_flax.formats.torch import LEGACY_START, read_torch_legacy, read_torch_zip
+from weights_flax.unread.files import START, unread_format
+from weights_flax.unread.look_alikes import Said
 
-# Keys under which checkpoints store a network beside an optimizer and other state; the first match is used.
-WRAPPERS = ("state_dict", "model", "model_state_dict", "net", "params", "state_dict_ema", "model_ema")
-MOST_BLOCKS = 4096  # of a stage
+WHOLE = ("model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json", "flax_model.msgpack")
 
 
 @dataclass(frozen=True)
@@ -41,9 +40,10 @@ class WeightsFile:
     Attributes:
         path: the file, or the folder of a checkpoint.
         format: name of the format, for messages.
-        tensors: by the file's own names; keys of nested dicts are joined by "/".
+        tensors: all of them, by the file's own names; keys of nested dicts are joined by "/".
         card: the description of its network, see `save_weights`; empty if the file has none.
         which: "averaged" or "last" of weights of a run or of a training state; None where the file does not tell.
+        said: what others say of its network.
     """
 
     path: Path
@@ -51,6 +51,7 @@ class WeightsFile:
     tensors: dict[str, Tensor]
     card: dict[str, Any] = field(default_factory=dict)
     which: str | None = None
+    said: tuple[Said, ...] = ()
 
 
 class Unreadable(ValueError):
@@ -64,9 +65,11 @@ def open_weights(source: str | Path, *, which: str | None = None) -> WeightsFile
     missing or older, from its newest checkpoint.
 
     Args:
-        source: a file of safetensors, of PyTorch (zipped or legacy), .npz, Keras' HDF5 or .keras, or Flax's msgpack; a
-            run's folder; a folder that Orbax wrote; or "hf://OWNER/NAME[/FILE]".
-        which: "averaged" or "last", of a run or of a training state; None takes averaged weights if there are any.
+        source: a file of safetensors (or the index of its shards), of PyTorch (zipped or legacy), .npz, Keras' HDF5 or
+            .keras, or Flax's msgpack; a run's folder; a folder that Orbax wrote, its step or the root of its
+            `CheckpointManager`; or "hf://OWNER/NAME[/FILE]".
+        which: "averaged" or "last", of a run or of a training state; None takes averaged weights if there are any. Of
+            a checkpoint of others `weights_flax.io.choose` takes them.
 
     Raises:
         ValueError: the file does not exist, is damaged, belongs to another run, holds something other than tensors, or
@@ -75,17 +78,19 @@ def open_weights(source: str | Path, *, which: str | None = None) -> WeightsFile
     if which is not None:
         one_of("which", which, WHICH)
     path = user_path(source)  # a folder of this machine may be called hf: too
-    if str(source).startswith("hf:") and not path.exists():
-        path = download(str(source))
+    address = str(source) if str(source).startswith("hf:") and not path.exists() else None
+    if address is not None:
+        path = with_shards(address, download(address))
     run = run_in(path) if path.is_dir() else None
     if run is not None:
         return _of_run(run, run.kind(which))
-    path = _in_folder(path, which) if path.is_dir() else path
-    file = _open_state(path, which) if path.is_dir() else _open_file(path, which)
-    if which not in (None, file.which):
-        has = f"the {file.which} weights" if file.which else "weights that are not said to be averaged or last"
-        raise ValueError(f"weights {str(path)!r} are {has}; asked for: {which}")
-    return file
+    found = _in_folder(path, which) if path.is_dir() else path
+    file = _open_state(found, which) if isinstance(found, dict) else _open_file(found, which)
+    if file.which is not None and which not in (None, file.which):
+        raise ValueError(f"weights {str(file.path)!r} are the {file.which} weights; asked for: {which}")
+    if file.card.get("arch"):
+        return file  # what others say of it is of no interest
+    return replace(file, said=(*file.said, *said_beside(file.path, address)))
 
 
 def _of_run(run: Run, kind: str) -> WeightsFile:
@@ -100,59 +105,95 @@ def _of_run(run: Run, kind: str) -> WeightsFile:
         raise ValueError(f"run {str(run.folder)!r} has no checkpoint yet, and no {path.name}")
     run.check(newest)
     about = {"mark": run.mark, "step": newest.step, "which": kind}
-    return replace(_open_state(newest.folder / "state", kind), card={**run.card, "run": about}, which=kind)
+    return replace(_open_state({"": newest.folder / "state"}, kind), card={**run.card, "run": about}, which=kind)
 
 
-def _open_state(folder: Path, which: str | None) -> WeightsFile:
-    """Opens a checkpoint of Orbax: variables, or a training state."""
+def _open_state(items: Mapping[str, Path], which: str | None) -> WeightsFile:
+    """Opens a checkpoint of Orbax: variables, or a training state, in one item or in several."""
+    folder = next(iter(items.values()))
     with reading(folder):
         wrong = damage(folder.parent)  # checkpoints of runs have check sums
         if wrong is not None:
             raise ValueError(wrong)
-        tensors, which = _flat(read_orbax(folder), which)
-    return WeightsFile(folder, "checkpoint of Orbax", _guarded(folder, tensors), which=which)
+        trees = {name: read_orbax(path) for name, path in items.items()}
+        tensors, which = network_leaves(trees if len(trees) > 1 else next(iter(trees.values())), which)
+    place = folder if len(items) == 1 else folder.parent
+    return WeightsFile(place, "checkpoint of Orbax", _guarded(place, tensors), which=which)
 
 
 def _open_file(path: Path, which: str | None) -> WeightsFile:
     """Opens a file in the format that its first bytes tell."""
     with reading(path):
         with open_regular(path) as file:
-            start, size = file.read(16), os.fstat(file.fileno()).st_size
-        title, tensors, card, kind = _read(path, start, which)
-        check_size(tensors, size)
-    about = card.get("run")
-    kind = about.get("which") if isinstance(about, Mapping) else kind
-    return WeightsFile(path, title, _guarded(path, tensors), card, kind if kind in WHICH else None)
+            start, size = file.read(START), os.fstat(file.fileno()).st_size
+            file.seek(max(size - 8, 0))
+            end = file.read(8)
+        if path.name.endswith(".index.json") and start[:1] == b"{":
+            return _open_shards(path, which)
+        content = _read(path, start, end, which)
+        check_size(
+            content.tensors, size, most=4 * MOST_TENSORS if content.format.startswith("PyTorch") else MOST_TENSORS
+        )
+    about = content.card.get("run")
+    kind = about.get("which") if isinstance(about, Mapping) else content.which
+    kind = kind if kind in WHICH else None
+    return WeightsFile(path, content.format, _guarded(path, content.tensors), content.card, kind, content.said)
 
 
-Content = tuple[str, dict[str, Tensor], dict[str, Any], str | None]  # format, tensors, card, averaged or last
+def _open_shards(index: Path, which: str | None) -> WeightsFile:
+    """Opens the files in which an index lists a network's tensors."""
+    tensors: dict[str, Tensor] = {}
+    for path, names in shards_of(index).items():
+        part = _open_file(path, which)
+        if lacking := [name for name in names if name not in part.tensors]:
+            raise ValueError(f"its part {path.name!r} lacks {lacking[0][:100]!r}")
+        tensors |= {name: part.tensors[name] for name in names}
+    return WeightsFile(index, f"{part.format} in parts", tensors)
 
 
-def _read(path: Path, start: bytes, which: str | None) -> Content:
-    """Reads a file that begins with the bytes `start`."""
+class Content(NamedTuple):
+    """What a reader of a format returns: its title, the tensors, the card, averaged or last, and what is said of it."""
+
+    format: str
+    tensors: dict[str, Tensor]
+    card: dict[str, Any] = {}
+    which: str | None = None
+    said: tuple[Said, ...] = ()
+
+
+def _read(path: Path, start: bytes, end: bytes, which: str | None) -> Content:
+    """Reads a file that begins with the bytes `start`, and ends with the bytes `end`."""
     if start.startswith(b"PK"):
         with open_zip(path) as archive:
             names = archive.namelist()
         if IN_ARCHIVE in names:
-            return "archive of Keras", read_keras_archive(path), {}, None
+            return Content("archive of Keras", read_keras_archive(path))
         if any(name.endswith(".npy") for name in names):
-            return "npz", *read_npz(path), None
-        return "PyTorch", _state_dict(read_torch_zip(path)), {}, None
+            return Content("npz", *read_npz(path))
+        return _of_torch("PyTorch", read_torch_zip(path))
     if start.startswith(LEGACY_START):
-        return "PyTorch, legacy format", _state_dict(read_torch_legacy(path)), {}, None
+        return _of_torch("PyTorch, legacy format", read_torch_legacy(path))
     if start.startswith(b"\x89HDF\r\n\x1a\n"):
-        return "HDF5", read_hdf5(path), {}, None
+        return Content("HDF5", read_hdf5(path))
     if start[8:9] == b"{":
-        return "safetensors", *read_safetensors(path), None
+        return Content("safetensors", *read_safetensors(path))
     if start[:1] and (0x80 < start[0] <= 0x8F or start[0] in (0xDE, 0xDF)):  # a map with entries
         tree, text, marked = read_msgpack(path)
-        tensors, kind = _flat(tree, which)
-        return "msgpack of Flax", *described(tensors, text, marked=marked), kind
+        tensors, kind = network_leaves(tree, which)
+        return Content("msgpack of Flax", *described(tensors, text, marked=marked), kind)
     if start.startswith(pickle.PROTO):
-        raise ValueError("it is a pickle that PyTorch did not write")
-    raise ValueError(
-        "it begins as none of the known formats does: safetensors, PyTorch, .npz, HDF5 of Keras, msgpack of Flax"
-    )
+        raise ValueError(
+            "it is a pickle that PyTorch did not write; load it where it is trusted, and write its tensors by "
+            "torch.save or numpy.savez"
+        )
+    raise ValueError(unread_format(path, start, end))
+
+
+def _of_torch(title: str, content: Any) -> Content:
+    tensors = flat_tensors(content)
+    if not tensors:
+        raise ValueError("it has no tensors")
+    return Content(title, tensors, said=said_in(content))
 
 
 @contextmanager
@@ -183,66 +224,19 @@ def _guarded(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: guarded(tensor) for name, tensor in tensors.items()}
 
 
-def _in_folder(folder: Path, which: str | None) -> Path:
-    """Returns the weights in a folder without a run's config.json, of a run, a snapshot of the hub, or Orbax."""
+def _in_folder(folder: Path, which: str | None) -> Path | dict[str, Path]:
+    """Returns the weights in a folder without a run's config.json: a file, or folders of Orbax by their names.
+
+    The folder is that of a run, a snapshot of the hub, or one that Orbax wrote.
+    """
     names = [FILES[kind] for kind in WHICH if which in (None, kind)]
-    for name in [*names, "pytorch_model.bin"]:
+    for name in [*names, *WHOLE]:
         if (folder / name).is_file():
             return folder / name
-    if (folder / "_METADATA").is_file():
-        return folder
     newest = newest_checkpoint(folder)
-    if newest is not None:
-        return newest.folder / "state"
+    if newest is not None and not (folder / "_METADATA").is_file():
+        return {"": newest.folder / "state"}
+    with reading(folder):
+        if items := items_of(folder):
+            return items
     raise ValueError(f"weights {str(folder)!r}: the folder has no weights: it is no run, and no checkpoint of Orbax")
-
-
-def _state_dict(content: dict[str, Any]) -> dict[str, Tensor]:
-    """Returns the tensors of the outermost dict in a checkpoint that has any."""
-    for _ in range(3):  # checkpoints nest no deeper
-        tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
-        if tensors:
-            return tensors
-        inner = {key: value for key, value in content.items() if isinstance(value, dict)}
-        wanted = [key for key in WRAPPERS if key in inner] or list(inner)
-        if not wanted:
-            break
-        content = inner[wanted[0]]
-    raise ValueError("it has no tensors")
-
-
-def _flat(tree: Mapping[str, Any], which: str | None) -> tuple[dict[str, Tensor], str | None]:
-    """Returns the network's leaves of a tree of Flax by paths, without the optimizer of a training state.
-
-    Also returns "averaged" or "last" if the tree is a training state.
-    """
-    inside = [tree, *(value for value in tree.values() if isinstance(value, Mapping))]
-    state = next((part for part in inside if isinstance(part.get("params"), Mapping)), tree)
-    averaged = state.get("ema")
-    kind = "last" if "params" in state and state.keys() - {"params", "batch_stats"} else None
-    if which != "last" and isinstance(averaged, Mapping) and isinstance(averaged.get("params"), Mapping):
-        state, kind = averaged, "averaged"
-    if which == "averaged" != kind:
-        raise ValueError("it has no averaged weights")
-    if isinstance(state.get("params"), Mapping):
-        state = {name: state[name] for name in ("params", "batch_stats") if isinstance(state.get(name), Mapping)}
-    tensors: dict[str, Tensor] = {}
-    parts: list[tuple[str, Mapping]] = [("", state)]
-    while parts:
-        before, part = parts.pop()
-        for key, value in part.items():
-            if isinstance(value, Tensor):
-                tensors |= _blocks(f"{before}{key}", value)
-            elif isinstance(value, Mapping) and before.count("/") < 12:
-                parts.append((f"{before}{key}/", value))
-    if not tensors:
-        raise ValueError("it has no tensors")
-    return tensors, kind
-
-
-def _blocks(name: str, tensor: Tensor) -> dict[str, Tensor]:
-    """Returns a tensor of a network's blocks one by one, if it stacks those of a stage as `stack_blocks` does."""
-    stacked = re.fullmatch(rf"(\w+/layer\d+)_{REST}/(.+)", name)
-    if stacked is None or not 0 < (tensor.shape or (0,))[0] <= MOST_BLOCKS:
-        return {name: tensor}
-    return {f"{stacked[1]}_{index + 1}/{stacked[2]}": tensor.row(index) for index in range(tensor.shape[0])}

@@ -1,11 +1,13 @@
-"""Reader of Orbax' folders."""
+"""Reader of Orbax' folders, and of the network's leaves in a tree of Flax, which these folders hold."""
 
 import asyncio
 import os
+import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import Context
+from itertools import islice
 from math import prod
 from pathlib import Path
 from typing import Any, TypeVarTuple
@@ -14,9 +16,14 @@ import jax
 import numpy as np
 
 from common_flax.json_input import MOST_BYTES, read_object
+from resnet_flax.scan import REST
 from weights_flax.formats.tensors import MOST_TENSORS, Tensor, check_size
 
 MOST_FILES = 2**18
+MOST_ENTRIES = 2**16  # of a folder of checkpoints
+AVERAGES = re.compile(r"(^|_)(ema|averaged?|shadow|swa)(_|$)")
+MOST_BLOCKS = 4096  # of a stage
+WRAPPED = 4  # trees in each other around a training state
 DESCRIPTIONS = ("zarr.json", "manifest.ocdbt")  # and files whose names begin with a sign; TensorStore reads them whole
 Arguments = TypeVarTuple("Arguments")
 
@@ -107,6 +114,98 @@ def _check_names(path: Path) -> None:
             name = str(key.get("key")) if isinstance(key, dict) else ""
             if name in ("", ".", "..") or any(sign in name for sign in "/\\\0"):
                 raise ValueError(f"the name {name[:100]!r} of an array leads elsewhere")
+
+
+def items_of(folder: Path) -> dict[str, Path]:
+    """Returns the folders of arrays in a folder of Orbax, by the names of its items; empty if there are none.
+
+    The folder has the arrays itself (""), is a step of a `CheckpointManager` ("default", or items of other names), or
+    is the root of one, of which the newest step is taken. Steps that are being written, and links, are passed over.
+    """
+    if (folder / "_METADATA").is_file():
+        return {"": folder}
+    inside = [path for path in islice(folder.iterdir(), MOST_ENTRIES) if path.is_dir() and not path.is_symlink()]
+    items = {path.name: path for path in sorted(inside) if (path / "_METADATA").is_file()}
+    steps = {path: re.fullmatch(r"(?:.*[_-])?(\d{1,18})", path.name) for path in inside if "tmp" not in path.name}
+    if items and not all(steps.get(path) for path in items.values()):
+        return items
+    numbered = sorted((int(match[1]), path) for path, match in steps.items() if match)
+    for _, path in reversed(numbered):
+        if found := {"": path} if path in items.values() else items_of_step(path):
+            return found
+    return items
+
+
+def items_of_step(step: Path) -> dict[str, Path]:
+    """Returns the folders of arrays in the folder of a step, by the names of its items."""
+    inside = [path for path in islice(step.iterdir(), MOST_ENTRIES) if path.is_dir() and not path.is_symlink()]
+    return {path.name: path for path in sorted(inside) if (path / "_METADATA").is_file()}
+
+
+def network_leaves(tree: Mapping[str, Any], which: str | None) -> tuple[dict[str, Tensor], str | None]:
+    """Returns the network's leaves of a tree of Flax by paths, without the optimizer of a training state.
+
+    Averages under "ema", as our own training states have them, are taken if there are any; averages under other names
+    if they are asked for.
+
+    Args:
+        tree: dicts in each other, with `Tensor` leaves.
+        which: "averaged" or "last"; None as above.
+
+    Returns:
+        The leaves, and "averaged" or "last" if the tree is a training state.
+
+    Raises:
+        ValueError: there are no tensors, or no averages that are asked for.
+    """
+    state = _training_state(tree)
+    kind = "last" if "params" in state and state.keys() - {"params", "batch_stats"} else None
+    averages = {
+        name: value for name, value in state.items() if AVERAGES.search(str(name)) and isinstance(value, Mapping)
+    }
+    if which == "averaged" or (which is None and "ema" in averages and _is_state(averages["ema"])):
+        if not averages:
+            raise ValueError("it has no averaged weights")
+        name, taken = next(((n, v) for n, v in averages.items() if _is_state(v)), next(iter(averages.items())))
+        statistics = state.get(name.replace("params", "batch_stats"), state.get("batch_stats"))
+        state = taken if _is_state(taken) else {"params": taken, "batch_stats": statistics}
+        kind = "averaged"
+    if _is_state(state):
+        state = {name: state[name] for name in ("params", "batch_stats") if isinstance(state.get(name), Mapping)}
+    tensors: dict[str, Tensor] = {}
+    parts: list[tuple[str, Mapping]] = [("", state)]
+    while parts:
+        before, part = parts.pop()
+        for key, value in part.items():
+            if isinstance(value, Tensor):
+                tensors |= _blocks(f"{before}{key}", value)
+            elif isinstance(value, Mapping) and before.count("/") < 12:
+                parts.append((f"{before}{key}/", value))
+    if not tensors:
+        raise ValueError("it has no tensors")
+    return tensors, kind
+
+
+def _is_state(tree: Any) -> bool:
+    return isinstance(tree, Mapping) and isinstance(tree.get("params"), Mapping)
+
+
+def _training_state(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the outermost tree that has parameters, or else the whole."""
+    level = [tree]
+    for _ in range(WRAPPED):
+        if found := next((part for part in level if _is_state(part)), None):
+            return found
+        level = [value for part in level for value in part.values() if isinstance(value, Mapping)]
+    return tree
+
+
+def _blocks(name: str, tensor: Tensor) -> dict[str, Tensor]:
+    """Returns a tensor of a network's blocks one by one, if it stacks those of a stage as `stack_blocks` does."""
+    stacked = re.fullmatch(rf"(\w+/layer\d+)_{REST}/(.+)", name)
+    if stacked is None or not 0 < (tensor.shape or (0,))[0] <= MOST_BLOCKS:
+        return {name: tensor}
+    return {f"{stacked[1]}_{index + 1}/{stacked[2]}": tensor.row(index) for index in range(tensor.shape[0])}
 
 
 class _QuietLoop(asyncio.SelectorEventLoop):

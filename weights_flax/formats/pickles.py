@@ -18,9 +18,78 @@ _MARK = object()
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_TUPLE": tuple, "EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_SET": list}
 _PUSHED = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
-_PUSHED |= {"BINBYTES", "SHORT_BINBYTES", "BINSTRING", "SHORT_BINSTRING"}
+_PUSHED |= {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BINSTRING", "SHORT_BINSTRING", "BYTEARRAY8", "LONG4"}
 _PASSED_OVER = ("PROTO", "FRAME")
 KEYS = str | int  # no tuples: hashing of nested tuples recurses as deep as the file nests them
+
+
+class Passed:
+    """Stands for an object that no tensor needs, such as a path; what a file does with it has no effect."""
+
+
+class Attributes(dict):
+    """The attributes of an object that has nothing else, such as an `argparse.Namespace`."""
+
+
+def passed(*_: Any) -> Passed:
+    """Makes an object that no tensor needs, whatever a file gives for it."""
+    return Passed()
+
+
+# Data that checkpoints keep beside tensors: containers are read as such, anything else is passed over.
+DATA: dict[str, str] = {
+    "datetime": "datetime date time timedelta timezone",
+    "decimal": "Decimal",
+    "fractions": "Fraction",
+    "uuid": "UUID",
+    "pathlib": "Path PurePath PosixPath PurePosixPath WindowsPath PureWindowsPath",
+    "pathlib._local": "Path PurePath PosixPath PurePosixPath WindowsPath PureWindowsPath",
+    "copyreg": "_reconstructor",
+    "copy_reg": "_reconstructor",
+    "omegaconf.base": "ContainerMetadata Metadata SCMode Box Node Container",
+    "omegaconf.nodes": "AnyNode StringNode IntegerNode FloatNode BooleanNode PathNode EnumNode BytesNode ValueNode",
+    "omegaconf.dictconfig": "DictConfig",
+    "omegaconf.listconfig": "ListConfig",
+    "typing": "Any",
+}
+PLAIN = "int float complex bool str bytes bytearray object range slice frozenset set tuple NoneType unicode long type"
+DICTS: dict[str, str] = {
+    "builtins": "dict",
+    "__builtin__": "dict",
+    "collections": "OrderedDict",
+    "pytorch_lightning.utilities.parsing": "AttributeDict",
+    "lightning.pytorch.utilities.parsing": "AttributeDict",
+    "lightning_fabric.utilities.data": "AttributeDict",
+    "lightning.fabric.utilities.data": "AttributeDict",
+    "easydict": "EasyDict",
+    "addict.addict": "Dict",
+    "yacs.config": "CfgNode",
+    "fvcore.common.config": "CfgNode",
+    "detectron2.config.config": "CfgNode",
+    "mmcv.utils.config": "ConfigDict",
+    "mmengine.config.config": "ConfigDict",
+}
+
+
+def data_builders() -> dict[Name, Builder]:
+    """Returns the builders of data that checkpoints keep beside their tensors: none of it is made but containers."""
+    names = [(module, name) for module, listed in DATA.items() for name in listed.split()]
+    names += [(module, name) for module in ("builtins", "__builtin__") for name in PLAIN.split()]
+    dicts = [(module, name) for module, listed in DICTS.items() for name in listed.split()]
+    return {
+        **dict.fromkeys(names, passed),
+        **dict.fromkeys(dicts, lambda *_: {}),
+        # What a default dict or a counter begins with does not matter: its entries come behind.
+        **dict.fromkeys([("collections", "defaultdict"), ("collections", "Counter")], lambda *_: {}),
+        **dict.fromkeys([("builtins", "list"), ("__builtin__", "list"), ("collections", "deque")], lambda *_: []),
+        **dict.fromkeys([("argparse", "Namespace"), ("types", "SimpleNamespace")], lambda *_: Attributes()),
+        ("_codecs", "encode"): _encoded,
+    }
+
+
+def _encoded(text: Any, codec: Any = "utf-8", *_: Any) -> Any:
+    """Returns the bytes that protocol 2 writes as text of Latin-1."""
+    return text.encode("latin-1") if isinstance(text, str) and codec == "latin1" else Passed()
 
 
 def read_pickle(stream: BytesIO, builders: Mapping[Name, Builder], persistent: Builder | None = None) -> Any:
@@ -92,35 +161,51 @@ class _Machine:
             stack.append(tuple(values[::-1]))
         elif name == "TUPLE":
             stack.append(tuple(self._pop_to_mark()))
-        elif name == "APPEND":
-            value = self.pop()
-            _of(list, stack[-1]).append(value)
-        elif name in ("APPENDS", "ADDITEMS"):
-            values = self._pop_to_mark()
-            _of(list, stack[-1]).extend(values)
-        elif name == "SETITEM":
-            value, key = self.pop(), self.pop()
-            _of(dict, stack[-1])[_of(KEYS, key)] = value
-        elif name == "SETITEMS":
-            values = self._pop_to_mark()
-            _of(dict, stack[-1]).update({_of(KEYS, values[i]): values[i + 1] for i in range(0, len(values), 2)})
+        elif name == "FROZENSET":
+            self._pop_to_mark()
+            stack.append(Passed())
+        elif name in ("APPEND", "APPENDS", "ADDITEMS"):
+            self._add([self.pop()] if name == "APPEND" else self._pop_to_mark())
+        elif name in ("SETITEM", "SETITEMS"):
+            self._set([self.pop(), self.pop()][::-1] if name == "SETITEM" else self._pop_to_mark())
         elif name == "GLOBAL":
             module, _, what = argument.partition(" ")
             stack.append(self._builder((module, what)))
         elif name == "STACK_GLOBAL":
             what, module = self.pop(), self.pop()
             stack.append(self._builder((module, what)))
-        elif name in ("REDUCE", "NEWOBJ"):
+        elif name in ("REDUCE", "NEWOBJ", "NEWOBJ_EX"):
+            if name == "NEWOBJ_EX":
+                self.pop()  # arguments by keyword, which no tensor has
             arguments, build = self.pop(), self.pop()
             if not isinstance(build, _Named):
                 raise ValueError("its pickle calls an object that is not a name")
             stack.append(build.builder(*arguments))
         elif name == "BUILD":
-            self.pop()  # attributes of an object, which tensors do not need
+            self._build(self.pop())
         elif name == "BINPERSID" and self._persistent is not None:
             stack.append(self._persistent(self.pop()))
         elif name not in _PASSED_OVER:
             raise ValueError(f"its pickle has the opcode {name}, which files of tensors do not need")
+
+    def _add(self, values: list[Any]) -> None:
+        """Adds values to the list on top; other containers with an order or a set's name are passed over."""
+        if not isinstance(self._stack[-1], Passed):
+            _of(list, self._stack[-1]).extend(values)
+
+    def _set(self, values: list[Any]) -> None:
+        """Sets entries of the dict on top; keys that are neither texts nor integers are passed over."""
+        if not isinstance(self._stack[-1], Passed):
+            pairs = [(values[i], values[i + 1]) for i in range(0, len(values), 2)]
+            _of(dict, self._stack[-1]).update({key: value for key, value in pairs if isinstance(key, KEYS)})
+
+    def _build(self, state: Any) -> None:
+        """Sets the state of the object on top, where it is of use; attributes of others are passed over."""
+        target = self._stack[-1]
+        if isinstance(target, Attributes) and isinstance(state, dict):
+            target.update(state)
+        elif hasattr(target, "set_state"):
+            target.set_state(state)
 
     def _builder(self, name: Name) -> "_Named":
         if name not in self._builders:
@@ -138,6 +223,11 @@ class _Named:
 def name_of(value: Any) -> Name:
     """Returns the name that a pickle stores as an object, such as a type of storage."""
     return _of(_Named, value).name
+
+
+def builder_of(value: Any) -> Builder:
+    """Returns the builder of a name that a pickle stores as an object, such as a function to call."""
+    return _of(_Named, value).builder
 
 
 def _of(kind: Any, value: Any) -> Any:

@@ -8,9 +8,11 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from common_flax.json_input import read_object
 from weights_flax.formats.card import MARK, card_text, described
 from weights_flax.formats.tensors import MOST_TENSORS, Tensor
 
+MOST_PARTS = 256  # files that share a network
 HEADER_LIMIT = 2**25  # bytes of the header; a network of 1,202 layers needs one million
 TYPES: dict[str, Any] = {
     "F64": np.float64,
@@ -50,6 +52,25 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except SafetensorError as error:
         raise ValueError(str(error)) from None
     return described(tensors, card, marked=marked)
+
+
+def shards_of(index: Path) -> dict[Path, list[str]]:
+    """Reads an index of files that share a network, and returns the names of the tensors in each.
+
+    Raises:
+        ValueError: it is damaged, has too many parts, or a part is not a file beside it.
+    """
+    places = read_object(index).get("weight_map")
+    if not isinstance(places, dict) or not places or not all(isinstance(place, str) for place in places.values()):
+        raise ValueError("it is an index without a weight_map of names to files")
+    parts: dict[Path, list[str]] = {}
+    for name, place in places.items():
+        if place in ("", ".", "..") or place.endswith(".json") or any(sign in place for sign in "/\\\0"):
+            raise ValueError(f"its part {place[:100]!r} is not a file beside it")
+        parts.setdefault(index.parent / place, []).append(name)
+    if len(parts) > MOST_PARTS:
+        raise ValueError(f"it has {len(parts):,} parts, more than {MOST_PARTS}")
+    return parts
 
 
 def _safetensor(file: Any, name: str) -> Tensor:

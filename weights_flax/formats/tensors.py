@@ -21,6 +21,7 @@ MOST_TENSORS = 2**14  # of a file; a network of 1,202 layers has 7,000
 LONGEST_NAME = 1000  # characters
 ALWAYS_ALLOWED = 2**29  # bytes of all tensors together, whatever the size of their file
 EXPANSION = 20  # bytes of tensors for each byte of a file; compressed weights need two at most
+DEEPEST = 12  # containers in each other
 LONGEST_LIST = 2**23  # bytes of the list of entries in a zip file; that of 1,202 layers has one million
 
 
@@ -119,9 +120,43 @@ def check_size(tensors: Mapping[str, Tensor], stored: int, most: int = MOST_TENS
         raise ValueError(f"its tensors would take {needed:,} bytes, but only {stored:,} are stored")
 
 
+class Unfinished:
+    """An array that a pickle makes step by step."""
+
+    def tensor(self) -> Tensor | None:
+        """Returns the array; None if it holds no numbers."""
+        raise NotImplementedError
+
+
+def flat_tensors(content: Any) -> dict[str, Tensor]:
+    """Returns the tensors of dicts and lists in each other, by the keys on the way to them, joined by "/".
+
+    A container that stands in several places counts once, at the first.
+    """
+    tensors: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    left: list[tuple[str, int, Any]] = [("", 0, content)]
+    while left:
+        path, depth, value = left.pop()
+        value = value.tensor() if isinstance(value, Unfinished) else value
+        if isinstance(value, Tensor) and path:
+            tensors[path] = value
+        elif isinstance(value, dict | list | tuple) and id(value) not in seen and depth <= DEEPEST:
+            seen.add(id(value))
+            items = list(value.items() if isinstance(value, dict) else enumerate(value))
+            inside = [item for item in items if isinstance(item[1], dict | list | tuple | Tensor | Unfinished)]
+            left += [(f"{path}/{key}" if path else str(key), depth + 1, inner) for key, inner in reversed(inside)]
+    return tensors
+
+
 def from_memory(source: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Returns the tensors of a PyTorch state dict, or of Flax's variables by their paths, "params/conv1/kernel"."""
+    """Returns the tensors of a PyTorch state dict, or of Flax's variables by their paths, "params/conv1/kernel".
+
+    A checkpoint, a dict with state dicts in it, gives the tensors in all of them.
+    """
     flat = source
+    if any(isinstance(value, Mapping) for value in source.values()) and "params" not in source:
+        flat = _arrays_in(source)
     if isinstance(source.get("params"), Mapping):
         leaves = jax.tree_util.tree_leaves_with_path({k: source[k] for k in ("params", "batch_stats") if k in source})
         flat = {"/".join(str(key.key) for key in path): leaf for path, leaf in leaves}
@@ -134,3 +169,13 @@ def as_dict(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"it holds no dict of tensors, but a {type(value).__name__}")
     return value
+
+
+def _arrays_in(source: Mapping[Any, Any], depth: int = 0) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in source.items():
+        if isinstance(value, Mapping) and depth < DEEPEST:
+            flat |= {f"{key}/{name}": inner for name, inner in _arrays_in(value, depth + 1).items()}
+        elif hasattr(value, "shape") and hasattr(value, "dtype"):
+            flat[str(key)] = value
+    return flat

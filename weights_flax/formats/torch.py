@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from common_flax.files import whole_file
-from weights_flax.formats.pickles import LIMIT, name_of, read_pickle
+from weights_flax.formats.npz import array_builders
+from weights_flax.formats.pickles import LIMIT, builder_of, data_builders, name_of, passed, read_pickle
 from weights_flax.formats.tensors import OpenFile, Tensor, as_dict, open_zip
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # of the legacy format
@@ -30,6 +31,9 @@ STORAGES: dict[str, np.dtype] = {
     "ByteStorage": np.dtype(np.uint8),
     "BoolStorage": np.dtype(np.bool_),
 }
+TYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool", "complex64")
+TYPES += ("complex128", "float8_e4m3fn", "float8_e5m2", "uint16", "uint32", "uint64", "strided", "preserve_format")
+TYPES += ("contiguous_format", "channels_last")
 
 
 class _Storage(NamedTuple):
@@ -50,6 +54,10 @@ def read_torch_zip(path: Path) -> dict[str, Any]:
     archive = open_zip(path)
     entries = {entry.filename: entry for entry in archive.infolist()}
     pickles = [name for name in entries if name.rpartition("/")[2] == "data.pkl"]
+    if any(name.rpartition("/")[2] == "constants.pkl" for name in entries):
+        raise ValueError(
+            "it is a TorchScript network, whose code is not run: load it by torch.jit.load, and save its state_dict()"
+        )
     if len(pickles) != 1:
         raise ValueError(f"it must have one data.pkl; it has {len(pickles)}")
     folder = pickles[0].removesuffix("data.pkl")
@@ -166,19 +174,28 @@ def _is_size(value: Any) -> bool:
 
 
 def _builders() -> dict[tuple[str, str], Callable[..., Any]]:
-    """Returns the builders of the names in files of tensors; names that tensors do not need build None."""
-    passed_over = [("numpy", "dtype"), ("_codecs", "encode"), ("argparse", "Namespace"), ("torch", "device")]
-    passed_over += [(f"numpy.{core}.multiarray", "scalar") for core in ("core", "_core")]
-    passed_over += [("torch", name) for name in STORAGES]
+    """Returns the builders of the names in files of tensors; those that no tensor needs build nothing of use."""
+    first: Callable[..., Any] = lambda tensor, *_: tensor  # noqa: E731
     return {
-        **dict.fromkeys(passed_over, lambda *_: None),
-        ("collections", "OrderedDict"): dict,
+        **data_builders(),
+        **array_builders(),
+        **dict.fromkeys([("torch", name) for name in (*STORAGES, *TYPES, "device", "Generator")], passed),
+        ("torch.serialization", "_get_layout"): passed,
         ("torch", "Size"): tuple,
+        ("torch", "Tensor"): first,
         ("torch._utils", "_rebuild_tensor"): _tensor,
         ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-        ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
-        ("torch.nn.parameter", "Parameter"): lambda tensor, *_: tensor,
+        ("torch._utils", "_rebuild_parameter"): first,
+        ("torch._utils", "_rebuild_parameter_with_state"): first,
+        ("torch._tensor", "_rebuild_from_type_v2"): _of_type,
+        ("torch.nn.parameter", "Parameter"): first,
+        ("torch.nn.parameter", "Buffer"): first,
     }
+
+
+def _of_type(function: Any, _: Any, arguments: Any, *__: Any) -> Any:
+    """Makes a tensor of a class of its own, as the plain tensor that it holds."""
+    return builder_of(function)(*arguments)
 
 
 def write_torch(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:

@@ -11,8 +11,10 @@ from common_flax.checks import one_of
 from layers_flax import Network
 from layers_flax.model.architecture import ARCHS, FAMILIES, constructor_options
 
-__all__ = ["ARCHS", "FAMILIES", "build_model", "constructor_options", "describe", "published_size"]
+__all__ = ["ARCHS", "FAMILIES", "SILENT", "build_model", "constructor_options", "describe", "published_size"]
 
+# Options that change what a network computes, but no name and no shape of its weights.
+SILENT = ("shortcut", "padding", "bottleneck_stride")
 NOT_SAID = ("parent", "name", "num_classes", "dtype", "param_dtype", "axis_name")
 
 
@@ -47,3 +49,10 @@ def describe(model: nn.Module) -> tuple[str | None, dict[str, Any]]:
         if options.keys() <= set(constructor_options(arch)):
             candidates.append((arch, options))
     return min(candidates, key=lambda pair: len(pair[1]), default=(None, {}))
+
+
+def silent_options(model: nn.Module) -> dict[str, Any]:
+    """Options of `SILENT` in which a network differs from its class's defaults, but shortcuts, which shapes show."""
+    defaults = {field.name: field.default for field in fields(model)}
+    names = [name for name in SILENT if name in defaults and name != "shortcut"]
+    return {name: value for name in names if (value := getattr(model, name)) != defaults[name]}

@@ -1,44 +1,83 @@
-"""Contents of a file of weights, and the architectures that it fits."""
+"""Contents of a file of weights, and the architectures that it fits, wholly or but for the classifier."""
 
+import re
 from collections.abc import Mapping
+from dataclasses import fields
+from functools import lru_cache
+from itertools import zip_longest
 from typing import Any
 
 from flax.traverse_util import flatten_dict
 
-from layers_flax import Network, variables_by_shape
-from layers_flax.model.torch_names import torch_name, torch_shape
+from layers_flax import Network, block_counts, variables_by_shape
+from layers_flax.model.torch_names import QUICKLY_TRACED, torch_name, torch_shape
 from weights_flax.formats.tensors import Tensor
-from weights_flax.io.archs import ARCHS
+from weights_flax.io.archs import ARCHS, describe
+from weights_flax.io.blocks import network_of
 from weights_flax.names.recognise import Naming
 
 Shapes = dict[str, tuple[int, ...]]
+Fit = tuple[str, dict[str, Any]]  # an architecture and its options
+SHOWN = ("stage_sizes", "block_sizes", "block", "growth_rate", "stem_type", "stem_width", "width", "shortcut", "groups")
+SHOWN += ("width_per_group", "bottleneck_width", "compression", "bottleneck_stride", "padding", "batch_norm")
+TRACED = 8  # architectures that are compared tensor by tensor
+MOST_TRACED = 240  # blocks of these, but for the first
+DEFAULT_CLASSES = 1000  # of a file without a classifier, as for ImageNet
 
 
-def fitting(naming: Naming, tensors: Mapping[str, Tensor]) -> list[tuple[str, dict[str, Any]]]:
+def fitting(
+    naming: Naming, tensors: Mapping[str, Tensor], *, inner: bool = False, but_for_head: bool = False
+) -> list[Fit]:
     """Returns the architectures whose names and shapes are those of `tensors`, each with its options.
 
     Args:
         naming: the origin of the file's names.
         tensors: under torchvision's names, as `recognise` gives them.
+        inner: compare only the tensors of the network's own modules.
+        but_for_head: and of these without the classifier.
     """
-    shapes = {name: value.shape for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
+    shapes = shapes_of(tensors)
     fit = []
     for arch, constructor in ARCHS.items():
         default = constructor()
-        options = default.torch_options(shapes)
+        seen = inside(default, shapes) if inner or but_for_head else shapes
+        options = default.torch_options(seen)
         if options is None:
             continue
         options = {name: value for name, value in options.items() if getattr(default, name) != value}
-        if head := shapes.get(f"{default.torch_head}.bias"):
+        if head := seen.get(f"{default.torch_head}.bias"):
             options = {"num_classes": head[0], **options}
         options |= naming.options
         try:
-            model = constructor(**options)
-            if torch_shapes(model, _image_channels(model, shapes)) == shapes:
+            if _has_shapes(constructor(**options), seen, but_for_head):
                 fit.append((arch, options))
         except (ValueError, TypeError, ZeroDivisionError):
             continue  # the architecture cannot have these options
     return fit
+
+
+def built(naming: Naming, tensors: Mapping[str, Tensor], *, but_for_head: bool = False) -> Network | None:
+    """Builds the network of known blocks whose names and shapes its own modules among `tensors` have, if there is one.
+
+    Args:
+        naming, tensors, but_for_head: as in `fitting`.
+    """
+    shapes = shapes_of(tensors)
+    model = network_of(shapes, classes_of(tensors), **naming.options)
+    try:
+        return model if model is not None and _has_shapes(model, inside(model, shapes), but_for_head) else None
+    except (ValueError, TypeError, ZeroDivisionError):
+        return None
+
+
+def _has_shapes(model: Network, shapes: Shapes, but_for_head: bool) -> bool:
+    wanted = torch_shapes(model, image_channels(model, shapes))
+    return without_head(model, wanted) == without_head(model, shapes) if but_for_head else wanted == shapes
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> Shapes:
+    """Shapes of tensors by their names, without counts of batches."""
+    return {name: value.shape for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
 
 
 def torch_shapes(model: Network, channels: int = 3) -> Shapes:
@@ -53,9 +92,104 @@ def classes_of(tensors: Mapping[str, Tensor]) -> int:
     """The number of classes of the classifier among `tensors`; 1000, as for ImageNet, where there is none."""
     heads = dict.fromkeys(f"{constructor().torch_head}.bias" for constructor in ARCHS.values())
     shape = next((tensors[name].shape for name in heads if name in tensors), ())
-    return shape[0] if shape and shape[0] else 1000
+    return shape[0] if shape and shape[0] else DEFAULT_CLASSES
 
 
-def _image_channels(model: Network, shapes: Shapes) -> int:
+def is_inside(model: Network, name: str) -> bool:
+    """Tells if a tensor's name is that of a network's own modules: of its stem, its stages, or its classifier."""
+    own = _modules(type(model)) or {_module(each) for each in torch_shapes(model)}  # a family that has no constructor
+    return _module(name) in own
+
+
+def inside(model: Network, shapes: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the tensors of a network's own modules."""
+    return {name: shape for name, shape in shapes.items() if is_inside(model, name)}
+
+
+def without_head(model: Network, shapes: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the tensors that are not the classifier's, by PyTorch's names."""
+    return {name: shape for name, shape in shapes.items() if not name.startswith(f"{model.torch_head}.")}
+
+
+def image_channels(model: Network, shapes: Shapes) -> int:
+    """The channels of the images that a file's first convolution sees; 3 where the file has none."""
     kernel = shapes.get(torch_name(("params", model.first_conv, "kernel"), model.torch_module), ())
     return kernel[1] if len(kernel) == 4 else 3
+
+
+def nearest(shapes: Shapes) -> tuple[str, str] | None:
+    """Returns the architecture that has most in common with a file, and where they differ first, in words.
+
+    Nothing but shapes is compared. None stands for a file that has nothing in common with any.
+    """
+    counts = _blocks_of(shapes)
+    rivals = []
+    for arch, constructor in ARCHS.items():
+        model = constructor()
+        seen = inside(model, shapes)
+        if seen and sum(model.stage_sizes) <= max(QUICKLY_TRACED, len(seen)):
+            sizes = zip_longest(model.stage_sizes, counts, fillvalue=0)
+            rivals.append((sum(abs(ours - theirs) for ours, theirs in sizes), arch, model, seen))
+    best: tuple[float, str, Shapes, Shapes] | None = None
+    blocks = 0
+    for _, arch, model, seen in sorted(rivals, key=lambda rival: rival[0])[:TRACED]:
+        blocks += sum(model.stage_sizes)
+        if blocks > MOST_TRACED and best is not None:
+            break
+        wanted = without_head(model, torch_shapes(model, image_channels(model, seen)))
+        seen = without_head(model, seen)
+        share = sum(wanted.get(name) == shape for name, shape in seen.items()) / len(wanted.keys() | seen.keys())
+        if share and (best is None or share > best[0]):
+            best = share, arch, wanted, seen
+    if best is None:
+        return None
+    _, arch, wanted, seen = best
+    for name, shape in seen.items():
+        if name not in wanted:
+            return arch, f"{name} {shape}, which it lacks"
+        if wanted[name] != shape:
+            return arch, f"{name} {shape}, which is {wanted[name]} there"
+    lacking = sorted(wanted.keys() - seen.keys(), key=_numbers)
+    return arch, f"{lacking[0]} {wanted[lacking[0]]}, which the file lacks" if lacking else "its classifier"
+
+
+def named(arch: str, options: Mapping[str, Any]) -> str:
+    """Writes an architecture, or a class, with its options as a call."""
+    shown = {name: value.__name__ if isinstance(value, type) else repr(value) for name, value in options.items()}
+    return f"{arch}({', '.join(f'{name}={value}' for name, value in shown.items())})"
+
+
+def called(model: Any) -> str:
+    """Writes a network as the call that makes it, of its constructor or, where none makes it, of its class."""
+    arch, options = describe(model)
+    classes = {"num_classes": model.num_classes}
+    if arch is not None:
+        return named(arch, classes | options)
+    default = {each.name: each.default for each in fields(model)}
+    shown = {name: getattr(model, name) for name in SHOWN if name in default and getattr(model, name) != default[name]}
+    return named(type(model).__name__, {**shown, **classes})
+
+
+def _blocks_of(shapes: Shapes) -> tuple[int, ...]:
+    """Blocks of each stage of a ResNet or a DenseNet, or the number of a VGG's convolutions."""
+    counts = block_counts(shapes, r"layer(\d+)\.(\d+)\.", first=0)
+    counts = counts or block_counts(shapes, r"features\.denseblock(\d+)\.denselayer(\d+)\.", first=1)
+    return counts or (sum(len(shape) == 4 for shape in shapes.values()),)
+
+
+def _numbers(name: str) -> list[Any]:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def _module(name: str) -> str:
+    return re.sub(r"\d+", "#", name.partition(".")[0])
+
+
+@lru_cache(maxsize=16)
+def _modules(kind: type[Network]) -> frozenset[str]:
+    """The outermost modules of a family's networks under PyTorch, whatever their numbers."""
+    smallest: dict[Any, Network] = {}
+    for model in sorted((constructor() for constructor in ARCHS.values()), key=lambda model: sum(model.stage_sizes)):
+        if type(model) is kind:
+            smallest.setdefault(getattr(model, "block", None), model)
+    return frozenset(_module(name) for model in smallest.values() for name in torch_shapes(model))

@@ -15,7 +15,7 @@ from weights_flax.formats.msgpack import write_msgpack
 from weights_flax.formats.npz import write_npz
 from weights_flax.formats.safetensors import write_safetensors
 from weights_flax.formats.torch import write_torch
-from weights_flax.io.archs import describe
+from weights_flax.io.archs import describe, silent_options
 
 FORMATS = (".safetensors", ".npz", ".pt", ".pth", ".th", ".msgpack")
 
@@ -64,6 +64,7 @@ def save_weights(
     path = Path(path)
     one_of("ending of a file of weights", path.suffix, FORMATS)
     arch, options = describe(model)
+    options = options if arch else silent_options(model)
     num_classes: int = getattr(model, "num_classes")  # noqa: B009
     if class_names is not None and len(class_names) != num_classes:
         raise ValueError(f"class_names must be {num_classes}, one for each class; given {len(class_names)}")

@@ -5,7 +5,7 @@ Networks that torchvision lacks, such as pre-activation networks, follow the sam
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from functools import reduce
+from functools import lru_cache, reduce
 from typing import Any, NamedTuple
 
 from layers_flax import Network
@@ -14,9 +14,11 @@ from layers_flax.model.torch_names import LEAVES, torch_axes, torch_name
 from weights_flax.formats.tensors import Tensor
 from weights_flax.names import keras
 from weights_flax.names.flax_example import from_example
+from weights_flax.names.transformers import from_children, from_transformers
+from weights_flax.unread.networks import source_of
 
 Tensors = Mapping[str, Tensor]
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "backbone.")  # DistributedDataParallel, torch.compile, trainers
+NOT_KNOWN = "its names are those of no known source"
 
 
 class Naming(NamedTuple):
@@ -24,15 +26,19 @@ class Naming(NamedTuple):
 
     Attributes:
         title: the origin.
+        start: pattern of the name of a tensor of the first layer; TORCH and FLAX are those of all families.
         fits: tells if a file's names are of this origin.
         convert: returns a file's tensors under torchvision's names, in its layouts.
         options: constructor options that these weights need; with others a network would compute something else.
+        alone: the names tell the network; no other one of others has them.
     """
 
     title: str
+    start: str
     fits: Callable[[Iterable[str]], bool]
     convert: Callable[[Tensors], dict[str, Tensor]]
     options: Mapping[str, Any] = {}
+    alone: bool = False
 
 
 def recognise(tensors: Tensors) -> tuple[Naming, dict[str, Tensor]]:
@@ -41,19 +47,16 @@ def recognise(tensors: Tensors) -> tuple[Naming, dict[str, Tensor]]:
     Raises:
         ValueError: the names are of no origin listed here; the message shows the first ones.
     """
-    tensors = _without_prefix(tensors)
     for naming in NAMINGS:
         if naming.fits(tensors):
             return naming, naming.convert(tensors)
+    if _has_first_conv(tensors):  # what else it has or lacks is told when it is compared with a network
+        return NAMINGS[-1], dict(tensors)
+    if _has("params/")(tensors):
+        return next(naming for naming in NAMINGS if naming.convert is _own_flax), _own_flax(tensors)
+    other = source_of(tensors)
     shown = ", ".join(map(repr, list(tensors)[:4]))
-    raise ValueError(f"its names are those of no known source; they begin with {shown}")
-
-
-def _without_prefix(tensors: Tensors) -> Tensors:
-    """Removes the prefixes that wrappers put before all names."""
-    while prefix := next((p for p in PREFIXES if tensors and all(name.startswith(p) for name in tensors)), None):
-        tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-    return tensors
+    raise ValueError(f"{NOT_KNOWN}{f', but of {other}' if other else ''}; they begin with {shown}")
 
 
 def _has(*parts: str) -> Callable[[Iterable[str]], bool]:
@@ -96,35 +99,115 @@ def _own_flax(tensors: Tensors) -> dict[str, Tensor]:
 
 def _network_classes() -> set[type[Network]]:
     """Returns the classes of the networks in the table of architectures."""
-    return {type(constructor()) for constructor in ARCHS.values()}
+    return _classes_of(tuple(ARCHS.values()))
+
+
+@lru_cache(maxsize=4)
+def _classes_of(constructors: tuple[Callable[..., Network], ...]) -> set[type[Network]]:
+    return {type(constructor()) for constructor in constructors}
+
+
+def _first_convs() -> list[str]:
+    """Returns PyTorch's names of the first convolutions of the families in the table of architectures."""
+    return sorted({torch_name(("params", kind.first_conv, "kernel"), kind.torch_module) for kind in _network_classes()})
 
 
 def _has_first_conv(names: Iterable[str]) -> bool:
     """Tells if the first convolution of a family in the table of architectures is among PyTorch's names."""
-    first = {torch_name(("params", kind.first_conv, "kernel"), kind.torch_module) for kind in _network_classes()}
-    return not first.isdisjoint(names)
+    return not set(_first_convs()).isdisjoint(names)
+
+
+DEEP_STEM = r"conv1\.0\.weight"  # no network here has it, but the rest tells which one it is near to
+# Names of a second layer, which tell a network from a layer in it that has a first convolution too.
+SECOND = {
+    "conv1.weight": r"layer1\.0\.",
+    "conv1.0.weight": r"layer1\.0\.",
+    "features.conv0.weight": r"features\.denseblock1\.",
+    "features.0.weight": r"features\.[1-4]\.",
+}
+
+
+def _is_torchvisions(names: Iterable[str]) -> bool:
+    """Tells if the first convolution of a family is among PyTorch's names, and a layer behind it."""
+    names = set(names)
+    firsts = [*_first_convs(), "conv1.0.weight"]
+    behind = [SECOND.get(first) for first in firsts if first in names]
+    return any(pattern is None or any(re.match(pattern, name) for name in names) for pattern in behind)
+
+
+def _is_ours(names: Iterable[str]) -> bool:
+    """Tells if a family's first convolution is among the paths of Flax's variables, and a layer behind it."""
+    names = set(names)
+    first = {kind.first_conv for kind in _network_classes() if f"params/{kind.first_conv}/kernel" in names}
+    second = {"conv1": "params/layer1_", "conv0": "params/denseblock1/", "features_0": "params/features_"}
+    return any(sum(name.startswith(second.get(each, "params/")) for name in names) > 1 for each in first)
+
+
+def start_of(naming: Naming) -> re.Pattern[str]:
+    """Returns the pattern of a first layer's name behind any prefix; the name itself is the group "first"."""
+    kinds = {"TORCH": _first_convs(), "FLAX": [kind.first_conv for kind in _network_classes()]}
+    form = naming.start
+    for word, names in kinds.items():
+        form = form.replace(word, f"(?:{'|'.join(sorted(map(re.escape, names)))})")
+    return re.compile(rf"^(?:|.*?[./])(?P<first>{form})")
 
 
 # The third BatchNorm tells ResNets of 2015 from Keras' ResNet v2, whose blocks end in a convolution.
 KERAS_RESNET = keras.has_layers("conv1_conv", "conv1_bn", "conv2_block1_3_bn")
+KERAS_DENSENET = keras.has_layers("conv2_block1_0_bn", "pool2_bn", "bn")
 NAMINGS = (
-    Naming("Flax's ImageNet example", _has(r"params/conv_init/kernel$"), from_example, {"padding": "same"}),
-    Naming("this project, as a tree of Flax", _has("params/"), _own_flax),
-    Naming("Keras applications' ResNet", KERAS_RESNET, keras.from_resnet, {"bottleneck_stride": "v1"}),
     Naming(
-        "Keras applications' DenseNet", keras.has_layers("conv2_block1_0_bn", "pool2_bn", "bn"), keras.from_densenet
+        "Flax's ImageNet example",
+        r"params/conv_init/kernel$",
+        _has(r"params/conv_init/kernel$"),
+        from_example,
+        {"padding": "same"},
+        alone=True,
     ),
-    Naming("Keras applications' VGG", keras.has_layers("block1_conv1", "block5_conv1"), keras.from_vgg),
-    Naming("timm's VGG", _has(r"pre_logits\.fc1\.", r"features\.0\."), _timm_vgg),
+    Naming(
+        "this project, as a tree of Flax", r"params/(?P<inside>(?:.+/)?)FLAX/kernel$", _is_ours, _own_flax, alone=True
+    ),
+    Naming(
+        "Keras applications' ResNet",
+        r"conv1_conv/",
+        KERAS_RESNET,
+        keras.from_resnet,
+        {"bottleneck_stride": "v1"},
+        alone=True,
+    ),
+    Naming("Keras applications' DenseNet", r"conv1[_/]conv/", KERAS_DENSENET, keras.from_densenet, alone=True),
+    Naming(
+        "Keras applications' VGG",
+        r"block1_conv1/",
+        keras.has_layers("block1_conv1", "block5_conv1"),
+        keras.from_vgg,
+        alone=True,
+    ),
+    Naming("timm's VGG", r"features\.0\.weight$", _has(r"pre_logits\.fc1\.", r"features\.0\."), _timm_vgg, alone=True),
+    Naming(
+        "Hugging Face transformers' ResNet",
+        r"(?:resnet\.)?embedder\.embedder\.convolution\.weight$",
+        _has(r"(?:resnet\.)?embedder\.embedder\.convolution\.", r"(?:resnet\.)?encoder\.stages\.0\.layers\.0\."),
+        from_transformers,
+        alone=True,
+    ),
+    Naming(
+        "torchvision's ResNet, as a sequence of its children",
+        r"0\.weight$",
+        _has(r"0\.weight$", r"1\.running_mean$", r"4\.0\.conv1\.weight$"),
+        from_children,
+    ),
     Naming(
         "akamaster's CIFAR ResNets",
-        _has(r"linear\.weight$", r"layer1\.0\.conv1\."),
+        r"conv1\.weight$",
+        _has(r"linear\.weight$|layer\d+\.\d+\.shortcut\.0\.", r"layer1\.0\.conv1\.", r"conv1\.weight$"),
         _renamed((r"^linear\.", "fc."), (r"\.shortcut\.", ".downsample.")),
     ),
     Naming(
         "torchvision's DenseNet, old spelling",
+        r"features\.conv0\.weight$",
         _has(r"features\.denseblock1\.denselayer1\.norm\.1\."),
         _renamed((r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)", r"\1")),
     ),
-    Naming("torchvision's or timm's", _has_first_conv, dict),
+    Naming("torchvision's or timm's", rf"(?:TORCH|{DEEP_STEM})$", _is_torchvisions, dict),
 )
