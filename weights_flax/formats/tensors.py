@@ -164,6 +164,11 @@ def from_memory(source: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name: Tensor(array.shape, array.dtype, partial(np.array, array)) for name, array in arrays.items()}
 
 
+def as_tree(value: Any) -> Any:
+    """Returns the content of a file if it is a dict or a list of more than nothing, else raises ValueError."""
+    return value if isinstance(value, list | tuple) and value else as_dict(value)
+
+
 def as_dict(value: Any) -> dict[str, Any]:
     """Returns the content of a file if it is a dict, else raises ValueError."""
     if not isinstance(value, dict):

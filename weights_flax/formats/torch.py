@@ -15,7 +15,7 @@ import numpy as np
 from common_flax.files import whole_file
 from weights_flax.formats.npz import array_builders
 from weights_flax.formats.pickles import LIMIT, builder_of, data_builders, name_of, passed, read_pickle
-from weights_flax.formats.tensors import OpenFile, Tensor, as_dict, open_zip
+from weights_flax.formats.tensors import OpenFile, Tensor, as_tree, open_zip
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # of the legacy format
 LEGACY_START = pickle.PROTO + b"\x02" + pickle.LONG1 + b"\x0a" + MAGIC_NUMBER.to_bytes(10, "little")
@@ -45,8 +45,8 @@ class _Storage(NamedTuple):
     read: Callable[[], np.ndarray]
 
 
-def read_torch_zip(path: Path) -> dict[str, Any]:
-    """Reads a file of `torch.save` since version 1.6: nested dicts with `Tensor` leaves.
+def read_torch_zip(path: Path) -> Any:
+    """Reads a file of `torch.save` since version 1.6: dicts and lists in each other, with `Tensor` leaves.
 
     Raises:
         ValueError: the file is damaged, or holds something other than tensors and containers.
@@ -73,7 +73,7 @@ def read_torch_zip(path: Path) -> dict[str, Any]:
         return _Storage(key, dtype, size, lambda: np.frombuffer(_bytes_of(archive, entry, entry.file_size), dtype))
 
     data = _bytes_of(archive, entries[pickles[0]], LIMIT)
-    return as_dict(read_pickle(BytesIO(data), _builders(), _storages(storage)))
+    return as_tree(read_pickle(BytesIO(data), _builders(), _storages(storage)))
 
 
 def _bytes_of(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int) -> bytes:
@@ -84,8 +84,8 @@ def _bytes_of(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int) -> b
     return archive.read(entry)
 
 
-def read_torch_legacy(path: Path) -> dict[str, Any]:
-    """Reads a file of `torch.save` before version 1.6: nested dicts with `Tensor` leaves.
+def read_torch_legacy(path: Path) -> Any:
+    """Reads a file of `torch.save` before version 1.6: dicts and lists in each other, with `Tensor` leaves.
 
     Raises:
         ValueError: the file is damaged, or holds something other than tensors and containers.
@@ -126,7 +126,7 @@ def read_torch_legacy(path: Path) -> dict[str, Any]:
         place += 8 + size * dtype.itemsize
         if place > file.size:
             raise ValueError(f"it ends within the storage {key[:40]!r}")
-    return as_dict(tree)
+    return as_tree(tree)
 
 
 def _storages(make: Callable[[str, np.dtype, int], _Storage]) -> Callable[[Any], _Storage]:

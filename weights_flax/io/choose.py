@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from layers_flax import Network
 from weights_flax.formats.tensors import Tensor
-from weights_flax.io.archs import ARCHS
+from weights_flax.io.archs import describe
 from weights_flax.io.inspect import (
     Fit,
     built,
@@ -215,20 +215,15 @@ def says_no_fit(where: str, chosen: Chosen) -> str:
             "new_head=True (train.py --new-head) draws one"
         )
     shapes = shapes_of(chosen.tensors)
-    found = nearest(shapes)
+    found = nearest(chosen.naming, chosen.tensors)
     if found is None:
         return f"weights {where!r} fit no architecture that is built here, and none is near"
-    arch, first = found
-    if not any(name.endswith("running_mean") for name in shapes) and any("norm" in n or "bn" in n for n in shapes):
+    model, first, lacks = found
+    norms = [name for name in shapes if re.search(r"bn|norm", name)]
+    if norms and not any(name.endswith("running_mean") for name in norms):
         what: str | None = NO_STATISTICS
     else:
-        what = missing_layer(first.partition(" ")[0]) or next(
-            filter(None, map(missing_layer, _others(arch, shapes))), None
-        )
+        what = next(filter(None, map(missing_layer, [first.partition(" ")[0], *lacks])), None)
     said = f": {what}, which no network here has" if what else ""
-    return f"weights {where!r} fit no architecture; the nearest is {arch}, and the first difference is {first}{said}"
-
-
-def _others(arch: str, shapes: Mapping[str, Any]) -> list[str]:
-    wanted = torch_shapes(ARCHS[arch]())
-    return [name for name in shapes if name not in wanted]
+    near_to = describe(model)[0] or called(model)
+    return f"weights {where!r} fit no architecture; the nearest is {near_to}, and the first difference is {first}{said}"

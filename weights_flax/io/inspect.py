@@ -1,7 +1,7 @@
 """Contents of a file of weights, and the architectures that it fits, wholly or but for the classifier."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import lru_cache
 from itertools import zip_longest
@@ -117,40 +117,55 @@ def image_channels(model: Network, shapes: Shapes) -> int:
     return kernel[1] if len(kernel) == 4 else 3
 
 
-def nearest(shapes: Shapes) -> tuple[str, str] | None:
-    """Returns the architecture that has most in common with a file, and where they differ first, in words.
+def nearest(naming: Naming, tensors: Mapping[str, Tensor]) -> tuple[Network, str, list[str]] | None:
+    """Returns the network that has most in common with a file, and where they differ.
 
-    Nothing but shapes is compared. None stands for a file that has nothing in common with any.
+    Nothing but names and shapes is compared. Classifiers do not count.
+
+    Args:
+        naming, tensors: as in `fitting`.
+
+    Returns:
+        The network; the first difference in words, in the order of the file; and the names that the network lacks. None
+        stands for a file that has nothing in common with any.
     """
+    shapes = shapes_of(tensors)
     counts = _blocks_of(shapes)
-    rivals = []
-    for arch, constructor in ARCHS.items():
-        model = constructor()
-        seen = inside(model, shapes)
-        if seen and sum(model.stage_sizes) <= max(QUICKLY_TRACED, len(seen)):
+    rivals: list[tuple[float, Network]] = []
+    for constructor in ARCHS.values():
+        model = _as_wide(constructor, shapes)
+        if sum(model.stage_sizes) <= max(QUICKLY_TRACED, len(shapes)):
             sizes = zip_longest(model.stage_sizes, counts, fillvalue=0)
-            rivals.append((sum(abs(ours - theirs) for ours, theirs in sizes), arch, model, seen))
-    best: tuple[float, str, Shapes, Shapes] | None = None
+            rivals.append((sum(abs(ours - theirs) for ours, theirs in sizes), model))
+    rivals = sorted(rivals, key=lambda rival: rival[0])[:TRACED]
+    if (own := network_of(shapes, classes_of(tensors), **naming.options)) is not None:
+        rivals.insert(0, (0, own))
+    best: tuple[float, Network, Shapes, Shapes] | None = None
     blocks = 0
-    for _, arch, model, seen in sorted(rivals, key=lambda rival: rival[0])[:TRACED]:
+    for _, model in rivals:
+        seen = without_head(model, inside(model, shapes))
         blocks += sum(model.stage_sizes)
-        if blocks > MOST_TRACED and best is not None:
-            break
-        wanted = without_head(model, torch_shapes(model, image_channels(model, seen)))
-        seen = without_head(model, seen)
-        share = sum(wanted.get(name) == shape for name, shape in seen.items()) / len(wanted.keys() | seen.keys())
+        if not seen or (blocks > MOST_TRACED and best is not None):
+            continue
+        try:
+            wanted = without_head(model, torch_shapes(model, image_channels(model, seen)))
+        except (ValueError, ZeroDivisionError):
+            continue  # too narrow for the architecture's groups
+        same = sum(wanted.get(name) == shape for name, shape in seen.items())
+        share = (same + len(wanted.keys() & seen.keys()) / 4) / len(wanted.keys() | seen.keys())
         if share and (best is None or share > best[0]):
-            best = share, arch, wanted, seen
+            best = share, model, wanted, seen
     if best is None:
         return None
-    _, arch, wanted, seen = best
+    _, model, wanted, seen = best
+    lacks = [name for name in seen if name not in wanted]
     for name, shape in seen.items():
         if name not in wanted:
-            return arch, f"{name} {shape}, which it lacks"
+            return model, f"{name} {shape}, which it lacks", lacks
         if wanted[name] != shape:
-            return arch, f"{name} {shape}, which is {wanted[name]} there"
-    lacking = sorted(wanted.keys() - seen.keys(), key=_numbers)
-    return arch, f"{lacking[0]} {wanted[lacking[0]]}, which the file lacks" if lacking else "its classifier"
+            return model, f"{name} {shape}, which is {wanted[name]} there", lacks
+    missing = min(wanted.keys() - seen.keys(), key=_numbers)
+    return model, f"{missing} {wanted[missing]}, which the file lacks", lacks
 
 
 def named(arch: str, options: Mapping[str, Any]) -> str:
@@ -175,6 +190,20 @@ def _blocks_of(shapes: Shapes) -> tuple[int, ...]:
     counts = block_counts(shapes, r"layer(\d+)\.(\d+)\.", first=0)
     counts = counts or block_counts(shapes, r"features\.denseblock(\d+)\.denselayer(\d+)\.", first=1)
     return counts or (sum(len(shape) == 4 for shape in shapes.values()),)
+
+
+def _as_wide(constructor: Callable[..., Network], shapes: Shapes) -> Network:
+    """Builds an architecture with the width or the growth rate that a file's first block shows."""
+    last = shapes.get("layer1.0.conv3.weight")
+    kernel = shapes.get("layer1.0.conv1.weight", ())
+    growth = shapes.get("features.denseblock1.denselayer1.conv2.weight")
+    size = {
+        "width": last[0] // 4 if last else kernel[0] if kernel else None,
+        "growth_rate": growth[0] if growth else None,
+    }
+    default = constructor()
+    options = {name: value for name, value in size.items() if value and hasattr(default, name)}
+    return default.clone(**options) if options and not hasattr(default, "batch_norm") else default
 
 
 def _numbers(name: str) -> list[Any]:

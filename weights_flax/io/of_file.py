@@ -61,8 +61,8 @@ def alike_note(file: WeightsFile, chosen: Chosen, model: Any) -> tuple[str, ...]
     found = look_alikes(likest, getattr(model, "bottleneck_stride", None))
     listed = "; ".join([*(f"{each.title} ({each.differs})" for each in found), f"one with {EVERY}"])
     return (
-        f"weights {str(file.path)!r} are taken for {arch or called(model)} by names and shapes alone, which other networks "
-        f"have too: {listed}",
+        f"weights {str(file.path)!r} are taken for {arch or called(model)} by names and shapes alone, which other "
+        f"networks have too: {listed}",
     )
 
 

@@ -78,6 +78,7 @@ def candidates(tensors: Tensors) -> list[Candidate]:
     made = []
     for prefix, (naming, names) in found.items():
         own = {short: by_name[name] for short, name in names.items() if owner[name] == prefix}
+        own = {short: value for short, value in own.items() if "." in short or not _counts(short, value)}
         # Where slashes stand between modules too, everything in the file may be beside the network.
         folder = "" if "/" in naming.start else prefix.rpartition("/")[0]
         beside = {

@@ -113,7 +113,7 @@ def refusal(said: Said) -> str | None:
             return f"{each.differs[0].lower()}{each.differs[1:]}"
     for option, value in said.options.items():
         if option in ALLOWED and value not in ALLOWED[option]:
-            return f"{option}={str(value)[:40]!r}"
+            return f"{option}={repr(value)[:40]}"
     if (
         said.exact
         and re.search(r"res|dense|vgg", name)

@@ -34,10 +34,10 @@ SOURCES: tuple[tuple[str, str], ...] = (
 )
 # Layers inside of a network of known form, by the first name at which it differs.
 LAYERS: tuple[tuple[str, str], ...] = (
-    (r"\.se(_module|_layer|_block)?\.|\.fc[12]\.weight$", "squeeze-and-excitation"),
     (r"\.(eca|ca|cbam|attn|att|gc|simam|coord_att)\w*\.", "attention in its blocks"),
     (r"\.convs\.\d|\.bns\.\d", "Res2Net's convolutions in a row"),
     (r"\.conv2\.(fc|bn|conv)\d?|\.conv2\.(attn|paths)", "split or selective attention in its blocks (ResNeSt, SKNet)"),
+    (r"\.se(_module|_layer|_block)?\.|\.fc[12]\.weight$", "squeeze-and-excitation"),
     (r"^conv1\.\d+\.|^features\.(conv[12]|norm[12])\.|^stem\.", "a deep stem of 3×3 convolutions (ResNet-C, -D, -S)"),
     (r"downsample\.[2-9]\.|downsample\.1\.weight", "a pool before each shortcut's projection (ResNet-D)"),
     (r"\.filt$|blur|\.aa\.", "blur pools"),
