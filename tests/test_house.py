@@ -24,7 +24,7 @@ MAY_TRAIN = ("theory_flax/*/experiment.py", "theory_flax/experiments/*.py", "the
 # rooms are the package's doors, which import any.
 ROOMS = {
     "layers_flax": ("autodiff", "parameters", "conv", "nn", "model"),
-    "weights_flax": ("formats", "names", "look", "io", "export"),
+    "weights_flax": ("unread", "formats", "names", "look", "io", "export"),
     "training_flax": ("runtime", "augment", "data", "config", "learn", "plots", "run", "inference"),
     "theory_flax": (
         *("base", "experiments", "gradient_identity", "shattering", "degradation", "identity_mapping", "nesting"),

@@ -99,7 +99,8 @@ class PickledType:
         """Returns the type; None if it is none of numbers."""
         if not isinstance(self._name, str) or not re.fullmatch(r"[fiu][1248]|b1", self._name):
             return None
-        return np.dtype(self._name).newbyteorder(self._order if self._order in ("<", ">", "=") else "=")
+        order: Any = self._order if self._order in ("<", ">") else "="
+        return np.dtype(self._name).newbyteorder(order)
 
 
 def array_builders() -> dict[tuple[str, str], Any]:

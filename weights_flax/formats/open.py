@@ -152,7 +152,7 @@ def _open_shards(index: Path, which: str | None) -> WeightsFile:
 
 
 class Content(NamedTuple):
-    """What a reader of a format returns: its title, the tensors, the card, averaged or last, and what is said of it."""
+    """The result of a format's reader: title, tensors, card, averaged or last, and what is said of the network."""
 
     format: str
     tensors: dict[str, Tensor]
@@ -177,7 +177,8 @@ def _read(path: Path, start: bytes, end: bytes, which: str | None) -> Content:
         return Content("HDF5", read_hdf5(path))
     if start[8:9] == b"{":
         return Content("safetensors", *read_safetensors(path))
-    if start[:1] and (0x80 < start[0] <= 0x8F or start[0] in (0xDE, 0xDF)):  # a map with entries
+    picture = start.startswith(b"\x89PNG")
+    if not picture and start[:1] and (0x80 < start[0] <= 0x8F or start[0] in (0xDE, 0xDF)):  # a map with entries
         tree, text, marked = read_msgpack(path)
         tensors, kind = network_leaves(tree, which)
         return Content("msgpack of Flax", *described(tensors, text, marked=marked), kind)

@@ -124,9 +124,9 @@ def items_of(folder: Path) -> dict[str, Path]:
     """
     if (folder / "_METADATA").is_file():
         return {"": folder}
-    inside = [path for path in islice(folder.iterdir(), MOST_ENTRIES) if path.is_dir() and not path.is_symlink()]
-    items = {path.name: path for path in sorted(inside) if (path / "_METADATA").is_file()}
-    steps = {path: re.fullmatch(r"(?:.*[_-])?(\d{1,18})", path.name) for path in inside if "tmp" not in path.name}
+    inside = _folders_in(folder)
+    items = {path.name: path for path in inside if (path / "_METADATA").is_file()}
+    steps = {path: re.fullmatch(r"(?:.*[_-])?(\d{1,18})", path.name) for path in inside}
     if items and not all(steps.get(path) for path in items.values()):
         return items
     numbered = sorted((int(match[1]), path) for path, match in steps.items() if match)
@@ -138,8 +138,13 @@ def items_of(folder: Path) -> dict[str, Path]:
 
 def items_of_step(step: Path) -> dict[str, Path]:
     """Returns the folders of arrays in the folder of a step, by the names of its items."""
-    inside = [path for path in islice(step.iterdir(), MOST_ENTRIES) if path.is_dir() and not path.is_symlink()]
-    return {path.name: path for path in sorted(inside) if (path / "_METADATA").is_file()}
+    return {path.name: path for path in _folders_in(step) if (path / "_METADATA").is_file()}
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    """Returns the folders in another one by their names, without links and what Orbax has not finished."""
+    entries = islice(folder.iterdir(), MOST_ENTRIES)
+    return sorted(path for path in entries if "tmp" not in path.name and path.is_dir() and not path.is_symlink())
 
 
 def network_leaves(tree: Mapping[str, Any], which: str | None) -> tuple[dict[str, Tensor], str | None]:

@@ -52,7 +52,7 @@ DATA: dict[str, str] = {
     "omegaconf.listconfig": "ListConfig",
     "typing": "Any",
 }
-PLAIN = "int float complex bool str bytes bytearray object range slice frozenset set tuple NoneType unicode long type"
+PLAIN = "int float complex bool str bytes bytearray object range xrange slice frozenset set tuple unicode long type"
 DICTS: dict[str, str] = {
     "builtins": "dict",
     "__builtin__": "dict",

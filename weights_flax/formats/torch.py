@@ -31,9 +31,11 @@ STORAGES: dict[str, np.dtype] = {
     "ByteStorage": np.dtype(np.uint8),
     "BoolStorage": np.dtype(np.bool_),
 }
-TYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool", "complex64")
-TYPES += ("complex128", "float8_e4m3fn", "float8_e5m2", "uint16", "uint32", "uint64", "strided", "preserve_format")
-TYPES += ("contiguous_format", "channels_last")
+TYPES = (  # names of PyTorch that stand for a type or an order of axes
+    *("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "complex64", "complex128", "bool"),
+    *("int64", "int32", "int16", "int8", "uint8", "uint16", "uint32", "uint64"),
+    *("strided", "preserve_format", "contiguous_format", "channels_last"),
+)
 
 
 class _Storage(NamedTuple):

@@ -154,8 +154,9 @@ def with_head(model: Network, chosen: Chosen) -> tuple[Chosen, str | None]:
     for name, weight in extra.items():
         module, _, leaf = name.rpartition(".")
         bias = extra.get(f"{module}.bias")
-        fitting_shape = len(weight.shape) == 2 and weight.shape[1] == wanted[1] and bias is not None
-        if leaf == "weight" and fitting_shape and bias.shape == weight.shape[:1] and DIRECT.fullmatch(module):
+        if leaf != "weight" or bias is None or not DIRECT.fullmatch(module):
+            continue
+        if len(weight.shape) == 2 and weight.shape[1] == wanted[1] and bias.shape == weight.shape[:1]:
             moved = {f"{head}.weight": weight, f"{head}.bias": bias}
             gone = {name, f"{module}.bias"}
             own = {each: value for each, value in own.items() if each not in gone} | moved

@@ -18,8 +18,10 @@ from weights_flax.names.recognise import Naming
 
 Shapes = dict[str, tuple[int, ...]]
 Fit = tuple[str, dict[str, Any]]  # an architecture and its options
-SHOWN = ("stage_sizes", "block_sizes", "block", "growth_rate", "stem_type", "stem_width", "width", "shortcut", "groups")
-SHOWN += ("width_per_group", "bottleneck_width", "compression", "bottleneck_stride", "padding", "batch_norm")
+SHOWN = (  # options of a network that no constructor makes
+    *("stage_sizes", "block_sizes", "block", "growth_rate", "stem_type", "stem_width", "width", "shortcut", "groups"),
+    *("width_per_group", "bottleneck_width", "compression", "bottleneck_stride", "padding", "batch_norm"),
+)
 TRACED = 8  # architectures that are compared tensor by tensor
 MOST_TRACED = 240  # blocks of these, but for the first
 DEFAULT_CLASSES = 1000  # of a file without a classifier, as for ImageNet
@@ -97,7 +99,8 @@ def classes_of(tensors: Mapping[str, Tensor]) -> int:
 
 def is_inside(model: Network, name: str) -> bool:
     """Tells if a tensor's name is that of a network's own modules: of its stem, its stages, or its classifier."""
-    own = _modules(type(model)) or {_module(each) for each in torch_shapes(model)}  # a family that has no constructor
+    kind: Any = type(model)
+    own = _modules(kind) or {_module(each) for each in torch_shapes(model)}  # a family that has no constructor
     return _module(name) in own
 
 
@@ -202,7 +205,7 @@ def _as_wide(constructor: Callable[..., Network], shapes: Shapes) -> Network:
         "growth_rate": growth[0] if growth else None,
     }
     default = constructor()
-    options = {name: value for name, value in size.items() if value and hasattr(default, name)}
+    options: dict[str, Any] = {name: value for name, value in size.items() if value and hasattr(default, name)}
     return default.clone(**options) if options and not hasattr(default, "batch_norm") else default
 
 

@@ -7,6 +7,7 @@ number of each, and the classifier stands behind a flattening, `classifier.1`. L
 import re
 from collections.abc import Mapping
 from functools import reduce
+from typing import Any
 
 from weights_flax.formats.tensors import Tensor
 
@@ -19,7 +20,7 @@ def from_transformers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _torchvision(name: str) -> str:
-    rules = (
+    rules: tuple[tuple[str, Any], ...] = (
         (r"^resnet\.", ""),
         (r"^embedder\.embedder\.convolution\.", "conv1."),
         (r"^embedder\.embedder\.normalization\.", "bn1."),
