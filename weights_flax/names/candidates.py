@@ -9,14 +9,9 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from weights_flax.formats.tensors import Tensor
-from weights_flax.names.recognise import NAMINGS, Naming, recognise, start_of
+from weights_flax.names.recognise import NAMINGS, Naming, common_prefix, recognise, start_of, unwrapped
 
 Tensors = Mapping[str, Tensor]
-# Modules around others that change no name's meaning, wherever they stand in it: of DataParallel, torch.compile, FSDP,
-# checkpointed activations, Opacus.
-WRAPPERS = re.compile(
-    r"(?:(?<=^)|(?<=[./]))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_module)\."
-)
 AVERAGED = re.compile(
     r"(?:^|[./_])(?:\w*ema|ema\w*|\w*averaged?|averaged?\w*|swa\w*|shadow\w*|teacher\w*|target\w*|momentum\w*|encoder_k)"
     r"(?:$|[./_])"
@@ -54,7 +49,7 @@ def candidates(tensors: Tensors) -> list[Candidate]:
     Raises:
         ValueError: no names of a known source are found.
     """
-    plain = {name: _unwrapped(name) for name in tensors}
+    plain = {name: unwrapped(name) for name in tensors}
     if len(set(plain.values())) < len(plain):  # two names would become one
         plain = {name: name for name in tensors}
     by_name = {short: tensors[name] for name, short in plain.items()}
@@ -65,7 +60,7 @@ def candidates(tensors: Tensors) -> list[Candidate]:
             if prefix not in found and naming.fits(names):
                 found[prefix] = naming, names
     if not found:
-        prefix = _common(by_name)
+        prefix = common_prefix(by_name)
         inside = {name.removeprefix(prefix): value for name, value in by_name.items() if name.startswith(prefix)}
         naming, translated = recognise(inside)
         return [Candidate(prefix, naming, translated, {}, _says_averaged(tensors), len(inside))]
@@ -98,10 +93,6 @@ def candidates(tensors: Tensors) -> list[Candidate]:
     return made
 
 
-def _unwrapped(name: str) -> str:
-    return WRAPPERS.sub("", name)
-
-
 def _prefixes(names: Iterable[str], naming: Naming) -> list[str]:
     """Returns the prefixes before the names of a network's first layer, the outermost first."""
     start, found = start_of(naming), set()
@@ -127,15 +118,6 @@ def _behind(prefix: str, names: Iterable[str]) -> dict[str, str]:
             if name.startswith(start)
         }
     return {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
-
-
-def _common(names: Iterable[str]) -> str:
-    """Returns the longest prefix of modules that all names share."""
-    names = list(names)
-    first, last = min(names, default=""), max(names, default="")
-    size = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), 0)
-    words = re.match(r"(?:(?:model|net|network|backbone|encoder|state_dict|model_state_dict)[./])*", first[:size])
-    return words.group() if words else ""
 
 
 def _flattened(prefix: str, names: Iterable[str], by_name: Tensors) -> dict[str, str]:

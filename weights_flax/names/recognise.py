@@ -18,6 +18,11 @@ from weights_flax.names.transformers import from_children, from_transformers
 from weights_flax.unread.networks import source_of
 
 Tensors = Mapping[str, Tensor]
+# Modules around others that change no name's meaning, wherever they stand in it: of DataParallel, torch.compile, FSDP,
+# checkpointed activations, Opacus.
+WRAPPERS = re.compile(
+    r"(?:(?<=^)|(?<=[./]))(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_module)\."
+)
 NOT_KNOWN = "its names are those of no known source"
 
 
@@ -47,6 +52,9 @@ def recognise(tensors: Tensors) -> tuple[Naming, dict[str, Tensor]]:
     Raises:
         ValueError: the names are of no origin listed here; the message shows the first ones.
     """
+    tensors = {unwrapped(name): value for name, value in tensors.items()}
+    prefix = common_prefix(tensors)
+    tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     for naming in NAMINGS:
         if naming.fits(tensors):
             return naming, naming.convert(tensors)
@@ -57,6 +65,20 @@ def recognise(tensors: Tensors) -> tuple[Naming, dict[str, Tensor]]:
     other = source_of(tensors)
     shown = ", ".join(map(repr, list(tensors)[:4]))
     raise ValueError(f"{NOT_KNOWN}{f', but of {other}' if other else ''}; they begin with {shown}")
+
+
+def unwrapped(name: str) -> str:
+    """Returns a name without the modules that wrap others and change nothing."""
+    return WRAPPERS.sub("", name)
+
+
+def common_prefix(names: Iterable[str]) -> str:
+    """Returns the longest prefix of modules that all names share."""
+    names = list(names)
+    first, last = min(names, default=""), max(names, default="")
+    size = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), 0)
+    words = re.match(r"(?:(?:model|net|network|backbone|encoder|state_dict|model_state_dict)[./])*", first[:size])
+    return words.group() if words else ""
 
 
 def _has(*parts: str) -> Callable[[Iterable[str]], bool]:
@@ -130,6 +152,8 @@ SECOND = {
 def _is_torchvisions(names: Iterable[str]) -> bool:
     """Tells if the first convolution of a family is among PyTorch's names, and a layer behind it."""
     names = set(names)
+    if any(re.match(r"features\.\d+\.\d+\.", name) for name in names):
+        return False  # blocks in a sequence: of a ResNet's children, of MobileNets and others, but not of VGG
     firsts = [*_first_convs(), "conv1.0.weight"]
     behind = [SECOND.get(first) for first in firsts if first in names]
     return any(pattern is None or any(re.match(pattern, name) for name in names) for pattern in behind)

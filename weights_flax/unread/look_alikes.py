@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 
 class Said(NamedTuple):
-    """What is said of the network in a file.
+    """A statement of others on the network in a file.
 
     Attributes:
         name: of the network, as it is said: "resnetaa50", "timm/resnet50.a1_in1k", or a file's name.
