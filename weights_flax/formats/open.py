@@ -16,6 +16,7 @@ from common_flax.check_sums import damage
 from common_flax.checks import one_of
 from common_flax.errors import one_line
 from common_flax.files import open_regular, user_path
+from common_flax.json_input import shortened
 from weights_flax.formats.card import described
 from weights_flax.formats.hdf5 import IN_ARCHIVE, read_hdf5, read_keras_archive
 from weights_flax.formats.hub import download, with_shards
@@ -30,6 +31,7 @@ from weights_flax.formats.torch import LEGACY_START, read_torch_legacy, read_tor
 from weights_flax.unread.files import START, unread_format
 from weights_flax.unread.look_alikes import Said
 
+LONGEST = 800  # characters of a reason; libraries quote what they could not read
 WHOLE = ("model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json", "flax_model.msgpack")
 
 
@@ -208,7 +210,7 @@ def reading(path: Path) -> Iterator[None]:
         raise Unreadable(f"weights {str(path)!r}: there is no such file") from None
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
         # zipfile raises RuntimeError for encrypted files and for kinds of compression that it does not support.
-        reason = getattr(error, "strerror", None) or one_line(error)
+        reason = shortened(getattr(error, "strerror", None) or one_line(error), LONGEST)
         raise Unreadable(f"weights {str(path)!r} cannot be read: {reason}") from None
 
 

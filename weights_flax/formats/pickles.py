@@ -111,7 +111,7 @@ def read_pickle(stream: BytesIO, builders: Mapping[Name, Builder], persistent: B
             if opcode.name == "STOP":
                 return machine.pop()
             machine.run(opcode.name, argument)
-    except (IndexError, KeyError, TypeError, AttributeError, UnicodeDecodeError, OverflowError) as error:
+    except (IndexError, KeyError, TypeError, AttributeError, UnicodeDecodeError, OverflowError, Warning) as error:
         raise ValueError(f"its pickle is damaged ({type(error).__name__})") from None
     raise ValueError("its pickle ends too early")
 

@@ -55,6 +55,8 @@ PICKLES = {
     "a stack that is empty": b"\x80\x020000.",
     "no end": b"\x80\x02}",
     "no pickle": b"what?",
+    "a text with a wrong escape": b"\x80\x02S'\\('\n.",
+    "a text of a megabyte without quotes": b"\x80\x02S" + b"\xe9a" * 500_000 + b"\n.",
     "a whole module of PyTorch": b"\x80\x02ctorchvision.models.resnet\nResNet\n)\x81}X\x08\0\0\0trainingI00\nsb.",
     "a list": b"\x80\x02].",
     "numbers alone": pickle.dumps({"fc.bias": [1.0, 2.0]}, 2),
