@@ -157,6 +157,50 @@ def test_a_keras_file_without_its_top_can_get_a_new_one(tmp_path):
     assert load_weights(model, path, new_head=True)["params"]["fc"]["kernel"].shape == (2048, 3)
 
 
+def renamed(name, path, rename):
+    """A file of Keras with other names, and zeros for the values."""
+    h5py = pytest.importorskip("h5py")
+    manifest = json.loads((references.GOLDEN / f"keras_{name}.json").read_text())["manifest"]
+    with h5py.File(path, "w") as file:
+        for full, shape in manifest:
+            if new := rename(f"{full}:0"):
+                file.create_dataset(new, shape, "<f4", fillvalue=0.5)
+    return path
+
+
+def without_top(name):
+    return None if name.startswith("predictions/") else name
+
+
+KERAS_HEADS = {
+    "a dense layer of a user's own": lambda name: name.replace("predictions", "dense"),
+    "in a model of a model": lambda name: (
+        name.replace("predictions", "dense_1") if "predictions" in name else f"resnet50/{name}"
+    ),
+    "of a whole model": lambda name: "model_weights/" + name.replace("predictions", "my_classes"),
+    "none": without_top,
+    "a dropout between two": lambda name: without_top(name) or "dense_2/kernel:0",
+}
+
+
+@pytest.mark.parametrize("head", KERAS_HEADS)
+def test_keras_heads_of_other_names_give_way_to_a_new_one(tmp_path, head):
+    """Names in a fine-tuned model of Keras are the user's own, and the application may be a layer of it."""
+    seen = set()
+
+    def rename(name):
+        new = KERAS_HEADS[head](name)
+        return None if new in seen else seen.add(new) or new
+
+    path = renamed("ResNet50", tmp_path / "file.h5", rename)
+    model = resnet50(num_classes=3, bottleneck_stride="v1")
+    variables = load_weights(model, path, new_head=True)
+    assert variables["params"]["fc"]["kernel"].shape == (2048, 3)
+    assert (variables["params"]["conv1"]["kernel"] == 0.5).all()
+    with pytest.raises(ValueError, match="but for the classifier"):
+        load_model(path)
+
+
 @pytest.mark.parametrize(("name", "constructor"), [("ResNet18", resnet18), ("ResNet50", resnet50)])
 def test_flaxs_imagenet_example(x64, tmp_path, name, constructor):
     """Blocks are counted through all stages, and padding is SAME."""
