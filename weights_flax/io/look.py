@@ -11,7 +11,7 @@ from weights_flax.io.of_file import alike_note, chosen_in
 
 
 class Look(NamedTuple):
-    """What a look into a file has found.
+    """The result of a look into a file.
 
     Attributes:
         file: the file, opened.

@@ -42,6 +42,7 @@ class LookAlike(NamedTuple):
 
 RESNETS = r"(resnet|resnext|wide_resnet)\d+(_\d+(x\d+d)?)?$"
 BOTTLENECKS = r"(resnet(26|50|101|152|200)|resnext\d+_\d+x\d+d|wide_resnet(50|101)_2)$"
+LARGE = r"(resnet(18|26|34|50|101|152|200)|resnext\d+_\d+x\d+d|wide_resnet\d+_2)$"
 SMALL = r"resnet(20|32|44|56|110|1202)$"
 LOOK_ALIKES = (
     LookAlike("timm's resnetaa", "average pools where it strides", r"resnet(18|34|50|101)$", r"res(net|next)aa\d*"),
@@ -54,7 +55,7 @@ LOOK_ALIKES = (
         "the stride on a bottleneck's first 1×1 convolution: bottleneck_stride='v1'",
         BOTTLENECKS,
     ),
-    LookAlike("a backbone of DeepLab, FCN or PSPNet", "dilation in place of the last strides", RESNETS, r"dilat"),
+    LookAlike("a backbone of DeepLab, FCN or PSPNet", "dilation in place of the last strides", LARGE, r"dilat"),
     LookAlike("a network of TensorFlow or Haiku", "padding by SAME: padding='same'", RESNETS),
     LookAlike(
         "a stem for small images with a max pool behind it", "that pool", r"(resnet(18|34|50|101|152)|densenet\d+)$"
