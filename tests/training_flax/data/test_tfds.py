@@ -170,11 +170,19 @@ def halve(path):
 
 
 BROKEN = {
-    "tfrecord": (
-        lambda folder: change_json(folder / "dataset_info.json", fileFormat="tfrecord"),
-        "tfrecord cannot be read without TensorFlow; in another folder, prepare it: python -m training_flax.prepare",
+    "riegeli": (
+        lambda folder: change_json(folder / "dataset_info.json", fileFormat="riegeli"),
+        "riegeli are not read; write them once more, in another folder, by the builder's download_and_prepare(",
     ),
-    "no format": (lambda folder: (folder / "dataset_info.json").write_text("{}"), "tfrecord cannot be read"),
+    "tfrecord without its files": (
+        lambda folder: change_json(folder / "dataset_info.json", fileFormat="tfrecord"),
+        "No such file or directory",
+    ),
+    "parquet without its files": (
+        lambda folder: change_json(folder / "dataset_info.json", fileFormat="parquet"),
+        "No such file or directory",
+    ),
+    "no format": (lambda folder: (folder / "dataset_info.json").write_text("{}"), "Invalid version"),
     "no info": (lambda folder: (folder / "dataset_info.json").unlink(), "No such file or directory"),
     "broken info": (lambda folder: (folder / "dataset_info.json").write_text("{"), "line 1 column 2"),
     "no features": (lambda folder: (folder / "features.json").unlink(), "Cannot restore pictures/1.0.0"),
@@ -198,19 +206,17 @@ def test_a_broken_folder_gets_one_line(broken, tmp_path):
 
 
 UNFIT = {
-    "no image": ({"keys": ("picture", "label")}, "are needed; it has label (ClassLabel), picture (Image)"),
-    "no label": ({"keys": ("image", "kind")}, "are needed; it has image (Image), kind (ClassLabel)"),
-    "other label": ({"label": tfds.features.Scalar(np.int64)}, "are needed; it has image (Image), label (Scalar)"),
-    "16 bits": (
-        {
-            "image": tfds.features.Image(shape=(None, None, 1), dtype=np.uint16),
-            "shape": staticmethod(lambda index: (4, 5, 1)),
-        },
-        "images must be uint8; these are uint16",
+    "no test": (
+        {"splits": {"train": [0]}},
+        "no split with labels to test on; it has train; hold out a fifth of it with --data 'tfds:pictures[:80%]'",
     ),
-    "no test": ({"splits": {"train": [0]}}, "no labelled splits train, and test or validation; it has train"),
-    "no train": ({"splits": {"test": [0]}}, "no labelled splits train, and test or validation; it has test"),
+    "no train": ({"splits": {"test": [0]}}, "no split 'train'; it has test; name one with --train-split"),
     "unlabelled": ({"splits": {"train": [0, 1], "test": [-1, 0]}}, "labels from -1 to 0, of 3 classes"),
+    "all unlabelled": (
+        {"splits": {"train": [0, 1], "test": [-1, -1]}},
+        "no split with labels to test on; it has train, test",
+    ),
+    "unlabelled in training": ({"splits": {"train": [0, -1], "test": [1]}}, "labels from -1 to 0, of 3 classes"),
 }
 
 
