@@ -24,6 +24,11 @@ def visible(text: str) -> str:
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
+def plain_text(text: str) -> str:
+    r"""Returns a name of a file as text that any format holds: bytes that are no UTF-8 become \xNN."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def as_label(text: str, longest: int = 80) -> str:
     """Returns a text that Matplotlib draws as it is: `visible`, of bounded length, and without formulas.
 

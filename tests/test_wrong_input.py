@@ -395,7 +395,7 @@ def test_data_that_are_wrong_get_one_line(wrong, here, door):
     images(here / "images")
     change(here / "images")
     before = contents(here)
-    assert refused(door, "--data", "folder:images", "--batch-size", "2").startswith(message)
+    assert refused(door, "--data", "folder:images", "--batch-size", "2", "--strict").startswith(message)
     assert contents(here) == before
 
 

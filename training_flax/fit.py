@@ -12,8 +12,9 @@ from flax import linen as nn
 
 from common_flax.backend import usual_settings
 from common_flax.check_sums import sealed
-from common_flax.terminal import say
+from common_flax.terminal import complain, say
 from training_flax.config.config import TrainConfig
+from training_flax.data.dataset import Dataset
 from training_flax.data.loader import Loader, read_ahead
 from training_flax.learn.evaluation import Evaluation, evaluate, on_device
 from training_flax.learn.optimizers import peak_rate
@@ -47,6 +48,8 @@ from training_flax.runtime.terminal import Terminal
 from weights_flax import load_weights
 from weights_flax.formats.open import open_weights
 from weights_flax.formats.run import FILES
+
+NAMED = 10  # files that are passed over
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,8 @@ def _run(job: Job, terminal: Terminal, stop: StopRequest) -> FitResult:
     logs.draw(final=True)
     logs.close()
     summary, variables = write_results(job, result, terminal, compile_seconds, time.perf_counter() - start)
+    for line in passed_over(job.dataset):
+        terminal.say(line)
     return FitResult(job.run, summary, job.eval_model, variables)
 
 
@@ -219,8 +224,21 @@ def introduce(job: Job, terminal: Terminal) -> None:
     terminal.say(f"device  {jax.device_count()} × {device.device_kind}{processes}, JAX {jax.__version__}")
     terminal.say(f"model   {config.arch}, {job.parameters:,} parameters, {config.dtype}")
     terminal.say(f"data    {config.data}, {counts} of {shape}, {len(dataset.class_names)} classes")
+    for note in (*dataset.notes, *passed_over(dataset)):
+        terminal.say(f"        {note}")
     terminal.say(f"recipe  {config.recipe}: {length}, batch size {job.batch_size}, {rate}, seed {config.seed}")
     terminal.say(f"run     {job.run}")
+
+
+def passed_over(dataset: Dataset) -> list[str]:
+    """Returns a line that counts the files among the images that are none, and names some; empty if there are none."""
+    files = dataset.passed_over
+    if not files:
+        return []
+    named = ", ".join(map(repr, files[:NAMED])) + (", …" if len(files) > NAMED else "")
+    return [
+        f"passed over, being no image{'s' * (len(files) > 1)}: {len(files):,} file{'s' * (len(files) > 1)}: {named}"
+    ]
 
 
 def evaluate_run(config: TrainConfig, *, quiet: bool = False) -> Evaluation:
@@ -236,11 +254,14 @@ def evaluate_run(config: TrainConfig, *, quiet: bool = False) -> Evaluation:
         raise ValueError("evaluation needs weights, or the folder of a run as out; neither is given")
     job = plan(replace(config, weights=str(source), out=None))
     variables = starting_weights(job.config, job.eval_model)
-    evaluation = evaluate(job.eval_model, variables, job.dataset, job.batch_size, crop=job.config.test_crop)
+    seen = dict(interpolation=job.config.interpolation, crop_rule=job.config.test_crop_rule)
+    evaluation = evaluate(job.eval_model, variables, job.dataset, job.batch_size, crop=job.config.test_crop, **seen)
     right, total = int((evaluation.predictions == job.dataset.test.labels).sum()), len(evaluation.predictions)
     kind = "averaged" if open_weights(source, which=config.which).which == "averaged" else config.which
     score = f"{100 * evaluation.accuracy:.2f} % ({right} of {total} images), loss {evaluation.loss:.4f}"
     weights = f" of the {kind} weights" if kind else ""
     if not quiet and jax.process_index() == 0:
+        for note in (*job.dataset.notes, *passed_over(job.dataset)):
+            complain(note)
         say(f"test accuracy{weights} {score}")  # the only result: where it cannot be printed, that is an error
     return evaluation

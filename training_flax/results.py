@@ -8,6 +8,7 @@ import jax
 from common_flax.check_sums import sealed
 from common_flax.files import sync
 from resnet_flax import unstack_blocks
+from training_flax.data.dataset import Split
 from training_flax.plots.curves import draw_confusion
 from training_flax.run import folder as run_folder
 from training_flax.run.disk_space import checkpoint_size
@@ -28,6 +29,13 @@ def origins(job: Job) -> dict[str, dict[str, Any]]:
     """Returns the files of weights that a finished run has, by name, with what their cards say of their origin."""
     about = {"mark": job.mark, "step": job.total_steps}
     return {FILES[which]: about | {"which": which} for which in ("last", *(["averaged"] if job.config.ema else []))}
+
+
+def preprocessing(job: Job) -> dict[str, Any]:
+    """Returns the entry of the cards that tells how test images become what the network sees."""
+    config = job.config
+    seen = {"crop": config.test_crop, "crop_rule": config.test_crop_rule, "interpolation": config.interpolation}
+    return seen | {"keep": isinstance(job.dataset.test, Split)}
 
 
 def results_size(job: Job, state: Any) -> int:
@@ -101,10 +109,11 @@ def write_results(
         "mark": job.mark,
     }
     if jax.process_index() == 0:
-        about = {"mean": dataset.mean, "std": dataset.std, "image_shape": dataset.image_shape, "class_names": names}
+        about: dict[str, Any] = {"mean": dataset.mean, "std": dataset.std, "class_names": names}
+        about |= {"image_shape": dataset.image_shape, "preprocessing": preprocessing(job)}
         for (name, origin), weights in zip(origins(job).items(), (variables, average), strict=False):
             values: Any = jax.device_get(weights)
-            save_weights(job.eval_model, values, job.run / name, **about, run=origin)  # type: ignore[arg-type]
+            save_weights(job.eval_model, values, job.run / name, **about, run=origin)
         score = f"{config.arch} on {config.data}: {accuracy} of {len(labels)} test images"
         draw_confusion(job.run / "confusion.png", labels, evaluation.predictions, names, score)
         sync(job.run / METRICS)

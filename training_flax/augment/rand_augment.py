@@ -6,6 +6,7 @@ Images are (height, width, channels) float32 of values from 0 to 255, and so are
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,24 +19,36 @@ COLOUR_OPS = (*TONE_OPS, "saturation", "contrast", "brightness", "sharpness")
 PLACE_OPS = ("rotate", "shear-x", "shear-y", "translate-x", "translate-y")
 OPS = COLOUR_OPS + PLACE_OPS
 _FILL = 128.0
+_STREAM = 3  # folded into a layer's key, for its magnitude
 
 
-def rand_augment(key: jax.Array, image: jax.Array, *, magnitude: float = 6.0, layers: int = 2) -> jax.Array:
+def rand_augment(
+    key: jax.Array, image: jax.Array, *, magnitude: float = 6.0, noise: float = 0.0, layers: int = 2
+) -> jax.Array:
     """Applies a random op of `OPS` to the image `layers` times, each time with probability 1/2.
 
     Cubuk et al., arXiv:1909.13719, section 3, with the probability, ops and amounts of "ResNet strikes back" (Wightman
-    et al., arXiv:2110.00476): timm's "increasing" ops, which change an image more at a larger magnitude. The magnitude
-    is fixed, as in the first paper. Raises ValueError unless there are 1 or 3 channels.
+    et al., arXiv:2110.00476): timm's "increasing" ops, which change an image more at a larger magnitude.
+
+    Args:
+        key, image: PRNG key and image, of 1 or 3 channels; ValueError for others.
+        magnitude: the magnitude, or its mean.
+        noise: standard deviation of each op's magnitude, which is cut off at 0 and 10: timm's `mstd`.
+        layers: number of ops.
     """
     for layer_key in jax.random.split(key, layers):
         op_key, sign_key, use_key = jax.random.split(layer_key, 3)
         op = jax.random.randint(op_key, (), 0, len(OPS))
         sign = jax.random.rademacher(sign_key, ())
-        image = jnp.where(jax.random.bernoulli(use_key), apply_op(op, sign, image, magnitude), image)
+        drawn: Any = magnitude
+        if noise:
+            drawn = magnitude + noise * jax.random.normal(jax.random.fold_in(layer_key, _STREAM))
+            drawn = jnp.clip(drawn, 0, 10)
+        image = jnp.where(jax.random.bernoulli(use_key), apply_op(op, sign, image, drawn), image)
     return image
 
 
-def apply_op(op: jax.Array, sign: jax.Array, image: jax.Array, magnitude: float) -> jax.Array:
+def apply_op(op: jax.Array, sign: jax.Array, image: jax.Array, magnitude: Any) -> jax.Array:
     """Applies the op of index `op` in `OPS`, as Pillow defines it, but without rounding to whole grey levels.
 
     `op` and `sign` are () integers. The sign, 1 or -1, is the direction of rotation, shear or shift; +1 enhances, -1
@@ -43,9 +56,10 @@ def apply_op(op: jax.Array, sign: jax.Array, image: jax.Array, magnitude: float)
     """
     amount = magnitude / 10
     factor = jnp.maximum(0.1, 1 + 0.9 * amount * sign)
-    step = 2 ** (4 + int(4 * amount))
-    threshold = 256 - int(256 * amount)
-    add = int(110 * amount)
+    whole = int if isinstance(amount, int | float) else jnp.floor
+    step = 2 ** (4 + whole(4 * amount))
+    threshold = 256 - whole(256 * amount)
+    add = whole(110 * amount)
     branches: list[Callable[[jax.Array], jax.Array]] = [
         autocontrast,
         equalize,

@@ -22,6 +22,7 @@ class _Choice(NamedTuple):
     keyword: str = ""  # the argument that a number after the name's colon sets; empty if there is none
     kind: type[int] | type[float] = float
     most: float = 0.0  # the largest allowed number
+    second: str = ""  # the argument that a second number sets, of the same bounds
 
 
 _CHOICES = {
@@ -30,7 +31,7 @@ _CHOICES = {
     "flip": _Choice(random_flip),
     "random-resized-crop": _Choice(random_resized_crop, "min_area", float, 1.0),
     "color": _Choice(colour_jitter, "strength", float, 1.0),
-    "rand-augment": _Choice(rand_augment, "magnitude", float, 10.0),
+    "rand-augment": _Choice(rand_augment, "magnitude", float, 10.0, "noise"),
 }
 AUGMENTATIONS = (*_CHOICES, "none")
 
@@ -44,7 +45,8 @@ def parse_augmentations(names: Sequence[str]) -> tuple[Augmentation, ...]:
     """Returns the functions of `names`, each one of `AUGMENTATIONS` with or without a number: ("pad-crop:4", "flip").
 
     The number is the factor on all amounts of "affine" (1), the padding of "pad-crop" (4), the smallest area of
-    "random-resized-crop" (0.08), the strength of "color" (0.4) or the magnitude of "rand-augment" (6).
+    "random-resized-crop" (0.08), the strength of "color" (0.4) or the magnitude of "rand-augment" (6), which takes the
+    standard deviation of its magnitude too (0): "rand-augment:6:0.5".
 
     Raises:
         ValueError: a name is unknown or repeated, a number is out of range, or "none" stands beside others.
@@ -62,22 +64,25 @@ def parse_augmentations(names: Sequence[str]) -> tuple[Augmentation, ...]:
 
 
 def _parse(text: str) -> Augmentation:
-    name, colon, number = text.partition(":")
+    name, *numbers = text.split(":")
     choice = _CHOICES[current_names([name])[0]]
-    if not colon:
+    if not numbers:
         return choice.function
-    if not choice.keyword:
+    keywords = [keyword for keyword in (choice.keyword, choice.second) if keyword]
+    if not keywords:
         raise ValueError(f"augmentation {name!r} takes no number; given {text!r}")
-    try:
-        value = choice.kind(number)
-    except ValueError:
-        value = -1
-    if not 0 <= value <= choice.most:
+    values: dict[str, float] = {}
+    for keyword, number in zip(keywords, numbers, strict=False):
+        try:
+            values[keyword] = choice.kind(number)
+        except ValueError:
+            values[keyword] = -1
+    if len(numbers) > len(keywords) or not all(0 <= value <= choice.most for value in values.values()):
         what = "a whole number" if choice.kind is int else "a number"
-        raise ValueError(
-            f"augmentation {name!r} takes {what} from 0 to {choice.most:g} as {choice.keyword}; given {text!r}"
-        )
-    return partial(choice.function, **{choice.keyword: value})
+        shown = keywords if len(numbers) > 1 else keywords[:1]
+        each = " and one".join(f" from 0 to {choice.most:g} as {keyword}" for keyword in shown)
+        raise ValueError(f"augmentation {name!r} takes {what}{each}; given {text!r}")
+    return partial(choice.function, **values)
 
 
 def example_keys(key: jax.Array, epochs: jax.Array, examples: jax.Array) -> jax.Array:

@@ -13,6 +13,7 @@ from flax import linen as nn
 from common_flax.checks import check_positive, check_rate, one_of
 from common_flax.renamed import renamed_keyword
 from training_flax.augment.registry import parse_augmentations
+from training_flax.data.decode import CROP_RULES, INTERPOLATIONS
 from training_flax.data.open import KINDS
 from weights_flax.formats.run import WHICH
 from weights_flax.io.archs import ARCHS, build_model
@@ -26,7 +27,7 @@ MODEL, RUN = {"reaches": "model"}, {"reaches": "run"}
 OLD_NAMES = {"optimiser": "optimizer", "stem": "stem_type"}
 """Old names of options, and their new names; old names are read everywhere and written nowhere."""
 
-BEFORE = {"ema_warmup": False}
+BEFORE = {"ema_warmup": False, "test_crop_rule": "centred"}
 """Values of options in runs that began before there was the option, where they differ from the default of new runs."""
 
 
@@ -37,19 +38,29 @@ class TrainConfig:
     arch: str
     """Architecture: one of those listed above."""
     data: str = "digits"
-    """Data set: "digits" (scikit-learn's, no download), "folder:PATH", "tfds:NAME[:VERSION]" or
+    """Data set: "digits" (scikit-learn's, no download), "folder:PATH", "tfds:NAME[:VERSION]", "tfds:NAME:80%" or
     "fake:HEIGHTxWIDTHxCHANNELS:CLASSES"."""
     recipe: str | None = None
     """Recipe with defaults for the other options: one of those listed above. Left out, data and network decide."""
 
     data_dir: Path | None = field(default=None, metadata=RUN)
     """Folder of the data sets that TFDS has prepared."""
+    train_split: str | None = None
+    """Split to train on: of TFDS, as TFDS spells it, such as "train[:80%]"; or a folder in PATH. Left out, train."""
+    test_split: str | None = None
+    """Split to test on. Left out, test, or else validation, val and the like."""
+    strict: bool = field(default=False, metadata=RUN)
+    """End with an error if a file among the images of a folder is none; left out, it is passed over and told."""
     image_size: int | None = None
     """Height and width that images are resized to, in pixels. Left out, images of one common size keep it."""
     test_image_size: int | None = None
     """Height and width of images in evaluation; left out, those of training."""
     test_crop: float | None = None
-    """Share of a test image's shorter side that the centre crop keeps, if images are resized."""
+    """Share of a resized test image's shorter side that the centre crop keeps. Left out, the weights' own, or 0.875."""
+    test_crop_rule: str | None = None
+    """Rounding of the centre crop: torchvision, timm or centred. Left out, the weights' own, or torchvision."""
+    interpolation: str | None = None
+    """bilinear or bicubic, of images that are resized. Left out, the weights' own, or bilinear."""
     mean: tuple[float, ...] | None = None
     """Mean of each channel, for pixels from 0 to 1. Left out, the mean in the weights' file, or else of the data."""
     std: tuple[float, ...] | None = None
@@ -104,7 +115,8 @@ class TrainConfig:
     decay: str | None = None
     """Parameters that decay: all, or kernels (no biases, no BatchNorm)."""
     schedule: str | None = None
-    """Learning rate after warm-up: constant; step, divided by ten at each share in decay_at; or cosine, down to 0."""
+    """Learning rate after warm-up: constant; step, divided by ten at each share in decay_at; cosine, down to 0; or
+    whole-cosine, which begins with the training, under the warm-up."""
     decay_at: tuple[float, ...] | None = None
     """Shares of the training at which the step schedule divides the learning rate."""
     warmup: float | None = None
@@ -184,6 +196,8 @@ class ResolvedConfig(TrainConfig):
 
     recipe: str
     test_crop: float = 0.875
+    test_crop_rule: str = "torchvision"
+    interpolation: str = "bilinear"
     batch_size: int
     accumulate: int = 1
     augment: tuple[str, ...] = ()
@@ -272,11 +286,13 @@ CHECKS: dict[str, Callable[[str, Any], object]] = {
         "rising shares over 0 and under 1",
         lambda shares: all(0 < share < 1 for share in shares) and list(shares) == sorted(set(shares)),
     ),
+    "test_crop_rule": partial(one_of, allowed=CROP_RULES),
+    "interpolation": partial(one_of, allowed=INTERPOLATIONS),
     "loss": partial(one_of, allowed=("softmax", "binary")),
     "optimizer": partial(one_of, allowed=("sgd", "lamb", "adamw")),
     "lr_scaling": partial(one_of, allowed=("none", "linear")),
     "decay": partial(one_of, allowed=("all", "kernels")),
-    "schedule": partial(one_of, allowed=("constant", "step", "cosine")),
+    "schedule": partial(one_of, allowed=("constant", "step", "cosine", "whole-cosine")),
     "warmup_shape": partial(one_of, allowed=("linear", "constant")),
     "dtype": partial(one_of, allowed=DTYPES),
     "batch_norm": partial(one_of, allowed=("global", "local")),

@@ -67,20 +67,22 @@ _RECIPES = {
         ),
     ),
     "he2015-imagenet": Recipe(
-        source="He 2015, section 3.4; random-resized crop in place of scale augmentation, and 90 epochs",
+        source="He 2015, section 3.4; random-resized crop in place of scale augmentation, no PCA colour augmentation, "
+        "and 90 epochs in place of 600,000 steps",
         target="ImageNet top-1 error, one crop: resnet50 24.7 %, resnet101 23.6 %, resnet152 23.0 %",
         config=_HE2015_IMAGENET,
     ),
     "goyal2017": Recipe(
-        source="Goyal 2017, section 5.1: linear scaling, five epochs of warm-up, no decay of BatchNorm, "
-        "zero-initialised last scales; color as in its footnote",
+        source="Goyal 2017, section 5.1: linear scaling, five epochs of warm-up, Nesterov's momentum, no decay of "
+        "BatchNorm, zero-initialised last scales; color as in its footnote; the classifier is drawn as in all networks "
+        "here, in place of N(0, 0.01)",
         target="ImageNet top-1 error, one crop: resnet50 23.74 % at a batch of 8192",
         config=replace(
             _HE2015_IMAGENET,
             batch_size=8192,
             augment=(*_IMAGENET_CROPS, "color:0.4"),
             lr_scaling="linear",
-            nesterov=False,
+            nesterov=True,
             decay="kernels",
             decay_at=(30 / 90, 60 / 90, 80 / 90),
             warmup=5 / 90,
@@ -89,16 +91,20 @@ _RECIPES = {
         ),
     ),
     "a3": Recipe(
-        source="Wightman 2021, table 2, A3: 100 epochs at 160 pixels",
+        source="Wightman 2021, table 2, A3: 100 epochs at 160 pixels; each image is mixed with its neighbour by a "
+        "share of its own, crops are bicubic in place of bilinear or bicubic at random, and the learning rate falls at "
+        "every step",
         target="ImageNet top-1 accuracy: resnet50 78.05 % at 224 pixels",
         config=TrainConfig(
             arch="resnet50",
             image_size=160,
             test_image_size=224,
             test_crop=0.95,
+            test_crop_rule="timm",
+            interpolation="bicubic",
             epochs=100,
             batch_size=2048,
-            augment=(*_IMAGENET_CROPS, "rand-augment:6"),
+            augment=(*_IMAGENET_CROPS, "rand-augment:6:0.5"),
             mixup=0.1,
             cutmix=1.0,
             loss="binary",
@@ -106,10 +112,11 @@ _RECIPES = {
             lr=8e-3,
             weight_decay=0.02,
             decay="kernels",
-            schedule="cosine",
+            schedule="whole-cosine",
             warmup=0.05,
             warmup_lr=1e-4,
             clip_norm=1.0,
+            zero_init=True,
         ),
     ),
     "fine-tune": Recipe(

@@ -1,12 +1,24 @@
 """Image files to arrays, and images of any size to one size."""
 
 import math
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
 from training_flax.data.image_files import opened
+
+INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+CROP_RULES = ("torchvision", "timm", "centred")
+TURNS = {  # by EXIF's orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def read_image(file: str | IO[bytes], name: str) -> np.ndarray:
@@ -14,7 +26,8 @@ def read_image(file: str | IO[bytes], name: str) -> np.ndarray:
 
     Grey is repeated to three channels, palettes are replaced by their colours, and CMYK by its complement, without a
     colour profile. Transparent pixels are blended over black. 16 bits are cut to the upper 8. EXIF's orientation turns
-    the image upright. An animation is read as its first frame.
+    the image upright; nothing else of the metadata counts, and none of it is an error. Of an animation the first frame
+    is read.
 
     Args:
         file: a path, or an open file.
@@ -25,17 +38,29 @@ def read_image(file: str | IO[bytes], name: str) -> np.ndarray:
             than the 89 million pixels at which Pillow suspects an attack, or has pixels in floating point.
     """
     with opened(file, name) as image:
-        ImageOps.exif_transpose(image, in_place=True)
-        return _rgb(image)
+        turn = _turn(image)
+        pixels = _rgb(image)
+        return pixels if turn is None else np.asarray(Image.fromarray(pixels).transpose(turn))
 
 
 def read_size(file: str | IO[bytes], name: str) -> tuple[int, int]:
     """Returns the (height, width) of `read_image`'s result from the header alone; same arguments and errors."""
     with opened(file, name) as image:
         width, height = image.size
-        # The orientation is read only for formats that keep it in the header; others would decode the image.
-        turned = "exif" in image.info and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        turned = _turn(image) in [TURNS[orientation] for orientation in (5, 6, 7, 8)]
         return (width, height) if turned else (height, width)
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Returns the turn that makes an image upright, by the metadata before its pixels; None if they name none."""
+    if image.format == "TIFF":  # Pillow turns these by itself
+        return None
+    try:
+        # PNG's own method would decode the pixels, to look for metadata behind them.
+        orientation: Any = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
+        return TURNS.get(orientation)
+    except Exception:  # broken metadata make Pillow raise many kinds of errors
+        return None
 
 
 def _rgb(image: Image.Image) -> np.ndarray:
@@ -54,32 +79,65 @@ def _rgb(image: Image.Image) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
-def centre_crop(image: np.ndarray, size: int, ratio: float = 0.875) -> np.ndarray:
+def centre_crop(
+    image: np.ndarray,
+    size: int,
+    ratio: float = 0.875,
+    *,
+    interpolation: str = "bilinear",
+    rule: str = "torchvision",
+) -> np.ndarray:
     """Returns the middle of an image, which a network sees in tests: (size, size, 3) uint8.
 
     The result is the same as resizing the shorter side to size / ratio, then cutting size × size pixels from the middle
-    (Krizhevsky et al. 2012, section 4.1: 224 of 256). Interpolation is bilinear, with a filter against aliasing.
+    (Krizhevsky et al. 2012, section 4.1: 224 of 256), with a filter against aliasing.
 
     Args:
         image: (height, width, 3) uint8.
         size: height and width of the result.
         ratio: the share of the shorter side to keep.
+        interpolation: one of `INTERPOLATIONS`.
+        rule: one of `CROP_RULES`. "torchvision" resizes the shorter side to size / ratio, rounded, and cuts as its
+            Resize and CenterCrop do: the longer side is rounded down to whole pixels, and the margins are whole.
+            "timm" does the same, but rounds size / ratio down. "centred" keeps the middle exactly, which lies between
+            pixels where margins are odd.
     """
     height, width = image.shape[:2]
+    short = size / ratio
+    # The quotient of a share that was itself a quotient, such as 224 / 232, may lie just under the whole number.
+    short = math.floor(short + 1e-6) if rule == "timm" else round(short)
     # Only the crop is resized: a very thin image, resized as a whole, would not fit into memory.
-    side = min(height, width) * size / round(size / ratio)
-    left, top = (width - side) / 2, (height - side) / 2
-    return _resize(image, size, (left, top, left + side, top + side))
+    if rule == "centred":
+        side = min(height, width) * size / short
+        left, top = (width - side) / 2, (height - side) / 2
+        return _resize(image, size, (left, top, left + side, top + side), interpolation)
+    top, bottom = _span(height, min(height, width), size, short)
+    left, right = _span(width, min(height, width), size, short)
+    return _resize(image, size, (left, top, right, bottom), interpolation)
 
 
-def random_resized_crop(image: np.ndarray, size: int, rng: np.random.Generator, min_area: float = 0.08) -> np.ndarray:
+def _span(side: int, shorter: int, size: int, short: int) -> tuple[float, float]:
+    """Returns the part of a side that is cut out, in the image's pixels, if the shorter side is resized to `short`."""
+    resized = int(short * side / shorter)
+    start = round((resized - size) / 2)
+    return start * side / resized, min((start + size) * side / resized, side)
+
+
+def random_resized_crop(
+    image: np.ndarray,
+    size: int,
+    rng: np.random.Generator,
+    min_area: float = 0.08,
+    *,
+    interpolation: str = "bilinear",
+) -> np.ndarray:
     """Cuts a random box out of an image and resizes it, for training: (size, size, 3) uint8.
 
     Szegedy et al. 2014 (arXiv:1409.4842), section 6: see `random_box`. Interpolation is as in `centre_crop`.
     """
     top, left, height, width = random_box(image.shape[0], image.shape[1], rng, min_area)
     box = np.ascontiguousarray(image[top : top + height, left : left + width])
-    return _resize(box, size, (0, 0, width, height))
+    return _resize(box, size, (0, 0, width, height), interpolation)
 
 
 def random_box(height: int, width: int, rng: np.random.Generator, min_area: float) -> tuple[int, int, int, int]:
@@ -98,8 +156,8 @@ def random_box(height: int, width: int, rng: np.random.Generator, min_area: floa
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def _resize(image: np.ndarray, size: int, box: tuple[float, float, float, float]) -> np.ndarray:
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, box))
+def _resize(image: np.ndarray, size: int, box: tuple[float, float, float, float], interpolation: str) -> np.ndarray:
+    return np.asarray(Image.fromarray(image).resize((size, size), INTERPOLATIONS[interpolation], box))
 
 
 def with_channels(images: np.ndarray, channels: int) -> np.ndarray:

@@ -68,6 +68,18 @@ def image_extensions() -> frozenset[str]:
     return frozenset(end for end, kind in Image.EXTENSION.items() if kind in known)
 
 
+class NotAnImage(ValueError):
+    """Raised for a file that is of none of the formats, in one line: it is no broken image, but something else."""
+
+
+def may_be_image(start: bytes) -> bool | None:
+    """Tells from a file's first 16 bytes if it is of one of the formats; None if only opening the file can tell."""
+    if not start or start[:4] in NOT_READ:
+        return False
+    accepts = [Image.OPEN[name][1] for name in formats()]
+    return any(accept(start.ljust(16)) for accept in accepts if accept is not None) or None
+
+
 @contextmanager
 def opened(file: str | IO[bytes], name: str) -> Iterator[Image.Image]:
     """Opens an image, whose header is read and whose pixels are not; the block may decode them.
@@ -77,8 +89,9 @@ def opened(file: str | IO[bytes], name: str) -> Iterator[Image.Image]:
         name: the file's name in error messages.
 
     Raises:
-        ValueError: one line: the file cannot be opened, is no regular file, no image of `formats`, too large, or
-            broken. Errors of the block become such a line, too.
+        NotAnImage: one line: the file is no image of `formats`.
+        ValueError: one line: the file cannot be opened, is no regular file, too large, or broken. Errors of the block
+            become such a line, too.
     """
     limit = Image.MAX_IMAGE_PIXELS
     try:
@@ -92,7 +105,9 @@ def opened(file: str | IO[bytes], name: str) -> Iterator[Image.Image]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ValueError(f"{name!r}: more than {limit:,} pixels") from None
     except UnidentifiedImageError:
-        raise ValueError(f"{name!r}: not an image that Pillow reads") from None
+        raise NotAnImage(f"{name!r}: not an image that Pillow reads") from None
+    except NotAnImage as error:
+        raise NotAnImage(f"{name!r}: {error}") from None
     except OSError as error:
         raise ValueError(f"{name!r}: {error.strerror or one_line(error)}") from None
     except Exception as error:  # broken files make Pillow raise many kinds of errors
@@ -128,7 +143,7 @@ def _bounded(file: str | IO[bytes]) -> Iterator[_Bounded]:
                 raise ValueError(f"a file of {size:,} bytes, more than {LARGEST_FILE:,}")
             start = bounded.seek(0) or bounded.peek(4)[:4]
             if start in NOT_READ:
-                raise ValueError(f"{NOT_READ[start]} is not read; the formats are {', '.join(formats())}")
+                raise NotAnImage(f"{NOT_READ[start]} is not read; the formats are {', '.join(formats())}")
             yield bounded
         finally:
             bounded.detach()  # the caller's file stays open

@@ -6,19 +6,39 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from training_flax.data.dataset import Split, StreamedSplit
 from training_flax.data.decode import centre_crop, random_resized_crop
-from training_flax.data.order import batch_indices
 from training_flax.runtime.devices import Devices
 
 AHEAD = 3  # batches that are being decoded at the same time
 UNCHANGED = -1  # in place of an example's epoch: the image is not augmented
 
 T = TypeVar("T")
+
+
+def batch_indices(step: int, batch_size: int, examples: int, seed: int) -> np.ndarray:
+    """Returns the indices of the examples in the batch of `step`, counted from 0: (batch_size,) int32.
+
+    Training reads one endless sequence: all examples in the order of epoch 0, then of epoch 1, and so on; each order
+    depends on (seed, epoch) alone. A batch may span two epochs, so every example comes exactly once per epoch and every
+    batch is full.
+    """
+    positions = np.arange(step * batch_size, (step + 1) * batch_size)
+    epochs, places = positions // examples, positions % examples
+    batch = np.empty(batch_size, np.int32)
+    for epoch in np.unique(epochs):
+        batch[epochs == epoch] = _epoch_order(seed, int(epoch), examples)[places[epochs == epoch]]
+    return batch
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(seed: int, epoch: int, examples: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(examples)
 
 
 class UnreadableImage(ValueError):
@@ -105,22 +125,31 @@ def wait_for(image: Future[np.ndarray], check: Callable[[], None], seconds: floa
 
 
 def random_fit(
-    size: int, seed: int, min_area: float, ratio: float = 1.0
+    size: int,
+    seed: int,
+    min_area: float,
+    ratio: float = 1.0,
+    *,
+    interpolation: str = "bilinear",
+    rule: str = "torchvision",
 ) -> Callable[[np.ndarray, int, int], np.ndarray]:
     """Makes a function (image, epoch, index) → crop: random by (seed, epoch, index), central if UNCHANGED."""
-    unchanged = central_fit(size, ratio)
+    unchanged = central_fit(size, ratio, interpolation=interpolation, rule=rule)
+    crop = partial(random_resized_crop, interpolation=interpolation)
 
     def fit(image: np.ndarray, epoch: int, index: int) -> np.ndarray:
         if epoch == UNCHANGED:
             return unchanged(image, epoch, index)
-        return random_resized_crop(image, size, np.random.default_rng((seed, epoch, index)), min_area)
+        return crop(image, size, np.random.default_rng((seed, epoch, index)), min_area)
 
     return fit
 
 
-def central_fit(size: int, ratio: float) -> Callable[[np.ndarray, int, int], np.ndarray]:
-    """Makes a function (image, epoch, index) → centre crop, as in a test."""
-    return lambda image, epoch, index: centre_crop(image, size, ratio)
+def central_fit(
+    size: int, ratio: float, *, interpolation: str = "bilinear", rule: str = "torchvision"
+) -> Callable[[np.ndarray, int, int], np.ndarray]:
+    """Makes a function (image, epoch, index) → `centre_crop`, as in a test."""
+    return lambda image, epoch, index: centre_crop(image, size, ratio, interpolation=interpolation, rule=rule)
 
 
 @dataclass

@@ -16,7 +16,14 @@ KINDS: dict[str, Callable[..., Sources]] = {"digits": digits, "fake": fake, "fol
 
 
 def open_dataset(
-    name: str, *, data_dir: str | Path | None = None, image_size: int | None = None, default_image_size: int = 32
+    name: str,
+    *,
+    data_dir: str | Path | None = None,
+    train_split: str | None = None,
+    test_split: str | None = None,
+    strict: bool = False,
+    image_size: int | None = None,
+    default_image_size: int = 32,
 ) -> Dataset:
     """Opens the data set called `name`.
 
@@ -24,8 +31,11 @@ def open_dataset(
     has at most 1 GiB of pixels. Any other is streamed.
 
     Args:
-        name: "digits", "fake:HxWxC:CLASSES[:TRAIN]", "folder:PATH" or "tfds:NAME[:VERSION]"; see docs/data.md.
+        name: "digits", "fake:HxWxC:CLASSES[:TRAIN]", "folder:PATH" or "tfds:NAME[:VERSION][:SLICE]"; see docs/data.md.
         data_dir: folder of the prepared data sets of TFDS; None is $TFDS_DATA_DIR, or else ~/tensorflow_datasets.
+        train_split, test_split: the splits to take: of TFDS, as TFDS spells them, or folders in PATH. Left out, their
+            usual names are looked for.
+        strict: a file among the images of a folder that is no image is an error, and not passed over.
         image_size: height and width that networks see; None is the images' own size.
         default_image_size: the size for `image_size=None` if the images differ in size.
 
@@ -40,5 +50,12 @@ def open_dataset(
     check_positive("default_image_size", default_image_size)
     if data_dir is not None and kind != "tfds":
         raise ValueError(f"data_dir is where data sets of TFDS are, and {name!r} is none; given {str(data_dir)!r}")
-    sources = KINDS[kind](rest, data_dir) if kind == "tfds" else KINDS[kind](rest)
+    chosen = dict(train_split=train_split, test_split=test_split)
+    for option, value in chosen.items():
+        if value is not None and kind not in ("folder", "tfds"):
+            raise ValueError(f"{option} is for 'folder:PATH' and 'tfds:NAME'; {name!r} has its own; given {value!r}")
+    if kind == "tfds":
+        sources = prepared(rest, data_dir, **chosen)
+    else:
+        sources = folder(rest, **chosen, strict=strict) if kind == "folder" else KINDS[kind](rest)
     return as_dataset(name, sources, image_size, default_image_size)

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from math import prod
 from typing import Any, NamedTuple
 
@@ -37,11 +38,20 @@ class Source(NamedTuple):
 
 
 class Sources(NamedTuple):
-    """The sources of both splits, and the names of the classes: the result of a reader of data sets."""
+    """The sources of both splits, and the names of the classes: the result of a reader of data sets.
+
+    Attributes:
+        train, test: the sources.
+        class_names: in the order of the labels.
+        notes: what a user should know of the choice of the splits, a line each.
+        passed_over: the paths of files that stand among the images, and are none.
+    """
 
     train: Source
     test: Source
     class_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    passed_over: tuple[str, ...] = ()
 
 
 def sum_of_files(names: Iterable[str]) -> str:
@@ -63,6 +73,7 @@ def as_dataset(name: str, sources: Sources, image_size: int | None, default_imag
     mean, std = channel_moments(_images(train))
     about: dict[str, Any] = {"train_files": sources.train.files, "test_files": sources.test.files}
     about |= {"train_bytes": sources.train.bytes, "test_bytes": sources.test.bytes}
+    about |= {"notes": sources.notes, "passed_over": sources.passed_over}
     return Dataset(name, train, test, sources.class_names, mean, std, **about)
 
 
@@ -134,4 +145,6 @@ def _images(split: Split | StreamedSplit) -> Iterator[np.ndarray]:
         return
     indices = np.unique(np.linspace(0, examples - 1, min(examples, MOMENTS_LIMIT)).astype(int)).tolist()
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        yield from threads.map(lambda index: centre_crop(split.read(index), split.image_shape[0])[None], indices)
+        # This rule is older than the one of evaluation; with another one runs that exist would have other moments.
+        middle = partial(centre_crop, size=split.image_shape[0], rule="centred")
+        yield from threads.map(lambda index: middle(split.read(index))[None], indices)

@@ -78,8 +78,12 @@ class CommandLine:
     image_size: int | None = None
     """Height and width that the network sees; left out, those of the run, or of the network's publication."""
     crop: float | None = None
-    """Share of the shorter side that the centre crop keeps. Left out, images that have the size already are not
-    cropped; for other images the share is the run's, or 0.875."""
+    """Share of the shorter side that the centre crop keeps. Left out, the run's or the file's, or 0.875; and images
+    that have the size already are not cropped, unless the file says so."""
+    interpolation: str | None = None
+    """bilinear or bicubic. Left out, the run's or the file's, or bilinear."""
+    crop_rule: str | None = None
+    """Rounding of the centre crop: torchvision, timm or centred. Left out, the run's or the file's, or torchvision."""
     mean: str | None = None
     """Mean of each channel, for pixels from 0 to 1: 0.485,0.456,0.406. Left out, the run's or the file's."""
     std: str | None = None
@@ -130,7 +134,10 @@ def run(options: CommandLine) -> int:
     for name, path in (("out", options.out), ("picture", options.picture)):
         if path is not None:
             check_output(name, path, [options.run, options.weights, *paths])
-    view = View(size, image_channels(trained.model, trained.variables), crop, keep)
+    seen = {name: getattr(options, name) or getattr(trained, name) for name in ("interpolation", "crop_rule")}
+    view = View(size, image_channels(trained.model, trained.variables), crop, keep, **seen)
+    if not view.keep or view.interpolation != "bilinear":
+        _say(f"crops {crop:.4g} of the shorter side, {view.interpolation}, rounded as by {view.crop_rule}")
     batch_size = (
         max(1, min(BATCH_SIZE, MOST_PIXELS // prod(size))) if options.batch_size is None else options.batch_size
     )

@@ -30,6 +30,8 @@ def predict(
     batch_size: int = 64,
     image_size: int | None = None,
     crop: float | None = None,
+    interpolation: str = "bilinear",
+    crop_rule: str = "torchvision",
     workers: int | None = None,
 ) -> Predictions:
     """Predicts the most probable classes of images, on all devices, with running statistics and no dropout.
@@ -49,6 +51,8 @@ def predict(
             for, 224, or 32 with a stem for small images.
         crop: for files: share of the shorter side that the centre crop keeps; None does not crop images that have the
             size already, and is 0.875 for others.
+        interpolation: for files: "bilinear" or "bicubic".
+        crop_rule: for files: "torchvision", "timm" or "centred", see `training_flax.data.decode.centre_crop`.
         workers: for files: threads that decode; None is one per core.
 
     Returns:
@@ -67,7 +71,9 @@ def predict(
         return _joined(classifier, classifier.in_batches(images))
     paths = [str(path) for path in ([images] if isinstance(images, str | Path) else images)]
     size = published_size(model) if image_size is None else image_size
-    view = View((size, size), image_channels(model, variables), CROP if crop is None else crop, keep=crop is None)
+    seen = dict(interpolation=interpolation, crop_rule=crop_rule)
+    channels = image_channels(model, variables)
+    view = View((size, size), channels, CROP if crop is None else crop, keep=crop is None, **seen)
     classifier = Classifier(model, variables, mean, std, top, batch_size, len(paths))
     return _joined(classifier, (_unbroken(batch) for batch in FileStream(classifier, paths, view, workers)))
 

@@ -29,6 +29,7 @@ class Trained:
         size: (height, width) of the images in tests.
         crop: share of a test image's shorter side that the centre crop keeps.
         keep: images that have the size already are neither cropped nor resized.
+        interpolation, crop_rule: of the centre crop.
         origin: the weights that were taken, such as "averaged weights after step 45".
     """
 
@@ -40,6 +41,8 @@ class Trained:
     size: tuple[int, int] | None = None
     crop: float = CROP
     keep: bool = True
+    interpolation: str = "bilinear"
+    crop_rule: str = "torchvision"
     origin: str | None = None
 
 
@@ -66,6 +69,8 @@ def network_of_run(run: Path, dtype: str, which: str | None = None) -> Trained:
         "size": (side, side) if side else config.image_shape[:2],
         "crop": chosen.test_crop,
         "keep": not side and pixels <= MEMORY_LIMIT,
+        "interpolation": chosen.interpolation,
+        "crop_rule": chosen.test_crop_rule,
     }
     network = {name: value for name in reaching(MODEL) if (value := getattr(chosen, name)) is not None}
     options = network | {"arch": chosen.arch, "num_classes": config.num_classes} | _types(dtype)
@@ -92,7 +97,7 @@ def _types(dtype: str) -> dict[str, Any]:
 
 
 def _metadata(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Reads class names, normalisation and size of images from the card of a file of weights."""
+    """Reads class names, normalisation and pre-processing of images from the card of a file of weights."""
     names, moments = values.get("class_names"), values.get("normalisation") or {"mean": None, "std": None}
     mean, std = (None if moments[name] is None else tuple(map(float, moments[name])) for name in ("mean", "std"))
     if names is not None and len(names) != values["num_classes"]:
@@ -101,4 +106,9 @@ def _metadata(values: Mapping[str, Any]) -> dict[str, Any]:
     metadata["class_names"] = None if names is None else tuple(map(str, names))
     if shape := values.get("image_shape"):
         metadata["size"] = (int(shape[0]), int(shape[1]))
+    if about := values.get("preprocessing"):
+        metadata |= {name: str(about[name]) for name in ("interpolation", "crop_rule") if name in about}
+        metadata |= {"crop": float(about["crop"])} if "crop" in about else {}
+        # Published networks crop images of any size; those of runs, images that their runs resized.
+        metadata["keep"] = bool(about.get("keep", "run" in values))
     return metadata

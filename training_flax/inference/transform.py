@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common_flax.checks import check_pixels, check_positive
-from training_flax.data.decode import centre_crop, with_channels
+from common_flax.checks import check_pixels, check_positive, one_of
+from training_flax.data.decode import CROP_RULES, INTERPOLATIONS, centre_crop, with_channels
 
 CROP = 0.875  # default share of the centre crop
 
@@ -19,15 +19,18 @@ class View:
         channels: 1 or 3.
         crop: share of the shorter side that the centre crop keeps, before it is resized.
         keep: leave images unchanged that have the size already.
+        interpolation, crop_rule: see `centre_crop`.
 
     Raises:
-        ValueError: a size is not a positive integer or far too large, or crop or channels has a wrong value.
+        ValueError: a size is not a positive integer or far too large, or another value is wrong.
     """
 
     size: tuple[int, int]
     channels: int = 3
     crop: float = CROP
     keep: bool = True
+    interpolation: str = "bilinear"
+    crop_rule: str = "torchvision"
 
     def __post_init__(self) -> None:
         for side in self.size:
@@ -35,6 +38,8 @@ class View:
         check_pixels("image_size", *self.size)
         if not 0 < self.crop <= 1:
             raise ValueError(f"crop must be over 0 and at most 1; given {self.crop!r}")
+        one_of("interpolation", self.interpolation, INTERPOLATIONS)
+        one_of("crop_rule", self.crop_rule, CROP_RULES)
         if self.channels not in (1, 3):
             raise ValueError(f"image files have 1 or 3 channels; the network sees {self.channels}")
 
@@ -49,5 +54,6 @@ class View:
             if self.size[0] != self.size[1]:
                 given, seen = ("×".join(map(str, shape[:2])) for shape in (image.shape, self.size))
                 raise ValueError(f"{given} pixels; the network sees {seen}, which is no square to resize to")
-            image = centre_crop(image, self.size[0], self.crop)
+            chosen = dict(interpolation=self.interpolation, rule=self.crop_rule)
+            image = centre_crop(image, self.size[0], self.crop, **chosen)
         return with_channels(image, self.channels)

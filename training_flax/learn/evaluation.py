@@ -11,8 +11,9 @@ import numpy as np
 from flax import linen as nn
 
 from common_flax.backend import usual_settings
-from common_flax.checks import check_positive
+from common_flax.checks import check_positive, one_of
 from training_flax.data.dataset import Dataset, Split, StreamedSplit
+from training_flax.data.decode import CROP_RULES, INTERPOLATIONS
 from training_flax.data.loader import Batch, Reader, central_fit, read_ahead, wait_for
 from training_flax.learn.state import EvalResult
 from training_flax.learn.steps import make_eval_step, normalise
@@ -64,16 +65,30 @@ def on_device(split: Split | StreamedSplit, devices: Devices) -> Any:
     return devices.replicate(in_rows(split)) if isinstance(split, Split) else None
 
 
-def test_reader(split: Split | StreamedSplit, ratio: float, workers: int | None = None) -> Reader | None:
+def test_reader(
+    split: Split | StreamedSplit,
+    ratio: float,
+    workers: int | None = None,
+    *,
+    interpolation: str = "bilinear",
+    rule: str = "torchvision",
+) -> Reader | None:
     """Makes the reader of a streamed test split, which takes the middle of each image; None for a split in memory."""
     if isinstance(split, Split):
         return None
-    return Reader(split, central_fit(split.image_shape[0], ratio), workers)
+    return Reader(split, central_fit(split.image_shape[0], ratio, interpolation=interpolation, rule=rule), workers)
 
 
 @usual_settings()
 def evaluate(
-    model: nn.Module, variables: Mapping[str, Any], dataset: Dataset, batch_size: int = 64, *, crop: float = 0.875
+    model: nn.Module,
+    variables: Mapping[str, Any],
+    dataset: Dataset,
+    batch_size: int = 64,
+    *,
+    crop: float = 0.875,
+    interpolation: str = "bilinear",
+    crop_rule: str = "torchvision",
 ) -> Evaluation:
     """Runs `model` over the test split of `dataset`, every example exactly once, on all devices.
 
@@ -83,17 +98,20 @@ def evaluate(
         dataset: see `open_dataset`.
         batch_size: images at a time; changes only the speed.
         crop: share of an image's shorter side that the centre crop keeps, if images have to be resized.
+        interpolation, crop_rule: of the centre crop, see `training_flax.data.decode.centre_crop`.
 
     Raises:
-        ValueError: the batch size is not a positive integer, or an image cannot be read.
+        ValueError: the batch size is not a positive integer, another argument is wrong, or an image cannot be read.
     """
     check_positive("batch_size", batch_size)
+    one_of("interpolation", interpolation, INTERPOLATIONS)
+    one_of("crop_rule", crop_rule, CROP_RULES)
     devices = Devices()
     dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(variables))
     step = make_indexed_eval_step(model, dataset, dtype)
     step = jax.jit(step, out_shardings=devices.replicated, compiler_options=compiler_options())
     on_all = partial(step, devices.replicate(jax.device_get(dict(variables))), on_device(dataset.test, devices))
-    reader = test_reader(dataset.test, crop)
+    reader = test_reader(dataset.test, crop, interpolation=interpolation, rule=crop_rule)
     return evaluate_part(on_all, dataset.test, whole_batch(batch_size, devices), devices, reader)
 
 

@@ -21,11 +21,15 @@ def learning_rate(config: TrainConfig, total_steps: int) -> optax.Schedule:
 
     The schedule begins with a warm-up from `warmup_lr`, linear or constant. Then the learning rate is constant, divided
     by ten at each share `decay_at` of the training, or half a cosine from the end of the warm-up down to 0 (Loshchilov
-    and Hutter, arXiv:1608.03983). Under JAX's x64 learning rates are float64.
+    and Hutter, arXiv:1608.03983). The "whole-cosine" begins with the training, and the warm-up stands in for its first
+    part, as in timm. Under JAX's x64 learning rates are float64.
     """
     config = with_recipe(config)
     peak, warmup_steps = peak_rate(config), round(config.warmup * total_steps)
-    if config.schedule == "cosine":
+    if config.schedule == "whole-cosine":
+        whole = optax.cosine_decay_schedule(peak, max(total_steps, 1))
+        main = lambda step: whole(step + warmup_steps)  # noqa: E731
+    elif config.schedule == "cosine":
         main = optax.cosine_decay_schedule(peak, max(total_steps - warmup_steps, 1))
     elif config.schedule == "step":
         # `join_schedules` counts steps from the end of the warm-up, `decay_at` from the start of the training.
@@ -54,7 +58,8 @@ def make_optimizer(config: TrainConfig, total_steps: int) -> optax.GradientTrans
     """Makes the optimizer of a config and its recipe.
 
     SGD is PyTorch's: weight decay is added to the gradient, v ← m v + g, and the parameters change by -lr · v, or by
-    -lr · (g + m v) in Nesterov's form.
+    -lr · (g + m v) in Nesterov's form. LAMB (You et al., arXiv:1904.00962) is timm's: parameters that do not decay get
+    no trust ratio.
     """
     config, schedule = with_recipe(config), learning_rate(config, total_steps)
     mask = kernels if config.decay == "kernels" else None
@@ -63,10 +68,22 @@ def make_optimizer(config: TrainConfig, total_steps: int) -> optax.GradientTrans
             optax.add_decayed_weights(config.weight_decay, mask),
             optax.sgd(schedule, config.momentum or None, nesterov=config.nesterov),
         )
+    elif config.optimizer == "lamb":
+        optimizer = _lamb(schedule, config.weight_decay, mask)
     else:
-        make = {"lamb": optax.lamb, "adamw": optax.adamw}[config.optimizer]
-        optimizer = make(schedule, weight_decay=config.weight_decay, mask=mask)
+        optimizer = optax.adamw(schedule, weight_decay=config.weight_decay, mask=mask)
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer) if config.clip_norm else optimizer
+
+
+def _lamb(schedule: optax.Schedule, weight_decay: float, mask: Any) -> optax.GradientTransformation:
+    """Makes LAMB, of Optax's parts: `optax.lamb` gives each parameter a trust ratio, those that do not decay too."""
+    trust = optax.scale_by_trust_ratio()
+    return optax.chain(
+        optax.scale_by_adam(eps=1e-6),
+        optax.add_decayed_weights(weight_decay, mask),
+        (optax.masked(trust, mask) if mask else trust) if weight_decay else optax.identity(),
+        optax.scale_by_learning_rate(schedule),
+    )
 
 
 def kernels(params: Any) -> Any:

@@ -1,10 +1,12 @@
 """The weights that a run starts from: their values, and the normalisation of their images."""
 
+from dataclasses import replace
 from typing import Any, cast
 
 from flax import linen as nn
 
-from training_flax.config.config import TrainConfig
+from training_flax.config.config import TrainConfig, check_values
+from training_flax.config.recipes import RECIPES, suitable_recipe
 from training_flax.config.run_config import is_run, read_config
 from weights_flax import load_weights, read_card
 
@@ -25,6 +27,34 @@ def starting_weights(config: TrainConfig, model: nn.Module) -> dict[str, Any]:
             ours = f"--num-classes {getattr(model, 'num_classes')} draws the classifier anew"  # noqa: B009
             raise ValueError(str(error).replace(HINT, ours)) from None
     return load_weights(model, source, new_head=True, **chosen)
+
+
+def seen_as_before(config: TrainConfig) -> TrainConfig:
+    """Returns the config with the crop and interpolation of its weights, where neither user nor recipe name others.
+
+    A run that resumes reads them from its config.json. Raises ValueError if the weights cannot be read, or have values
+    that no image can be seen with.
+    """
+    names = {"test_crop": "crop", "test_crop_rule": "crop_rule", "interpolation": "interpolation"}
+    recipe = RECIPES[config.recipe or suitable_recipe(config)].config
+    open_names = [name for name in names if getattr(config, name) is None and getattr(recipe, name) is None]
+    if config.weights is None or not open_names:
+        return config
+    if config.out is not None and is_run(config.out):
+        try:
+            found = read_config(config.out)
+        except ValueError:
+            return config  # a damaged file raises its error later, when the run's folder is checked
+    else:
+        about = read_card(config.weights, which=config.which).get("preprocessing")
+        about = about if isinstance(about, dict) else {}
+        found = {name: about[key] for name, key in names.items() if key in about}
+    chosen: dict[str, Any] = {name: found[name] for name in open_names if found.get(name) is not None}
+    try:
+        check_values(chosen)
+    except (TypeError, ValueError):
+        raise ValueError(f"weights {config.weights!r} have a damaged card: preprocessing") from None
+    return replace(config, **chosen)
 
 
 def normalisation(config: TrainConfig, channels: int) -> Normalisation | None:

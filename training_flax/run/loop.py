@@ -56,7 +56,8 @@ class Loop:
         self.train_split = on_device(job.dataset.train, job.devices)
         self.test_split = on_device(job.dataset.test, job.devices)
         self.train_reader = train_reader(job)
-        self.test_reader = test_reader(job.dataset.test, job.config.test_crop, job.config.workers)
+        seen = dict(interpolation=job.config.interpolation, rule=job.config.test_crop_rule)
+        self.test_reader = test_reader(job.dataset.test, job.config.test_crop, job.config.workers, **seen)
         schedule = learning_rate(job.config, job.total_steps)
         self.learning_rates = np.asarray(jax.vmap(schedule)(np.arange(job.total_steps)))
         self.saved_at = time.monotonic()
@@ -227,5 +228,9 @@ def train_reader(job: Job) -> Reader | None:
     if isinstance(split, Split):
         return None
     size, area = split.image_shape[0], job.min_area
-    fit = central_fit(size, 1.0) if area is None else random_fit(size, config.seed, area, config.test_crop)
+    seen = dict(interpolation=config.interpolation, rule=config.test_crop_rule)
+    if area is None:
+        fit = central_fit(size, 1.0, **seen)
+    else:
+        fit = random_fit(size, config.seed, area, config.test_crop, **seen)
     return Reader(split, fit, config.workers)

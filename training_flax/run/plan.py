@@ -21,7 +21,7 @@ from training_flax.config.run_config import check_bounds, numbers_options
 from training_flax.data.dataset import Dataset, Split, StreamedSplit
 from training_flax.data.open import open_dataset
 from training_flax.learn.freeze import check_patterns
-from training_flax.learn.starting_weights import normalisation, starting_weights
+from training_flax.learn.starting_weights import normalisation, seen_as_before, starting_weights
 from training_flax.run.folder import as_begun, checkpoint_steps, lengths_of, mark_of, run_path
 from training_flax.runtime.devices import Devices
 from weights_flax.io.archs import ARCHS, constructor_options, published_size
@@ -133,6 +133,8 @@ def plan(config: TrainConfig, *, extend: bool = False, devices: Devices | None =
         ValueError: the options do not fit each other, the data, the devices or the network, the weights belong to
             another network, or the folder belongs to another run.
     """
+    with_recipe(config)  # checks the options, before any file is read
+    config = seen_as_before(config)
     named = with_recipe(config)
     for module, option in (("tensorboardX", "tensorboard"), ("wandb", "wandb")):
         if getattr(config, option):
@@ -142,7 +144,15 @@ def plan(config: TrainConfig, *, extend: bool = False, devices: Devices | None =
     by_device = config.reduce_dtype != "float32"  # XLA's own sums have the type of a layer
     devices = devices or Devices(config.parallel, config.batch_norm, config.shard_state, each_device=by_device)
     size, default_size = named.image_size, published_size(ARCHS[named.arch]())
-    dataset = open_dataset(named.data, data_dir=named.data_dir, image_size=size, default_image_size=default_size)
+    dataset = open_dataset(
+        named.data,
+        data_dir=named.data_dir,
+        train_split=named.train_split,
+        test_split=named.test_split,
+        strict=named.strict,
+        image_size=size,
+        default_image_size=default_size,
+    )
     if config.test_image_size not in (None, dataset.image_shape[0]) and isinstance(dataset.test, Split):
         shown = "×".join(map(str, dataset.image_shape[:2]))
         raise ValueError(

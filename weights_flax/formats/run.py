@@ -173,6 +173,9 @@ def run_in(folder: Path) -> Run | None:
     options = {name: value for name, value in stored.model.items() if value is not None}
     card: dict[str, Any] = {"arch": stored.arch, "options": options, "num_classes": stored.num_classes}
     card |= {name: config[name] for name in ABOUT if config.get(name) is not None}
+    names = {"crop": "test_crop", "crop_rule": "test_crop_rule", "interpolation": "interpolation"}
+    seen = {"crop_rule": "centred"} | {name: config[option] for name, option in names.items() if option in config}
+    card["preprocessing"] = seen  # older runs have no rule: theirs was the centred one
     return Run(folder, bool(stored.ema), stored.mark, card)
 
 

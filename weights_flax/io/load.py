@@ -27,6 +27,7 @@ from weights_flax.io.of_file import (
     kind_of,
     with_silent_options,
 )
+from weights_flax.io.preprocessing import described
 
 HINT = "new_head=True draws the classifier anew"
 LOG = logging.getLogger("weights_flax")
@@ -107,13 +108,15 @@ def load_weights(
 def read_card(source: str | Path, *, which: str | None = None) -> dict[str, Any]:
     """Reads the card of a file of weights, see `save_weights`; empty if the file has none.
 
+    Files of timm or transformers beside it may add its pre-processing.
+
     Args:
         source, which: as in `load_weights`.
 
     Raises:
         ValueError: the file cannot be read.
     """
-    return open_weights(source, which=which).card
+    return described(open_weights(source, which=which)).card
 
 
 def load_model(
@@ -142,7 +145,7 @@ def load_model(
             in which they differ, and what is missing here.
     """
     which = kind_of(which, ema)
-    file = open_weights(source, which=which)
+    file = described(open_weights(source, which=which))
     where = str(file.path)
     chosen = chosen_in(file, which)
     card_arch = str(file.card["arch"]) if file.card.get("arch") else None

@@ -29,6 +29,7 @@ def save_weights(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     image_shape: Sequence[int] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
     licence: str | None = None,
     source: str | None = None,
     run: Mapping[str, Any] | None = None,
@@ -49,6 +50,9 @@ def save_weights(
         class_names: one for each class.
         mean, std: one number a channel, to normalise images with pixels from 0 to 1.
         image_shape: (height, width, channels) of the images that the network was trained on.
+        preprocessing: of test images: "interpolation", bilinear or bicubic; "crop", the share of the shorter side that
+            the centre crop keeps; "crop_rule", torchvision, timm or centred; "keep", to leave alone images that have
+            the size already.
         licence: of the weights.
         source: the origin of the weights.
         run: of weights of a run, their "step", the run's "mark", and "which": "averaged" or "last".
@@ -74,6 +78,7 @@ def save_weights(
     card |= {"class_names": None if class_names is None else list(class_names)}
     card |= {"normalisation": None if mean is None or std is None else {"mean": list(mean), "std": list(std)}}
     card |= {"image_shape": None if image_shape is None else list(image_shape), "licence": licence, "source": source}
+    card |= {"preprocessing": None if preprocessing is None else dict(preprocessing)}
     card |= {"run": None if run is None else dict(run)}
     card = {name: value for name, value in card.items() if value is not None}
     tensors = to_torch(model, variables)

@@ -8,7 +8,7 @@ from training_flax import ARCHS, RECIPES, TrainConfig, build_model, with_recipe
 from training_flax.config.config import MODEL, RUN, check, reaching
 from training_flax.config.recipes import suitable_recipe
 
-STARTING = {"weights", "which", "num_classes", "mean", "std"}
+STARTING = {"weights", "which", "num_classes", "mean", "std", "train_split", "test_split"}
 MAY_BE_OPEN = {*reaching(MODEL), *reaching(RUN), "image_size", "test_image_size", "epochs", "steps"} | STARTING
 
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training_flax.data.decode import centre_crop, random_box, random_resized_crop, read_image, read_size
+from training_flax.data.decode import CROP_RULES, centre_crop, random_box, random_resized_crop, read_image, read_size
 
 RNG = np.random.default_rng(0)
 COLOURS = RNG.integers(0, 256, (4, 6, 3), np.uint8)
@@ -127,9 +127,9 @@ def gradient(height, width):
 
 @pytest.mark.parametrize(("height", "width"), [(256, 256), (300, 500), (500, 300), (40, 90)])
 @pytest.mark.parametrize("size", [32, 224])
-def test_the_centre_crop_is_the_middle_of_the_resized_image(height, width, size):
+def test_the_centred_crop_is_the_middle_of_the_resized_image(height, width, size):
     image = gradient(height, width)
-    crop = centre_crop(image, size)
+    crop = centre_crop(image, size, rule="centred")
     assert crop.shape == (size, size, 3)
     assert crop.dtype == np.uint8
     # The reference takes two steps: the shorter side to size / 0.875, then the middle.
@@ -148,12 +148,15 @@ def test_the_centre_crop_is_the_middle_of_the_resized_image(height, width, size)
     assert abs(np.ptp(crop[..., 1].astype(float)) - 255 * span / (width - 1)) <= 2
 
 
-def test_cropping_a_thread_of_an_image_takes_little_memory():
-    assert centre_crop(np.full((1, 1_000_000, 3), 9, np.uint8), 224).shape == (224, 224, 3)
+@pytest.mark.parametrize("rule", CROP_RULES)
+def test_cropping_a_thread_of_an_image_takes_little_memory(rule):
+    for shape in ((1, 1_000_000, 3), (1_000_000, 1, 3)):
+        assert (centre_crop(np.full(shape, 9, np.uint8), 224, rule=rule) == 9).all()
 
 
-def test_without_zoom_the_centre_crop_changes_nothing():
-    np.testing.assert_array_equal(centre_crop(gradient(32, 32), 32, ratio=1), gradient(32, 32))
+@pytest.mark.parametrize("rule", CROP_RULES)
+def test_without_zoom_the_centre_crop_changes_nothing(rule):
+    np.testing.assert_array_equal(centre_crop(gradient(32, 32), 32, ratio=1, rule=rule), gradient(32, 32))
 
 
 @pytest.mark.parametrize(("height", "width"), [(100, 100), (375, 500), (60, 200)])

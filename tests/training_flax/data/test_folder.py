@@ -78,7 +78,7 @@ def test_the_normalisation_of_streamed_images_is_that_of_their_centres(small, mo
     from training_flax.data.decode import centre_crop
 
     dataset = open_dataset(f"folder:{small}", image_size=5)
-    crops = np.array([centre_crop(colours(seed), 5) for seed in (0, 1, 10, 11)]) / 255
+    crops = np.array([centre_crop(colours(seed), 5, rule="centred") for seed in (0, 1, 10, 11)]) / 255
     np.testing.assert_allclose(dataset.mean, crops.mean((0, 1, 2)), atol=1e-12)
     np.testing.assert_allclose(dataset.std, crops.std((0, 1, 2)), atol=1e-12)
     monkeypatch.setattr("training_flax.data.source.MOMENTS_LIMIT", 2)  # the first and the last
@@ -206,14 +206,14 @@ BROKEN = {
 def test_a_broken_folder_gets_one_line(broken, small):
     change, expected = BROKEN[broken]
     change(small)
-    assert expected in message(small)
+    assert expected in message(small, strict=True)
 
 
 @pytest.mark.parametrize("broken", ["no image inside", "empty file", "huge", "large", "loop"])
 def test_headers_of_streamed_images_are_looked_at(broken, small):
     change, expected = BROKEN[broken]
     change(small)
-    assert expected in message(small, image_size=7)
+    assert expected in message(small, image_size=7, strict=True)
 
 
 def test_a_streamed_image_that_is_cut_short_is_found_when_it_is_read(small):

@@ -58,8 +58,12 @@ def test_goyal2017_scales_with_the_batch_and_warms_up_for_five_epochs():
 
 
 def test_a3_warms_up_and_falls_by_a_cosine_to_nothing():
+    """The cosine begins with the training, so the rate jumps down at the end of the warm-up, as timm's does."""
     config = RECIPES["a3"].config
-    rates = rates_at(config, 1000, [0, 50, 525, 1000])
+    rates = rates_at(config, 1000, [0, 49, 50, 500, 750, 1000])
+    cosine = [4e-3 * (1 + np.cos(np.pi * share)) for share in (0.05, 0.5, 0.75)]
+    np.testing.assert_allclose(rates, [1e-4, 1e-4 + 7.9e-3 * 0.98, *cosine, 0], rtol=1e-5, atol=1e-9)
+    rates = rates_at(replace(config, schedule="cosine"), 1000, [0, 50, 525, 1000])
     np.testing.assert_allclose(rates, [1e-4, 8e-3, 4e-3, 0], rtol=1e-5, atol=1e-9)
 
 
