@@ -33,20 +33,41 @@ def random_flip(key: jax.Array, image: jax.Array) -> jax.Array:
     return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
 
 
-def random_resized_crop(key: jax.Array, image: jax.Array, *, min_area: float = 0.08) -> jax.Array:
-    """Cuts a random box out of the image and resizes it bilinearly to the image's size.
+def random_resized_crop(
+    key: jax.Array, image: jax.Array, *, min_area: float = 0.08, interpolation: str = "bilinear"
+) -> jax.Array:
+    """Cuts a random box out of the image and resizes it to the image's size.
 
-    Szegedy et al., arXiv:1409.4842, section 6; the box is from `random_box`. At the box's border the interpolation uses
-    the pixels next to the box too, where torchvision repeats the outermost pixels inside.
+    Szegedy et al., arXiv:1409.4842, section 6; the box is from `random_box`.
 
     Args:
         key, image: PRNG key and image, float32 or float64, of values from 0 to 255.
         min_area: smallest share of the image's area, before rounding to whole pixels.
+        interpolation: see `resized_box`.
+    """
+    return resized_box(image, random_box(key, *image.shape[:2], min_area=min_area), interpolation)
+
+
+def resized_box(image: jax.Array, box: "Box", interpolation: str = "bilinear") -> jax.Array:
+    """Resizes a box within the image to the image's size.
+
+    At the box's border the interpolation uses the pixels next to the box too, where torchvision repeats the outermost
+    pixels inside.
+
+    Args:
+        image: as of `random_resized_crop`.
+        box: the box.
+        interpolation: "bilinear" or "bicubic", by Pillow's kernels.
     """
     size = jnp.array(image.shape[:2], image.dtype)
-    box = random_box(key, image.shape[0], image.shape[1], min_area=min_area)
     scale = size / jnp.stack([box.height, box.width])
     move = -scale * jnp.stack([box.top, box.left])
+    if interpolation == "bicubic":
+        # As in Pillow, values that overshoot are cut off after each pass.
+        for axis in (1, 0):
+            along = (scale[axis : axis + 1], move[axis : axis + 1])
+            image = jnp.clip(jax.image.scale_and_translate(image, image.shape, (axis,), *along, "cubic"), 0, 255)
+        return image
     return jnp.clip(jax.image.scale_and_translate(image, image.shape, (0, 1), scale, move, "linear"), 0, 255)
 
 

@@ -68,11 +68,21 @@ def cutmix_box(key: jax.Array, height: int, width: int, area: jax.Array) -> jax.
     image, and the part of the box outside the image is cut off (arXiv:1905.04899, equation 2).
     """
     size = jnp.array([height, width])
-    half = jnp.floor(size * jnp.sqrt(area)).astype(jnp.int32) // 2
-    middle = jax.random.randint(key, (2,), 0, size)
-    low, high = middle - half, middle + half
+    low, high = box_around(jax.random.randint(key, (2,), 0, size), size, area)
     rows, columns = jnp.arange(height)[:, None], jnp.arange(width)
     return (rows >= low[0]) & (rows < high[0]) & (columns >= low[1]) & (columns < high[1])
+
+
+def box_around(middle: jax.Array, size: jax.Array, area: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the first row and column of CutMix's box around its `middle`, and those behind its last; not cut off.
+
+    Args:
+        middle: (2,) int32, row and column.
+        size: (2,) int32, the image's height and width.
+        area: (), the box's share of the image's area.
+    """
+    half = jnp.floor(size * jnp.sqrt(area)).astype(jnp.int32) // 2
+    return middle - half, middle + half
 
 
 def _neighbours(x: jax.Array) -> jax.Array:

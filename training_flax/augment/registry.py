@@ -41,12 +41,12 @@ def current_names(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name.replace("colour", "color") for name in names)
 
 
-def parse_augmentations(names: Sequence[str]) -> tuple[Augmentation, ...]:
+def parse_augmentations(names: Sequence[str], *, interpolation: str = "bilinear") -> tuple[Augmentation, ...]:
     """Returns the functions of `names`, each one of `AUGMENTATIONS` with or without a number: ("pad-crop:4", "flip").
 
     The number is the factor on all amounts of "affine" (1), the padding of "pad-crop" (4), the smallest area of
     "random-resized-crop" (0.08), the strength of "color" (0.4) or the magnitude of "rand-augment" (6), which takes the
-    standard deviation of its magnitude too (0): "rand-augment:6:0.5".
+    standard deviation of its magnitude too (0): "rand-augment:6:0.5". "random-resized-crop" interpolates as asked.
 
     Raises:
         ValueError: a name is unknown or repeated, a number is out of range, or "none" stands beside others.
@@ -60,7 +60,12 @@ def parse_augmentations(names: Sequence[str]) -> tuple[Augmentation, ...]:
             raise ValueError(f"each augmentation may be given once; {name!r} is given {given.count(name)} times")
     if "none" in given:
         raise ValueError(f"augmentation 'none' stands alone; given {', '.join(map(repr, names))}")
-    return tuple(map(_parse, names))
+    crop: dict[str, Any] = {"interpolation": interpolation}
+    changes = (_parse(name) for name in names)
+    return tuple(
+        partial(change, **crop) if name == "random-resized-crop" else change
+        for name, change in zip(given, changes, strict=True)
+    )
 
 
 def _parse(text: str) -> Augmentation:

@@ -6,6 +6,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import ExifTags, Image
 
+from common_flax.checks import MOST_PIXELS
 from training_flax.data.image_files import opened
 
 INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -106,21 +107,20 @@ def centre_crop(
     short = size / ratio
     # The quotient of a share that was itself a quotient, such as 224 / 232, may lie just under the whole number.
     short = math.floor(short + 1e-6) if rule == "timm" else round(short)
-    # Only the crop is resized: a very thin image, resized as a whole, would not fit into memory.
     if rule == "centred":
         side = min(height, width) * size / short
         left, top = (width - side) / 2, (height - side) / 2
         return _resize(image, size, (left, top, left + side, top + side), interpolation)
-    top, bottom = _span(height, min(height, width), size, short)
-    left, right = _span(width, min(height, width), size, short)
-    return _resize(image, size, (left, top, right, bottom), interpolation)
-
-
-def _span(side: int, shorter: int, size: int, short: int) -> tuple[float, float]:
-    """Returns the part of a side that is cut out, in the image's pixels, if the shorter side is resized to `short`."""
-    resized = int(short * side / shorter)
-    start = round((resized - size) / 2)
-    return start * side / resized, min((start + size) * side / resized, side)
+    resized = [int(short * side / min(height, width)) for side in (height, width)]
+    top, left = (round((side - size) / 2) for side in resized)
+    if interpolation == "bicubic" and math.prod(resized) <= MOST_PIXELS:
+        # Values that overshoot are cut off between Pillow's two passes, whose order depends on the sizes.
+        whole = Image.fromarray(image).resize((resized[1], resized[0]), INTERPOLATIONS[interpolation])
+        return np.asarray(whole.crop((left, top, left + size, top + size)))
+    # Only the crop is resized: a very thin image, resized as a whole, would not fit into memory.
+    rows, columns = height / resized[0], width / resized[1]
+    right, bottom = min((left + size) * columns, width), min((top + size) * rows, height)
+    return _resize(image, size, (left * columns, top * rows, right, bottom), interpolation)
 
 
 def random_resized_crop(
@@ -135,9 +135,14 @@ def random_resized_crop(
 
     Szegedy et al. 2014 (arXiv:1409.4842), section 6: see `random_box`. Interpolation is as in `centre_crop`.
     """
-    top, left, height, width = random_box(image.shape[0], image.shape[1], rng, min_area)
-    box = np.ascontiguousarray(image[top : top + height, left : left + width])
-    return _resize(box, size, (0, 0, width, height), interpolation)
+    return resized_crop(image, random_box(image.shape[0], image.shape[1], rng, min_area), size, interpolation)
+
+
+def resized_crop(image: np.ndarray, box: tuple[int, int, int, int], size: int, interpolation: str) -> np.ndarray:
+    """Cuts a box (top, left, height, width) out of an image and resizes it: (size, size, 3) uint8."""
+    top, left, height, width = box
+    cut = np.ascontiguousarray(image[top : top + height, left : left + width])
+    return _resize(cut, size, (0, 0, width, height), interpolation)
 
 
 def random_box(height: int, width: int, rng: np.random.Generator, min_area: float) -> tuple[int, int, int, int]:

@@ -103,7 +103,7 @@ class Job:
         names = self.config.augment
         if self.min_area is not None:
             names = tuple(name for name in names if not name.startswith("random-resized-crop"))
-        return parse_augmentations(names)
+        return parse_augmentations(names, interpolation=self.config.interpolation)
 
     @property
     def min_area(self) -> float | None:
