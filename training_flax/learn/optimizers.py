@@ -54,14 +54,16 @@ def _in_widest_type(schedule: optax.Schedule) -> optax.Schedule:
     return counted
 
 
-def make_optimizer(config: TrainConfig, total_steps: int) -> optax.GradientTransformation:
-    """Makes the optimizer of a config and its recipe.
+def make_optimizer(
+    config: TrainConfig, total_steps: int, rate: optax.Schedule | None = None
+) -> optax.GradientTransformation:
+    """Makes the optimizer of a config and its recipe; `rate` stands in for the learning rate of the config.
 
     SGD is PyTorch's: weight decay is added to the gradient, v ← m v + g, and the parameters change by -lr · v, or by
     -lr · (g + m v) in Nesterov's form. LAMB (You et al., arXiv:1904.00962) is timm's: parameters that do not decay get
     no trust ratio.
     """
-    config, schedule = with_recipe(config), learning_rate(config, total_steps)
+    config, schedule = with_recipe(config), rate or learning_rate(config, total_steps)
     mask = kernels if config.decay == "kernels" else None
     if config.optimizer == "sgd":
         optimizer = optax.chain(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from training_flax import RECIPES, TrainConfig, learning_rate, make_optimizer
 from training_flax.learn.freeze import check_patterns, frozen_leaves
@@ -124,3 +125,25 @@ def test_patterns_freeze_by_path():
         check_patterns(PARAMS, ["conv2/*"])
     with pytest.raises(ValueError, match=r"freeze leaves nothing to train; given '\*'"):
         check_patterns(PARAMS, ["*"])
+
+
+@pytest.mark.parametrize("decay", [0.02, 0.0])
+def test_six_steps_of_lamb_are_timms(x64, decay):
+    """What does not decay has no trust ratio; without decay nothing has one; gradients are clipped to the norm 1."""
+    arrays = np.load(GOLDEN.with_name("lamb.npz"))
+    rates = jnp.asarray(arrays["rates"])
+    config = replace(RECIPES["a3"].config, weight_decay=decay)
+    optimizer = make_optimizer(config, 6, lambda step: rates[jnp.asarray(step, int)])
+    names = [name.removeprefix("start/") for name in arrays if name.startswith("start/")]
+
+    def tree(start, *step):
+        leaves = {name: jnp.asarray(arrays[f"{start}/{name}"][step]) for name in names}
+        return unflatten_dict(leaves, sep=".")
+
+    params = tree("start")
+    state = optimizer.init(params)
+    for step in range(6):
+        updates, state = optimizer.update(tree("gradients", step), state, params)
+        params = optax.apply_updates(params, updates)
+        for name, ours in flatten_dict(params, sep=".").items():
+            np.testing.assert_allclose(ours, arrays[f"{decay}/{step}/{name}"], rtol=1e-12, atol=1e-13, err_msg=name)
