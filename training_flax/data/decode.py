@@ -1,14 +1,18 @@
 """Image files to arrays, and images of any size to one size."""
 
 import math
-from typing import IO, Any
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import IO, Any, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image
 
 from common_flax.checks import MOST_PIXELS
-from training_flax.data.image_files import opened
+from common_flax.files import open_regular
+from training_flax.data.image_files import opened, without_metadata
 
+T = TypeVar("T")
 INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 CROP_RULES = ("torchvision", "timm", "centred")
 TURNS = {  # by EXIF's orientation
@@ -38,18 +42,42 @@ def read_image(file: str | IO[bytes], name: str) -> np.ndarray:
         ValueError: one line: the file cannot be opened, is no regular file, no image, cut short or broken, has more
             than the 89 million pixels at which Pillow suspects an attack, or has pixels in floating point.
     """
-    with opened(file, name) as image:
+
+    def read(image: Image.Image) -> np.ndarray:
         turn = _turn(image)
         pixels = _rgb(image)
         return pixels if turn is None else np.asarray(Image.fromarray(pixels).transpose(turn))
 
+    return _opened(file, name, read)
+
 
 def read_size(file: str | IO[bytes], name: str) -> tuple[int, int]:
     """Returns the (height, width) of `read_image`'s result from the header alone; same arguments and errors."""
-    with opened(file, name) as image:
+
+    def read(image: Image.Image) -> tuple[int, int]:
         width, height = image.size
         turned = _turn(image) in [TURNS[orientation] for orientation in (5, 6, 7, 8)]
         return (width, height) if turned else (height, width)
+
+    return _opened(file, name, read)
+
+
+def _opened(file: str | IO[bytes], name: str, read: Callable[[Image.Image], T]) -> T:
+    """Opens an image and reads it; if that fails, once more without the metadata, which may be what is broken."""
+    try:
+        with opened(file, name) as image:
+            return read(image)
+    except ValueError as error:
+        first = error
+    try:
+        with open_regular(file) if isinstance(file, str) else nullcontext(file) as source:
+            stripped = without_metadata(source)
+        if stripped is not None:
+            with opened(stripped, name) as image:
+                return read(image)
+    except (ValueError, OSError):
+        pass
+    raise first
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

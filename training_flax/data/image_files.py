@@ -5,6 +5,7 @@ GRIB, HDF5), or hold other formats (ICNS, IPTC). Those in the list are decoded b
 """
 
 import io
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
@@ -48,6 +49,12 @@ NOT_READ = {
     b"\xd0\xcf\x11\xe0": "a document of OLE",
 }
 LARGEST_FILE = 2**29  # bytes: six for each of the 89 million pixels that Pillow takes
+LARGEST_STRIPPED = 2**26  # bytes of a file whose metadata is cut out
+PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+# From 254 to 532: the layout of the pixels, and the orientation; not names, resolutions and dates.
+TIFF_TAGS = {254, *range(256, 260), 262, 266, 273, 274, *range(277, 280), 284, 292, 293, 317, 320, *range(322, 326)}
+TIFF_TAGS |= {338, 339, 347, *range(512, 522), *range(529, 533)}
+PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")
 READS_OF_HEADER = 10_000  # calls; a photograph needs a hundred
 READS = 1_000_000  # calls
 
@@ -112,6 +119,52 @@ def opened(file: str | IO[bytes], name: str) -> Iterator[Image.Image]:
         raise ValueError(f"{name!r}: {error.strerror or one_line(error)}") from None
     except Exception as error:  # broken files make Pillow raise many kinds of errors
         raise ValueError(f"{name!r}: {one_line(error)}") from None
+
+
+def without_metadata(file: IO[bytes]) -> io.BytesIO | None:
+    """Returns a PNG, JPEG or TIFF without the parts that its pixels do not need; None for other files, or without such.
+
+    EXIF stays, for the orientation: Pillow takes it as it is. Nothing but the layout of the parts is looked at.
+    """
+    file.seek(0)
+    data = file.read(LARGEST_STRIPPED + 1)
+    if len(data) > LARGEST_STRIPPED:
+        return None
+    kept: list[bytes] = []
+    here = end = 0
+    if data.startswith(PNG):
+        here, kept = len(PNG), [PNG]
+        while here + 12 <= len(data) and len(kept) < READS_OF_HEADER:
+            end = here + 12 + int.from_bytes(data[here : here + 4], "big")
+            if data[here + 4 : here + 8] in PNG_CHUNKS:
+                kept.append(data[here:end])
+            here = end
+    elif data.startswith(JPEG):
+        here, kept = len(JPEG) - 1, [JPEG[:-1]]
+        while data[here : here + 1] == b"\xff" and data[here + 1 : here + 2] != b"\xda" and len(kept) < READS_OF_HEADER:
+            end = here + 2 + int.from_bytes(data[here + 2 : here + 4], "big")
+            marker, content = data[here + 1 : here + 2], data[here + 4 : end]
+            exif, colours = content.startswith(b"Exif\0\0"), content.startswith(b"Adobe") and len(content) >= 12
+            if not (b"\xe0" <= marker <= b"\xef" or marker == b"\xfe") or exif or colours:
+                kept.append(data[here:end])
+            here = max(end, here + 2)
+        kept.append(data[here:])
+    elif data[:4] in (b"II*\0", b"MM\0*"):
+        kept.append(_with_tags_of_pixels(data, "<" if data[:1] == b"I" else ">"))
+    stripped = b"".join(kept)
+    return io.BytesIO(stripped) if stripped and stripped != data else None
+
+
+def _with_tags_of_pixels(data: bytes, order: str) -> bytes:
+    """Returns a TIFF whose first directory has only the entries that its pixels need."""
+    start = int.from_bytes(data[4:8], "little" if order == "<" else "big") + 2
+    if start > len(data):
+        return b""
+    (count,) = struct.unpack_from(f"{order}H", data, start - 2)
+    entries = [data[place : place + 12] for place in range(start, start + 12 * count, 12)]
+    needed = [entry for entry in entries if len(entry) == 12 and struct.unpack(f"{order}H", entry[:2])[0] in TIFF_TAGS]
+    room = b"".join(needed) + bytes(12 * (count - len(needed)) + 4)  # no other directory follows
+    return data[: start - 2] + struct.pack(f"{order}H", len(needed)) + room + data[start + len(room) :]
 
 
 class _Bounded(io.BufferedReader):
