@@ -22,6 +22,7 @@ from common_flax.terminal import say
 from training_flax.data.tfds import data_folder, split_name
 
 DESCRIPTION = "Downloads a data set with TensorFlow Datasets and stores it for training without TensorFlow."
+ARCHIVES, COMPRESSED = {".tar", ".tgz", ".zip"}, {".gz", ".bz2", ".xz"}
 TIMEOUT = 5  # seconds to wait for a host's first answer
 
 
@@ -125,8 +126,9 @@ def _watch_downloads(builder: Any, source: Path | None) -> None:
             return Promise.resolve(_taken(source, resource.url))
 
         def extract_or_take(resource: Any) -> Any:
-            unpacked = Path(getattr(resource, "path", resource)) == source
-            return Promise.resolve(source) if unpacked else extract(resource)
+            path = Path(getattr(resource, "path", resource))
+            unpacked = source is not None and path.is_relative_to(source) and not is_archive(path)
+            return Promise.resolve(path) if unpacked else extract(resource)
 
         manager._download, manager._extract = download_or_take, extract_or_take
         return manager
@@ -135,13 +137,26 @@ def _watch_downloads(builder: Any, source: Path | None) -> None:
 
 
 def _taken(source: Path, url: str) -> Path:
-    """Returns the file in `source` with the name of `url`; for a missing archive, `source`, which has it unpacked."""
+    """Returns the file in `source` with the name of `url`, or what it holds: `source` itself for a missing archive, and
+    the unpacked file for a missing compressed one.
+    """
     file = source / Path(urlsplit(url).path).name
     if file.exists():
         return file
-    if not {".tar", ".tgz", ".zip"} & set(file.suffixes):
-        raise ValueError(f"{str(source)!r} has no {file.name}, which is published at {url}")
-    return source
+    if ARCHIVES & set(file.suffixes):
+        return source
+    if file.suffix in COMPRESSED:
+        stem = file.stem
+        # Some tools unpack NAME.gz to NAME, some to a folder of this name; and some write the last dash as a dot.
+        for unpacked in (source / stem, source / stem / stem, source / ".idx".join(stem.rsplit("-idx", 1))):
+            if unpacked.is_file():
+                return unpacked
+    raise ValueError(f"{str(source)!r} has no {file.name}, which is published at {url}")
+
+
+def is_archive(path: Path) -> bool:
+    """Tells if a file is packed, by the endings of its name."""
+    return path.is_file() and bool((ARCHIVES | COMPRESSED) & set(path.suffixes))
 
 
 def _check_reachable(url: str) -> None:

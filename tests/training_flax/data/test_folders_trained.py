@@ -19,7 +19,7 @@ SHOWN = ("$10_$20", "$1_$5", "caf\\xe9", "größe")
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Makes a folder of four classes, with a test part without labels and files that are no images, and trains on it."""
+    """Makes a folder of four classes, with a test part without labels and files that are no images."""
     root = tmp_path_factory.mktemp("place")
     for part in ("train", "val"):
         for label, name in enumerate(NAMES):

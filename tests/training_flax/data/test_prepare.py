@@ -2,6 +2,7 @@ import contextlib
 import http.server
 import importlib.util
 import os
+import struct
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from training_flax import open_dataset
-from training_flax.data.prepare import _check_reachable, _taken, _whole_or_nothing, main
+from training_flax.data.prepare import _check_reachable, _taken, _whole_or_nothing, is_archive, main
 
 NEEDS_TENSORFLOW = pytest.mark.skipif(
     importlib.util.find_spec("tensorflow") is None, reason="TensorFlow, of the extra [prepare], is not installed"
@@ -83,6 +84,17 @@ def test_published_files_are_taken_from_a_folder(tmp_path):
         ValueError, match=r"has no images-ubyte.gz, which is published at https://a.org/images-ubyte.gz"
     ):
         _taken(tmp_path, "https://a.org/images-ubyte.gz")
+
+
+@pytest.mark.parametrize(
+    "there",
+    ["train-idx3-ubyte", "train-idx3-ubyte/train-idx3-ubyte", "train.idx3-ubyte", "train-idx3-ubyte.gz"],
+)
+def test_compressed_files_may_be_unpacked(there, tmp_path):
+    (tmp_path / there).parent.mkdir(exist_ok=True)
+    (tmp_path / there).write_text("")
+    assert _taken(tmp_path, "https://a.org/mnist/train-idx3-ubyte.gz") == tmp_path / there
+    assert is_archive(tmp_path / there) == there.endswith(".gz")
 
 
 def test_a_host_is_reachable_when_it_answers_whatever_it_says():
@@ -186,3 +198,33 @@ def test_cifar10_is_prepared_from_published_files_and_read(cifar10, tmp_path):
         assert pairs(*part) == pairs(*written)
     again, _ = prepare("cifar10", "--data-dir", tmp_path / "data")
     assert again.returncode == 0
+
+
+def write_mnist(folder, splits, unpacked):
+    """Writes the four files of MNIST: big-endian numbers of type and shape, and bytes."""
+    folder.mkdir()
+    for name, (images, labels) in splits.items():
+        files = {f"{name}-images-idx3-ubyte": (0x803, images), f"{name}-labels-idx1-ubyte": (0x801, labels)}
+        for file, (magic, values) in files.items():
+            data = struct.pack(f">{1 + values.ndim}I", magic, *values.shape) + values.astype(np.uint8).tobytes()
+            if unpacked == "beside each other":
+                (folder / file).write_bytes(data)
+            else:
+                (folder / file).mkdir()
+                (folder / file / file).write_bytes(data)
+
+
+@NEEDS_TENSORFLOW
+@pytest.mark.slow
+@pytest.mark.parametrize("unpacked", ["beside each other", "in folders"])
+def test_mnist_is_prepared_from_its_unpacked_files(unpacked, tmp_path):
+    """The numbers of images are in the builder's code, so the files are as long as the published ones."""
+    rng = np.random.default_rng(0)
+    counts = {"train": 60_000, "t10k": 10_000}
+    splits = {n: (rng.integers(0, 256, (c, 28, 28), np.uint8), rng.integers(0, 10, c)) for n, c in counts.items()}
+    write_mnist(tmp_path / "published", splits, unpacked)
+    done, _ = prepare("mnist", "--data-dir", tmp_path / "data", "--from", tmp_path / "published")
+    assert done.returncode == 0, done.stderr
+    dataset = open_dataset("tfds:mnist", data_dir=tmp_path / "data")
+    for part, written in zip((dataset.train, dataset.test), splits.values(), strict=True):
+        assert sorted(map(bytes, part.images)) == sorted(map(bytes, written[0]))

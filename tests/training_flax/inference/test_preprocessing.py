@@ -134,7 +134,7 @@ def test_the_processor_of_transformers_is_read_or_passed_over(case, place, tmp_p
 
 
 def test_prediction_sees_images_as_timm_does(place, capsys, tmp_path):
-    model, variables, card = load_model(place / "hub")
+    model, variables, _ = load_model(place / "hub")
     expected = predict(model, variables, as_seen(place), **MOMENTS)
     lines = tmp_path / "lines.jsonl"
     command = ["--json", "--out", str(lines), str(place / "data" / "test")]
