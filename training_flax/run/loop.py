@@ -230,7 +230,5 @@ def train_reader(job: Job) -> Reader | None:
     size, area = split.image_shape[0], job.min_area
     seen = dict(interpolation=config.interpolation, rule=config.test_crop_rule)
     if area is None:
-        fit = central_fit(size, 1.0, **seen)
-    else:
-        fit = random_fit(size, config.seed, area, config.test_crop, **seen)
-    return Reader(split, fit, config.workers)
+        return Reader(split, central_fit(size, 1.0, **seen), config.workers)
+    return Reader(split, random_fit(size, config.seed, area, config.test_crop, **seen), config.workers)

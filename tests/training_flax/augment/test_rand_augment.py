@@ -114,6 +114,46 @@ def test_the_largest_magnitude_leaves_no_bits_and_inverts_all():
     np.testing.assert_array_equal(compiled(OPS.index("solarize"), 1, image, 10), 255 - image)
 
 
+def test_magnitudes_are_drawn_by_timms_law():
+    """Brightness multiplies by 1 ± 0.09 magnitude, so an even image tells the magnitude that was drawn."""
+    image, noise = jnp.full((4, 4, 3), 100.0), 3.0
+    augment = jax.jit(jax.vmap(partial(rand_augment, layers=1, noise=noise), (0, None)))
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    seen = np.asarray(augment(keys, image))[:, 0, 0, 0]
+    layers = jax.vmap(lambda key: jax.random.split(jax.random.split(key, 1)[0], 3))(keys)
+    ops = np.asarray(jax.vmap(lambda key: jax.random.randint(key, (), 0, len(OPS)))(layers[:, 0]))
+    used = np.asarray(jax.vmap(jax.random.bernoulli)(layers[:, 2]))
+    drawn = abs(seen[(ops == OPS.index("brightness")) & used] - 100) / 9
+    # A normal distribution of mean 6 whose tails beyond 0 and 10 lie on 0 and 10; 0.1 is the least factor.
+    assert len(drawn) > 500
+    error = 4 / np.sqrt(len(drawn))
+    assert abs((drawn < 1e-3).mean() - 0.0228) < error * 0.15
+    assert abs((drawn > 9.99).mean() - 0.0912) < error * 0.29
+    inside = drawn[(drawn > 1e-3) & (drawn < 9.99)]
+    assert abs(np.median(inside) - 5.75) < 1.25 * error * noise
+    assert inside.min() < 2
+    assert inside.max() > 9
+
+
+def test_without_noise_nothing_is_drawn_anew():
+    """A run that began without the noise goes on with the same images, bit for bit."""
+    image, keys = jnp.asarray(picture(), jnp.float32), jax.random.split(jax.random.key(3), 8)
+    plain, none, little = (
+        np.asarray(jax.jit(jax.vmap(partial(rand_augment, **options), (0, None)))(keys, image))
+        for options in ({}, {"noise": 0.0}, {"noise": 1e-6})
+    )
+    np.testing.assert_array_equal(plain, none)
+    np.testing.assert_allclose(plain, little, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_a_magnitude_that_is_drawn_means_the_same(name):
+    image, op = picture().astype(np.float32), OPS.index(name)
+    for magnitude in (0.0, 2.3, 6.3, 9.9):
+        drawn = jax.jit(apply_op)(op, -1, image, jnp.float32(magnitude))
+        np.testing.assert_allclose(drawn, compiled(op, -1, image, magnitude), atol=2e-3)
+
+
 def test_layers_follow_each_other():
     image = jnp.asarray(picture(), jnp.float32)
     for layers, rate in ((0, 0.0), (2, 0.75)):

@@ -84,6 +84,33 @@ def test_a_recipes_option_is_for_networks_that_have_it():
     assert with_recipe(TrainConfig("densenet121", "folder:x", recipe="goyal2017")).zero_init is None
 
 
+OF_PAPERS = {
+    "a3": {
+        "optimizer": "lamb",
+        "zero_init": True,
+        "augment": ("random-resized-crop:0.08", "flip", "rand-augment:6:0.5"),
+        "schedule": "whole-cosine",
+        "test_crop_rule": "timm",
+        "interpolation": "bicubic",
+        "clip_norm": 1.0,
+    },
+    "goyal2017": {"nesterov": True, "momentum": 0.9, "zero_init": True, "decay": "kernels", "lr_scaling": "linear"},
+    "he2015-imagenet": {"nesterov": False, "decay": "all", "schedule": "step"},
+}
+DEVIATIONS = {
+    "a3": ("each image is mixed with its neighbour", "bicubic in place of bilinear or bicubic at random", "every step"),
+    "goyal2017": ("classifier is drawn as in all networks here, in place of N(0, 0.01)",),
+    "he2015-imagenet": ("random-resized crop in place of scale augmentation", "no PCA colour", "90 epochs in place of"),
+}
+
+
+@pytest.mark.parametrize("name", OF_PAPERS)
+def test_recipes_are_their_papers_or_say_where_they_are_not(name):
+    config = with_recipe(TrainConfig("resnet50", "folder:x", recipe=name))
+    assert {option: getattr(config, option) for option in OF_PAPERS[name]} == OF_PAPERS[name]
+    assert all(text in RECIPES[name].source for text in DEVIATIONS[name])
+
+
 def test_configs_are_frozen():
     with pytest.raises(AttributeError):
         RECIPES["a3"].config.lr = 1.0
