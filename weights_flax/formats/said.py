@@ -26,13 +26,19 @@ def said_beside(path: Path, address: str | None) -> tuple[Said, ...]:
     repository = ADDRESS.fullmatch(address) if address else cached
     if repository is not None:
         said.append(Said(f"{repository[1]}/{repository[2]}", "its address"))
-    config = path.parent / "config.json"
-    if address and not config.is_file():
-        with suppress(ValueError):  # there is none, or it cannot be had
-            config = download(f"hf://{repository[1]}/{repository[2]}/config.json") if repository else config
-    with suppress(ValueError, OSError):  # one that cannot be read says nothing
-        said += _said_by_config(read_object(config))
+    with suppress(ValueError, OSError):  # there is none, or it cannot be read, and so says nothing
+        config = read_object(_beside(path, address, "config.json"))
+        said += _said_by_config(config)
+        if "model_type" in config:  # transformers keeps the pre-processing in a file of its own
+            _beside(path, address, "preprocessor_config.json")
     return tuple(said)
+
+
+def _beside(path: Path, address: str | None, name: str) -> Path:
+    """Returns the path of another file of the same folder, downloaded if `path` was; raises ValueError if that fails."""
+    place = path.parent / name
+    repository = ADDRESS.fullmatch(address) if address and not place.is_file() else None
+    return download(f"hf://{repository[1]}/{repository[2]}/{name}") if repository else place
 
 
 def _said_by_config(config: Mapping[str, Any]) -> list[Said]:

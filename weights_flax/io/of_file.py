@@ -56,7 +56,7 @@ def alike_note(file: WeightsFile, chosen: Chosen, model: Any) -> tuple[str, ...]
     """Returns a line that names the networks of others which a file may be as well, where nothing says which it is."""
     arch = describe(model)[0]
     likest = arch or ("resnet50" if hasattr(getattr(model, "block", None), "groups") else "resnet34")
-    if file.card or chosen.naming.alone or any(named(each, ARCHS) for each in file.said):
+    if file.card.get("arch") or chosen.naming.alone or any(named(each, ARCHS) for each in file.said):
         return ()
     found = look_alikes(likest, getattr(model, "bottleneck_stride", None))
     listed = "; ".join([*(f"{each.title} ({each.differs})" for each in found), f"one with {EVERY}"])

@@ -9,6 +9,7 @@ import pytest
 
 from weights_flax.formats import hub
 from weights_flax.formats.hub import download
+from weights_flax.formats.said import said_beside
 
 RIGHT = {
     "hf://owner/name": ("owner/name", "model.safetensors"),
@@ -38,6 +39,12 @@ WRONG = [
     ),
     *("hf://öwner/name", "hf://owner/name/．．/a", "hf://owner/name/\u202egpj", f"hf://owner/name/{'a' * 256}"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def no_silence(monkeypatch):
+    """A process in which no hub was out of reach before."""
+    monkeypatch.setattr(hub, "_silences", [])
 
 
 @pytest.fixture
@@ -115,3 +122,61 @@ def test_a_download_that_has_begun_is_waited_for(monkeypatch, tmp_path):
     library = SimpleNamespace(hf_hub_download=slow, constants=SimpleNamespace(HF_HUB_CACHE=str(tmp_path)))
     monkeypatch.setitem(sys.modules, "huggingface_hub", library)
     assert str(download("hf://owner/name")) == "/cache/file"
+
+
+def test_after_a_hub_out_of_reach_only_the_cache_is_asked(monkeypatch, tmp_path):
+    monkeypatch.setattr(hub, "MOST_SECONDS", 0.3)
+    asked = []
+
+    def fetch(*arguments):
+        asked.append(arguments)
+        time.sleep(60)
+
+    library = dict(hf_hub_download=fetch, try_to_load_from_cache=lambda _, file: "/cache/b" if file == "b" else None)
+    library["constants"] = SimpleNamespace(HF_HUB_CACHE=str(tmp_path))
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(**library))
+    for file in ("a", "b", "c"):
+        if file == "b":
+            assert str(download("hf://owner/name/b")) == "/cache/b"
+        else:
+            with pytest.raises(ValueError, match=f"^hf://owner/name/{file} cannot be had: the hub cannot be reached"):
+                download(f"hf://owner/name/{file}")
+    assert asked == [("owner/name", "a")]
+
+
+class EntryNotFoundError(Exception):
+    """The library's error for a file that is not in a repository."""
+
+
+@pytest.mark.parametrize("kept", ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", None])
+def test_without_a_file_the_usual_ones_are_tried(kept, monkeypatch):
+    asked = []
+
+    def fetch(_, file):
+        asked.append(file)
+        if file == kept:
+            return f"/cache/{file}"
+        raise EntryNotFoundError(f"no {file}")
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(hf_hub_download=fetch))
+    if kept:
+        assert str(download("hf://owner/name")) == f"/cache/{kept}"
+        assert asked[-1] == kept
+    else:
+        with pytest.raises(ValueError, match=r"^hf://owner/name cannot be had: no model\.safetensors$"):
+            download("hf://owner/name")
+        assert asked == list(hub.WHOLE)
+
+
+def test_pre_processing_of_transformers_is_downloaded_with_the_weights(monkeypatch, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "resnet", "downsample_in_bottleneck": false}')
+    asked = []
+
+    def fetch(_, file):
+        asked.append(file)
+        return str(tmp_path / file)
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(hf_hub_download=fetch))
+    said = said_beside(tmp_path / "model.safetensors", "hf://owner/name")
+    assert [each.name for each in said] == ["model.safetensors", "owner/name", "resnet"]
+    assert asked == ["preprocessor_config.json"]
