@@ -85,11 +85,9 @@ def both_sides(padding: int | str | None, size: int, window: int, stride: int) -
 
 def check_window(sizes: Sequence[Any], window: Sequence[int], pads: Pads) -> None:
     """Raises ImageTooSmall where a window is larger than the padded image; symbolic sizes (`jax.export`) may be any."""
-    for side, size, taps, pad in zip(("high", "wide"), sizes, window, pads, strict=True):
-        if isinstance(size, int) and size + sum(pad) < taps:
-            raise ImageTooSmall(
-                f"a window of {taps} with padding {pad[0]} does not fit in an image {size} pixels {side}"
-            )
+    for side, size, taps, (pad, behind) in zip(("high", "wide"), sizes, window, pads, strict=True):
+        if isinstance(size, int) and size + pad + behind < taps:
+            raise ImageTooSmall(f"a window of {taps} with padding {pad} does not fit in an image {size} pixels {side}")
 
 
 class ImageTooSmall(ValueError):

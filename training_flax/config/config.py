@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import partial
 from math import inf
+from operator import lt
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +116,7 @@ class TrainConfig:
     decay: str | None = None
     """Parameters that decay: all, or kernels (no biases, no BatchNorm)."""
     schedule: str | None = None
-    """Learning rate after warm-up: constant; step, divided by ten at each share in decay_at; cosine, down to 0; or
-    whole-cosine, which begins with the training, under the warm-up."""
+    """After warm-up: constant; step, a tenth at each share in decay_at; cosine, to 0; whole-cosine, from step 0 on."""
     decay_at: tuple[float, ...] | None = None
     """Shares of the training at which the step schedule divides the learning rate."""
     warmup: float | None = None
@@ -282,10 +282,7 @@ CHECKS: dict[str, Callable[[str, Any], object]] = {
     "std": lambda name, std: [_positive(name, number) for number in std],
     "which": partial(one_of, allowed=WHICH),
     "augment": lambda name, value: parse_augmentations(value),
-    "decay_at": _must_be(
-        "rising shares over 0 and under 1",
-        lambda shares: all(0 < share < 1 for share in shares) and list(shares) == sorted(set(shares)),
-    ),
+    "decay_at": _must_be("rising shares over 0 and under 1", lambda given: all(map(lt, (0, *given), (*given, 1)))),
     "test_crop_rule": partial(one_of, allowed=CROP_RULES),
     "interpolation": partial(one_of, allowed=INTERPOLATIONS),
     "loss": partial(one_of, allowed=("softmax", "binary")),

@@ -1,16 +1,20 @@
-"""Download of files of the Hugging Face hub."""
+"""Files of the Hugging Face hub: their download, and what stands beside them."""
 
 import logging
 import os
 import re
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from common_flax.errors import one_line
+from common_flax.json_input import read_object
 from common_flax.optional import library
 from weights_flax.formats.safetensors import shards_of
+from weights_flax.unread.look_alikes import Said
+from weights_flax.unread.said import said_by_config
 
 # The names of owners and repositories as the hub allows them, and the parts of a file's path.
 NAME = r"(?![A-Za-z0-9._-]*(?:--|\.\.))[A-Za-z0-9_][A-Za-z0-9._-]{0,95}"
@@ -126,3 +130,30 @@ def with_shards(address: str, path: Path) -> Path:
         for part in shards_of(path):
             download("/".join(each for each in (f"hf://{owner}/{name}", folder, part.name) if each))
     return path
+
+
+def said_beside(path: Path, address: str | None) -> tuple[Said, ...]:
+    """Returns what a file's name, its address and the config.json of its repository say of its network.
+
+    Args:
+        path: the file or folder of weights.
+        address: of the hub; None for files of this machine.
+    """
+    said = [Said(path.name, "its name")]
+    cached = re.search(r"/models--([^/]+?)--([^/]+)/snapshots/", str(path))
+    repository = ADDRESS.fullmatch(address) if address else cached
+    if repository is not None:
+        said.append(Said(f"{repository[1]}/{repository[2]}", "its address"))
+    with suppress(ValueError, OSError):  # there is none, or it cannot be read, and so says nothing
+        config = read_object(_beside(path, address, "config.json"))
+        said += said_by_config(config)
+        if "model_type" in config:  # transformers keeps the pre-processing in a file of its own
+            _beside(path, address, "preprocessor_config.json")
+    return tuple(said)
+
+
+def _beside(path: Path, address: str | None, name: str) -> Path:
+    """Returns the path of a file of the same folder, downloaded if `path` was; raises ValueError if that fails."""
+    place = path.parent / name
+    repository = ADDRESS.fullmatch(address) if address and not place.is_file() else None
+    return download(f"hf://{repository[1]}/{repository[2]}/{name}") if repository else place

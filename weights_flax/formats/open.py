@@ -19,17 +19,17 @@ from common_flax.files import open_regular, user_path
 from common_flax.json_input import shortened
 from weights_flax.formats.card import described
 from weights_flax.formats.hdf5 import IN_ARCHIVE, read_hdf5, read_keras_archive
-from weights_flax.formats.hub import download, with_shards
+from weights_flax.formats.hub import download, said_beside, with_shards
 from weights_flax.formats.msgpack import read_msgpack
 from weights_flax.formats.npz import read_npz
 from weights_flax.formats.orbax import items_of, network_leaves, read_orbax
 from weights_flax.formats.run import FILES, WHICH, Run, newest_checkpoint, run_in
 from weights_flax.formats.safetensors import read_safetensors, shards_of
-from weights_flax.formats.said import said_beside, said_in
 from weights_flax.formats.tensors import MOST_TENSORS, Tensor, check_size, flat_tensors, open_zip
 from weights_flax.formats.torch import LEGACY_START, read_torch_legacy, read_torch_zip
 from weights_flax.unread.files import START, unread_format
 from weights_flax.unread.look_alikes import Said
+from weights_flax.unread.said import said_in
 
 LONGEST = 800  # characters of a reason; libraries quote what they could not read
 WHOLE = ("model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json", "flax_model.msgpack")

@@ -8,8 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from weights_flax.formats import hub
-from weights_flax.formats.hub import download
-from weights_flax.formats.said import said_beside
+from weights_flax.formats.hub import download, said_beside
 
 RIGHT = {
     "hf://owner/name": ("owner/name", "model.safetensors"),
