@@ -1,7 +1,9 @@
-"""Image files in folders: data sets with one folder per class, and the images that a command line names."""
+"""Image files in folders: data sets with one folder per class."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import unicodedata
+from collections.abc import Collection, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NoReturn
 
@@ -11,15 +13,11 @@ from common_flax.files import open_regular, user_path
 from common_flax.terminal import plain_text
 from training_flax.data.decode import read_image, read_size
 from training_flax.data.image_files import NotAnImage, image_extensions, may_be_image
+from training_flax.data.listing import Whole, entries_of, files_below, images_below, is_a, of_a_system
 from training_flax.data.source import HEADER_LIMIT, Source, Sources, sum_of_files
 
 TRAIN = ("train", "training")
 TEST = ("test", "testing", "val", "valid", "validation")
-# Folders that storage systems, archives and tools make, and fill with files of their own.
-SYSTEM_FOLDERS = {
-    *("@eadir", "@recycle", "@recently-snapshot", "@tmp", "#recycle", "#snapshot"),
-    *("$recycle.bin", "system volume information", "lost+found", "__macosx", "__pycache__"),
-}
 
 
 def folder(
@@ -29,9 +27,10 @@ def folder(
 
     A label is the position of the class folder in sorted order. Images are the files with an extension of a format in
     `image_files` that begin as one, in the class folder or below it. Other files are passed over, and listed in the
-    result; hidden ones and folders of `SYSTEM_FOLDERS` do not count. A test part without class folders, as in
-    competitions, is left out if there is another one. An image whose size in bytes has changed since it was listed is
-    an error, if there are at most `HEADER_LIMIT` images; of more, only the names are looked at.
+    result, as are links that lead to other classes; hidden ones and folders of `SYSTEM_FOLDERS` do not count. A test
+    part without class folders, as in competitions, or with other classes, is left out if there is a better one. An
+    image whose size in bytes has changed since it was listed is an error, if there are at most `HEADER_LIMIT` images;
+    of more, only the names are looked at.
 
     Args:
         path: the folder PATH.
@@ -44,8 +43,11 @@ def folder(
     """
     if not path:
         raise ValueError("name the folder: 'folder:PATH' has PATH/train/CLASS/* and PATH/test/CLASS/*")
+    for option, value in (("train_split", train_split), ("test_split", test_split)):
+        if value is not None and not value.strip():
+            raise ValueError(f"{option} must name a folder in {path!r}; given {value!r}")
     root = user_path(path)
-    names = [entry.name for entry in _entries(root)]
+    names = [entry.name for entry in entries_of(root)]
     train = root / (train_split or _first(names, TRAIN) or _missing(root, "no folder 'train'", "--train-split"))
     classes = _classes(train)
     others = [name for name in _all(names, TEST) if root / name != train]
@@ -56,14 +58,33 @@ def folder(
     if len(classes) < 2:
         raise ValueError(f"{str(train)!r} must have a folder for each of at least 2 classes; it has {len(classes)}")
     test, notes = _labelled([root / name for name in others], classes)
-    unmatched = sorted(set(classes) ^ set(_classes(test)))
+    tested = _classes(test)
+    unmatched = sorted(classes.keys() ^ tested.keys())
     if unmatched:
         shown = ", ".join(map(repr, unmatched[:5])) + (", …" if len(unmatched) > 5 else "")
         raise ValueError(
             f"{str(root)!r}: classes must be the same in {train.name!r} and {test.name!r}; in one alone: {shown}"
         )
-    (train_source, passed), (test_source, more) = (_source(part, classes, strict) for part in (train, test))
-    return Sources(train_source, test_source, _texts(classes), notes, (*passed, *more))
+    folders = [list(classes.values()), [tested[name] for name in classes]]
+    real = [[os.path.realpath(place) for place in part] for part in folders]
+    if len(set(real[0])) < len(real[0]):
+        one, other = (folders[0][place] for place in _equal(real[0]))
+        raise ValueError(f"{str(one)!r} and {str(other)!r} are one folder, and cannot be two classes")
+    whole = Whole((train, test), chain(*folders))
+    (first, passed), (second, more) = (
+        _source(part, each, whole, strict) for part, each in zip((train, test), folders, strict=True)
+    )
+    same = [label for label, (one, two) in enumerate(zip(*real, strict=True)) if one == two]
+    shared = int(np.isin(second.labels, same).sum())
+    if shared:
+        notes.append(f"{shared:,} of the test images are train images too: {test.name!r} has folders of {train.name!r}")
+    return Sources(first, second, _texts([place.name for place in folders[0]]), tuple(notes), (*passed, *more))
+
+
+def _equal(values: Sequence[str]) -> tuple[int, int]:
+    """Returns the places of the first value that occurs twice."""
+    second = next(place for place, value in enumerate(values) if value in values[:place])
+    return values.index(values[second]), second
 
 
 def _all(names: Sequence[str], wanted: Sequence[str]) -> list[str]:
@@ -77,18 +98,26 @@ def _first(names: Sequence[str], wanted: Sequence[str]) -> str | None:
 
 
 def _missing(root: Path, what: str, option: str) -> NoReturn:
+    parts = _all([entry.name for entry in entries_of(root)], (*TRAIN, *TEST))
+    folders = [repr(place.name) for place in _classes(root).values()]
+    if len(folders) >= 2 and not parts:
+        shown = ", ".join(folders[:3]) + (", …" if len(folders) > 3 else "")
+        raise ValueError(
+            f"{str(root)!r} has {what}; if {shown} are the classes, move most images of each to train/CLASS and the "
+            f"others to test/CLASS; {option} NAME takes a folder of another name"
+        )
     raise ValueError(f"{str(root)!r} has {what}; {option} NAME takes a folder of another name")
 
 
-def _labelled(parts: Sequence[Path], classes: Sequence[str]) -> tuple[Path, tuple[str, ...]]:
-    """Returns the first part that has one of the classes, else one with class folders; and notes on parts before it.
+def _labelled(parts: Sequence[Path], classes: Collection[str]) -> tuple[Path, list[str]]:
+    """Returns the first part that has the classes, else some of them, else others; and notes on parts before it.
 
     Raises ValueError if no part has class folders.
     """
-    folders = {part: _classes(part) for part in parts}
-    test = next((part for part, there in folders.items() if set(there) & set(classes)), None)
-    if test is None:
-        test = next((part for part, there in folders.items() if there), None)
+    folders = {part: _classes(part).keys() for part in parts}
+    wanted = set(classes)
+    rules = (wanted.__eq__, wanted.intersection, bool)
+    test = next((part for rule in rules for part, there in folders.items() if rule(set(there))), None)
     if test is None:
         raise ValueError(
             f"{str(parts[0])!r} has no folder for each class, and images without labels cannot be tested on; add a "
@@ -96,18 +125,32 @@ def _labelled(parts: Sequence[Path], classes: Sequence[str]) -> tuple[Path, tupl
         )
     notes = []
     for part in parts[: parts.index(test)]:
-        count = len(_images_below(str(part)))
-        images = f"{count:,} image{'s' * (count != 1)} without labels"
-        notes.append(f"{part.name!r} has {images}, {test.name!r} is the test part; {_predict(part)}")
-    return test, tuple(notes)
+        if there := wanted & folders[part]:
+            about = f"folders of {len(there):,} of {len(wanted):,} classes, and {len(folders[part] - wanted):,} others"
+        else:
+            count = len(images_below(str(part)))
+            about = f"{count:,} image{'s' * (count != 1)} without labels"
+        notes.append(f"{part.name!r} has {about}, {test.name!r} is the test part; {_predict(part)}")
+    return test, notes
 
 
 def _predict(part: Path) -> str:
     return f"python -m training_flax.predict --run RUN {part}"
 
 
-def _classes(part: Path) -> tuple[str, ...]:
-    return tuple(entry.name for entry in _entries(part) if _is(entry, os.DirEntry.is_dir) and not _of_a_system(entry))
+def _classes(part: Path) -> dict[str, Path]:
+    """Returns the folders of the classes, sorted by name, by what is compared of their names: Unicode's form NFC.
+
+    Disks of macOS spell letters with accents in another form (NFD) than most. Raises ValueError for equal names.
+    """
+    folders: dict[str, Path] = {}
+    for entry in entries_of(part):
+        if is_a(entry, os.DirEntry.is_dir) and not of_a_system(entry):
+            name = unicodedata.normalize("NFC", entry.name)
+            if name in folders:
+                raise ValueError(f"{str(part)!r}: two classes have the name {name!r}, spelled in two ways; rename one")
+            folders[name] = Path(entry.path)
+    return folders
 
 
 def _texts(classes: Sequence[str]) -> tuple[str, ...]:
@@ -119,17 +162,17 @@ def _texts(classes: Sequence[str]) -> tuple[str, ...]:
     return texts
 
 
-def _source(part: Path, classes: tuple[str, ...], strict: bool) -> tuple[Source, list[str]]:
+def _source(part: Path, classes: Sequence[Path], whole: Whole, strict: bool) -> tuple[Source, list[str]]:
     """Returns the images of a part, and the files in it that are none."""
     extensions = image_extensions()
     found: list[list[str]] = []
     passed = [
         entry.path
-        for entry in _entries(part)
-        if Path(entry.name).suffix.lower() in extensions and _is(entry, os.DirEntry.is_file)
+        for entry in entries_of(part)
+        if Path(entry.name).suffix.lower() in extensions and is_a(entry, os.DirEntry.is_file)
     ]
-    for name in classes:
-        files, others = _files_below(part / name)
+    for place in classes:
+        files, others = files_below(place, whole)
         found.append([file for file in files if Path(file).suffix.lower() in extensions])
         passed += others + [file for file in files if Path(file).suffix.lower() not in extensions]
     sizes: dict[str, int] = {}
@@ -139,9 +182,9 @@ def _source(part: Path, classes: tuple[str, ...], strict: bool) -> tuple[Source,
         found = [[file for file in files if file in sizes] for files in found]
     if strict and passed:
         raise ValueError(f"{passed[0]!r} is no image of a class; without --strict it is passed over")
-    for name, files in zip(classes, found, strict=True):
+    for place, files in zip(classes, found, strict=True):
         if not files:
-            raise ValueError(f"{str(part / name)!r} has no image")
+            raise ValueError(f"{str(place)!r} has no image")
     paths = [file for files in found for file in files]
     labels = np.repeat(np.arange(len(classes), dtype=np.int32), [len(files) for files in found])
 
@@ -179,94 +222,3 @@ def _bytes(file: str) -> int:
         return Path(file).stat().st_size
     except OSError as error:
         raise ValueError(f"{file!r}: {error.strerror}") from None
-
-
-def _entries(path: Path) -> list[os.DirEntry[str]]:
-    """Returns the entries of a folder, without hidden ones, sorted by name."""
-    try:
-        with os.scandir(path) as entries:
-            return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
-    except OSError as error:
-        raise ValueError(f"{str(path)!r}: {error.strerror}") from None
-
-
-def _is(entry: os.DirEntry[str], kind: Callable[[os.DirEntry[str]], bool]) -> bool:
-    """True if an entry, or a link's target, is of this kind: a file or a folder. Broken links raise ValueError."""
-    try:
-        if entry.is_symlink():  # raises for a broken link; other entries need no access to the disk
-            entry.stat()
-        return kind(entry)
-    except OSError as error:
-        raise ValueError(f"{entry.path!r}: {error.strerror}") from None
-
-
-def _of_a_system(entry: os.DirEntry[str]) -> bool:
-    return entry.name.lower() in SYSTEM_FOLDERS
-
-
-def _files_below(root: Path) -> tuple[list[str], list[str]]:
-    """Returns the regular files of a folder and its subfolders, and what is passed over: other kinds of files, and
-    folders of `SYSTEM_FOLDERS`. The order is torchvision's: folders sorted by path, and their files by name.
-    """
-    files: dict[str, list[str]] = {}
-    others: list[str] = []
-    seen: set[str] = set()
-    waiting = [root]
-    while waiting:
-        place = waiting.pop()
-        if (real := os.path.realpath(place)) in seen:  # a link to a folder above
-            continue
-        seen.add(real)
-        files[str(place)] = []
-        for entry in _entries(place):
-            if _is(entry, os.DirEntry.is_dir):
-                if _of_a_system(entry):
-                    others.append(entry.path)
-                else:
-                    waiting.append(Path(entry.path))
-            elif _is(entry, os.DirEntry.is_file):
-                files[str(place)].append(entry.path)
-            else:
-                others.append(entry.path)
-    return [file for place in sorted(files) for file in files[place]], others
-
-
-def find_images(given: Sequence[str], listed: Iterable[str]) -> list[str]:
-    """Returns the paths of the images that a command line names, in its order.
-
-    Args:
-        given: files of any kind; folders, for the images in them and in their subfolders, sorted; and "-" for `listed`.
-        listed: lines, each a file or a folder.
-
-    Raises ValueError if `given` is empty or holds no image, or a folder cannot be read.
-    """
-    if not given:
-        raise ValueError("give images: files, folders, or - for a list of them on stdin")
-    paths: list[str] = []
-    for name in given:
-        # Windows ends lines with \r\n; empty lines name nothing.
-        for path in filter(None, (line.rstrip("\r\n") for line in listed)) if name == "-" else [name]:
-            paths += _images_below(path) if Path(path).is_dir() else [path]
-    if not paths:
-        raise ValueError(f"there is no image in {', '.join(map(repr, given))}")
-    return paths
-
-
-def _images_below(root: str) -> list[str]:
-    """Returns the sorted images of a folder and its subfolders, without hidden ones; visits no linked folder twice."""
-    return sorted(_images(root))
-
-
-def _images(root: str) -> Iterator[str]:
-    def complain(error: OSError) -> None:
-        raise ValueError(f"{error.filename!r}: {error.strerror}")
-
-    extensions, seen = image_extensions(), set()
-    for place, inner, files in os.walk(root, onerror=complain, followlinks=True):
-        real = Path(place).resolve()
-        wanted = sorted(name for name in inner if not name.startswith(".") and name.lower() not in SYSTEM_FOLDERS)
-        inner[:] = [] if real in seen else wanted
-        if real not in seen:
-            names = [name for name in files if not name.startswith(".")]
-            yield from (str(Path(place, name)) for name in names if Path(name).suffix.lower() in extensions)
-        seen.add(real)

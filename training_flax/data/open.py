@@ -4,9 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from common_flax.checks import check_pixels, check_positive, one_of
+from training_flax.data.built_in import digits, fake
 from training_flax.data.dataset import Dataset
-from training_flax.data.digits import digits
-from training_flax.data.fake import fake
 from training_flax.data.folder import folder
 from training_flax.data.source import Sources, as_dataset
 from training_flax.data.tfds import prepared
@@ -54,6 +53,8 @@ def open_dataset(
     for option, value in chosen.items():
         if value is not None and kind not in ("folder", "tfds"):
             raise ValueError(f"{option} is for 'folder:PATH' and 'tfds:NAME'; {name!r} has its own; given {value!r}")
+    if strict and kind != "folder":
+        raise ValueError(f"strict is for 'folder:PATH'; {name!r} has no files that are passed over; given {strict}")
     if kind == "tfds":
         sources = prepared(rest, data_dir, **chosen)
     else:

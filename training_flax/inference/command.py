@@ -19,10 +19,10 @@ from common_flax.checks import MOST_PIXELS, one_of
 from common_flax.command_line import parse_options
 from common_flax.errors import out_of_memory
 from common_flax.files import read_text, whole_file
-from common_flax.terminal import complain, complaining, say
+from common_flax.terminal import complain, complaining, plain_text, say
 from training_flax.config.config import DTYPES
 from training_flax.config.run_config import read_run_config
-from training_flax.data.folder import find_images
+from training_flax.data.listing import find_images
 from training_flax.inference.classifier import Classifier, image_channels
 from training_flax.inference.lines import json_lines, row_format, table_rows
 from training_flax.inference.predict import FileBatch, FileStream
@@ -187,7 +187,7 @@ def _sum_up(stream: FileStream, broken: int, seconds: float) -> None:
 def _draw(path: Path, batches: Sequence[FileBatch], names: Sequence[str]) -> None:
     images = np.concatenate([batch.images for batch in batches])[:PICTURED]
     probabilities, classes = map(np.concatenate, zip(*(batch.predictions for batch in batches), strict=True))
-    titles = ["/".join(Path(path).parts[-2:]) for batch in batches for path in batch.paths]
+    titles = [plain_text("/".join(Path(path).parts[-2:])) for batch in batches for path in batch.paths]
     if not len(images):
         raise ValueError(f"picture {str(path)!r} is not drawn: no image could be read")
     draw_predictions(path, images, titles, probabilities, classes, names, format=path.suffix[1:])

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from common_flax.terminal import visible
+from common_flax.terminal import plain_text, visible
 from training_flax.inference.predict import FileBatch
 
 WIDEST = 60  # largest width of a column; longer texts stick out
@@ -14,7 +14,7 @@ WIDEST = 60  # largest width of a column; longer texts stick out
 def row_format(paths: Sequence[str], class_names: Sequence[str]) -> str:
     """Returns the format of the table's rows (image, class, probability), as wide as all paths and names need."""
     columns = [("image", *paths), ("class", *class_names)]
-    image, name = (min(max(len(visible(text)) for text in texts), WIDEST) for texts in columns)
+    image, name = (min(max(len(_shown(text)) for text in texts), WIDEST) for texts in columns)
     return f"{{:{image}}}  {{:{name}}}  {{:>11}}"
 
 
@@ -23,7 +23,11 @@ def table_rows(row: str, batch: FileBatch, class_names: Sequence[str]) -> Iterat
     for path, probabilities, classes in zip(batch.paths, *batch.predictions, strict=True):
         for place, (probability, index) in enumerate(zip(probabilities, classes, strict=True)):
             name = visible(class_names[index])
-            yield row.format(visible(path) if place == 0 else "", name, f"{100 * probability:.2f} %")
+            yield row.format(_shown(path) if place == 0 else "", name, f"{100 * probability:.2f} %")
+
+
+def _shown(text: str) -> str:
+    return visible(plain_text(text))
 
 
 def json_lines(batch: FileBatch, class_names: Sequence[str]) -> Iterator[str]:

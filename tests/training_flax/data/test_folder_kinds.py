@@ -4,6 +4,7 @@ import io
 import json
 import os
 import struct
+import unicodedata
 import zlib
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from PIL import Image
 
 from training_flax import open_dataset
 from training_flax.data.decode import read_image, read_size
-from training_flax.data.folder import SYSTEM_FOLDERS, find_images
+from training_flax.data.listing import SYSTEM_FOLDERS, find_images
 
 
 def save(path, seed=0, size=(6, 6), **options):
@@ -151,6 +152,139 @@ def test_a_class_may_hold_folders_alone_and_links_to_itself(tmp_path):
             save(tmp_path / part / name / "sub" / "0.png")
     (tmp_path / "train" / "cat" / "sub" / "up").symlink_to(tmp_path / "train" / "cat")
     assert len(opened(tmp_path).train.labels) == 2
+
+
+def link_to(target):
+    return lambda root, place: place.symlink_to(root / target)
+
+
+def nested_class(root, place):
+    (root / "train" / "dog").rename(place)
+    (root / "train" / "dog").symlink_to(place)
+
+
+def classes_elsewhere(root, place):
+    (root / "train" / "dog").rename(root / "store")
+    (root / "train" / "dog").symlink_to(root / "store")
+    place.symlink_to(root / "store")
+
+
+LEAD_OUT = {
+    "to the part": link_to("train"),
+    "to another class": link_to("train/dog"),
+    "into another class": link_to("train/dog/more"),
+    "to the root": link_to(""),
+    "far above": lambda root, place: place.symlink_to("/"),
+    "to the same class of tests": link_to("test/cat"),
+    "to another class of tests": link_to("test/dog"),
+    "a class in a class": nested_class,
+    "classes that are links": classes_elsewhere,
+}
+
+
+@pytest.mark.parametrize("case", LEAD_OUT)
+def test_links_to_other_classes_are_passed_over(case, tmp_path):
+    for part in ("train", "test"):
+        classes(tmp_path / part)
+    save(tmp_path / "train" / "dog" / "more" / "7.png", 7)
+    place = tmp_path / "train" / "cat" / "up"
+    LEAD_OUT[case](tmp_path, place)
+    dataset = opened(tmp_path)
+    assert dataset.train.labels.tolist() == [0, 0, 1, 1, 1]
+    assert dataset.passed_over == (str(place),)
+    with pytest.raises(ValueError, match=r"train/cat/up' is no image of a class; without --strict it is passed over"):
+        opened(tmp_path, strict=True)
+
+
+def test_links_to_images_of_no_class_are_followed(tmp_path):
+    for part in ("train", "test"):
+        classes(tmp_path / part)
+    save(tmp_path / "store" / "more" / "7.png", 7)
+    (tmp_path / "train" / "cat" / "stored").symlink_to(tmp_path / "store")
+    dataset = opened(tmp_path)
+    assert (dataset.train.labels.tolist(), dataset.passed_over) == ([0, 0, 0, 1, 1], ())
+
+
+def test_one_folder_cannot_be_two_classes(tmp_path):
+    for part in ("train", "test"):
+        classes(tmp_path / part)
+        (tmp_path / part / "eel").symlink_to("dog")
+    with pytest.raises(ValueError, match=r"train/dog' and '.*train/eel' are one folder, and cannot be two classes$"):
+        opened(tmp_path)
+
+
+def test_parts_that_are_one_folder(tmp_path):
+    classes(tmp_path / "train")
+    (tmp_path / "val").symlink_to("train")
+    assert opened(tmp_path).notes == ("4 of the test images are train images too: 'val' has folders of 'train'",)
+    assert opened(tmp_path, test_split="train").notes[0].startswith("4 of the test images are train images too")
+    (tmp_path / "val").unlink()
+    classes(tmp_path / "val", names=("cat",))
+    (tmp_path / "val" / "dog").symlink_to(tmp_path / "train" / "dog")
+    assert opened(tmp_path).notes == ("2 of the test images are train images too: 'val' has folders of 'train'",)
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (("cat",), "folders of 1 of 2 classes, and 0 others"),
+        (("cat", "dog", "eel"), "folders of 2 of 2 classes, and 1 others"),
+        (("dog", "eel"), "folders of 1 of 2 classes, and 1 others"),
+    ],
+)
+def test_the_test_part_is_the_one_with_the_classes(names, told, tmp_path):
+    for part in ("train", "val"):
+        classes(tmp_path / part)
+    classes(tmp_path / "test", names=names, each=3)
+    dataset = opened(tmp_path)
+    assert len(dataset.test.labels) == 4
+    [note] = dataset.notes
+    assert note.startswith(f"'test' has {told}, 'val' is the test part; python -m training_flax.predict --run RUN ")
+    with pytest.raises(ValueError, match="classes must be the same in 'train' and 'test'; in one alone: "):
+        opened(tmp_path, test_split="test")
+
+
+@pytest.mark.parametrize(("train", "test"), [("NFC", "NFD"), ("NFD", "NFC"), ("NFD", "NFD")])
+def test_names_are_compared_as_unicode_means_them(train, test, tmp_path):
+    names = ("caf\u00e9", "\u5bff\u53f8", "zebra")
+    for part, form in (("train", train), ("test", test)):
+        classes(tmp_path / part, names=[unicodedata.normalize(form, name) for name in names], each=2)
+    dataset = opened(tmp_path)
+    assert {unicodedata.normalize("NFC", name) for name in dataset.class_names} == set(names)
+    for part in (dataset.train, dataset.test):
+        for label, name in enumerate(dataset.class_names):
+            seed = 10 * names.index(unicodedata.normalize("NFC", name))
+            expected = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
+            np.testing.assert_array_equal(part.images[2 * label], expected)
+    classes(tmp_path / "train", names=[unicodedata.normalize(form, names[0]) for form in ("NFC", "NFD")])
+    with pytest.raises(ValueError, match=r"two classes have the name 'café', spelled in two ways; rename one$"):
+        opened(tmp_path)
+
+
+def test_classes_without_parts_say_what_to_do(tmp_path):
+    classes(tmp_path, names=("cat", "dog", "eel", "fox"))
+    (tmp_path / "@eaDir").mkdir()
+    with pytest.raises(ValueError) as error:
+        opened(tmp_path)
+    assert str(error.value) == (
+        f"{str(tmp_path)!r} has no folder 'train'; if 'cat', 'dog', 'eel', … are the classes, move most images of each "
+        "to train/CLASS and the others to test/CLASS; --train-split NAME takes a folder of another name"
+    )
+
+
+@pytest.mark.parametrize("option", ["train_split", "test_split"])
+@pytest.mark.parametrize("value", ["", " "])
+def test_a_part_without_a_name_is_refused(option, value, tmp_path):
+    for part in ("train", "test"):
+        classes(tmp_path / part)
+    with pytest.raises(ValueError, match=f"^{option} must name a folder in '.*'; given '{value}'$"):
+        opened(tmp_path, **{option: value})
+
+
+@pytest.mark.parametrize("name", ["digits", "fake:4x4x3:2:8", "tfds:plain"])
+def test_strict_is_for_folders(name):
+    with pytest.raises(ValueError, match=f"^strict is for 'folder:PATH'; '{name}' has no files that are passed over"):
+        open_dataset(name, strict=True)
 
 
 def text(path):
