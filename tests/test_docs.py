@@ -134,7 +134,7 @@ def understand(module, options, monkeypatch):
         monkeypatch.setattr(command, "tabulate", str)
         assert command.main(options) == 0
     elif module == "training_flax.prepare":
-        command = importlib.import_module("training_flax.data.prepare")
+        command = importlib.import_module("training_flax.prepare_command")
         monkeypatch.setattr(command, "prepare_dataset", lambda name, data_dir, source: Path())
         assert command.main(options) == 0
     elif module == "benchmarks.sizes":

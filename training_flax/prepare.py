@@ -4,7 +4,7 @@ python -m training_flax.prepare cifar10 --data-dir DIR
 """
 
 from common_flax.command_line import start_command
-from training_flax.data.prepare import main
+from training_flax.prepare_command import main
 
 if __name__ == "__main__":
     start_command(main)

@@ -37,7 +37,7 @@ from weights_flax.io.archs import constructor_options
 FILE = CONFIG
 LONGEST = 400  # characters of an error
 NEEDED = ("arch", "recipe", "batch_size", "lr")  # the options without a default
-FILES = ("train_files", "test_files", "train_bytes", "test_bytes")
+FILES = ("train_files", "test_files", "train_bytes", "test_bytes", "train_labels", "test_labels")
 MAY_LACK = (*FILES, "weights_sum", "versions", "mark", "lengths", "random")  # entries of FACTS that no reader needs
 # Bounds that no run reaches, so that a damaged file asks for no more memory than a machine has.
 MOST = 2**32
@@ -68,6 +68,8 @@ FACTS: dict[str, Any] = {
     "test_files": Text,
     "train_bytes": Bytes,
     "test_bytes": Bytes,
+    "train_labels": Text,
+    "test_labels": Text,
     "weights_sum": Text,
     "image_shape": tuple[Side, Side, Channels],
     "normalisation": Normalisation,

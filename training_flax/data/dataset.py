@@ -43,6 +43,7 @@ class Dataset:
             constant channel is 1.
         train_files, test_files: hashes of the names of the splits' files; None if there are none.
         train_bytes, test_bytes: the bytes of the splits' files; None if there are none, or too many to ask for.
+        train_labels, test_labels: hashes of the splits' labels, in order; None where the images come from no files.
         notes: what a user should know of the choice of the splits, a line each.
         passed_over: the paths of files that stand among the images, and are none.
     """
@@ -57,6 +58,8 @@ class Dataset:
     test_files: str | None = None
     train_bytes: int | None = None
     test_bytes: int | None = None
+    train_labels: str | None = None
+    test_labels: str | None = None
     notes: tuple[str, ...] = ()
     passed_over: tuple[str, ...] = ()
 

@@ -27,6 +27,7 @@ class Features(NamedTuple):
         grey: images have one channel.
         kind: of the label: "class", "integer" or "text".
         names: of the classes; empty if the labels themselves are the names.
+        note: says which features were taken, where neither the builder nor their keys do.
     """
 
     image: str
@@ -36,6 +37,7 @@ class Features(NamedTuple):
     grey: bool
     kind: str
     names: tuple[str, ...]
+    note: str = ""
 
     def parse(self, record: bytes, name: str) -> tuple[Any, Any]:
         """Returns the image, as bytes of its file or as an array (height, width, channels), and the label.
@@ -47,36 +49,6 @@ class Features(NamedTuple):
         if image is None or label is None:
             raise ValueError(f"record {name!r} is missing; prepare the data set anew")
         return image, label
-
-    def classes(self, splits: Sequence[Sequence[Any]]) -> tuple[tuple[str, ...], list[np.ndarray]]:
-        """Returns the names of the classes, and the labels of each split as numbers, (examples,) int32.
-
-        Integers and texts are classes by themselves: the different ones of the first split, sorted.
-
-        Raises:
-            ValueError: a label has no class, or nearly each example of the first split has a label of its own.
-        """
-        if self.kind == "class":
-            numbers = [np.array(labels, np.int32) for labels in splits]
-            for part in numbers:
-                if part.min() < 0 or part.max() >= len(self.names):
-                    raise ValueError(f"labels from {part.min()} to {part.max()}, of {len(self.names)} classes")
-            return self.names, numbers
-        values = sorted(set(splits[0]))
-        if len(values) > max(2, len(splits[0]) // 2):
-            raise ValueError(
-                f"the label {self.label!r} has {len(values):,} values in {len(splits[0]):,} examples, and is no class"
-            )
-        places = {value: number for number, value in enumerate(values)}
-        for labels in splits[1:]:
-            if new := sorted(set(labels) - set(places)):
-                raise ValueError(f"the label {_name(new[0])!r} is in the test split, and not in the train split")
-        texts = tuple(map(_name, values))
-        return texts, [np.array([places[label] for label in labels], np.int32) for labels in splits]
-
-
-def _name(label: Any) -> str:
-    return label.decode("utf-8", "backslashreplace") if isinstance(label, bytes) else str(label)
 
 
 def choose_features(info: Any, tfds: Any) -> Features:
@@ -106,9 +78,11 @@ def choose_features(info: Any, tfds: Any) -> Features:
             both = {key: features[key] for key in (image, label)}
             decoders = {image: tfds.decode.SkipDecoding()} if fit[image][1] == "encoded" else {}
             kind = fit[label][1]
-            names = tuple(features[label].names) if kind == "class" else ()
+            names = tuple(features[label].names or ()) if kind == "class" else ()
             grey = features[image].shape[-1] == 1
-            return Features(image, label, tfds.features.FeaturesDict(both), decoders, grey, kind, names)
+            usual = (image, label) in (named, ("image", "label"))
+            note = "" if usual else f"takes the features {image!r} and {label!r}, of {', '.join(sorted(features))}"
+            return Features(image, label, tfds.features.FeaturesDict(both), decoders, grey, kind, names, note)
     shown = ", ".join(f"{key} ({type(feature).__name__})" for key, feature in sorted(features.items()))
     wrong = [
         f"{key!r} {fit[key][1]}" for key in dict.fromkeys(key for pair in pairs for key in pair) if not fit[key][0]
@@ -132,8 +106,13 @@ def _fits(feature: Any, tfds: Any) -> tuple[str, str]:
         return "label", "class"
     if isinstance(feature, kinds.Text):
         return "label", "text"
-    if isinstance(feature, kinds.Tensor) and shape == () and np.issubdtype(dtype, np.integer):
+    if isinstance(feature, kinds.Tensor) and shape == () and (dtype == np.bool_ or np.issubdtype(dtype, np.integer)):
         return "label", "integer"
+    if isinstance(feature, kinds.Tensor) and len(shape) == 1:
+        kind = f"is a Tensor of {np.dtype(dtype).name} {shape}"
+        return "", f"{kind}, a list for each example; if it is one-hot, store the number of the class"
+    if isinstance(feature, kinds.Tensor) and len(shape) == 2 and dtype == np.uint8:
+        return "", f"is a Tensor of uint8 {shape}: store (height, width, 1)"
     if isinstance(feature, kinds.Tensor) and len(shape) == 3:
         if dtype == np.uint8 and shape[-1] in (1, 3):
             return "image", "array"
@@ -161,12 +140,14 @@ def open_records(file_format: str, instructions: Sequence[Any]) -> Records:
         instructions: TFDS's `file_instructions` of the split: files, and the records to skip and to take of each.
 
     Raises:
-        ValueError: the format is none of these, or a file is damaged.
-        OSError: a file cannot be read.
+        ValueError: the format is none of these, or a file is missing, cannot be read or is damaged.
     """
     if file_format in ("array_record", "parquet", "tfrecord"):
         for part in instructions:
-            Path(part.filename).stat()  # the libraries' own errors do not say that a file is missing
+            try:
+                Path(part.filename).stat()  # the libraries' own errors do not say that a file is missing
+            except OSError as error:
+                raise ValueError(f"{Path(part.filename).name!r}: {error.strerror}; prepare the data set anew") from None
     if file_format == "array_record":
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 

@@ -4,8 +4,10 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,42 +18,21 @@ from common_flax.files import user_path
 from common_flax.optional import not_installed
 from training_flax.data.decode import read_image, read_size
 from training_flax.data.records import Features, Records, choose_features, open_records
-from training_flax.data.source import CHUNK, MEMORY_LIMIT, Source, Sources, sum_of_files
-
-NAME = r"(\w+(?:/[\w.+-]+)?)(?::(\d+\.\d+\.\d+))?"
-PLACE = r"-?\d+(?:%|shard)?"
-SLICE = rf"\[({PLACE})?:({PLACE})?\]"
-TRAIN = ("train", "training")
-TEST = ("test", "testing", "validation", "valid", "val", "dev")
+from training_flax.data.source import CHUNK, MEMORY_LIMIT, Source, Sources
+from training_flax.data.splits import (
+    choose_splits,
+    instructions,
+    notes,
+    shards,
+    split_name,
+    sum_of_shards,
+    without_slice,
+)
 
 
 def data_folder(data_dir: str | Path | None) -> Path:
     """Returns the folder of prepared data sets: `data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
     return user_path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
-
-
-def split_name(rest: str) -> tuple[str, str]:
-    """Splits "NAME", "NAME/CONFIG", "NAME:VERSION" or "NAME/CONFIG:VERSION" into name and version ("" if none).
-
-    Raises ValueError for any other form.
-    """
-    match = re.fullmatch(NAME, rest)
-    if match is None:
-        raise ValueError(
-            f"data sets of TFDS are NAME or NAME:VERSION, such as cifar10 or cifar10:3.0.2; given {rest!r}"
-        )
-    return match[1], match[2] or ""
-
-
-def _without_slice(rest: str) -> tuple[str, str]:
-    """Splits a slice off: "NAME[:80%]", or for short "NAME:80%", gives ("NAME", "[:80%]"); "" if there is none."""
-    match = re.fullmatch(rf"({NAME})(?::(\d+%)|({SLICE}))", rest)
-    if match is None and "[" in rest:
-        raise ValueError(
-            f"a part of the train split is named as TFDS does, such as {rest.partition('[')[0]}[:80%] or [1000:]; "
-            f"given {rest!r}"
-        )
-    return (rest, "") if match is None else (match[1], f"[:{match[4]}]" if match[4] else match[5])
 
 
 class _DataSet(NamedTuple):
@@ -69,26 +50,17 @@ class _DataSet(NamedTuple):
     info: Any
     features: Features
 
-    def instructions(self, split: str) -> Sequence[Any]:
-        """Returns the files of a split, and the records in them; raises ValueError if there is no such split."""
-        try:
-            return self.info.splits[split].file_instructions
-        except Exception as error:  # TFDS raises errors of several kinds
-            there = ", ".join(self.info.splits)
-            raise ValueError(f"split {split!r}: {one_line(error)}; the splits are {there}") from None
-
     def records(self, split: str) -> Records:
         """Opens the records of a split; raises ValueError if it has none."""
-        instructions = self.instructions(split)
-        if not instructions:
+        parts = instructions(self.info.splits, split)
+        if not parts:
             raise ValueError(f"split {split!r} has no examples")
-        return open_records(self.stored, instructions)
+        return open_records(self.stored, parts)
 
-    def is_labelled(self, split: str) -> bool:
-        """Tells if a split has labels; those of some test splits, such as ImageNet's, are all -1."""
+    def first_label(self, split: str) -> Any:
+        """Returns the label of the first example."""
         [record] = self.records(split).__getitems__([0])
-        label = self.features.parse(record, f"{split} 0")[1]
-        return not (self.features.kind == "class" and label < 0)
+        return self.features.parse(record, f"{split} 0")[1]
 
 
 class _Read(NamedTuple):
@@ -111,88 +83,42 @@ def prepared(
             "NAME[:80%]", takes a part of the train split; the rest is the test split if the data set has none.
         data_dir: see `data_folder`.
         train_split, test_split: splits as TFDS spells them, such as "train[:80%]" or "validation+test". Left out, they
-            are the first of `TRAIN`, and the first of `TEST` that has labels.
+            are the first of `TRAIN`, and the first of `TEST` whose examples all have labels, in any case of letters, or
+            else the part of the train split that is left.
 
     Raises:
         ValueError: one line: the data set is not prepared, is in a format that is not read, or lacks these splits or
             such features.
     """
-    whole, cut = _without_slice(rest)
+    whole, cut = without_slice(rest)
     name, version = split_name(whole)
     if cut and train_split is not None:
         raise ValueError(f"give a slice or train_split; given {rest!r} and {train_split!r}")
     folder = _find(name, version, data_folder(data_dir))
     with _naming(folder):
         stored = json.loads((folder / "dataset_info.json").read_text()).get("fileFormat", "tfrecord")
+        if not (folder / "features.json").is_file():
+            raise ValueError("features.json is missing, without which nothing tells image and label; prepare it anew")
         import tensorflow_datasets as tfds
 
         # A builder by name may use the network, and needs code that may have changed; the folder is enough.
         info = tfds.builder_from_directory(folder).info
         data = _DataSet(folder, stored, info, choose_features(info, tfds))
-        splits = _choose_splits(data, whole, cut, train_split, test_split)
-        parts = [_read(data, split) for split in splits]
-        names, labels = data.features.classes([part.labels for part in parts])
+        read = cache(lambda split: _read(data, split))
+
+        def is_labelled(train: str, split: str) -> bool:
+            # The first label tells of splits without any, such as ImageNet's test split, which takes long to read.
+            return not any(
+                _without_label(data.features, labels(), read(train).labels)
+                for labels in (lambda: [data.first_label(split)], lambda: read(split).labels)
+            )
+
+        splits = choose_splits(info.splits, whole, cut, train_split, test_split, is_labelled)
+        parts = [read(split) for split in splits]
+        names, labels = _classes(data.features, splits, [part.labels for part in parts])
         train, test = (_source(data, *part) for part in zip(splits, parts, labels, strict=True))
-        return Sources(train, test, names, _notes(data, *splits))
-
-
-def _choose_splits(data: _DataSet, name: str, cut: str, train: str | None, test: str | None) -> tuple[str, str]:
-    """Returns the splits for training and for tests; arguments as of `prepared`."""
-    there = {split: info.num_examples for split, info in data.info.splits.items() if info.num_examples}
-    listed = f"it has {', '.join(data.info.splits)}"
-    if train is None:
-        train = next((split for split in TRAIN if split in there), None)
-        if train is None:
-            raise ValueError(f"no split 'train'; {listed}; name one with --train-split")
-        held_out = _rest(train, cut) or None
-        train += cut
-    else:
-        held_out = None
-    if test is None:
-        usual = [split for split in TEST if split in there and split != train]
-        test = next((split for split in usual if data.is_labelled(split)), held_out)
-    if test is None:
-        raise ValueError(
-            f"no split with labels to test on; {listed}; hold out a fifth of it with --data 'tfds:{name}[:80%]', or "
-            "name a split with --test-split"
-        )
-    return train, test
-
-
-def _rest(split: str, cut: str) -> str:
-    """Returns the part of a split that a slice leaves out, as TFDS spells it; "" if that is nothing."""
-    match = re.fullmatch(SLICE, cut)
-    start, end = match.groups() if match else (None, None)
-    return "+".join([*([f"{split}[:{start}]"] if start else []), *([f"{split}[{end}:]"] if end else [])])
-
-
-def _notes(data: _DataSet, train: str, test: str) -> tuple[str, ...]:
-    """Returns lines that say which splits were taken, if not train and test, and whether they overlap."""
-    notes = [] if (train, test) == ("train", "test") else [f"trains on {train}, tests on {test}"]
-    taken = [(part.filename, part.skip, part.skip + part.take) for part in data.instructions(train)]
-    shared = 0
-    for part in data.instructions(test):
-        for file, start, end in taken:
-            if file == part.filename:
-                shared += max(0, min(end, part.skip + part.take) - max(start, part.skip))
-    if shared:
-        notes.append(f"{shared:,} of the test images are train images too")
-    return tuple(notes)
-
-
-def _shards(data: _DataSet, split: str) -> list[Path]:
-    """Returns the files of the splits that a split names."""
-    return sorted(shard for name in _named(data, split) for shard in data.folder.glob(f"*-{name}.{data.stored}*"))
-
-
-def _named(data: _DataSet, split: str) -> list[str]:
-    return [name for name in data.info.splits if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", split)]
-
-
-def _sum_of_shards(data: _DataSet, split: str) -> str:
-    """Returns the hash of the names of a split's files, with the data set's version, and of a part's own name."""
-    names = [f"{data.folder.name}/{shard.name}" for shard in _shards(data, split)]
-    return sum_of_files([*names, *([split] * (split not in _named(data, split)))])
+        told = (*notes(info.splits, *splits), *([data.features.note] * bool(data.features.note)))
+        return Sources(train, test, names, told)
 
 
 def _find(name: str, version: str, data: Path) -> Path:
@@ -237,6 +163,75 @@ def _read(data: _DataSet, split: str) -> _Read:
     return _Read(records, labels, images)
 
 
+def _without_label(features: Features, labels: Sequence[Any], trained: Sequence[Any]) -> int:
+    """Returns the number of labels that stand for none: -1, or an empty text.
+
+    Of integers and texts they are classes if `trained`, the labels of the train split, has them too.
+    """
+    none: Any = b"" if features.kind == "text" else -1
+    if features.kind != "class" and none in set(trained):
+        return 0
+    return sum(label == none for label in labels)
+
+
+def _classes(
+    features: Features, splits: Sequence[str], labels: Sequence[Sequence[Any]]
+) -> tuple[tuple[str, ...], list[np.ndarray]]:
+    """Returns the names of the classes, and the labels of each split as numbers, (examples,) int32.
+
+    Integers and texts are classes by themselves: the different ones of the train split, sorted.
+
+    Args:
+        features: the data set's.
+        splits: the names of the train and the test split.
+        labels: theirs, as they are stored.
+
+    Raises:
+        ValueError: a label is missing or has no class, nearly each example of the train split has a label of its own,
+            there are fewer than two classes, or two have one name.
+    """
+    for option, split, part in zip(("--train-split", "--test-split"), splits, labels, strict=True):
+        if lacking := _without_label(features, part, labels[0]):
+            raise ValueError(
+                f"{lacking:,} of {len(part):,} examples of split {split!r} have no label; name another with {option}"
+            )
+    if features.kind == "class":
+        numbers = [np.array(part, np.int32) for part in labels]
+        for found in numbers:
+            if found.min() < 0 or found.max() >= len(features.names):
+                raise ValueError(f"labels from {found.min()} to {found.max()}, of {len(features.names)} classes")
+        return _checked(features.names), numbers
+    values = sorted(set(labels[0]))
+    if len(values) > max(2, len(labels[0]) // 2):
+        raise ValueError(
+            f"the label {features.label!r} has {len(values):,} values in {len(labels[0]):,} examples, and is no class"
+        )
+    places = {value: number for number, value in enumerate(values)}
+    if new := sorted(set(labels[1]) - set(places)):
+        raise ValueError(
+            f"the label {_name(new[0])!r} is in the test split, and not in the train split; name others than "
+            f"{splits[0]!r} and {splits[1]!r} with --train-split and --test-split"
+        )
+    return _checked(map(_name, values)), [np.array([places[label] for label in part], np.int32) for part in labels]
+
+
+def _name(label: Any) -> str:
+    if isinstance(label, bytes):
+        return label.decode("utf-8", "backslashreplace")
+    return str(int(label))  # 0 or 1 for booleans
+
+
+def _checked(classes: Iterable[str]) -> tuple[str, ...]:
+    """Returns the names of classes; raises ValueError unless they are two different ones or more."""
+    names = tuple(classes)
+    if len(names) < 2:
+        raise ValueError(f"there must be at least 2 classes; it has {len(names)}: {', '.join(names) or 'none'}")
+    spelled = [unicodedata.normalize("NFC", name) for name in names]
+    if len(set(spelled)) < len(spelled):
+        raise ValueError(f"two classes have the name {max(spelled, key=spelled.count)!r}; rename one")
+    return names
+
+
 def _source(data: _DataSet, split: str, part: _Read, labels: np.ndarray) -> Source:
     name = f"{data.folder}: {split}"
 
@@ -261,8 +256,8 @@ def _source(data: _DataSet, split: str, part: _Read, labels: np.ndarray) -> Sour
             return image.shape[:2]
         return read_size(io.BytesIO(image), f"{name} {index}")
 
-    total = sum(shard.stat().st_size for shard in _shards(data, split))
-    return Source(labels, size, read, _sum_of_shards(data, split), total)
+    total = sum(shard.stat().st_size for shard in shards(data.info.splits, split))
+    return Source(labels, size, read, sum_of_shards(data.folder, data.info.splits, split), total)
 
 
 @contextmanager

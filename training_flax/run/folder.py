@@ -32,7 +32,9 @@ LENGTH = ("epochs", "steps")
 LOCK = ".lock"
 # Options that are addresses, and the entries that tell the content apart, beside the names of files.
 CONTENT = {"data": ("train_bytes", "test_bytes"), "weights": ("weights_sum",)}
-UNMARKED = ("versions", *chain(*CONTENT.values()))  # a broken image may be mended
+LABELS = ("train_labels", "test_labels")
+# A broken image may be mended; and marks that are older than the sums of labels must stay what they are.
+UNMARKED = ("versions", *chain(*CONTENT.values()), *LABELS)
 
 
 class InUse(ValueError):
@@ -113,7 +115,7 @@ def _check_same_run(out: Path, wanted: dict[str, Any], extend: bool) -> None:
     except ValueError as error:
         raise ValueError(f"out {str(out)!r} has a damaged config.json; name a new folder: {error}") from None
     there, now = _flat(stored), _flat(plain(wanted))
-    unknown = {"train_files", "test_files", *chain(*CONTENT.values())} - there.keys()  # runs of older versions
+    unknown = {"train_files", "test_files", *LABELS, *chain(*CONTENT.values())} - there.keys()  # runs of older versions
     ignored = {"versions", *(LENGTH if extend else ()), *_addresses(there, now)} | unknown
     differing = [
         f"{name} ({there.get(name)!r} there, {now.get(name)!r} now)"

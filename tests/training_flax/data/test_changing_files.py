@@ -145,18 +145,21 @@ def test_a_folder_that_changed_between_a_stop_and_the_resumption_is_refused(chan
     assert BETWEEN_RUNS[change] in str(error.value)
 
 
-def test_a_run_of_a_version_that_knew_no_files_goes_on(data, tmp_path):
+@pytest.mark.parametrize("unknown", [("labels",), ("labels", "bytes"), ("labels", "bytes", "files")])
+def test_a_run_of_a_version_that_knew_no_files_or_labels_goes_on(unknown, data, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     job = plan(config(data, run))
     values = numbers_options(job.config, job.dataset)
-    assert values.keys() >= {"train_files", "test_files"}
+    lacking = {f"{part}_{what}" for part in ("train", "test") for what in unknown}
+    assert values.keys() >= lacking
     older = plan(config(data, None)).dataset
-    for name in ("train_files", "test_files"):
+    for name in lacking:
         object.__setattr__(older, name, None)
     write_older_config(run, job.config, older)
-    assert "train_files" not in read_config(run)
+    assert not lacking & read_config(run).keys()
     assert plan(config(data, run)).run == run
+    assert plan(config(data, run)).mark == job.mark or "files" in unknown
 
 
 def test_data_without_files_have_no_sum():

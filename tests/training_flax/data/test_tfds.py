@@ -185,7 +185,10 @@ BROKEN = {
     "no format": (lambda folder: (folder / "dataset_info.json").write_text("{}"), "Invalid version"),
     "no info": (lambda folder: (folder / "dataset_info.json").unlink(), "No such file or directory"),
     "broken info": (lambda folder: (folder / "dataset_info.json").write_text("{"), "line 1 column 2"),
-    "no features": (lambda folder: (folder / "features.json").unlink(), "Cannot restore pictures/1.0.0"),
+    "no features": (
+        lambda folder: (folder / "features.json").unlink(),
+        "features.json is missing, without which nothing tells image and label",
+    ),
     "records cut short": (lambda folder: halve(next(folder.glob("*-train.*"))), "is missing; prepare"),
     "test records cut short": (lambda folder: halve(next(folder.glob("*-test.*"))), "is missing; prepare"),
     "records of noise": (
@@ -211,12 +214,15 @@ UNFIT = {
         "no split with labels to test on; it has train; hold out a fifth of it with --data 'tfds:pictures[:80%]'",
     ),
     "no train": ({"splits": {"test": [0]}}, "no split 'train'; it has test; name one with --train-split"),
-    "unlabelled": ({"splits": {"train": [0, 1], "test": [-1, 0]}}, "labels from -1 to 0, of 3 classes"),
+    "unlabelled": ({"splits": {"train": [0, 1], "test": [-1, 0]}}, "no split with labels to test on; it has"),
     "all unlabelled": (
         {"splits": {"train": [0, 1], "test": [-1, -1]}},
         "no split with labels to test on; it has train, test",
     ),
-    "unlabelled in training": ({"splits": {"train": [0, -1], "test": [1]}}, "labels from -1 to 0, of 3 classes"),
+    "unlabelled in training": (
+        {"splits": {"train": [0, -1], "test": [1]}},
+        "1 of 2 examples of split 'train' have no label",
+    ),
 }
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import struct
 import sys
 import tarfile
@@ -13,6 +14,7 @@ import pytest
 
 from training_flax import open_dataset, train_command
 from training_flax.data.dataset import StreamedSplit
+from training_flax.data.source import sum_of_files
 from training_flax.run.programs import compile_programs
 
 tfds = pytest.importorskip("tensorflow_datasets", reason="tensorflow-datasets is not installed")
@@ -221,12 +223,169 @@ def test_parts_have_sums_of_their_own(made):
     assert len(sums) == 3
 
 
+def renamed(made, tmp_path, template):
+    """Copies `train_validation`, its files named by another template of TFDS, and "validation" called "test-train"."""
+    folder = tmp_path / "train_validation" / "1.0.0"
+    shutil.copytree(made / "array_record" / "train_validation" / "1.0.0", folder)
+    text = (folder / "dataset_info.json").read_text().replace('"validation"', '"test-train"')
+    values = json.loads(text)
+    for split in values["splits"]:
+        before = "validation" if split["name"] == "test-train" else split["name"]
+        [path] = folder.glob(f"*-{before}.array_record*")
+        split["filepathTemplate"] = template
+        names = {"DATASET": "train_validation", "SPLIT": split["name"], "FILEFORMAT": "array_record"}
+        name = template.replace("{SHARD_X_OF_Y}", "00000-of-00001")
+        for key, value in names.items():
+            name = name.replace(f"{{{key}}}", value)
+        path.rename(folder / name)
+    (folder / "dataset_info.json").write_text(json.dumps(values))
+    return tmp_path
+
+
+TEMPLATES = ["{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}", "x_{SPLIT}_{SHARD_X_OF_Y}.{FILEFORMAT}", "{SPLIT}-{SHARD_X_OF_Y}"]
+TEMPLATES += ["{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"]
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_files_of_any_names_have_their_sums(template, made, tmp_path):
+    root = renamed(made, tmp_path, template)
+    options = dict(data_dir=root, test_split="test-train")
+    seen = set()
+    for train in ("train", "test-train", "all", "train[:50%]"):
+        dataset = open_dataset("tfds:train_validation", train_split=train, **options)
+        files = [
+            path for path in (root / "train_validation" / "1.0.0").iterdir() if path.suffix not in (".json", ".txt")
+        ]
+        wanted = [path for path in files if train == "all" or ("test" in train) == ("test-train" in path.name)]
+        assert dataset.train_bytes == sum(path.stat().st_size for path in wanted) > 0
+        seen.add(dataset.train_files)
+    assert len(seen) == 4
+
+
+def test_sums_of_files_stay_what_they_were(made):
+    """Runs keep them, and go on by them alone."""
+    whole = open_dataset("tfds:other_keys", data_dir=made / "sharded")
+    names = sorted(f"1.0.0/{path.name}" for path in (made / "sharded").rglob("*-train.*"))
+    assert (len(names), whole.train_files) == (3, sum_of_files(names))
+    part = open_dataset("tfds:other_keys[:20%]", data_dir=made / "sharded")
+    assert part.train_files == sum_of_files([*names, "train[:20%]"])
+
+
+def test_other_labels_in_files_of_the_same_size_are_noticed(tmp_path):
+    sums, sizes = [], set()
+    for name, labels in (("a", [0, 1, 2] * 4), ("b", [1, 0, 2] * 4), ("c", [0, 1, 2] * 4)):
+        prepare(tmp_path / name, splits={"train": labels, "test": [2, 1, 0]})
+        dataset = open_dataset("tfds:pictures", data_dir=tmp_path / name)
+        sums.append((dataset.train_labels, dataset.test_labels))
+        sizes.add((dataset.train_files, dataset.train_bytes))
+    assert len(sizes) == 1
+    assert sums[0] == sums[2] != sums[1]
+    assert sums[0][1] == sums[1][1]
+
+
+LEFT_OUT = {
+    "no labels": [-1, -1],
+    "one without a label": [2, -1, 0],
+}
+KINDS = {
+    "class": (tfds.features.ClassLabel(names=["0", "1", "2"]), lambda label: label),
+    "integer": (tfds.features.Scalar(np.int64), lambda label: label),
+    "text": (tfds.features.Text(), lambda label: "" if label < 0 else f"{label}"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("labels", LEFT_OUT)
+def test_a_test_split_without_labels_is_left_out(kind, labels, tmp_path):
+    feature, spelled = KINDS[kind]
+    splits = {"train": [0, 1, 2] * 3, "test": LEFT_OUT[labels], "validation": [1, 0, 2]}
+    prepare(tmp_path, label=feature, splits={name: list(map(spelled, part)) for name, part in splits.items()})
+    dataset = open_dataset("tfds:pictures", data_dir=tmp_path)
+    assert sorted(dataset.test.labels.tolist()) == [0, 1, 2]
+    assert dataset.class_names == ("0", "1", "2")
+    assert dataset.notes == ("trains on train, tests on validation",)
+    for option, split in (("test_split", "test"), ("train_split", "test")):
+        if (kind, option) in (("integer", "train_split"), ("text", "train_split")):
+            continue  # the values of the train split are classes
+        with pytest.raises(ValueError) as error:
+            open_dataset("tfds:pictures", data_dir=tmp_path, **{option: split, "test_split": "test"})
+        assert f"examples of split 'test' have no label; name another with --{option.replace('_', '-')}" in str(
+            error.value
+        )
+
+
+FEW = {
+    "one name": (
+        {"label": tfds.features.ClassLabel(names=["cat"]), "splits": {"train": [0] * 4, "test": [0]}},
+        "1: cat",
+    ),
+    "one number": ({"label": tfds.features.Scalar(np.int64), "splits": {"train": [7] * 4, "test": [7]}}, "1: 7"),
+    "one text": ({"label": tfds.features.Text(), "splits": {"train": ["a"] * 4, "test": ["a"]}}, "1: a"),
+    "no boolean is true": (
+        {"label": tfds.features.Scalar(np.bool_), "splits": {"train": [False] * 4, "test": [False]}},
+        "1: 0",
+    ),
+}
+
+
+@pytest.mark.parametrize("few", FEW)
+def test_fewer_than_two_classes_are_refused(few, tmp_path):
+    changes, said = FEW[few]
+    prepare(tmp_path, **changes)
+    with pytest.raises(ValueError, match=f"there must be at least 2 classes; it has {said}$"):
+        open_dataset("tfds:pictures", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "texts", [[b"caf\xe9", "caf\\xe9"], ["caf\u00e9", "cafe\u0301"]], ids=["bytes and their escape", "two spellings"]
+)
+def test_texts_that_become_one_name_are_refused(texts, tmp_path):
+    prepare(tmp_path, label=tfds.features.Text(), splits={"train": texts * 3, "test": texts})
+    with pytest.raises(ValueError, match=r"two classes have the name 'caf.*'; rename one$"):
+        open_dataset("tfds:pictures", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize(("keys", "told"), [(("image", "label"), 0), (("picture", "kind"), 1)])
+def test_features_that_nobody_named_are_told(keys, told, tmp_path):
+    prepare(tmp_path, keys=keys)
+    note = f"takes the features {keys[0]!r} and {keys[1]!r}, of {', '.join(sorted(keys))}"
+    assert open_dataset("tfds:pictures", data_dir=tmp_path).notes == (note,) * told
+
+
+NOTHING_LEFT = ["only_train[:100%]", "only_train:100%", "only_train[:99%]", "only_train[0:]", "only_train[:]"]
+
+
+@pytest.mark.parametrize("name", NOTHING_LEFT)
+def test_a_slice_that_leaves_nothing_for_tests(name, made):
+    with pytest.raises(ValueError, match=r"is all of 'train', and nothing is left for tests; take less, such as train"):
+        open_dataset(f"tfds:{name}", data_dir=made / "array_record")
+
+
+@pytest.mark.parametrize(
+    ("split", "rest"),
+    [("train[:75%]", "train[75%:]"), ("train[4:]", "train[:4]"), ("train[2:9]", "train[:2]+train[9:]")],
+)
+def test_a_slice_named_as_the_train_split_leaves_the_rest_for_tests(split, rest, made):
+    options = dict(data_dir=made / "array_record", train_split=split)
+    assert open_dataset("tfds:only_train", **options).notes == (f"trains on {split}, tests on {rest}",)
+    assert open_dataset("tfds:plain", **options).notes == (f"trains on {split}, tests on test",)
+
+
+@pytest.mark.parametrize(("train", "test"), [("Train", "Test"), ("TRAIN", "VAL"), ("Training", "Dev")])
+def test_splits_have_any_case_of_letters(train, test, tmp_path):
+    prepare(tmp_path, splits={train: [0, 1, 2] * 3, test: [0, 1]})
+    dataset = open_dataset("tfds:pictures", data_dir=tmp_path)
+    assert (len(dataset.train.labels), len(dataset.test.labels)) == (9, 2)
+
+
 WRONG_SPLITS = {
     "trian": "split 'trian'",
     "train[:80": "split 'train[:80'",
     "train[a:]": "split 'train[a:]'",
     "": "split ''",
     "train+": "split 'train+'",
+    "train[:50%][50%:]": "split 'train[:50%][50%:]' has two slices in a row",
+    "train[:50%] [50%:]": "has two slices in a row, and may have one, such as train[:80%]",
 }
 
 
@@ -255,7 +414,14 @@ UNFIT = {
     ),
     "a box for a label": (
         {"label": tfds.features.Tensor(shape=(2,), dtype=np.int64), "splits": {"train": [[0, 1]], "test": [[0, 1]]}},
-        "'label' is a Tensor",
+        "'label' is a Tensor of int64 (2,), a list for each example; if it is one-hot, store the number of the class",
+    ),
+    "one-hot": (
+        {
+            "label": tfds.features.Tensor(shape=(3,), dtype=np.float32),
+            "splits": {"train": [[0, 0, 1]], "test": [[0, 0, 1]]},
+        },
+        "'label' is a Tensor of float32 (3,), a list for each example; if it is one-hot, store the number of the class",
     ),
 }
 
@@ -271,6 +437,7 @@ def test_labels_that_are_no_classes_are_refused(unfit, tmp_path):
 
 
 FIT = {
+    "booleans": ({"label": tfds.features.Scalar(np.bool_)}, {"train": [True, False] * 3, "test": [True]}, ("0", "1")),
     "minus one and one": ({"label": tfds.features.Scalar(np.int64)}, {"train": [-1, 1] * 3, "test": [-1]}, ("-1", "1")),
     "texts in any letters": ({"label": tfds.features.Text()}, {"train": ["é", "b"] * 3, "test": ["é"]}, ("b", "é")),
     "keys of other names": ({"keys": ("picture", "kind")}, {"train": [0, 1, 2], "test": [0]}, ("cat", "dog", "eel")),
@@ -284,7 +451,7 @@ def test_labels_that_are_classes_by_themselves(fit, tmp_path):
     dataset = open_dataset("tfds:pictures", data_dir=tmp_path)
     assert dataset.class_names == classes
     assert sorted(dataset.train.labels.tolist()) == sorted(
-        classes.index(str(label)) if str(label) in classes else label for label in splits["train"]
+        classes.index(str(label)) if str(label) in classes else int(label) for label in splits["train"]
     )
 
 

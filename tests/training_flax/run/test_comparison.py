@@ -67,6 +67,13 @@ def test_options_that_are_the_same_have_no_column(tmp_path):
     assert "averaged" not in table[0]
 
 
+def test_what_follows_from_the_data_has_no_column(tmp_path):
+    facts = {"train_files": "a", "train_bytes": 1, "train_labels": "b", "weights_sum": "c"}
+    other = {"train_files": "d", "train_bytes": 2, "train_labels": "e", "weights_sum": "f"}
+    runs = read_runs([write_run(tmp_path / "a", **facts), write_run(tmp_path / "b", **other)])
+    assert differing_options(runs) == []
+
+
 def test_the_warm_up_of_no_average_has_no_column(tmp_path):
     """A run that is older than the option differs from a new one only if both keep an average."""
     old, new = write_run(tmp_path / "old"), write_run(tmp_path / "new", ema_warmup=True)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from training_flax import open_dataset
-from training_flax.data.prepare import _check_reachable, _taken, _whole_or_nothing, is_archive, main
+from training_flax.prepare_command import _check_reachable, _taken, _whole_or_nothing, is_archive, main
 
 NEEDS_TENSORFLOW = pytest.mark.skipif(
     importlib.util.find_spec("tensorflow") is None, reason="TensorFlow, of the extra [prepare], is not installed"

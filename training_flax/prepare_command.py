@@ -19,7 +19,8 @@ from common_flax.command_line import parse_options, run_command
 from common_flax.errors import one_line
 from common_flax.optional import library
 from common_flax.terminal import say
-from training_flax.data.tfds import data_folder, split_name
+from training_flax.data.splits import split_name
+from training_flax.data.tfds import data_folder
 
 DESCRIPTION = "Downloads a data set with TensorFlow Datasets and stores it for training without TensorFlow."
 ARCHIVES, COMPRESSED = {".tar", ".tgz", ".zip"}, {".gz", ".bz2", ".xz"}
