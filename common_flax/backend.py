@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import jax
+import numpy as np
 
 from common_flax.errors import one_line
 from common_flax.optional import DISTRIBUTION
@@ -28,30 +30,50 @@ def check_settings() -> None:
 
 
 @contextmanager
-def usual_settings() -> Iterator[None]:
+def usual_settings(x64: bool = False) -> Iterator[None]:
     """A context in which the settings of `USUAL` have their usual values, in this thread.
+
+    Args:
+        x64: the types of 64 bits are those of this context (JAX_ENABLE_X64); without it numbers are those of 32 bits,
+            whatever the user's own programs compute with.
 
     Raises:
         ValueError: see `check_settings`.
     """
     check_settings()
-    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"), jax.transfer_guard("allow"):
+    with (
+        jax.enable_x64(x64),
+        jax.numpy_rank_promotion("allow"),
+        jax.numpy_dtype_promotion("standard"),
+        jax.transfer_guard("allow"),
+    ):
         yield
 
 
-def check_backend() -> None:
+def computes_in_64_bits(dtype: Any, variables: Any) -> bool:
+    """Tells if a network of the compute type `dtype`, or one of its variables, has 64 bits, and JAX has them here."""
+    config: Any = jax.config  # its attributes know of contexts, its values do not
+    types = [dtype, *(getattr(leaf, "dtype", None) for leaf in jax.tree.leaves(variables))]
+    return config.jax_enable_x64 and any(each is not None and np.dtype(each) == np.float64 for each in types)
+
+
+def check_backend(x64: bool = False) -> None:
     """Starts JAX's backend, and with it the devices that JAX_PLATFORMS asks for.
 
     A run of several processes must connect them (`jax.distributed.initialize`) before this call.
 
-    The settings of `USUAL` get their usual values for the whole process, since they are about programs of the user's.
+    The settings of `USUAL` get their usual values for the whole process, since they are about programs of the user's,
+    and so do types of 64 bits.
+
+    Args:
+        x64: the command computes with 64 bits.
 
     Raises:
         ValueError: JAX cannot start the backend, as with JAX_PLATFORMS=cuda on a machine that has no GPU; or a setting
             forbids compiled programs, see `check_settings`.
     """
     check_settings()
-    for name, value in USUAL.items():
+    for name, value in (USUAL | {"jax_enable_x64": x64}).items():
         jax.config.update(name, value)
     try:
         jax.devices()

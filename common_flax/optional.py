@@ -1,7 +1,12 @@
-"""Libraries that only some commands need, each brought by an extra of the distribution."""
+"""Libraries that only some commands need, each brought by an extra of the distribution; and JAX, for commands."""
 
 import importlib
+import os
+import re
 from typing import Any
+
+from common_flax.errors import one_line
+from common_flax.terminal import complain
 
 DISTRIBUTION = "resnet-densenet-flax"
 
@@ -26,3 +31,17 @@ def library(name: str, *, extra: str, purpose: str) -> Any:
 def not_installed(error: ImportError, *, extra: str, purpose: str) -> ValueError:
     """Turns an ImportError into the one line that names the extra to install."""
     return ValueError(f"{purpose} needs {error.name or error}: pip install '{DISTRIBUTION}[{extra}]'")
+
+
+def import_jax(name: str) -> None:
+    """Imports JAX for the command called `name`; a setting that JAX does not take ends the process with one line.
+
+    JAX reads the variables JAX_* of the environment while it is imported, before any command could mind its errors.
+    """
+    try:
+        import jax  # noqa: F401
+    except ValueError as error:
+        variable = re.search(r"jax_\w+", str(error), re.IGNORECASE)
+        named = variable[0].upper() if variable else "the variable JAX_… that says so"
+        complain(f"{name}: error: JAX does not take a setting of the environment ({one_line(error)}); unset {named}")
+        os._exit(2)

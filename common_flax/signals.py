@@ -67,16 +67,18 @@ def handled(handler: Receive, *numbers: int) -> Iterator[None]:
                 signal.signal(number, old)
 
 
-def mind_imports() -> None:
+def mind_imports() -> str:
     """Has signals end the process with one line while `python -m` imports the package of a command.
 
     Python imports the whole package before its `__main__`, which takes seconds, and Ctrl-C would show a traceback.
+    Returns the last part of the command's name; "" in other processes.
     """
-    if sys.argv[:1] != ["-m"] or _module_to_run().partition(".")[0] not in COMMANDS:
-        return
+    if sys.argv[:1] != ["-m"] or (module := _module_to_run()).partition(".")[0] not in COMMANDS:
+        return ""
     for number in _minded():
         if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
             signal.signal(number, _end_of_imports)
+    return module.rpartition(".")[2]
 
 
 def imported() -> None:

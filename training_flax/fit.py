@@ -91,7 +91,8 @@ def fit(config: TrainConfig | Job, *, quiet: bool = False, stop: StopRequest | N
     """
     stop = stop or StopRequest()
     stop.armed = False
-    with usual_settings(), interrupt_after_saving(stop):
+    options = config.config if isinstance(config, Job) else config
+    with usual_settings(x64=options.dtype == "float64"), interrupt_after_saving(stop):
         job = config if isinstance(config, Job) else plan(config)
         while True:
             try:
@@ -252,6 +253,11 @@ def evaluate_run(config: TrainConfig, *, quiet: bool = False) -> Evaluation:
     source = config.weights or config.out
     if source is None:
         raise ValueError("evaluation needs weights, or the folder of a run as out; neither is given")
+    with usual_settings(x64=config.dtype == "float64"):
+        return _evaluate_run(config, source, quiet)
+
+
+def _evaluate_run(config: TrainConfig, source: Path | str, quiet: bool) -> Evaluation:
     job = plan(replace(config, weights=str(source), out=None))
     variables = starting_weights(job.config, job.eval_model)
     seen = dict(interpolation=job.config.interpolation, crop_rule=job.config.test_crop_rule)

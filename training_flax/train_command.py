@@ -78,8 +78,7 @@ def run(options: CommandLine, stop: StopRequest) -> None:
         return
     keep_memory()
     keep_compiled_programs()
-    if options.dtype == "float64":
-        jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_enable_x64", options.dtype == "float64")
     join_processes(options.coordinator, options.num_processes, options.process_id, show_all=options.verbose)
     others = watched()
     try:
@@ -96,7 +95,7 @@ def run(options: CommandLine, stop: StopRequest) -> None:
 
 
 def _run(options: CommandLine, stop: StopRequest) -> None:
-    check_backend()
+    check_backend(x64=options.dtype == "float64")
     if options.eval_only:
         stop.unarmed = "in the evaluation; there is nothing to save"
         evaluate_run(options.training)

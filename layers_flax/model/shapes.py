@@ -16,8 +16,9 @@ def image_by_shape(image_shape: Sequence[int]) -> jax.ShapeDtypeStruct:
 
 def variables_by_shape(model: nn.Module, image_shape: Sequence[int] = (32, 32, 3)) -> Mapping[str, Any]:
     """Shapes and types of a network's variables, by tracing its `init` once for each network and shape of images."""
+    config: Any = jax.config  # its attributes know of contexts, its values do not
     try:
-        return _traced(model, tuple(image_shape), jax.config.values["jax_enable_x64"])
+        return _traced(model, tuple(image_shape), config.jax_enable_x64)
     except TypeError:  # a field cannot be hashed, for example a list of stage sizes
         return _traced.__wrapped__(model, tuple(image_shape), True)
 

@@ -72,7 +72,8 @@ def _sample(sample: Callable[..., jax.Array], count: int, dtype: Any, key: jax.A
 
 def _draws_by_index(key: jax.Array) -> bool:
     """Tells if the i-th value is the same for any shape, so that a longer array holds it too."""
-    return str(jax.random.key_impl(key)) == "threefry2x32" and jax.config.values["jax_threefry_partitionable"]
+    config: Any = jax.config  # its attributes know of contexts, its values do not
+    return str(jax.random.key_impl(key)) == "threefry2x32" and config.jax_threefry_partitionable
 
 
 he_normal_fan_in = _scaled(2.0, "fan_in", "normal")

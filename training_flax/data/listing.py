@@ -1,4 +1,4 @@
-"""What lies in folders: the files of a class, and the images that a command line names."""
+"""Files in folders: those of a class, and the images that a command line names."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
+from common_flax.backend import computes_in_64_bits, usual_settings
 from common_flax.checks import check_images, check_positive
 from training_flax.data.dataset import StreamedSplit
 from training_flax.data.decode import read_image
@@ -61,21 +62,22 @@ def predict(
     Raises:
         ValueError: one line: an argument is wrong, a file cannot be read, or the network's values are not finite.
     """
-    if isinstance(images, np.ndarray | jax.Array):
-        check_images(images.shape)
-        if images.dtype != np.uint8:
-            raise ValueError(f"images must be uint8, pixels from 0 to 255; given {images.dtype}")
-        if image_size is not None or crop is not None:
-            raise ValueError("image_size and crop are for files; arrays are seen as they are")
-        classifier = Classifier(model, variables, mean, std, top, batch_size, len(images))
-        return _joined(classifier, classifier.in_batches(images))
-    paths = [str(path) for path in ([images] if isinstance(images, str | Path) else images)]
-    size = published_size(model) if image_size is None else image_size
-    seen = dict(interpolation=interpolation, crop_rule=crop_rule)
-    channels = image_channels(model, variables)
-    view = View((size, size), channels, CROP if crop is None else crop, keep=crop is None, **seen)
-    classifier = Classifier(model, variables, mean, std, top, batch_size, len(paths))
-    return _joined(classifier, (_unbroken(batch) for batch in FileStream(classifier, paths, view, workers)))
+    with usual_settings(computes_in_64_bits(getattr(model, "dtype", None), variables)):
+        if isinstance(images, np.ndarray | jax.Array):
+            check_images(images.shape)
+            if images.dtype != np.uint8:
+                raise ValueError(f"images must be uint8, pixels from 0 to 255; given {images.dtype}")
+            if image_size is not None or crop is not None:
+                raise ValueError("image_size and crop are for files; arrays are seen as they are")
+            classifier = Classifier(model, variables, mean, std, top, batch_size, len(images))
+            return _joined(classifier, classifier.in_batches(images))
+        paths = [str(path) for path in ([images] if isinstance(images, str | Path) else images)]
+        size = published_size(model) if image_size is None else image_size
+        seen = dict(interpolation=interpolation, crop_rule=crop_rule)
+        channels = image_channels(model, variables)
+        view = View((size, size), channels, CROP if crop is None else crop, keep=crop is None, **seen)
+        classifier = Classifier(model, variables, mean, std, top, batch_size, len(paths))
+        return _joined(classifier, (_unbroken(batch) for batch in FileStream(classifier, paths, view, workers)))
 
 
 class FileBatch(NamedTuple):

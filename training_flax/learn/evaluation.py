@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from common_flax.backend import usual_settings
+from common_flax.backend import computes_in_64_bits, usual_settings
 from common_flax.checks import check_positive, one_of
 from training_flax.data.dataset import Dataset, Split, StreamedSplit
 from training_flax.data.decode import CROP_RULES, INTERPOLATIONS
@@ -79,7 +79,6 @@ def test_reader(
     return Reader(split, central_fit(split.image_shape[0], ratio, interpolation=interpolation, rule=rule), workers)
 
 
-@usual_settings()
 def evaluate(
     model: nn.Module,
     variables: Mapping[str, Any],
@@ -106,13 +105,14 @@ def evaluate(
     check_positive("batch_size", batch_size)
     one_of("interpolation", interpolation, INTERPOLATIONS)
     one_of("crop_rule", crop_rule, CROP_RULES)
-    devices = Devices()
-    dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(variables))
-    step = make_indexed_eval_step(model, dataset, dtype)
-    step = jax.jit(step, out_shardings=devices.replicated, compiler_options=compiler_options())
-    on_all = partial(step, devices.replicate(jax.device_get(dict(variables))), on_device(dataset.test, devices))
-    reader = test_reader(dataset.test, crop, interpolation=interpolation, rule=crop_rule)
-    return evaluate_part(on_all, dataset.test, whole_batch(batch_size, devices), devices, reader)
+    with usual_settings(computes_in_64_bits(getattr(model, "dtype", None), variables)):
+        devices = Devices()
+        dtype = jnp.result_type(jnp.float32, *jax.tree.leaves(variables))
+        step = make_indexed_eval_step(model, dataset, dtype)
+        step = jax.jit(step, out_shardings=devices.replicated, compiler_options=compiler_options())
+        on_all = partial(step, devices.replicate(jax.device_get(dict(variables))), on_device(dataset.test, devices))
+        reader = test_reader(dataset.test, crop, interpolation=interpolation, rule=crop_rule)
+        return evaluate_part(on_all, dataset.test, whole_batch(batch_size, devices), devices, reader)
 
 
 def whole_batch(batch_size: int, devices: Devices) -> int:

@@ -139,7 +139,8 @@ def plan(config: TrainConfig, *, extend: bool = False, devices: Devices | None =
     for module, option in (("tensorboardX", "tensorboard"), ("wandb", "wandb")):
         if getattr(config, option):
             library(module, extra=option, purpose=option)
-    if config.dtype == "float64" and not jax.config.values["jax_enable_x64"]:
+    jax_config: Any = jax.config  # its attributes know of contexts, its values do not
+    if config.dtype == "float64" and not jax_config.jax_enable_x64:
         raise ValueError("dtype 'float64' needs jax.config.update('jax_enable_x64', True)")
     by_device = config.reduce_dtype != "float32"  # XLA's own sums have the type of a layer
     devices = devices or Devices(config.parallel, config.batch_norm, config.shard_state, each_device=by_device)

@@ -11,10 +11,11 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from common_flax.backend import check_settings, usual_settings
-from training_flax import Stopped, StopRequest, TrainConfig, evaluate, fit, open_dataset
+from training_flax import Stopped, StopRequest, TrainConfig, evaluate, fit, open_dataset, predict
 from training_flax.run.folder import InUse, locked, random_numbers
 from training_flax.runtime.locks import NO_LOCKS
 from training_flax.runtime.random_numbers import RandomNumbers, by_shape, current, drawn_by
@@ -114,6 +115,84 @@ def test_settings_without_programs_are_refused_at_the_start(name, tmp_path):
     told = f"train.py: error: {name} is set, and this project runs compiled programs alone; unset it\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", told)
     assert not (tmp_path / "run").exists()
+
+
+ENTRIES = ["train.py", *(f"-m {name}" for name in ("training_flax", "weights_flax", "theory_flax"))]
+ENTRIES += [f"-m training_flax.{name}" for name in ("predict", "prepare", "compare")]
+WRONG = {
+    "JAX_DEFAULT_PRNG_IMPL": "foo",
+    "JAX_NUMPY_RANK_PROMOTION": "bogus",
+    "JAX_ENABLE_X64": "maybe",
+    "JAX_TRANSFER_GUARD": "",
+    "JAX_COMPILATION_CACHE_MAX_SIZE": "x",
+    "JAX_DEFAULT_DEVICE": "foo",
+}
+
+
+@pytest.mark.parametrize(
+    ("entry", "name"),
+    [*((entry, "JAX_DEFAULT_PRNG_IMPL") for entry in ENTRIES), *((ENTRIES[0], name) for name in WRONG)],
+)
+def test_a_setting_that_jax_does_not_know_is_one_line(entry, name, tmp_path):
+    """JAX reads its settings while it is imported."""
+    words = [str(ROOT / "train.py")] if entry == "train.py" else entry.split()
+    done = subprocess.run(
+        [sys.executable, "-W", "error", *words, "--help"],
+        env=os.environ | {"PYTHONPATH": str(ROOT), name: WRONG[name]},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    start = (
+        f"{words[-1].rpartition('/')[2] if entry == 'train.py' else entry.split('.')[-1].split()[-1]}: error: JAX does "
+    )
+    assert done.stderr.startswith(start + "not take a setting of the environment (")
+    assert done.stderr.count("\n") == 1
+    assert name in done.stderr or "jax.default_device" in done.stderr
+
+
+TRAINING = dict(arch="resnet20", data="fake:8x8x3:4:64", width=2, batch_size=16, recipe="quick-digits", ema=0.9)
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["fresh", "going on"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
+def test_types_of_64_bits_are_used_where_a_run_names_them(dtype, stopped, tmp_path):
+    """JAX_ENABLE_X64, set for other programs, changes no number."""
+    bits = {}
+    for x64 in (dtype == "float64", True):
+        config = TrainConfig(
+            **TRAINING, dtype=dtype, augment=("pad-crop", "flip"), steps=6, out=tmp_path / str(len(bits))
+        )
+        if stopped:
+            with jax.enable_x64(dtype == "float64"), pytest.raises(Stopped):
+                fit(config, quiet=True, stop=AfterThree())
+        with jax.enable_x64(x64):
+            run = fit(config, quiet=True).run
+        saved = (run / "model.safetensors").read_bytes()
+        bits[len(bits)] = (saved, (run / "metrics.jsonl").read_text().count("\n"))
+    assert bits[0] == bits[1]
+
+
+def test_evaluation_and_prediction_have_the_types_of_the_network():
+    from weights_flax import build_model
+
+    model, dataset = build_model("resnet20", width=2, num_classes=4), open_dataset("fake:8x8x3:4:16")
+    variables = jax.device_get(model.init(jax.random.key(0), jax.numpy.zeros((1, 8, 8, 3))))
+    results = []
+    for x64 in (False, True):
+        with jax.enable_x64(x64):
+            evaluation = evaluate(model, variables, dataset)
+            predictions = predict(model, variables, dataset.test.images, mean=dataset.mean, std=dataset.std)
+            results.append([np.asarray(part) for part in (*evaluation, *predictions)])
+    for one, two in zip(*results, strict=True):
+        assert one.dtype == two.dtype
+        np.testing.assert_array_equal(one, two)
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda leaf: leaf.astype(np.float64), variables)
+        double = predict(model.clone(dtype=np.float64), wide, dataset.test.images, mean=dataset.mean, std=dataset.std)
+        assert double.probabilities.dtype == np.float64
 
 
 def test_settings_are_given_back():
