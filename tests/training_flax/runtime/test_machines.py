@@ -191,7 +191,8 @@ def test_evaluation_and_prediction_have_the_types_of_the_network():
         np.testing.assert_array_equal(one, two)
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda leaf: leaf.astype(np.float64), variables)
-        double = predict(model.clone(dtype=np.float64), wide, dataset.test.images, mean=dataset.mean, std=dataset.std)
+        wider = model.clone(dtype=np.float64, param_dtype=np.float64)
+        double = predict(wider, wide, dataset.test.images, mean=dataset.mean, std=dataset.std)
         assert double.probabilities.dtype == np.float64
 
 
