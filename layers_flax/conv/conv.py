@@ -39,11 +39,13 @@ def conv2d(
         (batch, (height + 2 padding - kernel_h) // stride + 1, likewise for width, out).
 
     Raises:
-        ValueError: the kernel and groups do not match the images' channels, an option is not positive, or the kernel is
-            larger than the padded image.
+        ValueError: the kernel and groups do not match the images' channels, an option is not positive, the kernel is
+            empty, or it is larger than the padded image.
     """
     check_positive("stride", stride)
     check_positive("groups", groups)
+    if 0 in kernel.shape:
+        raise ValueError(f"a kernel must have taps and channels; given shape {tuple(kernel.shape)}")
     if x.shape[-1] != groups * kernel.shape[2]:
         raise ValueError(
             f"{groups} groups of the kernel's {kernel.shape[2]} channels are not the images' {x.shape[-1]} channels"
@@ -133,6 +135,8 @@ class Conv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """(batch, height, width, in) to (batch, height', width', features); ValueError if groups do not divide."""
         inputs = x.shape[-1]
+        if inputs == 0:
+            raise ValueError(f"images must have channels; given shape {tuple(x.shape)}")
         if inputs % self.groups or self.features % self.groups:
             raise ValueError(f"groups={self.groups} must divide the channels in ({inputs}) and out ({self.features})")
         shape = (self.kernel_size, self.kernel_size, inputs // self.groups, self.features)

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from common_flax.checks import check_rate
+
 
 class Dropout(nn.Module):
     """Dropout: in training each value is zero with probability `rate`, and the others are divided by 1 - rate.
@@ -16,10 +18,17 @@ class Dropout(nn.Module):
     Attributes:
         rate: from 0 up to, but not, 1.
         axis_name: a mapped axis whose members form one batch together.
+
+    Raises:
+        ValueError: the rate is not in [0, 1).
     """
 
     rate: float
     axis_name: str | None = None
+
+    def __post_init__(self) -> None:
+        check_rate("rate", self.rate)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, key: jax.Array | None = None) -> jax.Array:

@@ -20,7 +20,7 @@ class Linear(nn.Module):
         kernel_init: initialiser of the kernel; the bias starts at zero.
 
     Raises:
-        ValueError: features is not positive.
+        ValueError: features is not positive, or the input has no values.
     """
 
     features: int
@@ -34,6 +34,8 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """(batch, in) to (batch, features), the promotion of input, parameters and float32."""
+        if x.shape[-1] == 0:
+            raise ValueError(f"the input must have values; given shape {tuple(x.shape)}")
         kernel = parameter(self, "kernel", self.kernel_init, (x.shape[-1], self.features), self.param_dtype)
         bias = parameter(self, "bias", zeros, (self.features,), self.param_dtype)
         kernel, bias = read(self, x, kernel, bias)

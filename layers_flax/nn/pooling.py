@@ -6,8 +6,11 @@ faster where windows overlap. Accelerators have `lax.reduce_window` and its grad
 pool runs under its name, window and stride ("max_pool_3x3_2"), which profiles and traces show.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial, reduce
+from numbers import Integral
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,28 +31,31 @@ def max_pool(x: jax.Array, window: int, stride: int | None = None, padding: int 
         x: (batch, height, width, channels).
         window: height and width of the window.
         stride: of both axes; None is `window`.
-        padding: on each side of both axes, at most half the window; "same" as in `conv2d`. It is never the largest.
+        padding: on each side of both axes, an integer of at most half the window; "same" as in `conv2d`. It is never
+            the largest.
 
     Returns:
         (batch, (height + 2 padding - window) // stride + 1, likewise for width, channels), of x's dtype.
 
     Raises:
-        ValueError: the window is larger than the padded image, or the padding than half the window; or window or stride
-            is not positive.
+        ValueError: the window is larger than the padded image, or the padding than half the window; the padding is
+            neither an integer nor "same"; or window or stride is not positive.
     """
     stride = _stride(window, stride)
+    _check_pixels(x)
     with _scope("max_pool", window, stride):
         if backend() == "cpu" or is_spread(x):
             return _max_pool(x, window, stride, padding)
         return _max_of_windows(x, (1, 2), window, stride, padding)
 
 
-def avg_pool(x: jax.Array, window: int, stride: int | None = None, padding: int = 0) -> jax.Array:
+def avg_pool(x: jax.Array, window: int, stride: int | None = None, padding: int | str = 0) -> jax.Array:
     """The mean of each window, in which padding does not count (PyTorch's count_include_pad=False).
 
     Arguments, shapes and errors as in `max_pool`.
     """
     stride = _stride(window, stride)
+    _check_pixels(x)
     with _scope("avg_pool", window, stride):
         if stride != window or padding or is_spread(x):
             return _mean_of_slices(x, window, stride, padding)
@@ -66,7 +72,9 @@ def global_avg_pool(x: jax.Array, fused: bool = False) -> jax.Array:
     With `fused` XLA sums while it computes `x`, in an order of its choice: faster, but rounding then depends on the
     network.
     """
-    if fused:
+    _check_pixels(x)
+    # Of symbolic sizes (`jax.export`) JAX may not know that their product is none below zero, as a shape must be.
+    if fused or not all(isinstance(size, int) for size in x.shape[1:3]):
         return x.mean((1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32))
     batch, height, width, channels = x.shape
     return mean_by_dot(x.reshape(batch, height * width, channels))
@@ -78,6 +86,8 @@ def adaptive_avg_pool(x: jax.Array, size: int) -> jax.Array:
 
     Output i is the mean of the inputs from floor(i n / size) to ceil((i + 1) n / size), n the input's size.
     """
+    _check_pixels(x)
+    check_positive("size", size)
     for axis in (1, 2):
         n = x.shape[axis]
         if n == size:
@@ -108,15 +118,30 @@ def _max_pool_jvp(window, stride, padding, primals, tangents):
 
 
 def _max_of_windows(x: jax.Array, axes: tuple[int, ...], window: int, stride: int, padding: int | str) -> jax.Array:
+    return _fold_windows(x, _lowest(x), lax.max, axes, window, stride, padding)
+
+
+def _fold_windows(
+    x: jax.Array,
+    first: np.ndarray,
+    fold: Callable[[Any, Any], Any],
+    axes: tuple[int, ...],
+    window: int,
+    stride: int,
+    padding: int | str,
+) -> jax.Array:
     windows, strides, pads = [1] * 4, [1] * 4, [(0, 0)] * 4
     for axis in axes:
         windows[axis], strides[axis], pads[axis] = window, stride, _pads(x, axis, window, stride, padding)
-    return lax.reduce_window(x, _lowest(x), lax.max, windows, strides, pads)
+    return lax.reduce_window(x, first, fold, windows, strides, pads)
 
 
 def _max_of_slices(x: jax.Array, window: int, stride: int, padding: int | str) -> jax.Array:
     for axis in (2, 1):
-        x = reduce(_first_larger, _slices(x, axis, window, stride, padding, _lowest(x)))
+        if isinstance(x.shape[axis], int):
+            x = reduce(_first_larger, _slices(x, axis, window, stride, padding, _lowest(x)))
+        else:  # only of `lax.reduce_window` JAX knows the shape then
+            x = _max_of_windows(x, (axis,), window, stride, padding)
     return x
 
 
@@ -125,12 +150,17 @@ def _lowest(x: jax.Array) -> np.ndarray:
     return np.asarray(lowest, x.dtype)
 
 
-def _mean_of_slices(x: jax.Array, window: int, stride: int, padding: int) -> jax.Array:
+def _mean_of_slices(x: jax.Array, window: int, stride: int, padding: int | str) -> jax.Array:
     for axis in (2, 1):
         size = x.shape[axis]
-        x = reduce(jnp.add, _slices(x, axis, window, stride, padding, np.zeros((), x.dtype)))
+        before, _ = _pads(x, axis, window, stride, padding)
+        zero = np.zeros((), x.dtype)
+        if isinstance(size, int):
+            x = reduce(jnp.add, _slices(x, axis, window, stride, padding, zero))
+        else:
+            x = _fold_windows(x, zero, lax.add, (axis,), window, stride, padding)
         number = np if isinstance(size, int) else jnp  # the values of a symbolic size are known when the program runs
-        starts = number.arange(x.shape[axis]) * stride - padding
+        starts = number.arange(x.shape[axis]) * stride - before
         counts = number.minimum(starts + window, size) - number.maximum(starts, 0)
         x = x * (1 / counts).reshape((x.shape[axis],) + (1,) * (3 - axis)).astype(x.dtype)
     return x
@@ -143,6 +173,12 @@ def _repeat(y: jax.Array, window: int, height: int, width: int) -> jax.Array:
     y = jnp.broadcast_to(share, (batch, rows, window, columns, window, channels))
     y = y.reshape(batch, rows * window, columns * window, channels)
     return jnp.pad(y, ((0, 0), (0, height - rows * window), (0, width - columns * window), (0, 0)))
+
+
+def _check_pixels(x: jax.Array) -> None:
+    """Raises ValueError for images without pixels, which have no mean; a symbolic size (`jax.export`) may be any."""
+    if any(isinstance(size, int) and size == 0 for size in x.shape[1:3]):
+        raise ImageTooSmall(f"images must have pixels; given shape {tuple(x.shape)}")
 
 
 def _stride(window: int, stride: int | None) -> int:
@@ -159,8 +195,9 @@ def _scope(name: str, window: int, stride: int) -> AbstractContextManager[None]:
 
 def _pads(x: jax.Array, axis: int, window: int, stride: int, padding: int | str) -> tuple[int, int]:
     """Padding before and behind `axis`; ValueError where the window does not fit."""
-    if padding != "same" and not 0 <= int(padding) <= window // 2:
-        raise ValueError(f"padding must be from 0 to half the window of {window}; given {padding}")
+    whole = isinstance(padding, Integral) and not isinstance(padding, bool)
+    if padding != "same" and not (whole and 0 <= int(padding) <= window // 2):
+        raise ValueError(f"padding must be 'same', or from 0 to half the window of {window}; given {padding!r}")
     before, behind = both_sides(padding, x.shape[axis], window, stride)
     size = x.shape[axis]
     if isinstance(size, int) and size + before + behind < window:  # a symbolic size (`jax.export`) may be any

@@ -52,7 +52,7 @@ def _scaled(
     deviation = {"normal": 1.0, "uniform": 3.0**-0.5}[distribution]  # of a sample
 
     def initializer(key: Any, shape: Sequence[int], dtype: Any = jnp.float32, out_sharding: Any = None) -> jax.Array:
-        count = prod(shape)
+        count = int(prod(shape))  # of NumPy's integers too
         traced = isinstance(key, jax.core.Tracer) or out_sharding is not None
         if traced or not 0 < count <= LARGEST or not _draws_by_index(key):
             return in_shape(key, shape, dtype, out_sharding=out_sharding)

@@ -89,6 +89,16 @@ def test_avg_pool_does_not_count_padding(x64, shape):
         np.testing.assert_allclose(y[:, i, j], pixels.mean((1, 2)), rtol=1e-14, atol=1e-15)
 
 
+@pytest.mark.parametrize(("window", "stride"), [(3, 2), (2, 2), (3, 1), (2, 1), (5, 3)])
+@pytest.mark.parametrize(("height", "width"), [(8, 9), (5, 7)])
+def test_avg_pool_with_padding_same_does_not_count_it(x64, window, stride, height, width):
+    """TensorFlow's average pool."""
+    x = draw(height, width)
+    shapes = (1, window, window, 1), (1, stride, stride, 1), "SAME"
+    sums, counts = (jax.lax.reduce_window(part, 0.0, jax.lax.add, *shapes) for part in (x, jnp.ones_like(x)))
+    np.testing.assert_allclose(avg_pool(x, window, stride, "same"), sums / counts, rtol=1e-13, atol=1e-15)
+
+
 @pytest.mark.parametrize("size", [1, 3, 7])
 @pytest.mark.parametrize(("height", "width"), [(7, 7), (2, 5), (14, 9)])
 def test_adaptive_avg_pool_equals_pytorchs_definition(x64, size, height, width):
@@ -111,5 +121,5 @@ def test_global_avg_pool_is_wide():
 def test_errors_name_the_values():
     with pytest.raises(ValueError, match="a window of 2 with padding 0 does not fit in an image 1 pixels high"):
         avg_pool(jnp.zeros((1, 1, 4, 1)), 2)
-    with pytest.raises(ValueError, match="padding must be from 0 to half the window of 3; given 2"):
+    with pytest.raises(ValueError, match="padding must be 'same', or from 0 to half the window of 3; given 2"):
         max_pool(jnp.zeros((1, 8, 8, 1)), 3, 2, 2)
