@@ -99,6 +99,8 @@ def _rgb(image: Image.Image) -> np.ndarray:
         grey = np.asarray(image)
         if grey.min() < 0 or grey.max() >= 2**16:
             raise ValueError("pixels beyond 16 bits; store them in 8 or 16 bits")
+        if isinstance(clear := image.info.get("transparency"), int):  # the one grey level that is transparent, of PNG
+            grey = np.where(grey == clear, 0, grey)
         return (grey >> 8).astype(np.uint8)[..., None].repeat(3, -1)
     if image.has_transparency_data:
         image = image.convert("RGBA")

@@ -458,6 +458,22 @@ def png_with(*chunks, behind=()):
     )
 
 
+@pytest.mark.parametrize("depth", [8, 16])
+@pytest.mark.parametrize("clear", [0x1234, 0x1235, 0xFFFF, None])
+def test_the_transparent_level_of_a_grey_png_is_black(depth, clear):
+    levels = np.array([[0x1234, 0x1235], [0xFFFF, 0xABCD]]) >> (16 - depth)
+    clear = None if clear is None else clear >> (16 - depth)
+    rows = b"".join(b"\0" + row.astype(">u2" if depth == 16 else "u1").tobytes() for row in levels)
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 2, 2, depth, 0, 0, 0, 0))]
+    chunks += [] if clear is None else [(b"tRNS", struct.pack(">H", clear))]
+    chunks += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(part)) + kind + part + struct.pack(">I", zlib.crc32(kind + part)) for kind, part in chunks
+    )
+    expected = np.where(levels == clear, 0, levels >> (depth - 8))
+    np.testing.assert_array_equal(read_both(data), expected[..., None].repeat(3, -1))
+
+
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="%d"/></x:xmpmeta>'
 EXIF = {
     "a rational beside it": (tiff_header(orientation(), RATIONAL) + struct.pack("<II", 2**32 - 1, 0), True),
