@@ -1,6 +1,7 @@
 """Image files to arrays, and images of any size to one size."""
 
 import math
+import struct
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import IO, Any, TypeVar
@@ -87,9 +88,29 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
     try:
         # PNG's own method would decode the pixels, to look for metadata behind them.
         orientation: Any = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
-        return TURNS.get(orientation)
     except Exception:  # broken metadata make Pillow raise many kinds of errors
+        orientation = None
+    if orientation is None:
+        orientation = _orientation(image.info.get("exif"))
+    return TURNS.get(orientation)
+
+
+def _orientation(exif: Any) -> int | None:
+    """Returns the orientation in a block of EXIF; Pillow gives up a block at some offsets that lead nowhere."""
+    block = exif.removeprefix(b"Exif\0\0") if isinstance(exif, bytes) else b""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
+    if order is None:
         return None
+    try:
+        [start] = struct.unpack_from(f"{order}I", block, 4)
+        [entries] = struct.unpack_from(f"{order}H", block, start)
+        for place in range(start + 2, start + 2 + 12 * entries, 12):
+            tag, kind, count = struct.unpack_from(f"{order}HHI", block, place)
+            if tag == ExifTags.Base.Orientation and kind in (3, 4) and count == 1:
+                return int(struct.unpack_from(f"{order}{'H' if kind == 3 else 'I'}", block, place + 8)[0])
+    except struct.error:  # the block is cut off
+        pass
+    return None
 
 
 def _rgb(image: Image.Image) -> np.ndarray:
