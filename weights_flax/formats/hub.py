@@ -13,7 +13,7 @@ from common_flax.errors import one_line
 from common_flax.json_input import read_object
 from common_flax.optional import library
 from weights_flax.formats.safetensors import shards_of
-from weights_flax.unread.look_alikes import Said
+from weights_flax.unread.look_alikes import OF_NAME, Said
 from weights_flax.unread.said import said_by_config
 
 # The names of owners and repositories as the hub allows them, and the parts of a file's path.
@@ -139,7 +139,7 @@ def said_beside(path: Path, address: str | None) -> tuple[Said, ...]:
         path: the file or folder of weights.
         address: of the hub; None for files of this machine.
     """
-    said = [Said(path.name, "its name")]
+    said = [Said(path.name, OF_NAME)]
     cached = re.search(r"/models--([^/]+?)--([^/]+)/snapshots/", str(path))
     repository = ADDRESS.fullmatch(address) if address else cached
     if repository is not None:

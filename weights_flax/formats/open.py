@@ -145,12 +145,14 @@ def _open_file(path: Path, which: str | None) -> WeightsFile:
 def _open_shards(index: Path, which: str | None) -> WeightsFile:
     """Opens the files in which an index lists a network's tensors."""
     tensors: dict[str, Tensor] = {}
+    said: tuple[Said, ...] = ()
     for path, names in shards_of(index).items():
         part = _open_file(path, which)
         if lacking := [name for name in names if name not in part.tensors]:
             raise ValueError(f"its part {path.name!r} lacks {lacking[0][:100]!r}")
         tensors |= {name: part.tensors[name] for name in names}
-    return WeightsFile(index, f"{part.format} in parts", tensors)
+        said = (*said, *(each for each in part.said if each not in said))
+    return WeightsFile(index, f"{part.format} in parts", tensors, said=said)
 
 
 class Content(NamedTuple):
@@ -178,7 +180,8 @@ def _read(path: Path, start: bytes, end: bytes, which: str | None) -> Content:
     if start.startswith(b"\x89HDF\r\n\x1a\n"):
         return Content("HDF5", read_hdf5(path))
     if start[8:9] == b"{":
-        return Content("safetensors", *read_safetensors(path))
+        tensors, card, metadata = read_safetensors(path)
+        return Content("safetensors", tensors, card, said=said_in(metadata, "its metadata"))
     picture = start.startswith(b"\x89PNG")
     if not picture and start[:1] and (0x80 < start[0] <= 0x8F or start[0] in (0xDE, 0xDF)):  # a map with entries
         tree, text, marked = read_msgpack(path)

@@ -28,8 +28,8 @@ TYPES: dict[str, Any] = {
 }
 
 
-def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Reads the tensors of a file, and its card: the entry "model" of its metadata.
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str]]:
+    """Reads the tensors of a file, its card, which is the entry "model" of its metadata, and the other entries.
 
     Raises:
         ValueError: the library cannot read the file, or the card is damaged.
@@ -48,10 +48,11 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if len(names) > MOST_TENSORS:
             raise ValueError(f"it has {len(names):,} tensors, more than {MOST_TENSORS:,}")
         tensors = {name: _safetensor(opened, name) for name in names}
-        card = (opened.metadata() or {}).get("model", "")
+        metadata = dict(opened.metadata() or {})
     except SafetensorError as error:
         raise ValueError(str(error)) from None
-    return described(tensors, card, marked=marked)
+    tensors, card = described(tensors, metadata.get("model", ""), marked=marked)
+    return tensors, card, {} if card else metadata
 
 
 def shards_of(index: Path) -> dict[Path, list[str]]:

@@ -40,6 +40,11 @@ def look_into(source: str | Path, which: str | None = None) -> Look:
     file = open_weights(source, which=which)
     chosen = chosen_in(file, which)
     notes, lines, beside = list(chosen.notes), [], []
+    try:
+        check_said(str(file.path), file.said)
+    except Refused as error:
+        notes.insert(0, str(error))
+    refused = len(notes) > len(chosen.notes)
     found = fits(chosen.naming, chosen.tensors)
     near = found or fits(chosen.naming, chosen.tensors, but_for_head=True)
     if near:
@@ -55,12 +60,7 @@ def look_into(source: str | Path, which: str | None = None) -> Look:
             lines = [f"{line} but for the classifier" for line in lines]
         if extra := left_over(first, chosen):
             beside.append(f"{some(extra)}: passed over with --ignore-unused")
-        try:
-            check_said(str(file.path), file.said)
-        except Refused as error:
-            notes.append(str(error))
-        else:
-            notes += alike_note(file, chosen, first)
+        notes += () if refused else alike_note(file, chosen, first)
     else:
         lines.append("no architecture")
         notes.append(says_no_fit(str(file.path), chosen))

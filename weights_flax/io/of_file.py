@@ -5,11 +5,11 @@ from typing import Any
 
 from layers_flax import Network
 from weights_flax.formats.open import WeightsFile, reading
-from weights_flax.io.archs import ARCHS, SILENT, build_model, describe
+from weights_flax.io.archs import SILENT, build_model, describe
 from weights_flax.io.choose import Chosen, Refused, choose, fits, says_no_fit, with_head
 from weights_flax.io.inspect import called
 from weights_flax.names.recognise import Naming
-from weights_flax.unread.look_alikes import EVERY, look_alikes, named
+from weights_flax.unread.look_alikes import EVERY, look_alikes, named, settles
 
 
 def kind_of(which: str | None, ema: bool | None) -> str | None:
@@ -56,7 +56,14 @@ def alike_note(file: WeightsFile, chosen: Chosen, model: Any) -> tuple[str, ...]
     """Returns a line that names the networks of others which a file may be as well, where nothing says which it is."""
     arch = describe(model)[0]
     likest = arch or ("resnet50" if hasattr(getattr(model, "block", None), "groups") else "resnet34")
-    if file.card.get("arch") or chosen.naming.alone or any(named(each, ARCHS) for each in file.said):
+    if "options" in file.card or file.card.get("arch") or any(map(settles, file.said)):
+        return ()
+    if chosen.naming.unsaid:
+        return (
+            f"weights {str(file.path)!r} have the names of {chosen.naming.title}, and no config.json beside them was "
+            f"read, which alone says {chosen.naming.unsaid}",
+        )
+    if chosen.naming.alone:
         return ()
     found = look_alikes(likest, getattr(model, "bottleneck_stride", None))
     listed = "; ".join([*(f"{each.title} ({each.differs})" for each in found), f"one with {EVERY}"])

@@ -36,6 +36,7 @@ class Naming(NamedTuple):
         convert: returns a file's tensors under torchvision's names, in its layouts.
         options: constructor options that these weights need; with others a network would compute something else.
         alone: the names tell the network; no other one of others has them.
+        unsaid: what the names do not tell all the same, and a config.json does.
     """
 
     title: str
@@ -44,6 +45,7 @@ class Naming(NamedTuple):
     convert: Callable[[Tensors], dict[str, Tensor]]
     options: Mapping[str, Any] = {}
     alone: bool = False
+    unsaid: str = ""
 
 
 def recognise(tensors: Tensors) -> tuple[Naming, dict[str, Tensor]]:
@@ -214,6 +216,8 @@ NAMINGS = (
         _has(r"(?:resnet\.)?embedder\.embedder\.convolution\.", r"(?:resnet\.)?encoder\.stages\.0\.layers\.0\."),
         from_transformers,
         alone=True,
+        unsaid="hidden_act (here relu), downsample_in_bottleneck (here False: if True, bottleneck_stride='v1') and "
+        "downsample_in_first_stage (here False)",
     ),
     Naming(
         "torchvision's ResNet, as a sequence of its children",

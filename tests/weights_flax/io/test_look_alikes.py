@@ -43,6 +43,18 @@ def entries(**content):
     return make
 
 
+def metadata(**content):
+    def make(folder):
+        save_file(STATE, folder / "best.safetensors", content)
+        return folder / "best.safetensors"
+
+    return make
+
+
+def nested(number):
+    return {str(i): {"lr": 0.1, "of": [{"x": i}]} for i in range(number)}
+
+
 REFUSED = {
     "timm's file of resnetaa50": (named("resnetaa50_a1h-4cf422b3.pth"), AVERAGE),
     "timm's file of resnetblur50": (named("resnetblur50-84f4748f.pth"), BLUR),
@@ -65,6 +77,24 @@ REFUSED = {
         entries(args=Namespace(model="resnet50", model_kwargs={"aa_layer": "avg"})),
         "aa_layer='avg'",
     ),
+    "timm's epsilon": (described(architecture="resnet50", model_args={"bn_eps": 1e-3}), "bn_eps=0.001"),
+    "torchvision's dilation": (
+        entries(args={"arch": "resnet50", "replace_stride_with_dilation": [False, True, True]}),
+        "replace_stride_with_dilation=[False, True, True]",
+    ),
+    "DETR's dilation": (entries(args=Namespace(backbone="resnet50", dilation=True)), "dilation=True"),
+    "OpenMMLab's dilations": (
+        entries(meta={"config": {"model": {"backbone": {"type": "ResNet", "dilations": (1, 1, 2, 4)}}}}),
+        "dilations=(1, 1, 2, 4)",
+    ),
+    "capital letters": (entries(cfg={"MODEL": {"Backbone": {"NAME": "resnetaa50"}}}), AVERAGE),
+    "an encoder's name": (entries(hparams={"encoder_name": "resnetblur50"}), BLUR),
+    "options at the top": (entries(arch="resnet50", model_args={"act_layer": "gelu"}), "act_layer='gelu'"),
+    "a command line": (entries(argv=["train.py", "--model", "resnetaa50", "--lr", "1"]), AVERAGE),
+    "a command line in one text": (entries(run={"command": "python train.py --arch=resnetblur50"}), BLUR),
+    "JSON as a text": (entries(config=json.dumps({"model": {"name": "resnetaa50"}})), AVERAGE),
+    "metadata of safetensors": (metadata(format="pt", architecture="resnetaa50"), AVERAGE),
+    "metadata of safetensors in JSON": (metadata(config=json.dumps({"backbone": "resnetblur50"})), BLUR),
     "Lightning's hyperparameters": (entries(hyper_parameters={"backbone": "resnetaa50", "lr": 1}), AVERAGE),
 }
 
@@ -92,6 +122,24 @@ TAKEN = {
     "transformers' config": (described(model_type="resnet", hidden_act="relu", downsample_in_bottleneck=False), {}),
     "a wrapper of timm's": (described(architecture="resnet50.a1_in1k", model_type="timm_wrapper"), {}),
     "PyTorch's example": (entries(arch="resnet50", epoch=3), {}),
+    "timm's config with its usual options": (
+        described(architecture="resnet50", model_args={"bn_eps": 1e-5, "act_layer": "relu", "output_stride": 32}),
+        {},
+    ),
+    "torchvision's without dilation": (
+        entries(args={"arch": "resnet50", "replace_stride_with_dilation": [False, False, False], "dilation": False}),
+        {},
+    ),
+    "timm's options of augmentation": (entries(args=Namespace(model="resnet50", aa="rand-m9-mstd0.5-inc1")), {}),
+    "options of a decoder and of a teacher": (
+        entries(cfg={"decoder": {"dilation": 4}, "teacher": {"name": "resnetaa50"}, "text": {"hidden_act": "gelu"}}),
+        {},
+    ),
+    "dicts in each other": (entries(run=nested(5000)), {}),
+    "OpenMMLab's of Caffe by its options": (
+        entries(meta={"config": {"model": {"backbone": {"type": "ResNet", "style": "caffe"}}}}),
+        {"bottleneck_stride": "v1"},
+    ),
     "a config that cannot be read": (lambda folder: _damaged(folder), {}),
     "OpenMMLab's of Caffe": (named("resnet50_caffe-788b5fa3.pth"), {"bottleneck_stride": "v1"}),
     "Detectron's of MSRA": (named("resnet50_msra-5891d200.pth"), {"bottleneck_stride": "v1"}),
@@ -140,6 +188,43 @@ def test_where_nothing_says_which_it_is_the_others_are_named(model, arch, alike,
         assert each in note
     path = save_weights(model, drawn(model), tmp_path / f"{arch}_best.pth")
     assert load_model(path).notes == ()
+
+
+NOTED = {
+    "a name with a word of its own": named("deeplab_resnet50_voc.pth"),
+    "a name with a kind of its own": named("resnet50_fcn.pth"),
+    "a folder's name": lambda folder: named("best.pth")((folder / "resnet50").mkdir() or folder / "resnet50"),
+    "a checkpoint's arch": entries(arch="resnet50"),
+    "a backbone's name": entries(hyper_parameters={"backbone": "resnet50"}),
+    "metadata without a name": metadata(format="pt"),
+    "a config of another network": described(model_type="detr"),
+}
+SILENT = {
+    "torchvision's file": named("resnet50-11ad3fa6.pth"),
+    "a best one": named("resnet50_best.pth.tar"),
+    "timm's config": described(architecture="resnet50"),
+    "timm's config with a tag": described(architecture="resnet50.a1_in1k"),
+    "our own with a card": lambda folder: save_weights(MODEL, RIGHT, folder / "w.safetensors"),
+    "our own of a network without a name": lambda folder: save_weights(
+        MODEL.clone(stage_sizes=(1, 1, 1, 1)), drawn(MODEL.clone(stage_sizes=(1, 1, 1, 1))), folder / "w.safetensors"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", [*NOTED, *SILENT])
+def test_only_an_exact_statement_silences_the_note(name, tmp_path):
+    notes = load_model({**NOTED, **SILENT}[name](tmp_path)).notes
+    assert [note for note in notes if "by names and shapes alone" in note] == list(notes)
+    assert len(notes) == (name in NOTED)
+
+
+def test_the_reason_of_a_config_comes_first_in_inspect(tmp_path, capsys):
+    """Also of a network that fits nothing."""
+    save_file({**STATE, "conv1.0.weight": STATE["conv1.weight"]}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "xresnet50"}))
+    assert main(["inspect", str(tmp_path)]) == 0
+    assert "note      weights" in (out := capsys.readouterr().out)
+    assert "its config.json says 'xresnet50'" in out.partition("note ")[2].partition("\n")[0]
 
 
 def test_a_file_s_name_chooses_among_those_that_fit(tmp_path):

@@ -9,6 +9,7 @@ from torch_files import save, tensors
 
 from resnet_flax import resnet18, resnet50
 from weights_flax import load_model, load_weights, to_torch
+from weights_flax.__main__ import main
 from weights_flax.names.candidates import candidates
 
 BASIC, BOTTLENECKS = resnet18(width=4, num_classes=5), resnet50(width=4, num_classes=5)
@@ -28,11 +29,18 @@ def in_transformers(name, head="classifier.1."):
 
 @pytest.mark.parametrize("model", [BASIC, BOTTLENECKS], ids=["resnet18", "resnet50"])
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_transformers_resnets(model, prefix, tmp_path):
+def test_transformers_resnets(model, prefix, tmp_path, capsys):
     state = {prefix + in_transformers(name): value for name, value in to_torch(model, drawn(model)).items()}
     assert any(name.endswith("encoder.stages.3.layers.0.shortcut.convolution.weight") for name in state)
     assert any(name.endswith("encoder.stages.0.layers.1.layer.1.normalization.running_var") for name in state)
     save_file(state, tmp_path / "model.safetensors")
+    (note,) = load_model(tmp_path / "model.safetensors").notes
+    assert "no config.json beside them was read" in note
+    for option in ("hidden_act", "downsample_in_bottleneck", "downsample_in_first_stage"):
+        assert option in note
+    assert main(["inspect", str(tmp_path / "model.safetensors")]) == 0
+    assert note in capsys.readouterr().out
+    (tmp_path / "config.json").write_text('{"model_type": "resnet", "hidden_act": "relu"}')
     loaded = load_model(tmp_path / "model.safetensors")
     assert loaded.model == model
     assert loaded.notes == ()
