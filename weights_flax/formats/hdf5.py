@@ -11,24 +11,32 @@ from typing import Any
 
 import numpy as np
 
+from common_flax.json_input import MOST_BYTES
 from common_flax.optional import library
-from weights_flax.formats.tensors import MOST_TENSORS, OpenFile, Tensor, open_zip
+from weights_flax.formats.tensors import MOST_TENSORS, FilePart, OpenFile, Tensor, open_zip
+from weights_flax.unread.keras_config import keras_config
+from weights_flax.unread.look_alikes import Said
 
 MOST_ITEMS = 4 * MOST_TENSORS  # groups and arrays
 DEEPEST = 64  # groups in groups
 LARGEST_CHUNK = 2**20  # values of a piece that is larger than its array
 FILTERS = {1, 2, 3, 4, 5, 6, 32000}  # of HDF5 itself and of h5py; for any other HDF5 would load a library
 OPTIMIZER = ("optimizer_weights/", "optimizer/")
-IN_ARCHIVE = "model.weights.h5"
+IN_ARCHIVE, CONFIG = "model.weights.h5", "config.json"
+EPSILON = 1.001e-5  # of BatchNorm in Keras applications
 LOCAL_HEADER = 30  # bytes of a zip entry before its name
 BATCH_NORM = ("gamma", "beta", "moving_mean", "moving_variance")
 
 
-def read_hdf5(path: Path) -> dict[str, Tensor]:
+def read_hdf5(path: Path) -> tuple[dict[str, Tensor], tuple[Said, ...]]:
     """Reads the arrays of an HDF5 file of Keras, by their paths, except those of the optimizer.
 
     In files of Keras 3 (".weights.h5") arrays have numbers, and the layers' names stand beside them: these are put in
-    the place of the paths, as in older files ("conv1_conv/conv1_conv/kernel").
+    the place of the paths, as in older files ("conv1_conv/conv1_conv/kernel"). A whole model's configuration tells the
+    epsilons of its BatchNorms; variances are made those of Keras applications' epsilon, `EPSILON`.
+
+    Returns:
+        The arrays, and what the configuration says of the network.
 
     Raises:
         ValueError: h5py is not installed, an array is stored in another file, or layers have no names.
@@ -37,13 +45,14 @@ def read_hdf5(path: Path) -> dict[str, Tensor]:
     return _arrays(path)
 
 
-def read_keras_archive(path: Path) -> dict[str, Tensor]:
-    """Reads the arrays in an archive of Keras 3 (".keras"), as those of its file model.weights.h5.
+def read_keras_archive(path: Path) -> tuple[dict[str, Tensor], tuple[Said, ...]]:
+    """Reads the arrays in an archive of Keras 3 (".keras"), as those of its file model.weights.h5, see `read_hdf5`.
 
     Raises:
         ValueError: as `read_hdf5`; or the file in the archive is compressed or cut short.
     """
-    entry = open_zip(path).getinfo(IN_ARCHIVE)
+    archive = open_zip(path)
+    entry = archive.getinfo(IN_ARCHIVE)
     if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1:
         raise ValueError(f"its {IN_ARCHIVE} is compressed or encrypted, which Keras does not do")
     file = OpenFile(path)
@@ -51,35 +60,15 @@ def read_keras_archive(path: Path) -> dict[str, Tensor]:
     start = entry.header_offset + LOCAL_HEADER + sum(int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
     if len(header) < LOCAL_HEADER or file.size < start + entry.file_size:
         raise ValueError(f"its {IN_ARCHIVE} is cut short")
-    return _arrays(io.BufferedReader(_Part(file, start, entry.file_size)))
+    text = b""
+    if CONFIG in archive.namelist():
+        with archive.open(CONFIG) as described:
+            text = described.read(MOST_BYTES + 1)
+    return _arrays(io.BufferedReader(FilePart(file, start, entry.file_size)), text)
 
 
-class _Part(io.RawIOBase):
-    """The bytes of a file from a place on, as a file of their own."""
-
-    def __init__(self, file: OpenFile, start: int, size: int):
-        self._file, self._start, self._size, self._at = file, start, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        self._at = offset + (0, self._at, self._size)[whence]
-        return self._at
-
-    def readinto(self, buffer: Any, /) -> int:
-        wanted = min(len(buffer), max(self._size - self._at, 0))
-        data = self._file.read(self._start + self._at, wanted)
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
-
-
-def _arrays(source: Any) -> dict[str, Tensor]:
-    """Returns the arrays of an HDF5 file, which is given by its path or open."""
+def _arrays(source: Any, text: bytes = b"") -> tuple[dict[str, Tensor], tuple[Said, ...]]:
+    """Returns the arrays of an HDF5 file, which is given by its path or open, and what its configuration says."""
     h5py = library("h5py", extra="keras", purpose="a file of Keras")
     tensors: dict[str, Tensor] = {}
     layers: dict[str, Any] = {}  # paths of groups of numbered arrays to the names of their layers
@@ -102,12 +91,27 @@ def _arrays(source: Any) -> dict[str, Tensor]:
         tensors[name.removeprefix("model_weights/")] = Tensor(item.shape, item.dtype, partial(_read, item))
 
     try:
-        h5py.File(source, "r").visititems(visit)  # h5py follows no links here
+        file = h5py.File(source, "r")
+        file.visititems(visit)  # h5py follows no links here
+        stored = file.attrs.get("model_config", text)
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"its HDF5 is damaged ({type(error).__name__})") from None
     if not tensors:
         raise ValueError("it has no tensors")
-    return _named(tensors, layers) if layers else tensors
+    config = keras_config(stored.encode() if isinstance(stored, str) else bytes(stored))
+    named = _named(tensors, layers) if layers else tensors
+    return {name: _of_epsilon(name, value, config.epsilons) for name, value in named.items()}, config.said
+
+
+def _of_epsilon(name: str, tensor: Tensor, epsilons: Mapping[str, float]) -> Tensor:
+    """Returns a variance of a BatchNorm as it would be with `EPSILON`; any other tensor as it is."""
+    layer, _, leaf = name.removesuffix(":0").rpartition("/")
+    parts = layer.split("/")
+    tails = ("/".join(parts[at:]) for at in range(len(parts)))
+    epsilon = next((epsilons[tail] for tail in tails if tail in epsilons), EPSILON)
+    if leaf != "moving_variance" or epsilon == EPSILON:
+        return tensor
+    return tensor.map(lambda variance: variance + (epsilon - EPSILON))
 
 
 def _named(tensors: Mapping[str, Tensor], layers: Mapping[str, Any]) -> dict[str, Tensor]:

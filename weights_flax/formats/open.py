@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -28,10 +29,15 @@ from weights_flax.formats.safetensors import read_safetensors, shards_of
 from weights_flax.formats.tensors import MOST_TENSORS, Tensor, check_size, flat_tensors, open_zip
 from weights_flax.formats.torch import LEGACY_START, read_torch_legacy, read_torch_zip
 from weights_flax.unread.files import START, unread_format
+from weights_flax.unread.folders import shard_of, unread_archive, unread_folder
 from weights_flax.unread.look_alikes import Said
 from weights_flax.unread.said import said_in
 
 LONGEST = 800  # characters of a reason; libraries quote what they could not read
+OF_FLAX = re.compile(r"checkpoint_?(\d{1,18}(?:\.\d{1,9})?)")  # files of flax.training.checkpoints.save_checkpoint
+BROKEN = re.compile(
+    r"truncated|not a zip file|Incomplete|InvalidHeaderLength|HeaderTooSmall|ends? (within|too early)|cut short"
+)
 WHOLE = ("model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json", "flax_model.msgpack")
 
 
@@ -46,6 +52,7 @@ class WeightsFile:
         card: the description of its network, see `save_weights`; empty if the file has none.
         which: "averaged" or "last" of weights of a run or of a training state; None where the file does not tell.
         said: what others say of its network.
+        notes: lines on what was chosen in it.
     """
 
     path: Path
@@ -54,6 +61,7 @@ class WeightsFile:
     card: dict[str, Any] = field(default_factory=dict)
     which: str | None = None
     said: tuple[Said, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Unreadable(ValueError):
@@ -86,6 +94,8 @@ def open_weights(source: str | Path, *, which: str | None = None) -> WeightsFile
     run = run_in(path) if path.is_dir() else None
     if run is not None:
         return _of_run(run, run.kind(which))
+    if (part := shard_of(path.name)) and path.is_file():
+        raise ValueError(f"weights {str(path)!r}: {part}")
     found = _in_folder(path, which) if path.is_dir() else path
     file = _open_state(found, which) if isinstance(found, dict) else _open_file(found, which)
     if file.which is not None and which not in (None, file.which):
@@ -118,9 +128,14 @@ def _open_state(items: Mapping[str, Path], which: str | None) -> WeightsFile:
         if wrong is not None:
             raise ValueError(wrong)
         trees = {name: read_orbax(path) for name, path in items.items()}
-        tensors, which = network_leaves(trees if len(trees) > 1 else next(iter(trees.values())), which)
+        leaves = network_leaves(trees if len(trees) > 1 else next(iter(trees.values())), which)
     place = folder if len(items) == 1 else folder.parent
-    return WeightsFile(place, "checkpoint of Orbax", _guarded(place, tensors), which=which)
+    about: dict[str, Any] = dict(which=leaves.which, notes=_of(place, leaves.notes))
+    return WeightsFile(place, "checkpoint of Orbax", _guarded(place, leaves.tensors), **about)
+
+
+def _of(path: Path, notes: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"weights {str(path)!r}: {note}" for note in notes)
 
 
 def _open_file(path: Path, which: str | None) -> WeightsFile:
@@ -139,7 +154,8 @@ def _open_file(path: Path, which: str | None) -> WeightsFile:
     about = content.card.get("run")
     kind = about.get("which") if isinstance(about, Mapping) else content.which
     kind = kind if kind in WHICH else None
-    return WeightsFile(path, content.format, _guarded(path, content.tensors), content.card, kind, content.said)
+    notes = _of(path, content.notes)
+    return WeightsFile(path, content.format, _guarded(path, content.tensors), content.card, kind, content.said, notes)
 
 
 def _open_shards(index: Path, which: str | None) -> WeightsFile:
@@ -156,13 +172,14 @@ def _open_shards(index: Path, which: str | None) -> WeightsFile:
 
 
 class Content(NamedTuple):
-    """The result of a format's reader: title, tensors, card, averaged or last, and what is said of the network."""
+    """The result of a format's reader: title, tensors, card, averaged or last, what is said of the network, notes."""
 
     format: str
     tensors: dict[str, Tensor]
     card: dict[str, Any] = {}
     which: str | None = None
     said: tuple[Said, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def _read(path: Path, start: bytes, end: bytes, which: str | None) -> Content:
@@ -171,22 +188,27 @@ def _read(path: Path, start: bytes, end: bytes, which: str | None) -> Content:
         with open_zip(path) as archive:
             names = archive.namelist()
         if IN_ARCHIVE in names:
-            return Content("archive of Keras", read_keras_archive(path))
+            tensors, said = read_keras_archive(path)
+            return Content("archive of Keras", tensors, said=said)
         if any(name.endswith(".npy") for name in names):
             return Content("npz", *read_npz(path))
+        if not any(name.rpartition("/")[2] == "data.pkl" for name in names):
+            raise ValueError(unread_archive(names))
         return _of_torch("PyTorch", read_torch_zip(path))
     if start.startswith(LEGACY_START):
         return _of_torch("PyTorch, legacy format", read_torch_legacy(path))
     if start.startswith(b"\x89HDF\r\n\x1a\n"):
-        return Content("HDF5", read_hdf5(path))
+        tensors, said = read_hdf5(path)
+        return Content("HDF5", tensors, said=said)
     if start[8:9] == b"{":
         tensors, card, metadata = read_safetensors(path)
         return Content("safetensors", tensors, card, said=said_in(metadata, "its metadata"))
     picture = start.startswith(b"\x89PNG")
     if not picture and start[:1] and (0x80 < start[0] <= 0x8F or start[0] in (0xDE, 0xDF)):  # a map with entries
         tree, text, marked = read_msgpack(path)
-        tensors, kind = network_leaves(tree, which)
-        return Content("msgpack of Flax", *described(tensors, text, marked=marked), kind)
+        leaves = network_leaves(tree, which)
+        tensors, card = described(leaves.tensors, text, marked=marked)
+        return Content("msgpack of Flax", tensors, card, leaves.which, notes=leaves.notes)
     if start.startswith(pickle.PROTO):
         raise ValueError(
             "it is a pickle that PyTorch did not write; load it where it is trusted, and write its tensors by "
@@ -210,11 +232,18 @@ def reading(path: Path) -> Iterator[None]:
     except Unreadable:
         raise
     except FileNotFoundError:
-        raise Unreadable(f"weights {str(path)!r}: there is no such file") from None
+        raise Unreadable(f"weights {str(path)!r}: there is no such file{_of_annex(path)}") from None
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
         # zipfile raises RuntimeError for encrypted files and for kinds of compression that it does not support.
         reason = shortened(getattr(error, "strerror", None) or one_line(error), LONGEST)
+        reason += "; it is broken off, or damaged: fetch it again" if BROKEN.search(reason) else ""
         raise Unreadable(f"weights {str(path)!r} cannot be read: {reason}") from None
+
+
+def _of_annex(path: Path) -> str:
+    """Tells of a link that leads to nothing where its content is, if it is one of git-annex."""
+    there = str(path.readlink()) if path.is_symlink() else ""
+    return "; it is a link of git-annex: `git annex get` in its repository brings the file" * ("annex/objects" in there)
 
 
 def _guarded(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -245,4 +274,8 @@ def _in_folder(folder: Path, which: str | None) -> Path | dict[str, Path]:
     with reading(folder):
         if items := items_of(folder):
             return items
-    raise ValueError(f"weights {str(folder)!r}: the folder has no weights: it is no run, and no checkpoint of Orbax")
+        numbered = [(float(match[1]), path) for path in folder.iterdir() if (match := OF_FLAX.fullmatch(path.name))]
+        if files := [each for each in numbered if each[1].is_file()]:
+            return max(files)[1]
+        said = unread_folder(folder)
+    raise ValueError(f"weights {str(folder)!r}: {said}")

@@ -76,6 +76,34 @@ class OpenFile:
         return self._file.read(size)
 
 
+class FilePart(io.RawIOBase):
+    """The bytes of a file from a place on, as a file of their own."""
+
+    def __init__(self, file: OpenFile, start: int, size: int):
+        self._file, self._start, self._size, self._at = file, start, size, 0
+
+    def readable(self) -> bool:
+        """Tells that it can be read."""
+        return True
+
+    def seekable(self) -> bool:
+        """Tells that places in it can be chosen."""
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        """Chooses a place, and returns it."""
+        self._at = offset + (0, self._at, self._size)[whence]
+        return self._at
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Reads as much as is there and goes into the buffer; returns the number of bytes."""
+        wanted = min(len(buffer), max(self._size - self._at, 0))
+        data = self._file.read(self._start + self._at, wanted)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
 class _Zip(io.BufferedReader):
     """A file for `zipfile`, which reads no long list of entries."""
 

@@ -5,10 +5,13 @@ Names of a network begin behind a prefix: keys of dicts in each other ("state_di
 """
 
 import re
+from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from weights_flax.formats.tensors import Tensor
+from weights_flax.names.keras import with_lone_head
 from weights_flax.names.recognise import NAMINGS, Naming, common_prefix, recognise, start_of, unwrapped
 
 Tensors = Mapping[str, Tensor]
@@ -17,7 +20,7 @@ AVERAGED = re.compile(
     r"(?:$|[./_])"
 )
 COUNTERS = re.compile(r"(?:^|[./])(?:num_batches_tracked|n_averaged|num_updates|step|steps|epoch|initted)(?::0)?$")
-MOST_PREFIXES = 64
+MOST_PREFIXES = 256
 
 
 class Candidate(NamedTuple):
@@ -53,12 +56,13 @@ def candidates(tensors: Tensors) -> list[Candidate]:
     if len(set(plain.values())) < len(plain):  # two names would become one
         plain = {name: name for name in tensors}
     by_name = {short: tensors[name] for name, short in plain.items()}
+    index = _Index(by_name)
     found: dict[str, tuple[Naming, dict[str, str]]] = {}
     for naming in NAMINGS:
         for prefix in _prefixes(by_name, naming):
-            names = _behind(prefix, by_name)
+            names = _behind(prefix, index)
             if prefix not in found and naming.fits(names):
-                found[prefix] = naming, names
+                found[prefix] = naming, with_lone_head(names, by_name) if naming.by_keras else names
     if not found:
         prefix = common_prefix(by_name)
         inside = {name.removeprefix(prefix): value for name, value in by_name.items() if name.startswith(prefix)}
@@ -70,7 +74,10 @@ def candidates(tensors: Tensors) -> list[Candidate]:
         owner |= dict.fromkeys(found[prefix][1].values(), prefix)
     flat = {prefix: _flattened(prefix, names.values(), by_name) for prefix, (_, names) in found.items()}
     taken = owner.keys() | {name for names in flat.values() for name in names.values()}
-    made = []
+    spare = [name for name in by_name if name not in taken and not _counts(name, by_name[name])]
+    made, in_folder = [], defaultdict(list)
+    for name in spare:
+        in_folder[name.rpartition("/")[0]].append(name)
     for prefix, (naming, names) in found.items():
         own = {short: by_name[name] for short, name in names.items() if owner[name] == prefix}
         own = {short: value for short, value in own.items() if "." in short or not _counts(short, value)}
@@ -78,10 +85,7 @@ def candidates(tensors: Tensors) -> list[Candidate]:
         folder = "" if "/" in naming.start else prefix.rpartition("/")[0]
         beside = {
             name.removeprefix(f"{folder}/" if folder else ""): by_name[name]
-            for name in by_name
-            if name not in taken
-            and ("/" in naming.start or name.rpartition("/")[0] == folder)
-            and not _counts(name, by_name[name])
+            for name in (spare if "/" in naming.start else in_folder.get(folder, ()))
         }
         averaged = bool(AVERAGED.search(prefix)) or f"{folder}/n_averaged".removeprefix("/") in by_name
         made.append(Candidate(prefix, naming, naming.convert(own), beside, averaged, len(own)))
@@ -94,16 +98,36 @@ def candidates(tensors: Tensors) -> list[Candidate]:
 
 
 def _prefixes(names: Iterable[str], naming: Naming) -> list[str]:
-    """Returns the prefixes before the names of a network's first layer, the outermost first."""
+    """Returns the prefixes before the names of a network's first layer, the outermost first, then in natural order."""
     start, found = start_of(naming), set()
     for name in names:
         if match := start.search(name):
             inside = match.groupdict().get("inside")
             found.add(name[: match.end("inside") if inside else match.start("first")])
-    return sorted(found, key=lambda prefix: (len(re.findall(r"[./]", prefix)), len(prefix)))[:MOST_PREFIXES]
+    return sorted(found, key=_place)[:MOST_PREFIXES]
 
 
-def _behind(prefix: str, names: Iterable[str]) -> dict[str, str]:
+def _place(prefix: str) -> tuple[int, list[tuple[int, str]], str]:
+    """The key of an order that is the same in every process: of depth, then of words, with 2 before 10."""
+    parts = [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d{1,18})", prefix)]
+    return len(re.findall(r"[./]", prefix)), parts, prefix
+
+
+class _Index:
+    """Names of which those behind a prefix are found without a look at the others."""
+
+    def __init__(self, names: Iterable[str]):
+        self._place = {name: place for place, name in enumerate(names)}
+        self._sorted = sorted(self._place)
+
+    def behind(self, prefix: str) -> list[str]:
+        """Returns the names that begin with a prefix, in the order of the file."""
+        start = bisect_left(self._sorted, prefix)
+        end = bisect_left(self._sorted, True, start, key=lambda name: name[: len(prefix)] > prefix)
+        return sorted(self._sorted[start:end], key=self._place.__getitem__)
+
+
+def _behind(prefix: str, names: _Index) -> dict[str, str]:
     """Returns the names behind a prefix, each with the whole name.
 
     In trees of Flax a module around the network stands behind the collection: "params/backbone/" also is the prefix of
@@ -112,12 +136,9 @@ def _behind(prefix: str, names: Iterable[str]) -> dict[str, str]:
     if match := re.fullmatch(r"((?:.*/)?)params/(.+/)", prefix):
         whole = {f"{match[1]}{kind}/{match[2]}": f"{kind}/" for kind in ("params", "batch_stats")}
         return {
-            f"{kind}{name.removeprefix(start)}": name
-            for name in names
-            for start, kind in whole.items()
-            if name.startswith(start)
+            f"{kind}{name.removeprefix(start)}": name for start, kind in whole.items() for name in names.behind(start)
         }
-    return {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
+    return {name.removeprefix(prefix): name for name in names.behind(prefix)}
 
 
 def _flattened(prefix: str, names: Iterable[str], by_name: Tensors) -> dict[str, str]:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 
 from layers_flax.model.torch_names import torch_axes
+from weights_flax.formats.hdf5 import EPSILON
 from weights_flax.formats.tensors import Tensor
 
-EPSILON = 1.001e-5  # of Keras applications
 OURS = 1e-5
 LEAVES = {"kernel": "weight", "gamma": "weight", "beta": "bias", "bias": "bias"}
 LEAVES |= {"moving_mean": "running_mean", "moving_variance": "running_var"}
@@ -85,6 +85,40 @@ def from_vgg(tensors: Tensors) -> dict[str, Tensor]:
         by_pixel = first.reshape(out, 7, 7, inner // 49)
         renamed["classifier.0.weight"] = by_pixel.transpose(0, 3, 1, 2).reshape(out, inner)
     return renamed
+
+
+def with_lone_head(names: Mapping[str, str], every: Tensors) -> dict[str, str]:
+    """Returns a network's names with those of its classifier, where that is the only dense layer of any name.
+
+    Args:
+        names: behind the network's prefix, each with the whole name.
+        every: all of the file's tensors, by whole names; a layer behind a network in another stands outside of it.
+    """
+    layers = _layers(names)
+    dense = [
+        name
+        for name, tensor in every.items()
+        if len(tensor.shape) == 2 and _layer_and_leaf(name)[1] == "kernel" and not re.search(r"(^|/)fc[12]/", name)
+    ]
+    if layers & set(HEADS) or len(dense) != 1 or every[dense[0]].shape[0] != _features(names, every):
+        return dict(names)
+    before = dense[0][: dense[0].rindex("kernel")]
+    moved = {f"{before}{leaf}" for leaf in ("kernel", "kernel:0", "bias", "bias:0")} & every.keys()
+    rest = {short: name for short, name in names.items() if name not in moved}
+    return rest | {f"{HEADS[0]}/{name.removeprefix(before)}": name for name in sorted(moved)}
+
+
+def _features(names: Mapping[str, str], every: Tensors) -> int | None:
+    """Returns the channels that a network's classifier sees: of its last norm, or of a VGG's second dense layer."""
+    last: dict[str, Tensor] = {}
+    for short, name in names.items():
+        layer, leaf = _layer_and_leaf(short)
+        if (layer, leaf) in (("bn", "gamma"), ("fc2", "bias")) or (
+            leaf == "gamma" and re.fullmatch(r"conv5_block\d+_3_bn", layer)
+        ):
+            last[layer] = every[name]
+    found = last.get("fc2", last.get("bn", next(iter(last.values()), None)))
+    return found.shape[0] if found is not None and found.shape else None
 
 
 def _layers(names: Iterable[str]) -> set[str]:

@@ -47,6 +47,11 @@ class Naming(NamedTuple):
     alone: bool = False
     unsaid: str = ""
 
+    @property
+    def by_keras(self) -> bool:
+        """Tells if the names are of Keras applications."""
+        return self.title.startswith("Keras")
+
 
 def recognise(tensors: Tensors) -> tuple[Naming, dict[str, Tensor]]:
     """Recognises the names of `tensors`; returns their origin, and the tensors under torchvision's names.

@@ -16,12 +16,14 @@ class Said(NamedTuple):
         where: says it: "its config.json", "its name".
         exact: the name is that of an architecture and nothing else, so that one that is not known is refused.
         options: of the network, by timm's or transformers' names.
+        differs: in what the network differs from ours, if the statement tells just that.
     """
 
     name: str
     where: str
     exact: bool = False
     options: Mapping[str, Any] = {}
+    differs: str = ""
 
 
 class LookAlike(NamedTuple):
@@ -125,6 +127,8 @@ def look_alikes(arch: str, bottlenecks: str | None = None) -> list[LookAlike]:
 
 def refusal(said: Said) -> str | None:
     """Tells in what a network that is said to be in a file differs from ours; None if in nothing."""
+    if said.differs:
+        return said.differs
     name = said.name.lower()
     for each in LOOK_ALIKES:
         if each.said and re.search(each.said, name):

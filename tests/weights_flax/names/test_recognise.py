@@ -181,6 +181,7 @@ KERAS_HEADS = {
     "none": without_top,
     "a dropout between two": lambda name: without_top(name) or "dense_2/kernel:0",
 }
+LONE = ("a dense layer of a user's own", "in a model of a model", "of a whole model")  # taken as they are
 
 
 @pytest.mark.parametrize("head", KERAS_HEADS)
@@ -197,8 +198,11 @@ def test_keras_heads_of_other_names_give_way_to_a_new_one(tmp_path, head):
     variables = load_weights(model, path, new_head=True)
     assert variables["params"]["fc"]["kernel"].shape == (2048, 3)
     assert (variables["params"]["conv1"]["kernel"] == 0.5).all()
-    with pytest.raises(ValueError, match="but for the classifier"):
-        load_model(path)
+    if head in LONE:
+        assert load_model(path).model.num_classes == 20
+    else:
+        with pytest.raises(ValueError, match="but for the classifier"):
+            load_model(path)
 
 
 @pytest.mark.parametrize(("name", "constructor"), [("ResNet18", resnet18), ("ResNet50", resnet50)])
