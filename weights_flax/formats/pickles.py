@@ -6,10 +6,11 @@ other name in a file is an error.
 
 import pickletools
 from collections.abc import Callable, Mapping
-from io import BytesIO
-from typing import Any
+from typing import Any, BinaryIO
 
-LIMIT = 2**24  # bytes of a pickle; a network of 1,202 layers needs under one million
+LIMIT = 2**29  # bytes of a pickle that are in its file; tensors' names need a million, arrays of NumPy stand in it
+LONGEST = 2**27  # bytes of one text or array in it
+MOST_BYTES = 2**29  # of all texts and arrays that it makes
 MOST_OPCODES = 2_000_000  # reading that many takes a second or two
 
 Name = tuple[str, str]  # module, name
@@ -83,37 +84,69 @@ def data_builders() -> dict[Name, Builder]:
         **dict.fromkeys([("collections", "defaultdict"), ("collections", "Counter")], lambda *_: {}),
         **dict.fromkeys([("builtins", "list"), ("__builtin__", "list"), ("collections", "deque")], lambda *_: []),
         **dict.fromkeys([("argparse", "Namespace"), ("types", "SimpleNamespace")], lambda *_: Attributes()),
-        ("_codecs", "encode"): _encoded,
+        ("_codecs", "encode"): _encoder(),
     }
 
 
-def _encoded(text: Any, codec: Any = "utf-8", *_: Any) -> Any:
-    """Returns the bytes that protocol 2 writes as text of Latin-1."""
-    return text.encode("latin-1") if isinstance(text, str) and codec == "latin1" else Passed()
+def _encoder() -> Builder:
+    """Makes a function that gives the bytes that protocol 2 writes as text of Latin-1; those of one text are one."""
+    made: dict[int, tuple[str, bytes]] = {}  # with the texts, whose ids stay theirs as long as they exist
+
+    def encoded(text: Any, codec: Any = "utf-8", *_: Any) -> Any:
+        if not isinstance(text, str) or codec != "latin1":
+            return Passed()
+        if id(text) not in made:
+            made[id(text)] = text, text.encode("latin-1")
+        return made[id(text)][1]
+
+    return encoded
 
 
-def read_pickle(stream: BytesIO, builders: Mapping[Name, Builder], persistent: Builder | None = None) -> Any:
+class _Bounded:
+    """A stream for `pickletools` that gives no part longer than `LONGEST`, whatever a few bytes ask for."""
+
+    def __init__(self, stream: BinaryIO):
+        self.tell, self.readline, self._stream = stream.tell, stream.readline, stream
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Reads bytes; raises ValueError if too many are asked for."""
+        if size < 0 or size > LONGEST:
+            raise ValueError(f"its pickle has a part of {size:,} bytes, more than {LONGEST:,}")
+        return self._stream.read(size)
+
+
+def read_pickle(stream: BinaryIO, builders: Mapping[Name, Builder], persistent: Builder | None = None) -> Any:
     """Reads the pickle at the stream's position, and leaves the stream at the end of the pickle.
 
     Args:
-        stream: the bytes; the caller limits their number to `LIMIT`.
+        stream: the bytes; the caller limits their number to `LIMIT`, and to those that are in its file.
         builders: the names that a pickle may hold, each with the function to call with the pickle's arguments.
         persistent: makes an object from a persistent id.
 
     Raises:
         ValueError: the pickle is damaged, holds a name without a builder, or uses an opcode that tensors do not need.
     """
-    machine = _Machine(builders, persistent)
+    machine, texts = _Machine(builders, persistent), 0
+    bounded: Any = _Bounded(stream)
     try:
-        for number, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+        for number, (opcode, argument, _) in enumerate(pickletools.genops(bounded)):
             if number > MOST_OPCODES:
                 raise ValueError(f"its pickle has more than {MOST_OPCODES:,} opcodes")
+            if isinstance(argument, str | bytes | bytearray):
+                texts += len(argument) * (4 if isinstance(argument, str) and not _is_latin(argument) else 1)
+                if texts > MOST_BYTES:
+                    raise ValueError(f"its pickle has texts and arrays of more than {MOST_BYTES:,} bytes")
             if opcode.name == "STOP":
                 return machine.pop()
             machine.run(opcode.name, argument)
     except (IndexError, KeyError, TypeError, AttributeError, UnicodeDecodeError, OverflowError, Warning) as error:
         raise ValueError(f"its pickle is damaged ({type(error).__name__})") from None
     raise ValueError("its pickle ends too early")
+
+
+def _is_latin(text: str) -> bool:
+    """Tells if a long text needs one byte a character in memory, as the arrays that are written as texts do."""
+    return len(text) < 1000 or max(text) < "\u0100"
 
 
 class _Machine:

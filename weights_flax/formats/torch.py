@@ -3,8 +3,9 @@
 import pickle
 import struct
 import zipfile
-from collections.abc import Callable, Mapping
-from io import BytesIO
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from io import BufferedReader, BytesIO
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +16,10 @@ import numpy as np
 from common_flax.files import whole_file
 from weights_flax.formats.npz import array_builders
 from weights_flax.formats.pickles import LIMIT, builder_of, data_builders, name_of, passed, read_pickle
-from weights_flax.formats.tensors import OpenFile, Tensor, as_tree, open_zip
+from weights_flax.formats.tensors import FilePart, OpenFile, Tensor, as_tree, open_zip
 
+START_OF_PICKLE = 2**20  # bytes that tell what a legacy file is
+MOST_EXPANDED = 2**26  # numbers of a tensor that has fewer in its file
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # of the legacy format
 LEGACY_START = pickle.PROTO + b"\x02" + pickle.LONG1 + b"\x0a" + MAGIC_NUMBER.to_bytes(10, "little")
 STORAGES: dict[str, np.dtype] = {
@@ -75,7 +78,21 @@ def read_torch_zip(path: Path) -> Any:
         return _Storage(key, dtype, size, lambda: np.frombuffer(_bytes_of(archive, entry, entry.file_size), dtype))
 
     data = _bytes_of(archive, entries[pickles[0]], LIMIT)
-    return as_tree(read_pickle(BytesIO(data), _builders(), _storages(storage)))
+    with _whole_modules(data):
+        return as_tree(read_pickle(BytesIO(data), _builders(), _storages(storage)))
+
+
+@contextmanager
+def _whole_modules(data: bytes) -> Iterator[None]:
+    """Tells of a pickle whose names cannot be read that it has whole modules in it, if it has their attributes."""
+    try:
+        yield
+    except ValueError as error:
+        if "it names" not in str(error) or not (b"_parameters" in data and b"_modules" in data):
+            raise
+        raise ValueError(
+            f"it is a whole module, not its weights ({error}): load it where it is trusted, and save model.state_dict()"
+        ) from None
 
 
 def _bytes_of(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, limit: int) -> bytes:
@@ -93,7 +110,7 @@ def read_torch_legacy(path: Path) -> Any:
         ValueError: the file is damaged, or holds something other than tensors and containers.
     """
     file = OpenFile(path)
-    head = BytesIO(file.read(0, LIMIT))
+    head = BufferedReader(FilePart(file, 0, min(file.size, LIMIT)))
     places: dict[str, tuple[int, np.dtype, int]] = {}  # the first byte of each storage, its type and size
 
     def storage(key: str, dtype: np.dtype, size: int) -> _Storage:
@@ -115,7 +132,8 @@ def read_torch_legacy(path: Path) -> Any:
     system = read_pickle(head, {})
     if not isinstance(system, dict) or system.get("little_endian") is not True:
         raise ValueError("its numbers are big-endian")
-    tree = read_pickle(head, _builders(), _storages(storage))
+    with _whole_modules(file.read(0, START_OF_PICKLE)):
+        tree = read_pickle(head, _builders(), _storages(storage))
     keys = read_pickle(head, {})
     if not isinstance(keys, list) or sorted(map(str, keys)) != sorted(places):
         raise ValueError("its list of storages is not that of its tensors")
@@ -157,8 +175,12 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Ten
     if not tuples or not len(shape) == len(strides) <= 32 or not all(map(_is_size, (*shape, *strides))):
         raise ValueError(f"it has a tensor whose shape is {str(shape)[:60]}, with strides {str(strides)[:60]}")
     last = sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-    # A view that repeats numbers could be far larger than its file.
-    if prod(shape) and max(offset + last + 1, offset + prod(shape)) > storage.size:
+    # A view that repeats numbers could be far larger than its file; `expand` makes such, with strides of 0.
+    spread = prod(size for size, stride in zip(shape, strides, strict=True) if stride)
+    if prod(shape) > max(MOST_EXPANDED, spread):
+        beyond = f"that goes beyond its storage of {storage.size:,}: save its .contiguous()"
+        raise ValueError(f"it has an expanded tensor of shape {str(shape)[:60]} {beyond}")
+    if prod(shape) and max(offset + last + 1, offset + spread) > storage.size:
         raise ValueError(f"it has a tensor of shape {str(shape)[:60]} that goes beyond its storage of {storage.size:,}")
     if not prod(shape):
         return Tensor(shape, storage.dtype, lambda: np.zeros(shape, storage.dtype))

@@ -18,6 +18,7 @@ from torch_files import save, tensors
 
 from resnet_flax import resnet20
 from weights_flax import load_model, load_weights, to_torch
+from weights_flax.formats.open import open_weights
 
 MODEL = resnet20(width=2, num_classes=3)
 RIGHT = drawn(MODEL)
@@ -86,6 +87,46 @@ def test_arrays_of_numpy_are_weights_too(protocol, tmp_path):
     check_same(load_model(save({"model": state}, tmp_path / "best.pth", protocol)).variables, RIGHT)
     big = {name: value.astype(">f4") for name, value in STATE.items()}
     check_same(load_model(save(big, tmp_path / "big.pth", protocol)).variables, RIGHT)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_large_arrays_of_numpy_are_read(protocol, tmp_path):
+    """They stand in the pickle itself, in protocol 2 as texts of up to two bytes for each."""
+    content = {"memory": np.full(5 * 2**20, 0xFF, np.uint8).repeat(4), "state_dict": STATE}
+    path = save(content, tmp_path / "best.pth", protocol)
+    assert path.stat().st_size > 20 * 2**20
+    check_same(load_weights(MODEL, path), RIGHT)
+
+
+def expanded(shape, strides, size):
+    """A state dict whose classifier's bias is a view of a storage by strides of one's own."""
+    data = hostile.tensor(size=size, shape=shape, strides=strides)
+    return hostile.torch_zip(data, [np.full(size, 3, np.float32).tobytes()])
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides", "size"), [((5,), (0,), 1), ((4, 3), (0, 1), 3), ((2, 3, 4), (0, 0, 1), 4)]
+)
+def test_expanded_tensors_are_read(shape, strides, size, tmp_path):
+    (tmp_path / "x.pth").write_bytes(expanded(shape, strides, size))
+    (tensor,) = open_weights(tmp_path / "x.pth").tensors.values()
+    assert np.array_equal(tensor, np.full(shape, 3, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides", "size", "said"),
+    [
+        ((2**14, 2**14), (0, 0), 1, "save its .contiguous()"),
+        ((2**40, 2**6), (0, 1), 64, "save its .contiguous()"),
+        ((4, 3), (1, 1), 6, "goes beyond its storage"),
+        ((4, 3), (0, 2), 4, "goes beyond its storage"),
+    ],
+)
+def test_views_that_repeat_too_much(shape, strides, size, said, tmp_path):
+    (tmp_path / "x.pth").write_bytes(expanded(shape, strides, size))
+    with pytest.raises(ValueError) as error:
+        open_weights(tmp_path / "x.pth")
+    assert said in str(error.value)
 
 
 class Settings:

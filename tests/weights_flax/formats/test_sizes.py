@@ -74,6 +74,16 @@ def shared_storage():
     return hostile.torch_zip(b"\x80\x02}" + names + b".", [bytes(4 * size)])
 
 
+def encoded_often(number):
+    """Returns the bytes of a file of PyTorch that turns one text of a megabyte into bytes again and again."""
+    text = b"c_codecs\nencode\nq\x00X" + struct.pack("<I", MB) + bytes(MB) + b"q\x01X\x06\0\0\0latin1q\x02"
+    return hostile.torch_zip(b"\x80\x02(" + text + b"h\x00h\x01h\x02\x86R" * number + b"t.")
+
+
+def text_of_pickle(size):
+    return hostile.torch_zip(b"\x80\x02X" + struct.pack("<I", size) + bytes(100) + b".")
+
+
 def hdf5(fill):
     def make(path):
         h5py = pytest.importorskip("h5py")
@@ -125,6 +135,12 @@ FILES = {
     "npz, 200,000 entries": (holding(lambda: empty_entries(200_000)), "its list of entries has 11,088,890 bytes"),
     "npz, 20,000 entries": (holding(lambda: empty_entries(20_000)), "it has 20,000 entries, more than 16,384"),
     "PyTorch, one storage in 200 tensors": (holding(shared_storage), "its tensors would take 3,355,443,200 bytes"),
+    "PyTorch, a text that is encoded 5,000 times": (
+        holding(lambda: encoded_often(5000)),
+        "it has no tensors",
+    ),
+    "PyTorch, a text of 4 GB": (holding(lambda: text_of_pickle(2**32 - 1)), "its pickle has a part of 4,294,967,295"),
+    "PyTorch, a text of 100 MB that is not there": (holding(lambda: text_of_pickle(10**8)), "cannot be read: "),
     "msgpack, 100 GB of nothing": (sparse(b"\x81\xa6params", 10**11), "99,999,999,991 bytes follow its end"),
     "msgpack, 4 GB of bytes": (sparse(b"\x81\xa6params\xc6\xff\xff\xff\xff", 2**33), "bytes follow its end"),
     "msgpack, 4 GB of text": (sparse(b"\x81\xa6params\xdb\xff\xff\xff\xff", 2**33), "a text of 4,294,967,295 bytes"),
