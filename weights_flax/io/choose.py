@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from layers_flax import Network
 from weights_flax.formats.tensors import Tensor
-from weights_flax.io.archs import describe
+from weights_flax.io.archs import build_model, describe
 from weights_flax.io.inspect import (
     Fit,
     built,
@@ -18,6 +18,7 @@ from weights_flax.io.inspect import (
     nearest,
     shapes_of,
     torch_shapes,
+    without_head,
 )
 from weights_flax.names.candidates import Candidate, candidates
 from weights_flax.names.recognise import Naming
@@ -75,7 +76,8 @@ def choose(
     if not pool:
         has = "the averaged weights" if kind is False else "weights that are not said to be averaged or last"
         raise Refused(f"weights {where!r} are {has}; asked for: {which}")
-    rank = {id(each): _rank(each, model) if len(pool) > 1 else 0 for each in pool}
+    known: dict[Any, float] = {}  # networks of the same names and shapes are compared once
+    rank = {id(each): _rank_once(each, model, known) if len(pool) > 1 else 0 for each in pool}
     taken = max(pool, key=lambda each: (rank[id(each)], not each.averaged, each.files, -len(each.prefix)))
     naming = taken.naming
     if "layer1.0.conv3.weight" in taken.tensors and any(map(strides_first, said)):
@@ -100,6 +102,13 @@ class Refused(ValueError):
 
 def _is_network(candidate: Candidate) -> bool:
     return sum(len(value.shape) == 4 for value in candidate.tensors.values()) > 2
+
+
+def _rank_once(candidate: Candidate, model: Any, known: dict[Any, float]) -> float:
+    same = candidate.naming.title, frozenset(shapes_of(candidate.tensors).items())
+    if same not in known:
+        known[same] = _rank(candidate, model)
+    return known[same]
 
 
 def _rank(candidate: Candidate, model: Any) -> float:
@@ -209,7 +218,10 @@ def says_no_fit(where: str, chosen: Chosen) -> str:
     """Tells what a file without a fitting architecture is nearest to, and what is missing."""
     if near := fits(chosen.naming, chosen.tensors, but_for_head=True):
         names = [each[0] if isinstance(each, tuple) else called(each) for each in near]
-        head = some(name for name in {**chosen.tensors, **chosen.beside} if HEAD.search(name))
+        like = build_model(near[0][0], **near[0][1]) if isinstance(near[0], tuple) else near[0]
+        own = without_head(like, torch_shapes(like))
+        every = {name: value for name, value in {**chosen.tensors, **chosen.beside}.items() if name not in own}
+        head = some(name for name, value in every.items() if HEAD.search(name) or len(value.shape) == 2)
         has = f"whose name is another: {head}" if head else "which the file lacks"
         return (
             f"weights {where!r} fit {' or '.join(names[:2])} but for the classifier, {has}; "

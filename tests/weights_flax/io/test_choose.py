@@ -1,6 +1,11 @@
 """Which part of a file is the network: found by what fits, behind any prefix, with what is left over named."""
 
+import os
 import re
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,6 +17,8 @@ from densenet_flax import densenet_bc_40_12
 from resnet_flax import resnet20, resnet50, vgg11
 from weights_flax import load_model, load_weights, save_weights, to_torch
 from weights_flax.__main__ import main
+from weights_flax.formats.open import open_weights
+from weights_flax.names.candidates import candidates
 
 MODEL = resnet20(width=2, num_classes=3)
 RIGHT = drawn(MODEL)
@@ -136,6 +143,49 @@ def test_of_a_network_and_its_average_either_is_taken(name, tmp_path, caplog):
         check_same(load_model(path, **chosen).variables["params"], AVERAGE["params"])
         check_same(load_weights(MODEL, path, **chosen)["params"], AVERAGE["params"])
     check_same(load_weights(MODEL, path, ema=False), RIGHT)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_of_equal_networks_the_first_in_natural_order_is_taken(seed, tmp_path):
+    """Whatever the order of the file, and of Python's sets in this process."""
+    members = {f"member_{i}.": AVERAGED if i == 2 else STATE for i in (2, 3, 10, 11, 20)}
+    content = [(f"{prefix}{name}", value) for prefix, state in members.items() for name, value in state.items()]
+    order = np.random.default_rng(seed).permutation(len(content))
+    path = save(tensors(dict(content[i] for i in order)), tmp_path / "ensemble.pth")
+    loaded = load_model(path)
+    check_same(loaded.variables, AVERAGE)
+    assert "took the network under 'member_2.', not 'member_3.', 'member_10.', 'member_11.'" in loaded.notes[0]
+
+
+def test_the_choice_does_not_depend_on_the_hashes_of_a_process(tmp_path):
+    code = (
+        "import sys; from weights_flax.names.candidates import candidates; import numpy as np;"
+        "from weights_flax.formats.tensors import Tensor; one = Tensor((1,), np.dtype('f4'), None);"
+        "print([c.prefix for c in candidates({f'{p}.{n}': one for p in 'dbaec' for n in "
+        "('conv1.weight', 'layer1.0.conv1.weight')})])"
+    )
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=Path(__file__).parents[3],
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert said == {"['a.', 'b.', 'c.', 'd.', 'e.']\n"}
+
+
+def test_two_hundred_networks_in_a_file(tmp_path):
+    one = {name: Tensor(np.zeros(value.shape, np.float32)[..., :0]) for name, value in STATE.items()}
+    path = save({"m0": one}, tmp_path / "many.pth")
+    file = open_weights(path)
+    start = time.process_time()
+    found = candidates({f"m{i}/{name[3:]}": tensor for i in range(200) for name, tensor in file.tensors.items()})
+    assert len(found) == 200
+    assert time.process_time() - start < 10
 
 
 def test_the_network_that_fits_is_taken_though_the_other_is_no_average(tmp_path):
