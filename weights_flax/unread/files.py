@@ -51,12 +51,12 @@ def _graph_def(start: bytes) -> bool:
 
 def _old_pickle(start: bytes) -> bool:
     """Opcodes of protocol 0 or 1 to the end of what is seen, with a container or a name among them."""
-    seen = set()
+    seen, stream = set(), BytesIO(start)
     try:
-        for opcode, _, _ in pickletools.genops(BytesIO(start)):
+        for opcode, _, _ in pickletools.genops(stream):
             seen.add(opcode.name)
-    except Exception:  # the start of a file may end within an argument
-        if len(seen) < 3:
+    except Exception as error:  # the start of a file may end within an argument; a text has other letters in it
+        if len(seen) < 3 or "unknown" in str(error) or len(start) < START:
             return False
     containers = {"MARK", "DICT", "LIST", "TUPLE", "EMPTY_DICT", "EMPTY_LIST", "GLOBAL", "INST"}
     return bool(seen & containers) and "PROTO" not in seen
@@ -129,6 +129,10 @@ FORMATS: tuple[tuple[Test, str], ...] = (
         "it is a pickle of protocol 0 or 1, which is not read: load it where it is trusted, and write its tensors by "
         "torch.save or numpy.savez",
     ),
+    (
+        lambda start: re.match(rb"(\.\./)*\.git/annex/objects/|/annex/objects/", start) is not None,
+        "it is a pointer of git-annex, not the file itself: `git annex get` in its repository brings the file",
+    ),
     (_text(r"\{"), "it is a text of JSON, not weights: a config, or an index of shards under another name"),
 )
 # Files whose bytes have no mark.
@@ -161,4 +165,9 @@ def unread_format(path: Path, start: bytes, end: bytes) -> str:
     for pattern, said in NAMES:
         if re.search(pattern, path.name):
             return said
+    if not any(start) and not any(end):
+        return f"its bytes are zero, as a download that broke off leaves them: fetch it again ({NOTHING_KNOWN})"
+    line = start.split(b"\n", 1)[0].strip().decode("utf-8", "replace")
+    if len(line) > 1 and line.isprintable() and "\ufffd" not in line[:-1]:
+        return f"it is a text, not weights ({line[:60]!r}): fetch the file itself"
     return NOTHING_KNOWN

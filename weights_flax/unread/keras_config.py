@@ -1,4 +1,4 @@
-"""What the configuration of a Keras model says that its arrays do not: epsilons, activations, strides and pads.
+"""Facts in the configuration of a Keras model that its arrays do not tell: epsilons, activations, strides and pads.
 
 It is JSON: in an archive the file config.json, in HDF5 of a whole model the attribute `model_config`. No class in it is
 made, and no code is run.
@@ -26,7 +26,7 @@ ACTIVATED = (
 
 
 class KerasConfig(NamedTuple):
-    """What was read.
+    """The result of reading.
 
     Attributes:
         epsilons: of the BatchNorms, by the names of their layers.

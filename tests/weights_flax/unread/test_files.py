@@ -4,9 +4,11 @@ import gzip
 import pickle
 import struct
 import tarfile
+import zipfile
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from torch_files import save
 
 from resnet_flax import resnet20
@@ -57,8 +59,6 @@ def frozen(path):
 
 def torchscript(path):
     save({}, path)
-    import zipfile
-
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("archive/constants.pkl", b"")
         archive.writestr("archive/code/__torch__.py", b"")
@@ -67,6 +67,33 @@ def torchscript(path):
 def tar(path):
     with tarfile.open(path, "w") as archive:
         archive.addfile(tarfile.TarInfo("storages"))
+
+
+def cut(make, size=None):
+    """The start of a file: the first half, or so many bytes."""
+
+    def write(path):
+        make(path)
+        data = path.read_bytes()
+        path.write_bytes(data[: size or len(data) // 2])
+
+    return write
+
+
+def zipped(*names):
+    def write(path):
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in names:
+                archive.writestr(name, "a")
+
+    return write
+
+
+class Network:
+    """A module as PyTorch pickles it, with its class."""
+
+    def __init__(self):
+        self.training, self._parameters, self._modules = True, {}, {}
 
 
 def bytes_of(data):
@@ -121,6 +148,41 @@ FILES = {
     "error.json": (bytes_of(b'{"error": "Repository not found"}'), "a text of JSON, not weights"),
     "picture.pth": (bytes_of(b"\x89PNG\r\n\x1a\n" + bytes(100)), "it is an image or a PDF"),
     "zeros.pth": (bytes_of(bytes(1000)), "it begins as none of the known formats does"),
+    "zeros again.safetensors": (bytes_of(bytes(1000)), "its bytes are zero, as a download that broke off leaves them"),
+    "annex.pth": (
+        bytes_of(b"/annex/objects/MD5E-s102540417--1e5ab0b8f0cbbfd3d7.pth\n"),
+        "a pointer of git-annex, not the file itself: `git annex get`",
+    ),
+    "annex as a text.pth": (bytes_of(b"../.git/annex/objects/xK/MD5E-s10--1e5.pth"), "a pointer of git-annex"),
+    "not found.pth": (bytes_of(b"Not Found"), "it is a text, not weights ('Not Found'): fetch the file itself"),
+    "404.safetensors": (bytes_of(b"404: Not Found\n"), "it is a text, not weights ('404: Not Found')"),
+    "denied.pth": (bytes_of(b"Access to this resource was denied\n" * 40), "it is a text, not weights ('Access to"),
+    "words.pth": (bytes_of("Zugriff verweigert: größer\n".encode()), "it is a text, not weights ('Zugriff"),
+    "cut.pth": (cut(lambda path: save({"fc.bias": 1}, path)), "it is broken off, or damaged: fetch it again"),
+    "cut.safetensors": (
+        cut(lambda path: save_file({"fc.bias": np.ones(100, np.float32)}, path)),
+        "it is broken off, or damaged: fetch it again",
+    ),
+    "cut in the header.safetensors": (
+        cut(lambda path: save_file({"fc.bias": np.ones(3, np.float32)}, path), 40),
+        "it is broken off, or damaged: fetch it again",
+    ),
+    "weights.zip": (
+        zipped("readme.txt", "best/resnet50.pth", "best/a.safetensors"),
+        "it is a zip archive of 'best/resnet50.pth', 'best/a.safetensors': unpack it",
+    ),
+    "photos.zip": (zipped("a.jpg", "b.jpg"), "it is a zip archive of 'a.jpg', 'b.jpg': unpack it"),
+    "nothing.zip": (zipped(), "it is an empty zip archive"),
+    "whole.pth": (
+        lambda path: save(Network(), path),
+        "test_files.Network', which is neither a tensor nor a container): load it where it is trusted, and save "
+        "model.state_dict()",
+    ),
+    "whole in a checkpoint.pth": (lambda path: save({"epoch": 3, "model": Network()}, path), "it is a whole module"),
+    "model-00001-of-00002.safetensors": (
+        lambda path: save_file({"fc.bias": np.ones(3, np.float32)}, path),
+        "is part 1 of 2 of a network: give the index of all, model.safetensors.index.json, beside them",
+    ),
     "noise.pth": (bytes_of(bytes(range(7, 250))), "it begins as none of the known formats does"),
 }
 
@@ -130,7 +192,7 @@ def test_a_file_is_named_for_what_it_is(name, tmp_path, capsys):
     make, said = FILES[name]
     path = tmp_path / name
     make(path)
-    with pytest.raises(ValueError, match=r"^weights '.*' cannot be read: ") as error:
+    with pytest.raises(ValueError, match=r"^weights '.*'( cannot be read)?: ") as error:
         load_weights(MODEL, path)
     assert said in str(error.value)
     assert main(["inspect", str(path)]) == 2
@@ -138,3 +200,40 @@ def test_a_file_is_named_for_what_it_is(name, tmp_path, capsys):
     assert err.startswith("weights_flax: error: weights ")
     assert err.count("\n") == 1
     assert said in err
+
+
+FOLDERS = {
+    "a SavedModel": (("saved_model.pb", "keras_metadata.pb", "variables/"), "a SavedModel of TensorFlow"),
+    "a distributed checkpoint": ((".metadata", "__0_0.distcp", "__1_0.distcp"), "dcp_to_torch FOLDER whole.pth"),
+    "DeepSpeed's root": (("latest", "zero_to_fp32.py", "global_step100/"), "a checkpoint of DeepSpeed"),
+    "DeepSpeed's step": (("zero_pp_rank_0_mp_rank_00_optim_states.pt",), "a checkpoint of DeepSpeed"),
+    "TensorFlow's checkpoints": (
+        ("checkpoint", "model.ckpt-7.index", "model.ckpt-7.data-00000-of-00001"),
+        "TensorFlow",
+    ),
+    "an unpacked file": (("data.pkl", "data/", "version"), "an unpacked file of PyTorch"),
+    "parts without an index": (
+        ("model-00001-of-00003.safetensors", "model-00002-of-00003.safetensors"),
+        "give the index of all, model.safetensors.index.json",
+    ),
+    "files of other names": (("best.pth", "last.pth", "log.txt"), "name one of its files: 'best.pth', 'last.pth'"),
+    "nothing of use": (("log.txt",), "it is no run, and no checkpoint of Orbax"),
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_folder_is_named_for_what_it_is(name, tmp_path, capsys):
+    entries, said = FOLDERS[name]
+    for entry in entries:
+        (tmp_path / entry).mkdir() if entry.endswith("/") else (tmp_path / entry).write_text("a")
+    with pytest.raises(ValueError, match=r"^weights '.*': ") as error:
+        load_weights(MODEL, tmp_path)
+    assert said in str(error.value)
+    assert main(["inspect", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_link_of_git_annex(tmp_path):
+    (tmp_path / "best.pth").symlink_to(".git/annex/objects/xK/MD5E-s10--1e5.pth")
+    with pytest.raises(ValueError, match=r"there is no such file; it is a link of git-annex: `git annex get`"):
+        load_weights(MODEL, tmp_path / "best.pth")
