@@ -36,7 +36,8 @@ from weights_flax.unread.said import said_in
 LONGEST = 800  # characters of a reason; libraries quote what they could not read
 OF_FLAX = re.compile(r"checkpoint_?(\d{1,18}(?:\.\d{1,9})?)")  # files of flax.training.checkpoints.save_checkpoint
 BROKEN = re.compile(
-    r"truncated|not a zip file|Incomplete|InvalidHeaderLength|HeaderTooSmall|ends? (within|too early)|cut short"
+    r"truncated|not a zip file|incomplete metadata|invalid header length|header too small|cut short|"
+    r"ends? (within|too early)"
 )
 WHOLE = ("model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json", "flax_model.msgpack")
 

@@ -1,6 +1,7 @@
 """Reader of Orbax' folders, and of the network's leaves in a tree of Flax, which these folders hold."""
 
 import asyncio
+import logging
 import os
 import re
 import stat
@@ -10,7 +11,7 @@ from contextvars import Context
 from itertools import islice
 from math import prod
 from pathlib import Path
-from typing import Any, TypeVarTuple
+from typing import Any, NamedTuple, TypeVarTuple
 
 import jax
 import numpy as np
@@ -147,18 +148,24 @@ def _folders_in(folder: Path) -> list[Path]:
     return sorted(path for path in entries if "tmp" not in path.name and path.is_dir() and not path.is_symlink())
 
 
-def network_leaves(tree: Mapping[str, Any], which: str | None) -> tuple[dict[str, Tensor], str | None]:
+class Leaves(NamedTuple):
+    """The network's leaves of a tree: tensors by paths, "averaged", "last" or None, and lines on what was chosen."""
+
+    tensors: dict[str, Tensor]
+    which: str | None
+    notes: tuple[str, ...] = ()
+
+
+def network_leaves(tree: Mapping[str, Any], which: str | None) -> Leaves:
     """Returns the network's leaves of a tree of Flax by paths, without the optimizer of a training state.
 
-    Averages under "ema", as our own training states have them, are taken if there are any; averages under other names
-    if they are asked for.
+    Averages of all that the network has under "ema", as our own training states have them, are taken if there are any;
+    others, of parameters alone or under other names, if they are asked for. An average without statistics goes with
+    those of the network itself.
 
     Args:
         tree: dicts in each other, with `Tensor` leaves.
         which: "averaged" or "last"; None as above.
-
-    Returns:
-        The leaves, and "averaged" or "last" if the tree is a training state.
 
     Raises:
         ValueError: there are no tensors, or no averages that are asked for.
@@ -168,13 +175,21 @@ def network_leaves(tree: Mapping[str, Any], which: str | None) -> tuple[dict[str
     averages = {
         name: value for name, value in state.items() if AVERAGES.search(str(name)) and isinstance(value, Mapping)
     }
-    if which == "averaged" or (which is None and "ema" in averages and _is_state(averages["ema"])):
+    notes: tuple[str, ...] = ()
+    own = {name for name in ("params", "batch_stats") if isinstance(state.get(name), Mapping)}
+    ours = _is_state(averages.get("ema")) and own <= averages["ema"].keys()
+    if which == "averaged" or (which is None and ours):
         if not averages:
             raise ValueError("it has no averaged weights")
         name, taken = next(((n, v) for n, v in averages.items() if _is_state(v)), next(iter(averages.items())))
-        statistics = state.get(name.replace("params", "batch_stats"), state.get("batch_stats"))
-        state = taken if _is_state(taken) else {"params": taken, "batch_stats": statistics}
+        beside = state.get(name.replace("params", "batch_stats")) if "params" in name else None
+        statistics = beside or state.get("batch_stats")
+        state = {"batch_stats": statistics, **(taken if _is_state(taken) else {"params": taken})}
+        notes = (f"took the averaged weights under {name!r}; ema=False (--which last) takes the others",) if own else ()
         kind = "averaged"
+    elif averages and own:
+        names = ", ".join(map(repr, averages))
+        notes = (f"took the network under 'params', not {names}; ema=True (--ema) takes the averaged weights",)
     if _is_state(state):
         state = {name: state[name] for name in ("params", "batch_stats") if isinstance(state.get(name), Mapping)}
     tensors: dict[str, Tensor] = {}
@@ -188,7 +203,7 @@ def network_leaves(tree: Mapping[str, Any], which: str | None) -> tuple[dict[str
                 parts.append((f"{before}{key}/", value))
     if not tensors:
         raise ValueError("it has no tensors")
-    return tensors, kind
+    return Leaves(tensors, kind, notes if which is None else ())
 
 
 def _is_state(tree: Any) -> bool:
@@ -229,14 +244,18 @@ class _QuietLoop(asyncio.SelectorEventLoop):
 
 @contextmanager
 def _quiet_loops() -> Iterator[None]:
-    """Makes Orbax use event loops that stay quiet after they are closed.
+    """Makes Orbax use event loops that stay quiet after they are closed, and log no warnings.
 
     At the first damaged array Orbax closes its loop, while TensorStore still reads other arrays; each of these would
     then print a traceback. An event loop policy would do the same, but Python 3.14 deprecates policies.
     """
-    usual = asyncio.new_event_loop
+    usual, teller = asyncio.new_event_loop, logging.getLogger("absl")
     asyncio.new_event_loop = _QuietLoop
+    # Orbax warns of a file that older checkpoints, and items of a step, do not have; its errors are raised.
+    level = teller.level
+    teller.setLevel(logging.ERROR)
     try:
         yield
     finally:
         asyncio.new_event_loop = usual
+        teller.setLevel(level)

@@ -29,7 +29,8 @@ def chosen_in(file: WeightsFile, which: str | None, model: Any = None) -> Chosen
     with reading(file.path):
         try:
             which = which if file.which is None else None
-            return choose(file.tensors, str(file.path), which, model=model, said=file.said)
+            chosen = choose(file.tensors, str(file.path), which, model=model, said=file.said)
+            return chosen._replace(notes=(*file.notes, *chosen.notes))
         except Refused as error:
             refused = error
     raise refused

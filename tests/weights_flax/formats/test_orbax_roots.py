@@ -5,6 +5,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from drawn import check_same, drawn
+from flax import serialization
 
 from resnet_flax import resnet20
 from weights_flax import load_model, load_weights
@@ -65,6 +66,48 @@ def test_a_training_state_as_one_item(tmp_path):
     check_same(load_weights(MODEL, root, ema=True)["params"], AVERAGE["params"])
     wrapped = save_steps(tmp_path / "w", (7, {"state": {"train": state}}))
     check_same(load_weights(MODEL, wrapped), LAST)
+
+
+def states():
+    """Training states with an average, and what a look without a wish and one for the average give."""
+    plain = {"step": np.int32(7), "opt_state": {"trace": LAST["params"]}, **LAST}
+    mixed = {"params": AVERAGE["params"], "batch_stats": LAST["batch_stats"]}
+    return {
+        "parameters alone": ({**plain, "ema": {"params": AVERAGE["params"]}}, LAST, mixed),
+        "beside them": ({**plain, "ema_params": AVERAGE["params"]}, LAST, mixed),
+        "of ours": ({**plain, "ema": AVERAGE}, AVERAGE, AVERAGE),
+    }
+
+
+@pytest.mark.parametrize("form", ["msgpack", "Orbax"])
+@pytest.mark.parametrize("name", states())
+def test_averages_in_a_training_state(name, form, tmp_path):
+    state, usual, averaged = states()[name]
+    if form == "msgpack":
+        (path := tmp_path / "state.msgpack").write_bytes(serialization.to_bytes(state))
+    else:
+        path = save_steps(tmp_path / "r", (7, state))
+    loaded = load_model(path)
+    check_same(loaded.variables, usual)
+    took = (
+        "took the averaged weights under 'ema'; ema=False" if name == "of ours" else "took the network under 'params'"
+    )
+    assert took in loaded.notes[0]
+    if usual is LAST:
+        assert "ema=True (--ema) takes the averaged weights" in loaded.notes[0]
+    loaded = load_model(path, ema=True)
+    check_same(loaded.variables, averaged)
+    assert not any("took" in note for note in loaded.notes)
+    check_same(load_model(path, ema=False).variables, LAST)
+
+
+def test_a_folder_of_flaxs_checkpoints_gives_the_newest(tmp_path):
+    for step, variables in ((3, FIRST), (10, LAST), (9, FIRST)):
+        (tmp_path / f"checkpoint_{step}").write_bytes(serialization.to_bytes({"step": step, **variables}))
+    (tmp_path / "checkpoint_11.tmp").write_bytes(b"a")
+    (tmp_path / "checkpoint_tmp").write_bytes(b"a")
+    check_same(load_weights(MODEL, tmp_path), LAST)
+    assert load_model(tmp_path).model == MODEL
 
 
 def test_steps_that_are_not_whole_and_links_are_passed_over(root, tmp_path):
