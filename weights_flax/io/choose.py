@@ -222,7 +222,9 @@ def says_no_fit(where: str, chosen: Chosen) -> str:
         own = without_head(like, torch_shapes(like))
         every = {name: value for name, value in {**chosen.tensors, **chosen.beside}.items() if name not in own}
         head = some(name for name, value in every.items() if HEAD.search(name) or len(value.shape) == 2)
+        bare = f"{like.torch_head}.weight" in every and f"{like.torch_head}.bias" not in every
         has = f"whose name is another: {head}" if head else "which the file lacks"
+        has = f"whose bias {like.torch_head}.bias is missing" if bare else has
         return (
             f"weights {where!r} fit {' or '.join(names[:2])} but for the classifier, {has}; "
             "new_head=True (train.py --new-head) draws one"

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from weights_flax.formats.open import WeightsFile, open_weights
 from weights_flax.io.archs import build_model
 from weights_flax.io.choose import Chosen, Refused, check_said, fits, left_over, says_no_fit, some, with_head
-from weights_flax.io.inspect import called, named
+from weights_flax.io.inspect import called, image_channels, named, shapes_of
 from weights_flax.io.of_file import alike_note, chosen_in
 
 
@@ -54,8 +54,10 @@ def look_into(source: str | Path, which: str | None = None) -> Look:
             chosen, found = moved, fits(moved.naming, moved.tensors)
             near = found or near
             notes.append(f"the classifier is the dense layer {name!r}")
+        channels = image_channels(first, shapes_of(chosen.tensors))
+        of_images = "" if channels == 3 else f", of images with {channels} channel{'s' * (channels > 1)}"
         for each in near:
-            lines.append(named(*each) if isinstance(each, tuple) else called(each))
+            lines.append(f"{named(*each) if isinstance(each, tuple) else called(each)}{of_images}")
         if not found:
             lines = [f"{line} but for the classifier" for line in lines]
         if extra := left_over(first, chosen):

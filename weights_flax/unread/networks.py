@@ -7,6 +7,7 @@ BIT = (
     "BiT's or timm's ResNet v2 (GroupNorm and weight standardisation, or BatchNorm before each convolution with a stem "
     "of its own), which is not built here"
 )
+NOT = ", which is not built here"
 # Names that belong to a whole network or a framework; looked for anywhere in a name, the first that is found is told.
 SOURCES: tuple[tuple[str, str], ...] = (
     (r"standardized_conv2d|root_block/", BIT),
@@ -25,6 +26,22 @@ SOURCES: tuple[tuple[str, str], ...] = (
     ),
     (r"(^|\.)resnetv\d_|_batchnorm\d+_(gamma|running_mean)", "MXNet's Gluon; take timm's conversion of it"),
     (r"StructuredToParameterName|_mean$.*_variance$|\._mean$", "PaddlePaddle's: rename to torchvision's"),
+    (r"(^|[./])stages\.\d+\.(blocks\.)?\d+\.(gamma|dwconv\.|conv_dw\.)|\d\.layer_scale$", f"a ConvNeXt{NOT}"),
+    (
+        r"(^|[./])features\.\d+\.(conv|block)\.\d+\.|(^|[./])features\.\d+\.\d+\.block\.",
+        f"a MobileNet or an EfficientNet{NOT}",
+    ),
+    (r"(^|[./])conv_stem\.|_conv_stem\.|_depthwise_conv\.|conv_dw\.", f"a MobileNet or an EfficientNet{NOT}"),
+    (
+        r"expanded_conv(_\d+)?[_/]|(^|/)(conv_dw_\d+|block_\d+_depthwise|stem_conv)/",
+        f"a MobileNet or an EfficientNet{NOT}",
+    ),
+    (r"(^|[./])(Conv2d_1a|Mixed_\d[a-z])|(^|[./])inception\d[a-e]\.", f"an Inception or GoogLeNet{NOT}"),
+    (r"(^|[./])features\.\d+\.(squeeze|expand[13]x[13])\.", f"a SqueezeNet{NOT}"),
+    (r"(^|[./])stage\d\.\d+\.branch[12]\.", f"a ShuffleNet{NOT}"),
+    (r"(^|[./])trunk_output\.block\d", f"a RegNet{NOT}"),
+    (r"(^|[./])stage\d\.\d+\.(branches|fuse_layers)\.", f"an HRNet{NOT}"),
+    (r"\.cv\d\.(conv|bn)\.|(^|[./])module_list\.\d+\.", f"a YOLO{NOT}"),
     (r"(^|[./])(cls_token|pos_embed|patch_embed)|attn\.qkv|self_attn\.", "a transformer, which is not built here"),
     (r"_packed_params|\.zero_point$|weight_fake_quant", "a quantised network: save the one before it was quantised"),
     (r"lora_[AB]\.|lora_(up|down)\.", "changes by LoRA alone: merge them into the network, and save that"),
@@ -39,7 +56,7 @@ LAYERS: tuple[tuple[str, str], ...] = (
     (r"\.conv2\.(fc|bn|conv)\d?|\.conv2\.(attn|paths)", "split or selective attention in its blocks (ResNeSt, SKNet)"),
     (r"\.se(_module|_layer|_block)?\.|\.fc[12]\.weight$", "squeeze-and-excitation"),
     (r"^conv1\.\d+\.|^features\.(conv[12]|norm[12])\.|^stem\.", "a deep stem of 3×3 convolutions (ResNet-C, -D, -S)"),
-    (r"downsample\.[2-9]\.|downsample\.1\.weight", "a pool before each shortcut's projection (ResNet-D)"),
+    (r"downsample\.[2-9]\.", "a pool before each shortcut's projection (ResNet-D)"),
     (r"\.filt$|blur|\.aa\.", "blur pools"),
     (r"\.IN\.|\.instance", "instance norm beside BatchNorm (IBN-Net)"),
     (r"conv\d(\.0)?\.bias$", "biases in its convolutions"),

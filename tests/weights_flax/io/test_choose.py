@@ -288,6 +288,25 @@ def test_heads_of_other_names_give_way_to_a_new_one(name, outside, tmp_path, cap
         load_weights(MODEL, path)
 
 
+@pytest.mark.parametrize(
+    ("head", "has"),
+    [
+        ({}, "which the file lacks"),
+        ({"fc.weight": (3, 8)}, "whose bias fc.bias is missing"),
+        ({"my_out.weight": (3, 8), "my_out.bias": (3,)}, "whose name is another: my_out.weight"),
+        ({"fc.1.weight": (3, 8), "fc.1.bias": (3,)}, "whose name is another: fc.1.weight, fc.1.bias"),
+        ({"1.8.weight": (3, 8), "1.8.bias": (3,)}, "whose name is another: 1.8.weight"),
+    ],
+)
+def test_what_is_said_of_a_classifier(head, has, tmp_path):
+    state = {f"0.{name}": value for name, value in STATE.items() if not name.startswith("fc.")}
+    own = "1.8.weight" in head
+    state |= {f"{'' if own else '0.'}{name}": np.ones(shape, np.float32) for name, shape in head.items()}
+    path = save(tensors(state), tmp_path / "best.pth")
+    with pytest.raises(ValueError, match=re.escape(f"but for the classifier, {has}")):
+        load_model(path)
+
+
 def test_a_projector_and_a_queue_beside_an_encoder(tmp_path):
     """MoCo's checkpoint of its second version: a head of two layers, and what is no head is named all the same."""
     state = {name: value for name, value in TENSORS.items() if not name.startswith("fc.")}

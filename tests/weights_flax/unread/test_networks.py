@@ -21,6 +21,19 @@ NAMES = {
     "a ViT": (["cls_token", "pos_embed", "blocks.0.attn.qkv.weight"], "a transformer"),
     "quantised": (["layers.0._packed_params._packed_params", "x.zero_point"], "a quantised network"),
     "LoRA": (["down.lora_A.weight", "down.lora_B.weight"], "changes by LoRA alone"),
+    "MobileNet v2's": (["features.0.0.weight", "features.1.conv.0.0.weight", "classifier.1.weight"], "a MobileNet"),
+    "MobileNet v3's": (["features.0.0.weight", "features.1.block.0.0.weight"], "a MobileNet"),
+    "EfficientNet's": (["features.1.0.block.0.0.weight", "features.0.0.weight"], "an EfficientNet"),
+    "EfficientNet's of timm": (["conv_stem.weight", "blocks.0.0.conv_dw.weight"], "an EfficientNet"),
+    "EfficientNet's of lukemelas": (["_conv_stem.weight", "_blocks.0._depthwise_conv.weight"], "an EfficientNet"),
+    "MobileNet's of Keras": (["conv_dw_1/conv_dw_1/depthwise_kernel:0", "conv1/conv1/kernel:0"], "a MobileNet"),
+    "Inception's": (["Conv2d_1a_3x3.conv.weight", "Mixed_5b.branch1x1.conv.weight"], "an Inception"),
+    "GoogLeNet's": (["inception3a.branch1.conv.weight"], "GoogLeNet"),
+    "SqueezeNet's": (["features.3.squeeze.weight", "features.3.expand1x1.weight"], "a SqueezeNet"),
+    "RegNet's": (["stem.0.weight", "trunk_output.block1.block1-0.f.a.0.weight"], "a RegNet"),
+    "ConvNeXt's": (["downsample_layers.0.0.weight", "stages.0.0.gamma", "stages.0.0.dwconv.weight"], "a ConvNeXt"),
+    "ConvNeXt's of timm": (["stem.0.weight", "stages.0.blocks.0.conv_dw.weight"], "a ConvNeXt"),
+    "YOLO's": (["model.0.conv.weight", "model.2.m.0.cv1.conv.weight"], "a YOLO"),
     "Keras' ResNet v2": (["conv2_block1_preact_bn/conv2_block1_preact_bn/gamma:0"], "Keras applications' ResNet v2"),
 }
 
@@ -40,4 +53,6 @@ def test_names_of_ours_are_nobody_elses():
     assert source_of(["conv1.weight", "layer1.0.conv1.weight", "fc.bias"]) is None
     assert source_of(["features.denseblock1.denselayer1.conv1.weight", "classifier.weight"]) is None
     assert missing_layer("layer1.0.conv1.weight") is None
+    assert missing_layer("layer1.0.downsample.1.weight") is None
+    assert "ResNet-D" in (missing_layer("layer1.0.downsample.2.weight") or "")
     assert missing_layer("layer1.0.downsample.0.weight") is None
