@@ -12,16 +12,17 @@ import numpy as np
 from tyro.conf import Positional, arg
 
 from common_flax.backend import check_backend
+from common_flax.checks import one_of
 from common_flax.command_line import parse_options, run_command, start_command
 from common_flax.terminal import complaining, say, tell, visible
 from weights_flax.export.export import export
-from weights_flax.formats.run import check_output, origin
+from weights_flax.formats.run import check_new_file, check_output, origin
 from weights_flax.io.archs import build_model, published_size
 from weights_flax.io.inspect import called
 from weights_flax.io.load import LoadedModel, load_model
 from weights_flax.io.look import look_into
 from weights_flax.io.of_file import kind_of
-from weights_flax.io.save import save_weights
+from weights_flax.io.save import FORMATS, save_weights
 
 DESCRIPTION = "Reads, converts and exports the weights of networks from many sources. No code in a file is run."
 SHOWN_ENTRIES = 50  # of a card; our own have eight
@@ -121,6 +122,8 @@ def _short(value: Any) -> str:
 def convert(options: Convert) -> None:
     """Converts a file, and prints the network that it belongs to."""
     check_output("out", options.out, [options.file])
+    check_new_file("out", options.out)
+    one_of("ending of a file of weights", options.out.suffix, FORMATS)
     which = kind_of(options.which, options.ema or None)
     model, variables, card = load_model(options.file, options.arch, which=which, ignore_unused=options.ignore_unused)
     normalised = card.get("normalisation") or {}
@@ -138,6 +141,7 @@ def _taken(card: dict[str, Any]) -> str:
 def export_network(options: Export) -> None:
     """Writes a network to a file that runs without this project."""
     check_output("out", options.out, [options.run, options.weights])
+    check_new_file("out", options.out)
     model, variables, card = _network(options)
     size = options.image_size or published_size(model)
     shape = card.get("image_shape") if options.image_size is None else None

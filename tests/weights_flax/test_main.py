@@ -44,6 +44,46 @@ def test_inspect_shows_the_card(capsys, tmp_path):
     assert "normalisation mean=[0.5, 0.5, 0.5], std=[1, 1, 1]" in out
 
 
+def dangling(folder):
+    (folder / "link.npz").symlink_to("absent/there.npz")
+    return folder / "link.npz"
+
+
+OUTS = {
+    "in a folder that is not there": (lambda folder: folder / "absent" / "out.npz", "absent'; make it first"),
+    "a link to nothing": (dangling, "absent'; make it first"),
+    "a folder": (lambda folder: folder, "is a folder; name a file in it"),
+    "a folder with an ending": (lambda folder: (folder / "a.npz").mkdir() or folder / "a.npz", "is a folder; name"),
+    "an unknown ending": (lambda folder: folder / "out.bin", "ending of a file of weights '.bin'"),
+    "no ending": (lambda folder: folder / "out", "ending of a file of weights ''"),
+}
+
+
+@pytest.mark.parametrize("name", OUTS)
+def test_files_that_cannot_be_made_are_refused_before_one_is_read(name, capsys, tmp_path):
+    make, message = OUTS[name]
+    out = make(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    commands = [["convert", "no such file", "--out", out]]
+    commands += [["export", "--weights", "no such file", "--format", "onnx", "--out", out]] * ("ending" not in name[2:])
+    for command in commands:
+        assert main(list(map(str, command))) == 2
+        err = capsys.readouterr().err
+        assert message in err
+        assert err.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_inspect_tells_the_channels_of_images_unless_they_have_three(capsys, tmp_path):
+    model = resnet20(width=2, num_classes=2)
+    for channels, message in ((1, ", of images with 1 channel\n"), (4, ", of images with 4 channels\n"), (3, "2)\n")):
+        variables = drawn(model, channels)
+        save_weights(model, variables, tmp_path / "w.pt")
+        assert f"resnet20(num_classes=2, width=2){message}".replace("2)2)", "2)") in said(
+            capsys, "inspect", tmp_path / "w.pt"
+        )
+
+
 @pytest.mark.parametrize("ending", ["safetensors", "npz", "pt", "msgpack"])
 def test_convert_keeps_values_and_card(capsys, tmp_path, ending):
     assert "resnet20(num_classes=10), 271,098 values" in said(

@@ -194,6 +194,20 @@ def check_output(what: str, out: Path, read: Iterable[str | Path | None]) -> Non
             raise ValueError(f"{what} {str(out)!r} would replace a file that is read; name another")
 
 
+def check_new_file(what: str, out: Path) -> None:
+    """Raises ValueError if a file cannot be made because it is a folder, or because its folder is not there.
+
+    Args:
+        what: the name of the option.
+        out: the file to write; of a link it is what the link leads to.
+    """
+    target = Path(os.path.realpath(out))
+    if target.is_dir():
+        raise ValueError(f"{what} {str(out)!r} is a folder; name a file in it")
+    if not target.parent.is_dir():
+        raise ValueError(f"{what} {str(out)!r}: there is no folder {str(target.parent)!r}; make it first")
+
+
 def origin(card: Mapping[str, Any]) -> str | None:
     """Returns the weights that a card says its file has: "averaged weights after step 45"; None if it does not."""
     run = card.get("run")
