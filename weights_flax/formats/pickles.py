@@ -6,6 +6,7 @@ other name in a file is an error.
 
 import pickletools
 from collections.abc import Callable, Mapping
+from sys import getsizeof
 from typing import Any, BinaryIO
 
 LIMIT = 2**29  # bytes of a pickle that are in its file; tensors' names need a million, arrays of NumPy stand in it
@@ -133,7 +134,7 @@ def read_pickle(stream: BinaryIO, builders: Mapping[Name, Builder], persistent: 
             if number > MOST_OPCODES:
                 raise ValueError(f"its pickle has more than {MOST_OPCODES:,} opcodes")
             if isinstance(argument, str | bytes | bytearray):
-                texts += len(argument) * (4 if isinstance(argument, str) and not _is_latin(argument) else 1)
+                texts += getsizeof(argument)  # a text may take four bytes a character
                 if texts > MOST_BYTES:
                     raise ValueError(f"its pickle has texts and arrays of more than {MOST_BYTES:,} bytes")
             if opcode.name == "STOP":
@@ -142,11 +143,6 @@ def read_pickle(stream: BinaryIO, builders: Mapping[Name, Builder], persistent: 
     except (IndexError, KeyError, TypeError, AttributeError, UnicodeDecodeError, OverflowError, Warning) as error:
         raise ValueError(f"its pickle is damaged ({type(error).__name__})") from None
     raise ValueError("its pickle ends too early")
-
-
-def _is_latin(text: str) -> bool:
-    """Tells if a long text needs one byte a character in memory, as the arrays that are written as texts do."""
-    return len(text) < 1000 or max(text) < "\u0100"
 
 
 class _Machine:

@@ -26,6 +26,7 @@ AROUND: tuple[str, ...] = (
 AROUND += ("model_args", "model_kwargs", "model_config", "model_cfg", "pretrained_cfg", *NAMES)
 OTHERS = re.compile(r"optim|sched|loss|criterion|data|augment|transform|teacher|decoder|head|logger|callback|loop")
 OPTION = re.compile(rf"--?(?:{'|'.join(sorted(NAMES, key=len, reverse=True))})[ =]([\w./-]{{1,100}})", re.I)
+OF_NETWORK = re.compile(r"res|dense|vgg|plain", re.I)  # names of losses and layers are no matter
 DEEPEST = 6
 MOST = 50_000  # entries that are looked at
 LONGEST = 20_000  # characters of a text that may be a command line or JSON
@@ -53,14 +54,14 @@ def said_in(content: Any, where: str = "an entry of the file") -> tuple[Said, ..
                 inside = [(each, depth + 1, own) for each in part if isinstance(each, dict | list | tuple)]
                 left += inside if depth < DEEPEST else []
         if isinstance(part, str) and len(part) <= LONGEST:
-            said += [Said(name, where) for name in OPTION.findall(part)]
+            said += [Said(name, where) for name in OPTION.findall(part) if OF_NETWORK.search(name)]
             if part.lstrip().startswith("{") and depth < DEEPEST:
                 left.append((_json(part), depth + 1, own))
         if not isinstance(part, dict):
             continue
         seen += len(part)
         small = {key.lower(): value for key, value in part.items() if isinstance(key, str)}
-        names = [value for key in NAMES if isinstance(value := small.get(key), str)]
+        names = [value for key in NAMES if isinstance(value := small.get(key), str) and OF_NETWORK.search(value)]
         if names or (own and spoken(small)):
             options = spoken(small) if own else {}
             said += [Said(name, where, False, options) for name in names or [""]]

@@ -81,7 +81,7 @@ def states():
 
 @pytest.mark.parametrize("form", ["msgpack", "Orbax"])
 @pytest.mark.parametrize("name", states())
-def test_averages_in_a_training_state(name, form, tmp_path):
+def test_averages_in_a_training_state(name, form, tmp_path, caplog):
     state, usual, averaged = states()[name]
     if form == "msgpack":
         (path := tmp_path / "state.msgpack").write_bytes(serialization.to_bytes(state))
@@ -99,6 +99,7 @@ def test_averages_in_a_training_state(name, form, tmp_path):
     check_same(loaded.variables, averaged)
     assert not any("took" in note for note in loaded.notes)
     check_same(load_model(path, ema=False).variables, LAST)
+    assert {record.name for record in caplog.records if record.levelname == "WARNING"} <= {"weights_flax"}
 
 
 def test_a_folder_of_flaxs_checkpoints_gives_the_newest(tmp_path):

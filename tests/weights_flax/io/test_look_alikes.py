@@ -135,6 +135,10 @@ TAKEN = {
         entries(cfg={"decoder": {"dilation": 4}, "teacher": {"name": "resnetaa50"}, "text": {"hidden_act": "gelu"}}),
         {},
     ),
+    "names of losses and layers": (
+        entries(meta={"config": {"neck": {"type": "DilatedEncoder", "init": {"type": "Caffe2Xavier"}}}}),
+        {},
+    ),
     "dicts in each other": (entries(run=nested(5000)), {}),
     "OpenMMLab's of Caffe by its options": (
         entries(meta={"config": {"model": {"backbone": {"type": "ResNet", "style": "caffe"}}}}),
