@@ -169,5 +169,5 @@ def unread_format(path: Path, start: bytes, end: bytes) -> str:
         return f"its bytes are zero, as a download that broke off leaves them: fetch it again ({NOTHING_KNOWN})"
     line = start.split(b"\n", 1)[0].strip().decode("utf-8", "replace")
     if len(line) > 1 and line.isprintable() and "\ufffd" not in line[:-1]:
-        return f"it is a text, not weights ({line[:60]!r}): fetch the file itself"
+        return f"{NOTHING_KNOWN}; it is a text, not weights ({line[:60]!r}): fetch the file itself"
     return NOTHING_KNOWN
