@@ -147,6 +147,7 @@ def test_wrong_options_end_with_one_line(options, says):
     assert re.fullmatch(f"benchmarks.speed: error: {says}\n", run.stderr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["train", "infer"])
 def test_ours_and_flax_by_hand_take_turns(mode):
     options = ["--arch", "resnet20", "--batch", "4", "--mode", mode, "--peer", "naive", "--rounds", "2"]
@@ -269,6 +270,7 @@ def test_the_page_of_layers_has_the_choices_as_they_are(tmp_path, monkeypatch):
     assert "| conv | 8 | 2 | – | – | 1.5 | – |" in text
 
 
+@pytest.mark.slow
 def test_memory_is_measured_by_depth_with_its_price(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(memory, "build_model", lambda arch: DenseNet((4,), 4, 10, "cifar"))
     monkeypatch.setattr(memory_page, "PAGE", tmp_path / "memory.md")

@@ -185,6 +185,7 @@ def test_derivatives_are_the_same_under_remat(x64, bottleneck_width):
     assert_close(all_of(block.clone(remat=True)), all_of(block), 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["densenet121", "densenet_40_12", "densenet_bc_40_12"])
 def test_remat_changes_memory_alone(x64, arch):
     model = SMALL[arch].clone(param_dtype=jnp.float64, block_sizes=(12, 12))

@@ -189,6 +189,7 @@ def test_options_reach_the_network_of_a_restored_run(two_layers_a_block, tmp_pat
     chex.assert_trees_all_equal(variables, jax.device_get(result.variables))
 
 
+@pytest.mark.slow
 def test_blocks_that_run_as_a_loop_train_as_one_and_are_left_block_by_block(tmp_path, monkeypatch):
     """ResNet-1202 needs this layout, which compiles in a tenth of the time; here with 20 layers."""
 
@@ -218,6 +219,7 @@ def test_blocks_that_run_as_a_loop_train_as_one_and_are_left_block_by_block(tmp_
     assert np.isfinite(tuned.summary["test_loss"])
 
 
+@pytest.mark.slow
 def test_memory_is_flat_over_500_steps(tmp_path):
     """The process's memory after 600 steps equals that after 100, within a few pages."""
     pages = []

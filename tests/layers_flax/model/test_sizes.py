@@ -156,7 +156,7 @@ def conv(**options):
 
 @pytest.mark.parametrize(
     ("arch", "least"),
-    [("densenet121", 29), ("densenet_bc_40_12", 4), ("vgg11", 32), ("densenet_100_12", 4)],
+    [pytest.param("densenet121", 29, marks=pytest.mark.slow), ("densenet_bc_40_12", 4), ("vgg11", 32)],
 )
 def test_an_image_that_is_too_small_names_the_least_size(arch, least):
     model = build_model(arch, **{"growth_rate": 2} if "densenet" in arch else {"width": 1})
@@ -269,6 +269,7 @@ def by_layers(model, size):
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ARCHS)
 def test_multiply_adds_are_those_of_the_mathematics_whatever_formula_runs(arch):
     model = build_model(arch)

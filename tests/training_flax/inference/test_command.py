@@ -337,6 +337,7 @@ def peak(weights, out, images):
     return int(err.splitlines()[-1]) / 1024, len(out.read_text().splitlines())
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_images(weights, tmp_path):
     images, out = write_images(tmp_path / "images", 1000, (16, 16)), tmp_path / "out.jsonl"
     peak(weights, out, images[:16])  # the first run compiles, which takes memory; the others use the cache

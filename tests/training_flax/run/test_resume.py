@@ -122,7 +122,7 @@ def interrupted(config, at):
     return fit(config, quiet=True)
 
 
-@pytest.mark.parametrize("at", [1, 40, 45, 47])
+@pytest.mark.parametrize("at", [*(pytest.param(at, marks=pytest.mark.slow) for at in (1, 40, 45)), 47])
 def test_told_to_stop_and_started_again(at, tmp_path):
     """Stops within an epoch and around its end change nothing; 45 batches of 32 are the first epoch of 1,437 digits."""
     options = dict(arch="resnet20", width=2, steps=50, batch_size=32, ema=0.9, mixup=0.2)
@@ -145,6 +145,7 @@ def test_told_to_stop_and_started_again(at, tmp_path):
     assert broken.summary["best_accuracy"] == whole.summary["best_accuracy"]
 
 
+@pytest.mark.slow
 def test_a_longer_run_is_named_or_extended(tmp_path):
     from training_flax import plan
 

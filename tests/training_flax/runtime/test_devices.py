@@ -128,6 +128,7 @@ def test_a_run_goes_on_with_other_devices(first, then, six_steps, tmp_path):
     assert largest_difference(tmp_path / "run", six_steps) <= 1e-10
 
 
+@pytest.mark.slow
 def test_local_statistics_are_each_devices_own(tmp_path):
     """Four devices equal one device with global statistics, and differ with local ones."""
     options = [*NETWORKS["resnet20"], "--steps", "3", "--batch-size", "16", "--dtype", "float64", "--ema", "0.5"]
@@ -138,6 +139,7 @@ def test_local_statistics_are_each_devices_own(tmp_path):
     assert largest_difference(tmp_path / "jit", tmp_path / "pmap") <= 1e-10
 
 
+@pytest.mark.slow
 def test_gradients_may_be_added_in_bfloat16(tmp_path):
     """Each sum is rounded to a 256th; three steps move the weights by less than that of their length."""
     options = [*NETWORKS["resnet20"], "--steps", "3", "--batch-size", "16", "--lr", "0.01", "--ema", "0.5"]

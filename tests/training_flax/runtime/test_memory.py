@@ -37,6 +37,7 @@ print(kept, page_faults() - before, resident() - at_first)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="memory is kept where malloc is glibc's")
 def test_memory_that_is_kept_is_not_mapped_anew_and_does_not_grow():
     def measure(how):
