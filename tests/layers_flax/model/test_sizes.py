@@ -156,7 +156,10 @@ def conv(**options):
 
 @pytest.mark.parametrize(
     ("arch", "least"),
-    [pytest.param("densenet121", 29, marks=pytest.mark.slow), ("densenet_bc_40_12", 4), ("vgg11", 32)],
+    [
+        *(pytest.param(*row, marks=pytest.mark.slow) for row in (("densenet121", 29), ("densenet_100_12", 4))),
+        *(("densenet_bc_40_12", 4), ("vgg11", 32)),
+    ],
 )
 def test_an_image_that_is_too_small_names_the_least_size(arch, least):
     model = build_model(arch, **{"growth_rate": 2} if "densenet" in arch else {"width": 1})
