@@ -31,7 +31,7 @@ _silences: list[float] = []  # when it was
 
 
 def download(address: str) -> Path:
-    """Downloads "hf://OWNER/NAME[/FILE]", or takes it from the hub's own cache; FILE is model.safetensors by default.
+    """Downloads "hf://OWNER/NAME[/FILE]", or takes it from the hub's own cache; by default the first of `WHOLE`.
 
     Names consist of letters, digits and a few signs; "..", escapes, queries and other addresses are refused before the
     library sees them.

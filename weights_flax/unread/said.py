@@ -11,19 +11,8 @@ from weights_flax.unread.look_alikes import OF_CONFIG, Said, spoken
 NAMES: tuple[str, ...] = ("arch", "architecture", "model", "model_name", "model_type", "name", "type")
 NAMES += ("encoder", "encoder_name", "backbone", "net")  # of a network among the entries of a checkpoint
 # Entries around others that belong to the network; options elsewhere may be another's, a decoder's or a loss's.
-AROUND: tuple[str, ...] = (
-    "args",
-    "hyper_parameters",
-    "hparams",
-    "config",
-    "cfg",
-    "opt",
-    "options",
-    "meta",
-    "params",
-    "kwargs",
-)
-AROUND += ("model_args", "model_kwargs", "model_config", "model_cfg", "pretrained_cfg", *NAMES)
+AROUND: tuple[str, ...] = ("args", "hyper_parameters", "hparams", "config", "cfg", "opt", "options", "meta", "params")
+AROUND += ("kwargs", "model_args", "model_kwargs", "model_config", "model_cfg", "pretrained_cfg", *NAMES)
 OTHERS = re.compile(r"optim|sched|loss|criterion|data|augment|transform|teacher|decoder|head|logger|callback|loop")
 OPTION = re.compile(rf"--?(?:{'|'.join(sorted(NAMES, key=len, reverse=True))})[ =]([\w./-]{{1,100}})", re.I)
 OF_NETWORK = re.compile(r"res|dense|vgg|plain", re.I)  # names of losses and layers are no matter
