@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from functools import partial
+from math import isqrt
 from typing import Any, ClassVar
 
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from common_flax.checks import one_of
+from common_flax.checks import MOST_PIXELS, one_of
 from common_flax.renamed import renamed_keyword
 from layers_flax.conv.chunks import folded_logits
 from layers_flax.conv.conv import Conv, ImageTooSmall
@@ -21,6 +22,8 @@ from layers_flax.conv.inference_conv import inference_conv2d
 from layers_flax.nn.batch_norm import RUNNING_VARIANCES, BatchNorm
 from layers_flax.nn.channel_affine import ScaleShift, check_inference
 from layers_flax.nn.pooling import global_avg_pool
+
+LARGEST = isqrt(MOST_PIXELS)  # pixels of a side
 
 
 class Network(nn.Module, kw_only=True):
@@ -160,7 +163,8 @@ class Network(nn.Module, kw_only=True):
             return self._run(images, train)
         except ImageTooSmall as error:
             least = self._least_size(images.shape[-1])
-            raise ValueError(f"{error}; {type(self).__name__} needs at least {least}×{least}") from None
+            needs = f"needs at least {least}×{least}" if least else f"takes none of up to {LARGEST}×{LARGEST}"
+            raise ValueError(f"{error}; {type(self).__name__} {needs}") from None
 
     def _run(self, images: jax.Array, train: bool) -> jax.Array:
         if train and images.shape[:1] == (0,) and self.variables.get("batch_stats"):
@@ -171,8 +175,8 @@ class Network(nn.Module, kw_only=True):
         return self.at_once(images, train)
 
     @nn.nowrap
-    def _least_size(self, channels: int) -> int:
-        """The pixels of a side of the smallest square images that the network takes."""
+    def _least_size(self, channels: int) -> int | None:
+        """The pixels of a side of the smallest square images that the network takes; None if it takes none."""
         alone: Any = self.clone(parent=None, name=None, folded=False)
 
         def fits(size: int) -> bool:
@@ -185,6 +189,8 @@ class Network(nn.Module, kw_only=True):
 
         most = 1
         while not fits(most):
+            if most >= LARGEST:
+                return None
             most *= 2
         return most // 2 + 1 + bisect_left(range(most // 2 + 1, most), True, key=fits)
 

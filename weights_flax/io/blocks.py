@@ -10,6 +10,7 @@ from resnet_flax import VGG, BasicBlock, BottleneckBlock, PreActBasicBlock, PreA
 
 Shapes = Mapping[str, tuple[int, ...]]
 MOST_BLOCKS = 2000  # of a network that is built from a file alone
+MOST_STAGES = 6  # more would leave nothing of an image of 224 pixels behind the stem of a DenseNet
 BLOCKS = {
     (False, False): BasicBlock,
     (True, False): BottleneckBlock,
@@ -34,6 +35,9 @@ def network_of(shapes: Shapes, num_classes: int, **options: Any) -> Network | No
             made = build(shapes)
             if made is not None:
                 kind, values = made
+                sizes = values["block_sizes" if kind is DenseNet else "stage_sizes"]
+                if len(sizes) > MOST_STAGES or sum(sizes) > MOST_BLOCKS:
+                    continue
                 return kind(num_classes=num_classes, **{**values, **options})
         except (KeyError, ValueError, TypeError, IndexError, ZeroDivisionError):
             continue  # a tensor is missing, or has a shape that no such network has
@@ -42,7 +46,7 @@ def network_of(shapes: Shapes, num_classes: int, **options: Any) -> Network | No
 
 def _resnet(shapes: Shapes) -> tuple[Any, dict[str, Any]] | None:
     sizes = block_counts(shapes, r"layer(\d+)\.(\d+)\.", first=0)
-    if not sizes or not all(sizes) or sum(sizes) > MOST_BLOCKS:
+    if not sizes or not all(sizes):
         return None
     stem, kernel = shapes["conv1.weight"], shapes["layer1.0.conv1.weight"]
     if stem[-1] not in (3, 7):
@@ -64,7 +68,7 @@ def _resnet(shapes: Shapes) -> tuple[Any, dict[str, Any]] | None:
 
 def _densenet(shapes: Shapes) -> tuple[Any, dict[str, Any]] | None:
     sizes = block_counts(shapes, r"features\.denseblock(\d+)\.denselayer(\d+)\.", first=1)
-    if not sizes or not all(sizes) or sum(sizes) > MOST_BLOCKS:
+    if not sizes or not all(sizes):
         return None
     stem, first = shapes["features.conv0.weight"], "features.denseblock1.denselayer1"
     if stem[-1] != (7 if "features.norm0.weight" in shapes else 3):

@@ -18,6 +18,7 @@ from layers_flax import (
     max_pool,
 )
 from layers_flax.nn.dropout import Dropout, DropPath
+from resnet_flax import VGG
 from weights_flax.io.archs import ARCHS, build_model
 from weights_flax.look.summary import table
 
@@ -172,6 +173,12 @@ def test_an_image_that_is_too_small_names_the_least_size(arch, least):
         with pytest.raises(ValueError, match=rf"does not fit in an image .*; \w+ needs at least {least}×{least}"):
             shape(*sides)
     shape(least, least)
+
+
+def test_a_network_that_takes_no_image_says_so():
+    model = VGG((1,) * 14, num_classes=2, width=1)
+    with pytest.raises(ValueError, match=r"does not fit in an image .*; VGG takes none of up to 4096×4096"):
+        jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 3)), train=False))
 
 
 class Own(nn.Module):

@@ -1,5 +1,7 @@
 """Networks of known blocks at any depth, built from a file; and what is said of one that cannot be built."""
 
+import time
+
 import numpy as np
 import pytest
 from drawn import check_same, drawn
@@ -148,3 +150,14 @@ def test_very_deep_ones_are_not_built_from_a_file_alone(tmp_path):
     path = save(tensors(names | {"conv1.weight": conv(1, 3, 3, 3)}), tmp_path / "best.pth")
     with pytest.raises(ValueError, match="fit no architecture"):
         load_model(path)
+
+
+@pytest.mark.parametrize("stages", [7, 40, 700])
+def test_ones_that_leave_nothing_of_an_image_are_not_built_from_a_file_alone(stages, tmp_path):
+    """Each stage halves the image: the least size of a VGG of forty stages would have twelve digits."""
+    names = {f"features.{3 * i}.weight": conv(1, 3 if i == 0 else 1, 3, 3) for i in range(stages)}
+    names |= {f"classifier.{i}.weight": conv(1, 1) for i in (0, 3, 6)}
+    start = time.process_time()
+    with pytest.raises(ValueError, match=r"fit no architecture|names of no known source"):
+        load_model(save(tensors(names), tmp_path / "best.pth"))
+    assert time.process_time() - start < 10
