@@ -30,10 +30,12 @@ for number in range(1, 101):
     double(x).block_until_ready()
     if number & (number - 1) == 0:
         trim_memory()
-before = page_faults()
-for _ in range(5):
+faults = []
+for _ in range(10):
+    before = page_faults()
     double(x).block_until_ready()
-print(kept, page_faults() - before, resident() - at_first)
+    faults.append(page_faults() - before)
+print(kept, resident() - at_first, *faults)
 """
 
 
@@ -42,14 +44,15 @@ print(kept, page_faults() - before, resident() - at_first)
 def test_memory_that_is_kept_is_not_mapped_anew_and_does_not_grow():
     def measure(how):
         command = [sys.executable, "-c", MEASURE, how]
-        kept, faults, grown = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
-        return kept == "True", int(faults), int(grown)
+        kept, grown, *faults = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+        return kept == "True", int(grown), [int(count) for count in faults]
 
-    kept, few, grown = measure("kept")
-    left, many, _ = measure("left")
+    kept, grown, few = measure("kept")
+    left, _, many = measure("left")
     assert kept and not left
-    # 5 · 64 MB are at least 160 pages, even of Linux' largest size of 2 MB.
-    assert few < 80 and many > 2 * few
+    # 64 MB are at least 32 pages, even of Linux' largest size of 2 MB. An array that small ones have moved touches the
+    # pages of its new place once; that may fall into these ten runs.
+    assert min(many) >= 32 and sum(count < 16 for count in few) >= 8
     assert grown <= 4 * 64  # a few, not one for each of a hundred runs
 
 
