@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from training_flax import RECIPES, parse_options, with_recipe
-from training_flax.config.config import check
+from training_flax.config.checks import check
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -5,7 +5,8 @@ from typing import Any
 
 from common_flax.checks import one_of
 from training_flax.augment.registry import current_names
-from training_flax.config.config import MODEL, ResolvedConfig, TrainConfig, check, reaching
+from training_flax.config.checks import check
+from training_flax.config.config import MODEL, ResolvedConfig, TrainConfig, reaching
 from weights_flax.io.archs import ARCHS, constructor_options, published_size
 
 

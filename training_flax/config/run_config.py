@@ -8,15 +8,14 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, cast, get_type_hints
-
-import msgspec
+from typing import Any, cast
 
 from common_flax.check_sums import KEY, unsealed
 from common_flax.checks import one_of
 from common_flax.files import open_regular, user_path
 from common_flax.json_input import read_object, shortened, typed
 from training_flax.augment.registry import current_names
+from training_flax.config.checks import check_values
 from training_flax.config.config import (
     BEFORE,
     MODEL,
@@ -25,13 +24,13 @@ from training_flax.config.config import (
     ResolvedConfig,
     TrainConfig,
     build_network,
-    check_values,
     reaching,
 )
 from training_flax.config.recipes import RECIPES
+from training_flax.config.schema import FACTS, schema, stored_options
 from training_flax.data.dataset import Dataset
 from training_flax.data.source import sum_of_files
-from weights_flax.formats.run import CONFIG, Channels, Normalisation, NumClasses, Side, Text
+from weights_flax.formats.run import CONFIG
 from weights_flax.io.archs import constructor_options
 
 FILE = CONFIG
@@ -39,45 +38,6 @@ LONGEST = 400  # characters of an error
 NEEDED = ("arch", "recipe", "batch_size", "lr")  # the options without a default
 FILES = ("train_files", "test_files", "train_bytes", "test_bytes", "train_labels", "test_labels")
 MAY_LACK = (*FILES, "weights_sum", "versions", "mark", "lengths", "random")  # entries of FACTS that no reader needs
-# Bounds that no run reaches, so that a damaged file asks for no more memory than a machine has.
-MOST = 2**32
-MOST_OF = {
-    **dict.fromkeys(("image_size", "test_image_size", "width", "growth_rate"), 2**16),
-    "batch_size": 2**24,
-}
-MOST_LISTED = 2**10
-
-Count = Annotated[int, msgspec.Meta(ge=1, le=MOST)]
-Bytes = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-
-
-class RandomNumbers(msgspec.Struct, forbid_unknown_fields=True):
-    """The entry "random" of config.json, see `training_flax.runtime.random_numbers`."""
-
-    impl: Text
-    partitionable: bool
-
-
-# The entries beside the options, with their types.
-FACTS: dict[str, Any] = {
-    "num_classes": NumClasses,
-    "class_names": tuple[Text, ...],
-    "train_examples": Count,
-    "test_examples": Count,
-    "train_files": Text,
-    "test_files": Text,
-    "train_bytes": Bytes,
-    "test_bytes": Bytes,
-    "train_labels": Text,
-    "test_labels": Text,
-    "weights_sum": Text,
-    "image_shape": tuple[Side, Side, Channels],
-    "normalisation": Normalisation,
-    "versions": Annotated[dict[str, Text], msgspec.Meta(max_length=MOST_LISTED)],
-    "random": RandomNumbers,
-    "mark": Text,
-    "lengths": Annotated[tuple[Count, ...], msgspec.Meta(max_length=MOST_LISTED)],
-}
 
 
 @dataclass(frozen=True)
@@ -147,7 +107,7 @@ def _sum_of_file(path: Path, size: int, changed: int) -> str | None:
 
 def check_bounds(values: Mapping[str, Any]) -> None:
     """Raises ValueError, which names the option, if one has a value that no config.json may have."""
-    typed(plain(values), _schema())
+    typed(plain(values), schema())
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,7 +138,7 @@ def read_config(run: Path | str) -> dict[str, Any]:
         raise ValueError(f"{str(path)!r} cannot be read: {error.strerror or error}") from None
     try:
         current = _current(values)
-        typed(current, _schema())
+        typed(current, schema())
         _check(current)
         unsealed(values)  # last, because the checks before can name the field
     except ValueError as error:
@@ -196,8 +156,8 @@ def read_run_config(run: Path) -> RunConfig:
     missing = [name for name in (*NEEDED, *FACTS) if name not in values and name not in MAY_LACK]
     if missing:
         raise ValueError(f"{str(run / FILE)!r} is damaged: {missing[0]} is missing")
-    stored = typed(values, _schema())
-    options = {name: getattr(stored, name) for name in _stored_options()} | values["model"]
+    stored = typed(values, schema())
+    options = {name: getattr(stored, name) for name in stored_options()} | values["model"]
     return RunConfig(
         options=ResolvedConfig(**options, num_classes=stored.num_classes),
         class_names=stored.class_names,
@@ -210,40 +170,10 @@ def read_run_config(run: Path) -> RunConfig:
     )
 
 
-def _stored_options() -> tuple[str, ...]:
-    """Returns the names of the options at the top of config.json."""
-    names = (option.name for option in fields(ResolvedConfig))
-    return tuple(name for name in names if name not in {*reaching(RUN), *reaching(MODEL), *FACTS})
-
-
-@cache
-def _schema() -> Any:
-    """Returns the type of config.json: options by the types in `ResolvedConfig`, and the facts beside them."""
-    hints = get_type_hints(ResolvedConfig)
-    options = [(name, _bounded(name, hints[name]), None) for name in reaching(MODEL)]
-    model = msgspec.defstruct("Model", options, forbid_unknown_fields=True)
-    entries = [(name, _bounded(name, hints[name]), None) for name in _stored_options()]
-    entries += [(name, kind, None) for name, kind in FACTS.items()]
-    return msgspec.defstruct("Config", [*entries, ("model", model, None)], forbid_unknown_fields=True)
-
-
-def _bounded(name: str, hint: Any) -> Any:
-    """Returns the type of an option, with bounds on integers and lengths."""
-    integer = Annotated[int, msgspec.Meta(ge=0, le=MOST_OF.get(name, MOST))]
-    bounded: dict[Any, Any] = {
-        int: integer,
-        str: Text,
-        tuple[str, ...]: Annotated[tuple[Text, ...], msgspec.Meta(max_length=MOST_LISTED)],
-        tuple[float, ...]: Annotated[tuple[float, ...], msgspec.Meta(max_length=MOST_LISTED)],
-    }
-    bounded |= {kind | None: short | None for kind, short in bounded.items()}
-    return bounded.get(hint, hint)
-
-
 def _defaults() -> dict[str, Any]:
     """Returns the values of the options that an older run may lack."""
     defaults = {option.name: option.default for option in fields(ResolvedConfig) if option.default is not MISSING}
-    return plain({name: defaults[name] for name in _stored_options() if name in defaults} | BEFORE)
+    return plain({name: defaults[name] for name in stored_options() if name in defaults} | BEFORE)
 
 
 def _current(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from typing import Any, cast
 
 from flax import linen as nn
 
-from training_flax.config.config import TrainConfig, check_values
+from training_flax.config.checks import check_values
+from training_flax.config.config import TrainConfig
 from training_flax.config.recipes import RECIPES, suitable_recipe
 from training_flax.config.run_config import is_run, read_config
 from weights_flax import load_weights, read_card

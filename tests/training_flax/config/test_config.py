@@ -3,7 +3,7 @@ from older_runs import write_older_config
 
 import training_flax
 from training_flax import TrainConfig, plan, with_recipe
-from training_flax.config.config import check
+from training_flax.config.checks import check
 from training_flax.run.folder import read_config
 from training_flax.train_command import parse
 

@@ -5,7 +5,8 @@ from dataclasses import fields, replace
 import pytest
 
 from training_flax import ARCHS, RECIPES, TrainConfig, build_model, with_recipe
-from training_flax.config.config import MODEL, RUN, check, reaching
+from training_flax.config.checks import check
+from training_flax.config.config import MODEL, RUN, reaching
 from training_flax.config.recipes import suitable_recipe
 
 STARTING = {"weights", "which", "num_classes", "mean", "std", "train_split", "test_split"}
