@@ -46,6 +46,7 @@ class Dataset:
         train_labels, test_labels: hashes of the splits' labels, in order; None where the images come from no files.
         notes: what a user should know of the choice of the splits, a line each.
         passed_over: the paths of files that stand among the images, and are none.
+        test_part: the name of the test split where it comes from: of a folder, or as TFDS spells it.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Dataset:
     test_labels: str | None = None
     notes: tuple[str, ...] = ()
     passed_over: tuple[str, ...] = ()
+    test_part: str = "test"
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

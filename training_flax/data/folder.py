@@ -78,7 +78,8 @@ def folder(
     shared = int(np.isin(second.labels, same).sum())
     if shared:
         notes.append(f"{shared:,} of the test images are train images too: {test.name!r} has folders of {train.name!r}")
-    return Sources(first, second, _texts([place.name for place in folders[0]]), tuple(notes), (*passed, *more))
+    texts = _texts([place.name for place in folders[0]])
+    return Sources(first, second, texts, tuple(notes), (*passed, *more), plain_text(test.name))
 
 
 def _equal(values: Sequence[str]) -> tuple[int, int]:

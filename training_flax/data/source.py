@@ -45,6 +45,7 @@ class Sources(NamedTuple):
         class_names: in the order of the labels.
         notes: what a user should know of the choice of the splits, a line each.
         passed_over: the paths of files that stand among the images, and are none.
+        test_part: the name of the test split where it comes from.
     """
 
     train: Source
@@ -52,6 +53,7 @@ class Sources(NamedTuple):
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
     passed_over: tuple[str, ...] = ()
+    test_part: str = "test"
 
 
 def sum_of_files(names: Iterable[str]) -> str:
@@ -82,6 +84,7 @@ def as_dataset(name: str, sources: Sources, image_size: int | None, default_imag
     about |= {"train_bytes": sources.train.bytes, "test_bytes": sources.test.bytes}
     about |= {"train_labels": _sum_of_labels(sources.train), "test_labels": _sum_of_labels(sources.test)}
     about |= {"notes": sources.notes, "passed_over": sources.passed_over}
+    about |= {"test_part": sources.test_part}
     return Dataset(name, train, test, sources.class_names, mean, std, **about)
 
 
