@@ -127,7 +127,7 @@ def convert(options: Convert) -> None:
     which = kind_of(options.which, options.ema or None)
     model, variables, card = load_model(options.file, options.arch, which=which, ignore_unused=options.ignore_unused)
     normalised = card.get("normalisation") or {}
-    about = {name: card.get(name) for name in ("class_names", "image_shape", "licence", "source")}
+    about = {name: card.get(name) for name in ("class_names", "image_shape", "licence", "source", "data")}
     about |= {"run": card["run"] if origin(card) else None}
     save_weights(model, variables, options.out, mean=normalised.get("mean"), std=normalised.get("std"), **about)
     values = sum(np.size(leaf) for leaf in jax.tree.leaves(variables))
