@@ -10,7 +10,8 @@ from training_flax.config.recipes import RECIPES, Recipe, with_recipe
 from training_flax.data.dataset import Dataset, Split
 from training_flax.data.loader import batch_indices
 from training_flax.data.open import open_dataset
-from training_flax.fit import FitResult, evaluate_run, fit
+from training_flax.evaluate import evaluate_run
+from training_flax.fit import FitResult, fit
 from training_flax.inference.predict import Predictions, predict
 from training_flax.learn.evaluation import Evaluation, evaluate
 from training_flax.learn.optimizers import learning_rate, make_optimizer

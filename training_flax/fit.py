@@ -12,11 +12,11 @@ from flax import linen as nn
 
 from common_flax.backend import usual_settings
 from common_flax.check_sums import sealed
-from common_flax.terminal import complain, say
 from training_flax.config.config import TrainConfig
+from training_flax.config.of_run import options_of_run
 from training_flax.data.dataset import Dataset
 from training_flax.data.loader import Loader, read_ahead
-from training_flax.learn.evaluation import Evaluation, evaluate, on_device
+from training_flax.learn.evaluation import on_device
 from training_flax.learn.optimizers import peak_rate
 from training_flax.learn.starting_weights import starting_weights
 from training_flax.learn.state import TrainState
@@ -46,7 +46,6 @@ from training_flax.runtime.random_numbers import drawn_by
 from training_flax.runtime.signals import RunError, StopRequest, interrupt_after_saving
 from training_flax.runtime.terminal import Terminal
 from weights_flax import load_weights
-from weights_flax.formats.open import open_weights
 from weights_flax.formats.run import FILES
 
 NAMED = 10  # files that are passed over
@@ -77,7 +76,7 @@ def fit(config: TrainConfig | Job, *, quiet: bool = False, stop: StopRequest | N
     curves.png, confusion.png, model.safetensors (and model_ema.safetensors for averaged weights) and checkpoints/.
 
     Args:
-        config: the options, or the result of `plan`.
+        config: the options, or the result of `plan`. A run that exists knows its own: `TrainConfig(out=RUN)` goes on.
         quiet: print nothing.
         stop: a request to stop, which signals can set. Without a handler of the caller's, Ctrl-C sets one too.
 
@@ -91,9 +90,9 @@ def fit(config: TrainConfig | Job, *, quiet: bool = False, stop: StopRequest | N
     """
     stop = stop or StopRequest()
     stop.armed = False
-    options = config.config if isinstance(config, Job) else config
+    options = config.config if isinstance(config, Job) else options_of_run(config)
     with usual_settings(x64=options.dtype == "float64"), interrupt_after_saving(stop):
-        job = config if isinstance(config, Job) else plan(config)
+        job = config if isinstance(config, Job) else plan(options)
         while True:
             try:
                 with run_folder.written_to(job.run), memory_for(job.batch_size), drawn_by(random_numbers(job.run)):
@@ -240,34 +239,3 @@ def passed_over(dataset: Dataset) -> list[str]:
     return [
         f"passed over, being no image{'s' * (len(files) > 1)}: {len(files):,} file{'s' * (len(files) > 1)}: {named}"
     ]
-
-
-def evaluate_run(config: TrainConfig, *, quiet: bool = False) -> Evaluation:
-    """Evaluates the network of `config.weights`, or of the run in `config.out`, on the whole test split.
-
-    A run gives its averaged weights if it has any, or those that `config.which` names.
-
-    Raises:
-        ValueError: both are None, the weights cannot be read, or an option is wrong, see `plan`.
-    """
-    source = config.weights or config.out
-    if source is None:
-        raise ValueError("evaluation needs weights, or the folder of a run as out; neither is given")
-    with usual_settings(x64=config.dtype == "float64"):
-        return _evaluate_run(config, source, quiet)
-
-
-def _evaluate_run(config: TrainConfig, source: Path | str, quiet: bool) -> Evaluation:
-    job = plan(replace(config, weights=str(source), out=None))
-    variables = starting_weights(job.config, job.eval_model)
-    seen = dict(interpolation=job.config.interpolation, crop_rule=job.config.test_crop_rule)
-    evaluation = evaluate(job.eval_model, variables, job.dataset, job.batch_size, crop=job.config.test_crop, **seen)
-    right, total = int((evaluation.predictions == job.dataset.test.labels).sum()), len(evaluation.predictions)
-    kind = "averaged" if open_weights(source, which=config.which).which == "averaged" else config.which
-    score = f"{100 * evaluation.accuracy:.2f} % ({right} of {total} images), loss {evaluation.loss:.4f}"
-    weights = f" of the {kind} weights" if kind else ""
-    if not quiet and jax.process_index() == 0:
-        for note in (*job.dataset.notes, *passed_over(job.dataset)):
-            complain(note)
-        say(f"test accuracy{weights} {score}")  # the only result: where it cannot be printed, that is an error
-    return evaluation

@@ -1,5 +1,6 @@
 """The results of a finished run: weights, pictures and summary, and the check that they are whole."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ import jax
 from common_flax.check_sums import sealed
 from common_flax.files import sync
 from resnet_flax import unstack_blocks
-from training_flax.data.dataset import Split
+from training_flax.data.dataset import Dataset, Split
+from training_flax.learn.evaluation import Evaluation
 from training_flax.plots.curves import draw_confusion
 from training_flax.run import folder as run_folder
 from training_flax.run.disk_space import checkpoint_size
@@ -18,7 +20,7 @@ from training_flax.run.plan import Job
 from training_flax.run.summary import read_summary
 from training_flax.runtime.terminal import Terminal
 from weights_flax import load_weights, read_card, save_weights
-from weights_flax.formats.run import FILES, SUMMARY
+from weights_flax.formats.run import DATA, FILES, SUMMARY
 
 PICTURES = ("batch.png", "curves.png", "confusion.png")
 PICTURES_SIZE = 1_000_000  # bytes of all pictures and texts together, an upper estimate
@@ -87,7 +89,6 @@ def write_results(
     variables = unstack_blocks({"params": state.params, "batch_stats": state.batch_stats})
     average = None if state.ema is None else unstack_blocks(job.devices.gather(state.ema))
     labels, names = dataset.test.labels, dataset.class_names
-    right, accuracy = int((evaluation.predictions == labels).sum()), f"{100 * evaluation.accuracy:.2f} %"
     summary = {
         "arch": config.arch,
         "data": config.data,
@@ -111,15 +112,37 @@ def write_results(
     if jax.process_index() == 0:
         about: dict[str, Any] = {"mean": dataset.mean, "std": dataset.std, "class_names": names}
         about |= {"image_shape": dataset.image_shape, "preprocessing": preprocessing(job)}
+        about |= {"data": {name: value for name in DATA if (value := getattr(config, name)) is not None}}
         for (name, origin), weights in zip(origins(job).items(), (variables, average), strict=False):
             values: Any = jax.device_get(weights)
             save_weights(job.eval_model, values, job.run / name, **about, run=origin)
-        score = f"{config.arch} on {config.data}: {accuracy} of {len(labels)} test images"
+        score = f"{config.arch} on {config.data}: {100 * evaluation.accuracy:.2f} % of {len(labels)} test images"
         draw_confusion(job.run / "confusion.png", labels, evaluation.predictions, names, score)
         sync(job.run / METRICS)
         summary = sealed(summary | {"metrics_check_sum": sum_of_metrics(job.run)})
         run_folder.write_json(job.run / SUMMARY, summary)
-    averaged = " of the averaged weights" if state.ema is not None else ""
-    terminal.say(f"test accuracy{averaged} {accuracy} ({right} of {len(labels)} images), loss {evaluation.loss:.4f}")
+    kind = "last" if state.ema is None else "averaged"
+    terminal.say(score_line(f"{kind} weights after step {job.total_steps}", dataset, evaluation))
     terminal.say(f"weights, curves and confusion matrix are in {job.run} after {seconds:.0f} s")
     return summary, variables
+
+
+def score_line(weights: str, dataset: Dataset, evaluation: Evaluation) -> str:
+    """Returns the line of a result: the weights, data and part, normalisation, accuracy and loss.
+
+    Args:
+        weights: what is evaluated, such as "averaged weights after step 45".
+        dataset: its test part was evaluated; mean and std are those that the network saw.
+        evaluation: the result.
+    """
+    right, total = int((evaluation.predictions == dataset.test.labels).sum()), len(dataset.test.labels)
+    moments = ", ".join(f"{name} {_moment(getattr(dataset, name))}" for name in ("mean", "std"))
+    part = f"{dataset.test_part}, {total:,} image{'s' * (total != 1)}"
+    score = f"{100 * evaluation.accuracy:.2f} % ({right:,} right), loss {evaluation.loss:.4f}"
+    return f"test accuracy of the {weights} on {dataset.name} ({part}; {moments}): {score}"
+
+
+def _moment(values: Sequence[float]) -> str:
+    """Formats a number for each channel; equal ones, as of grey images, as one."""
+    texts = [f"{value:.3f}" for value in values]
+    return texts[0] if len(set(texts)) == 1 else " ".join(texts)

@@ -18,9 +18,10 @@ Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 def starting_weights(config: TrainConfig, model: nn.Module) -> dict[str, Any]:
     """Loads the variables of `model` from `config.weights`, with a new head if needed; raises as `load_weights`."""
     source = cast(str, config.weights)
-    chosen: dict[str, Any] = {"which": config.which, "ignore_unused": config.ignore_unused, "seed": config.seed}
+    chosen: dict[str, Any] = {"which": config.which, "seed": config.seed or 0}
+    chosen["ignore_unused"] = bool(config.ignore_unused)
     try:
-        return load_weights(model, source, new_head=config.new_head, **chosen)
+        return load_weights(model, source, new_head=bool(config.new_head), **chosen)
     except ValueError as error:
         if HINT not in str(error):
             raise
