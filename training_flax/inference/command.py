@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import IO, cast
@@ -21,7 +21,7 @@ from common_flax.errors import out_of_memory
 from common_flax.files import read_text, whole_file
 from common_flax.terminal import complain, complaining, plain_text, say
 from training_flax.config.config import DTYPES
-from training_flax.config.run_config import read_run_config
+from training_flax.config.run_config import is_run, read_run_config
 from training_flax.data.listing import find_images
 from training_flax.inference.classifier import Classifier, image_channels
 from training_flax.inference.lines import json_lines, row_format, table_rows
@@ -56,7 +56,7 @@ class CommandLine:
     run: Path | None = None
     """Folder of a run of train.py."""
     weights: str | None = None
-    """File of weights, in any format that weights_flax reads."""
+    """File of weights, in any format that weights_flax reads; or the folder of a run."""
     arch: str | None = None
     """Architecture of the weights, if the file does not name it."""
     which: str | None = None
@@ -125,6 +125,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def run(options: CommandLine) -> int:
     """Predicts as the options say; returns the exit code."""
+    if options.run is None and options.weights is not None and is_run(options.weights):
+        options = replace(options, run=Path(options.weights), weights=None)
     _check(options)
     check_backend()
     trained = _read(options)
@@ -209,7 +211,7 @@ def _check(options: CommandLine) -> None:
     if (options.run is None) == (options.weights is None):
         given = "neither is" if options.run is None else "both are"
         raise ValueError(f"give --run DIR or --weights FILE; {given} given")
-    if options.arch is not None and options.run is not None:
+    if options.arch is not None and options.run is not None and options.arch != _arch(options.run):
         raise ValueError(f"--arch is for --weights: a run knows its own; given {options.arch!r}")
     if options.dtype is not None:
         one_of("dtype", options.dtype, DTYPES)
@@ -218,6 +220,10 @@ def _check(options: CommandLine) -> None:
     for name, path in (("out", options.out), ("picture", options.picture)):
         if path is not None and (path.is_dir() or not os.access(path.absolute().parent, os.W_OK)):
             raise ValueError(f"{name} {str(path)!r} cannot be written")
+
+
+def _arch(run: Path) -> str | None:
+    return read_run_config(run).options.arch if is_run(run) else None
 
 
 def _read(options: CommandLine) -> Trained:
