@@ -107,13 +107,17 @@ def test_evaluation_counts_every_example_once(batch_size):
     def step(batch):
         indices = np.asarray(batch.examples)
         seen.append(indices)
-        return EvalResult(indices.astype(np.float32), (indices % 3 == 0).astype(np.int32))
+        guesses = (indices % 3 == 0).astype(np.int32)
+        return EvalResult(indices.astype(np.float32), guesses, (indices / 360).astype(np.float32), indices % 10)
 
     evaluation = evaluate_part(step, part, batch_size, Devices())
     assert {len(indices) for indices in seen} == {batch_size}
     assert evaluation.loss == pytest.approx(np.arange(360).mean())
     expected = (np.arange(360) % 3 == 0).astype(np.int32)
     np.testing.assert_array_equal(evaluation.predictions, expected)
+    np.testing.assert_array_equal(evaluation.probabilities, (np.arange(360) / 360).astype(np.float32))
+    np.testing.assert_array_equal(evaluation.ranks, np.arange(360) % 10)
+    assert evaluation.top(5) == 0.5
     assert evaluation.accuracy == np.mean(expected == np.asarray(part.labels))
 
 
