@@ -27,7 +27,7 @@ from weights_flax import ARCHS
 LLVM = 1
 FILES = {
     *("config.json", "metrics.jsonl", "summary.json", "batch.png", "curves.png", "confusion.png"),
-    *("model.safetensors", "checkpoints", ".lock"),
+    *("mistakes.png", "predictions.csv", "model.safetensors", "checkpoints", ".lock"),
 }
 
 
@@ -50,7 +50,7 @@ def test_what_a_run_leaves(result):
     assert (summary["train_examples"], summary["test_examples"], summary["parameters"]) == (1437, 360, 269_722)
     assert summary["images_per_second"] > 0
     assert summary["compile_seconds"] > 0
-    for name in ("batch.png", "curves.png", "confusion.png"):
+    for name in ("batch.png", "curves.png", "confusion.png", "mistakes.png"):
         assert (result.run / name).read_bytes().startswith(b"\x89PNG")
 
 

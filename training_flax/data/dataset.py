@@ -1,6 +1,6 @@
 """The types of labelled images: a data set and its splits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -46,6 +46,7 @@ class Dataset:
         train_labels, test_labels: hashes of the splits' labels, in order; None where the images come from no files.
         notes: what a user should know of the choice of the splits, a line each.
         passed_over: the paths of files that stand among the images, and are none.
+        test_paths: the file of each test image; empty if the images are not files of their own.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Dataset:
     test_labels: str | None = None
     notes: tuple[str, ...] = ()
     passed_over: tuple[str, ...] = ()
+    test_paths: Sequence[str] = ()
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -51,12 +51,14 @@ def class_scores(labels: np.ndarray, predictions: np.ndarray, classes: int) -> C
 
 
 def worst_class(scores: ClassScores) -> int | None:
-    """Returns the class with the lowest F1; None if no class has images.
+    """Returns the class of whose images the smallest share is right, the lowest recall; None if no class has images.
 
-    Classes without images do not count. Of several the one with the most images is taken, then the first.
+    Classes without images do not count. Of several the one with the lowest F1 is taken, then the one with the most
+    images, then the first.
     """
     there = np.flatnonzero(scores.support)
-    return int(min(there, key=lambda label: (scores.f1[label], -scores.support[label]))) if len(there) else None
+    order = np.lexsort((-scores.support[there], scores.f1[there], scores.recall[there]))
+    return int(there[order[0]]) if len(there) else None
 
 
 def commonest_confusion(labels: np.ndarray, predictions: np.ndarray, classes: int) -> Confusion | None:
