@@ -9,6 +9,7 @@ from typing import NoReturn, TypeVar
 import tyro
 
 from common_flax.errors import out_of_memory
+from common_flax.numbers import separated
 from common_flax.signals import imported, leave, open_standard_streams
 from common_flax.terminal import complain, written_out
 
@@ -20,17 +21,17 @@ def parse_options(kind: type[Options], arguments: Sequence[str], *, prog: str, d
 
     Args:
         kind: a dataclass, whose fields are the options.
-        arguments: the words of the command line, without the program.
+        arguments: the words of the command line, without the program; see also `separated`.
         prog, description: the program's name and purpose, for --help.
 
     Raises:
         ValueError: the command line is wrong; the message is one line.
         SystemExit: help was asked for, and shown.
     """
-    complaint = io.StringIO()
+    words, complaint = separated(arguments), io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint), written_out():
-            return tyro.cli(kind, prog=prog, description=description, args=arguments, config=(tyro.conf.DisallowNone,))
+            return tyro.cli(kind, prog=prog, description=description, args=words, config=(tyro.conf.DisallowNone,))
     except SystemExit as stop:
         if stop.code in (0, None):
             raise  # --help

@@ -47,6 +47,7 @@ class Dataset:
         notes: what a user should know of the choice of the splits, a line each.
         passed_over: the paths of files that stand among the images, and are none.
         test_paths: the file of each test image; empty if the images are not files of their own.
+        moments_from: the origin of mean and std in words.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     passed_over: tuple[str, ...] = ()
     test_paths: Sequence[str] = ()
+    moments_from: str = "the data set's own"
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -16,6 +16,7 @@ from training_flax.data.decode import centre_crop, with_channels
 MEMORY_LIMIT = 2**30  # bytes of pixels per split
 HEADER_LIMIT = 200_000  # images whose headers are read; this many take 17 seconds
 MOMENTS_LIMIT = 2_000  # streamed images that mean and std are computed from
+MEASURED = "measured on the train images"  # the origin of mean and std
 CHUNK = 256  # images that a thread reads at a time
 
 
@@ -84,6 +85,7 @@ def as_dataset(name: str, sources: Sources, image_size: int | None, default_imag
     about |= {"train_bytes": sources.train.bytes, "test_bytes": sources.test.bytes}
     about |= {"train_labels": _sum_of_labels(sources.train), "test_labels": _sum_of_labels(sources.test)}
     about |= {"notes": sources.notes, "passed_over": sources.passed_over, "test_paths": sources.test.paths}
+    about["moments_from"] = MEASURED
     return Dataset(name, train, test, sources.class_names, mean, std, **about)
 
 

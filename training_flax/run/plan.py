@@ -21,7 +21,7 @@ from training_flax.config.run_config import check_bounds, numbers_options
 from training_flax.data.dataset import Dataset, Split, StreamedSplit
 from training_flax.data.open import open_dataset
 from training_flax.learn.freeze import check_patterns
-from training_flax.learn.starting_weights import normalisation, seen_as_before, starting_weights
+from training_flax.learn.starting_weights import moments_from, normalisation, seen_as_before, starting_weights
 from training_flax.run.folder import as_begun, checkpoint_steps, lengths_of, mark_of, run_path
 from training_flax.runtime.devices import Devices
 from weights_flax.io.archs import ARCHS, constructor_options, published_size
@@ -167,7 +167,7 @@ def plan(config: TrainConfig, *, extend: bool = False, devices: Devices | None =
     if config.num_classes not in (None, classes):
         raise ValueError(f"num_classes must be the {classes} of {config.data}; given {config.num_classes}")
     if moments := normalisation(config, dataset.image_shape[2]):
-        dataset = replace(dataset, mean=moments[0], std=moments[1])
+        dataset = replace(dataset, mean=moments[0], std=moments[1], moments_from=moments_from(config))
     _check_options(config)
     eval_model = build_network(named, classes)
     shapes = variables_by_shape(eval_model, dataset.image_shape)
