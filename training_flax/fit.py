@@ -12,8 +12,7 @@ from flax import linen as nn
 
 from common_flax.backend import usual_settings
 from common_flax.check_sums import sealed
-from common_flax.numbers import as_text
-from common_flax.terminal import complain, say
+from common_flax.terminal import as_numbers, complain, say
 from training_flax.config.config import TrainConfig
 from training_flax.data.dataset import Dataset
 from training_flax.data.loader import Loader, read_ahead
@@ -236,7 +235,7 @@ def introduce(job: Job, terminal: Terminal) -> None:
 def normalised(job: Job) -> str:
     """Returns a line that tells mean and std, where they are from, and if the weights to start from name none."""
     dataset, weights = job.dataset, job.config.weights
-    line = f"mean {as_text(dataset.mean)}, std {as_text(dataset.std)}, {dataset.moments_from}"
+    line = f"mean {as_numbers(dataset.mean)}, std {as_numbers(dataset.std)}, {dataset.moments_from}"
     silent = weights is not None and dataset.moments_from == MEASURED
     return f"{line}; the weights {weights} name none (--mean, --std)" if silent else line
 

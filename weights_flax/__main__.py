@@ -13,8 +13,7 @@ from tyro.conf import Positional, arg
 
 from common_flax.backend import check_backend
 from common_flax.checks import one_of
-from common_flax.command_line import parse_options, run_command, start_command
-from common_flax.numbers import Numbers
+from common_flax.command_line import Numbers, parse_options, run_command, start_command
 from common_flax.terminal import complaining, say, tell, visible
 from weights_flax.export.export import export
 from weights_flax.formats.run import check_new_file, check_output, origin

@@ -2,8 +2,8 @@
 
 import pytest
 
-from common_flax.command_line import parse_options
-from common_flax.numbers import as_text, separated
+from common_flax.command_line import parse_options, separated
+from common_flax.terminal import as_numbers
 from training_flax.inference.command import CommandLine
 from training_flax.train_command import parse
 from weights_flax.__main__ import Export
@@ -91,4 +91,4 @@ def test_other_words_stay_as_they_are():
 
 
 def test_numbers_are_shown_in_four_digits():
-    assert as_text((0.4852345, 1.0, 1e-7)) == "0.4852 1 1e-07"
+    assert as_numbers((0.4852345, 1.0, 1e-7)) == "0.4852 1 1e-07"

@@ -140,19 +140,19 @@ WRONG = {
     "no such file": (["inspect", "absent"], "weights 'absent': there is no such file"),
     "no command": (["inspct", "absent"], "Unrecognized options: inspct"),
     "a mean without a deviation": (
-        ["export", "--weights", AKAMASTER, "--out", "x", "--format", "onnx", "--mean", "0.5", "0.5", "0.5"],
+        ["export", "--arch", "resnet20", "--out", "x", "--format", "onnx", "--mean", "0.5", "0.5", "0.5"],
         "give mean and std, or neither; given mean=(0.5, 0.5, 0.5) and std=None",
     ),
     "a mean of two channels": (
-        ["export", "--weights", AKAMASTER, "--out", "x", "--format", "onnx", "--mean", "0.5,0.5", "--std", "1,1,1"],
+        ["export", "--arch", "resnet20", "--out", "x", "--format", "onnx", "--mean", "0.5,0.5", "--std", "1,1,1"],
         "mean must be 3 finite numbers, one for each channel; given (0.5, 0.5)",
     ),
     "a deviation of zero": (
-        ["export", "--weights", AKAMASTER, "--out", "x", "--format", "onnx", "--mean", "0,0,0", "--std", "1,0,1"],
+        ["export", "--arch", "resnet20", "--out", "x", "--format", "onnx", "--mean", "0,0,0", "--std", "1,0,1"],
         "std must be 3 finite numbers, one for each channel, all of them over 0; given (1.0, 0.0, 1.0)",
     ),
     "a mean for StableHLO": (
-        ["export", "--weights", AKAMASTER, "--out", "x", "--format", "stablehlo", "--mean", "0,0,0", "--std", "1,1,1"],
+        ["export", "--arch", "resnet20", "--out", "x", "--format", "stablehlo", "--mean", "0,0,0", "--std", "1,1,1"],
         "mean and std are for format 'onnx'; given (0.0, 0.0, 0.0) for 'stablehlo'",
     ),
     "another architecture": (

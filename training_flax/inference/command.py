@@ -16,11 +16,10 @@ from tyro.conf import Positional
 
 from common_flax.backend import check_backend
 from common_flax.checks import MOST_PIXELS, one_of
-from common_flax.command_line import parse_options
+from common_flax.command_line import Numbers, parse_options
 from common_flax.errors import out_of_memory
 from common_flax.files import read_text, whole_file
-from common_flax.numbers import Numbers, as_text
-from common_flax.terminal import complain, complaining, plain_text, say
+from common_flax.terminal import as_numbers, complain, complaining, plain_text, say
 from training_flax.config.config import DTYPES
 from training_flax.config.run_config import read_run_config
 from training_flax.data.listing import find_images
@@ -261,7 +260,7 @@ def _resolved(trained: Trained, options: CommandLine) -> tuple[tuple[str, ...], 
     if trained.origin:
         _say(f"{trained.origin} of {options.run or options.weights}")
     source = f" ({mean_from})" if mean_from == std_from else f" (mean: {mean_from}; std: {std_from})"
-    moments = f"mean {as_text(mean)}, std {as_text(std)}{source}"
+    moments = f"mean {as_numbers(mean)}, std {as_numbers(std)}{source}"
     _say(f"{arch}, {num_classes} classes, sees {sides} pixels, {moments}")
     return names, mean, std, size
 
