@@ -12,10 +12,12 @@ from flax import linen as nn
 
 from common_flax.backend import usual_settings
 from common_flax.check_sums import sealed
+from common_flax.terminal import as_numbers
 from training_flax.config.config import TrainConfig
 from training_flax.config.of_run import options_of_run
 from training_flax.data.dataset import Dataset
 from training_flax.data.loader import Loader, read_ahead
+from training_flax.data.source import MEASURED
 from training_flax.learn.evaluation import on_device
 from training_flax.learn.optimizers import peak_rate
 from training_flax.learn.starting_weights import starting_weights
@@ -224,10 +226,18 @@ def introduce(job: Job, terminal: Terminal) -> None:
     terminal.say(f"device  {jax.device_count()} × {device.device_kind}{processes}, JAX {jax.__version__}")
     terminal.say(f"model   {config.arch}, {job.parameters:,} parameters, {config.dtype}")
     terminal.say(f"data    {config.data}, {counts} of {shape}, {len(dataset.class_names)} classes")
-    for note in (*dataset.notes, *passed_over(dataset)):
+    for note in (normalised(job), *dataset.notes, *passed_over(dataset)):
         terminal.say(f"        {note}")
     terminal.say(f"recipe  {config.recipe}: {length}, batch size {job.batch_size}, {rate}, seed {config.seed}")
     terminal.say(f"run     {job.run}")
+
+
+def normalised(job: Job) -> str:
+    """Returns a line that tells mean and std, where they are from, and if the weights to start from name none."""
+    dataset, weights = job.dataset, job.config.weights
+    line = f"mean {as_numbers(dataset.mean)}, std {as_numbers(dataset.std)}, {dataset.moments_from}"
+    silent = weights is not None and dataset.moments_from == MEASURED
+    return f"{line}; the weights {weights} name none (--mean, --std)" if silent else line
 
 
 def passed_over(dataset: Dataset) -> list[str]:

@@ -10,7 +10,17 @@ from common_flax.check_sums import sealed
 from common_flax.files import sync
 from resnet_flax import unstack_blocks
 from training_flax.data.dataset import Dataset, Split
-from training_flax.learn.evaluation import Evaluation
+from training_flax.learn.evaluation import Evaluation, test_reader
+from training_flax.mistakes import (
+    MISTAKES,
+    PREDICTIONS,
+    draw_worst,
+    lines_about,
+    predictions_size,
+    scores_in_summary,
+    sum_of_predictions,
+    write_predictions,
+)
 from training_flax.plots.curves import draw_confusion
 from training_flax.run import folder as run_folder
 from training_flax.run.disk_space import checkpoint_size
@@ -23,7 +33,7 @@ from weights_flax import load_weights, read_card, save_weights
 from weights_flax.formats.run import DATA, FILES, SUMMARY
 
 PICTURES = ("batch.png", "curves.png", "confusion.png")
-PICTURES_SIZE = 1_000_000  # bytes of all pictures and texts together, an upper estimate
+PICTURES_SIZE = 3_000_000  # bytes of all pictures and short texts together, an upper estimate
 END_OF_PNG = b"IEND\xaeB`\x82"
 
 
@@ -42,7 +52,8 @@ def preprocessing(job: Job) -> dict[str, Any]:
 
 def results_size(job: Job, state: Any) -> int:
     """Returns an upper estimate of the bytes that the results take on the disk; a state of shapes will do."""
-    return len(origins(job)) * checkpoint_size((state.params, state.batch_stats)) + PICTURES_SIZE
+    weights = len(origins(job)) * checkpoint_size((state.params, state.batch_stats))
+    return weights + predictions_size(job.dataset) + PICTURES_SIZE
 
 
 def finished_steps(run: Path) -> int | None:
@@ -57,6 +68,9 @@ def broken_results(job: Job) -> list[str]:
     """Returns the names of the results of a finished run that are missing, damaged, or of another run."""
     broken = [name for name in PICTURES if not is_whole_picture(job.run / name)]
     summary = read_summary(job.run)
+    if (expected := summary.get("predictions_check_sum")) is not None:  # older versions wrote no mistakes
+        broken += [] if is_whole_picture(job.run / MISTAKES) else [MISTAKES]
+        broken += [] if sum_of_predictions(job.run) == expected else [PREDICTIONS]
     if summary.get("mark") not in (None, job.mark):
         broken.append(SUMMARY)
     for name, origin in origins(job).items():
@@ -100,6 +114,7 @@ def write_results(
         "skipped_steps": int(jax.device_get(state.skipped)),
         "test_accuracy": evaluation.accuracy,
         "test_loss": evaluation.loss,
+        **scores_in_summary(evaluation, dataset),
         "best_accuracy": progress.best_accuracy,
         "best_step": progress.best_step,
         # A run that only repeats its results takes no steps.
@@ -116,14 +131,20 @@ def write_results(
         for (name, origin), weights in zip(origins(job).items(), (variables, average), strict=False):
             values: Any = jax.device_get(weights)
             save_weights(job.eval_model, values, job.run / name, **about, run=origin)
-        score = f"{config.arch} on {config.data}: {100 * evaluation.accuracy:.2f} % of {len(labels)} test images"
+        right = f"{100 * evaluation.accuracy:.2f} % of {len(labels):,} test images right"
+        score = f"{right}: {config.arch} on {config.data}"
         draw_confusion(job.run / "confusion.png", labels, evaluation.predictions, names, score)
+        _write_mistakes(job, evaluation)
         sync(job.run / METRICS)
-        summary = sealed(summary | {"metrics_check_sum": sum_of_metrics(job.run)})
+        sums = {"metrics_check_sum": sum_of_metrics(job.run), "predictions_check_sum": sum_of_predictions(job.run)}
+        summary = sealed(summary | sums)
         run_folder.write_json(job.run / SUMMARY, summary)
     kind = "last" if state.ema is None else "averaged"
     terminal.say(score_line(f"{kind} weights after step {job.total_steps}", dataset, evaluation))
-    terminal.say(f"weights, curves and confusion matrix are in {job.run} after {seconds:.0f} s")
+    files = f"mistakes in {MISTAKES}, predictions in {PREDICTIONS}"
+    terminal.say(f"weights, curves and confusion matrix are in {job.run} after {seconds:.0f} s; {files}")
+    for line in lines_about(evaluation, dataset):
+        terminal.say(line)
     return summary, variables
 
 
@@ -146,3 +167,15 @@ def _moment(values: Sequence[float]) -> str:
     """Formats a number for each channel; equal ones, as of grey images, as one."""
     texts = [f"{value:.3f}" for value in values]
     return texts[0] if len(set(texts)) == 1 else " ".join(texts)
+
+
+def _write_mistakes(job: Job, evaluation: Evaluation) -> None:
+    config, test = job.config, job.dataset.test
+    seen = dict(interpolation=config.interpolation, rule=config.test_crop_rule)
+    reader = test_reader(test, config.test_crop, config.workers, **seen)
+    try:
+        draw_worst(job.run / MISTAKES, evaluation, job.dataset, reader, f"{config.arch} on {config.data}")
+    finally:
+        if reader:
+            reader.close()
+    write_predictions(job.run / PREDICTIONS, evaluation, job.dataset)

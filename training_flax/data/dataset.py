@@ -1,6 +1,6 @@
 """The types of labelled images: a data set and its splits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -47,6 +47,8 @@ class Dataset:
         notes: what a user should know of the choice of the splits, a line each.
         passed_over: the paths of files that stand among the images, and are none.
         test_part: the name of the test split where it comes from: of a folder, or as TFDS spells it.
+        test_paths: the file of each test image; empty if the images are not files of their own.
+        moments_from: the origin of mean and std in words.
     """
 
     name: str
@@ -64,6 +66,8 @@ class Dataset:
     notes: tuple[str, ...] = ()
     passed_over: tuple[str, ...] = ()
     test_part: str = "test"
+    test_paths: Sequence[str] = ()
+    moments_from: str = "the data set's own"
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -198,7 +198,7 @@ def _source(part: Path, classes: Sequence[Path], whole: Whole, strict: bool) -> 
 
     listed = sum_of_files(file[len(str(part)) + 1 :] for file in paths)
     total = sum(sizes.values()) if sizes else None
-    return Source(labels, lambda index: read_size(paths[index], paths[index]), read, listed, total), passed
+    return Source(labels, lambda index: read_size(paths[index], paths[index]), read, listed, total, paths), passed
 
 
 def _size(file: str, strict: bool) -> int | None:

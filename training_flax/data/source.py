@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from math import prod
@@ -16,6 +16,7 @@ from training_flax.data.decode import centre_crop, with_channels
 MEMORY_LIMIT = 2**30  # bytes of pixels per split
 HEADER_LIMIT = 200_000  # images whose headers are read; this many take 17 seconds
 MOMENTS_LIMIT = 2_000  # streamed images that mean and std are computed from
+MEASURED = "measured on the train images"  # the origin of mean and std
 CHUNK = 256  # images that a thread reads at a time
 
 
@@ -28,6 +29,7 @@ class Source(NamedTuple):
         read: decodes the image at an index: (height, width, channels) uint8, of 1 or 3 channels.
         files: see `sum_of_files`; None if the images come from no files, or from files of this installation.
         bytes: of all files; None as for `files`, or if there are too many to ask for their sizes.
+        paths: the file of each image; empty if the images are not files of their own.
     """
 
     labels: np.ndarray
@@ -35,6 +37,7 @@ class Source(NamedTuple):
     read: Callable[[int], np.ndarray]
     files: str | None = None
     bytes: int | None = None
+    paths: Sequence[str] = ()
 
 
 class Sources(NamedTuple):
@@ -83,8 +86,8 @@ def as_dataset(name: str, sources: Sources, image_size: int | None, default_imag
     about: dict[str, Any] = {"train_files": sources.train.files, "test_files": sources.test.files}
     about |= {"train_bytes": sources.train.bytes, "test_bytes": sources.test.bytes}
     about |= {"train_labels": _sum_of_labels(sources.train), "test_labels": _sum_of_labels(sources.test)}
-    about |= {"notes": sources.notes, "passed_over": sources.passed_over}
-    about |= {"test_part": sources.test_part}
+    about |= {"notes": sources.notes, "passed_over": sources.passed_over, "test_paths": sources.test.paths}
+    about |= {"test_part": sources.test_part, "moments_from": MEASURED}
     return Dataset(name, train, test, sources.class_names, mean, std, **about)
 
 

@@ -80,5 +80,13 @@ def normalisation(config: TrainConfig, channels: int) -> Normalisation | None:
     if not mean and not std:
         return None
     if len(mean) != channels or len(std) != channels:
-        raise ValueError(f"mean and std must have a number for each of {channels} channels; given {mean} and {std}")
+        given = "given" if config.mean is not None else f"those {moments_from(config)} are"
+        raise ValueError(f"mean and std must have a number for each of {channels} channels; {given} {mean} and {std}")
     return mean, std
+
+
+def moments_from(config: TrainConfig) -> str:
+    """Returns the origin, in words, of the mean and std that `normalisation` finds."""
+    if config.mean is not None:
+        return "as given"
+    return "as the run began" if config.out is not None and is_run(config.out) else f"of the weights {config.weights}"

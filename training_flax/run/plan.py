@@ -22,7 +22,7 @@ from training_flax.config.run_config import check_bounds, check_model_options, n
 from training_flax.data.dataset import Dataset, Split, StreamedSplit
 from training_flax.data.open import open_dataset
 from training_flax.learn.freeze import check_patterns
-from training_flax.learn.starting_weights import normalisation, seen_as_before, starting_weights
+from training_flax.learn.starting_weights import moments_from, normalisation, seen_as_before, starting_weights
 from training_flax.run.folder import TRAIN_FACTS, check_same_run, checkpoint_steps, lengths_of, mark_of, run_path
 from training_flax.runtime.devices import Devices
 from weights_flax.io.archs import ARCHS, published_size
@@ -199,7 +199,9 @@ def open_images(config: ResolvedConfig, default_size: int | None = None) -> Data
     if side is not None and isinstance(dataset.test, StreamedSplit):
         dataset = replace(dataset, test=replace(dataset.test, image_shape=(side, side, dataset.image_shape[2])))
     moments = normalisation(config, dataset.image_shape[2])
-    return dataset if moments is None else replace(dataset, mean=moments[0], std=moments[1])
+    if moments is None:
+        return dataset
+    return replace(dataset, mean=moments[0], std=moments[1], moments_from=moments_from(config))
 
 
 def check_test_size(side: int | None, dataset: Dataset) -> None:
@@ -231,7 +233,7 @@ def images_of_run(config: TrainConfig, *, hint: str = "") -> tuple[ResolvedConfi
     dataset = open_images(resolved)
     ignored = TRAIN_FACTS if config.data is None else ()
     check_same_run(out, numbers_options(resolved, dataset), ignored=ignored, hint=hint)
-    return resolved, replace(dataset, mean=stored.mean, std=stored.std)
+    return resolved, replace(dataset, mean=stored.mean, std=stored.std, moments_from="as the run began")
 
 
 def _total_steps(config: ResolvedConfig, dataset: Dataset, devices: Devices) -> int:
