@@ -145,23 +145,27 @@ def kind_of(data: str) -> str:
 
 def places(config: TrainConfig) -> dict[str, str]:
     """Returns the entry "machine" of config.json: where the data are on this machine, for a start from elsewhere."""
-    kind, _, path = str(config.data).partition(":")
+    kind, _, path = place_of_data(config).partition(":")
     found = {"data": f"folder:{user_path(path).absolute()}"} if kind == "folder" else {}
     if config.data_dir is not None:
         found["data_dir"] = str(user_path(config.data_dir).absolute())
     return {name: place for name, place in found.items() if len(place) <= LONGEST_TEXT}
 
 
+def place_of_data(config: TrainConfig) -> str:
+    """Returns the name by which the data are opened: where the run noted them, if its own name leads nowhere here."""
+    kind, _, path = (name := str(config.data)).partition(":")
+    if kind != "folder" or user_path(path).exists() or config.out is None or not is_run(config.out):
+        return name
+    run = _run_in(Path(config.out))
+    return run.machine.data if run.machine.data is not None and run.options.data == name else name
+
+
 def _places(run: RunConfig, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the place of the data as the run noted it, where none is given and the run's own name leads nowhere."""
-    found: dict[str, Any] = {}
-    kind, _, path = str(run.options.data).partition(":")
-    if "data" not in given and kind == "folder" and not user_path(path).exists() and run.machine.data is not None:
-        found["data"] = run.machine.data
+    """Returns the folder of prepared data as the run noted it, where none is given."""
     data_dir = run.machine.data_dir
-    if "data_dir" not in given and kind == "tfds" and data_dir is not None and Path(data_dir).is_dir():
-        found["data_dir"] = Path(data_dir)
-    return found
+    known = "data_dir" not in given and kind_of(run.options.data) == "tfds" and data_dir is not None
+    return {"data_dir": Path(str(data_dir))} if known and Path(str(data_dir)).is_dir() else {}
 
 
 def another_run(out: Path, differing: Sequence[Difference], hint: str = "") -> str:

@@ -16,7 +16,7 @@ from layers_flax import variables_by_shape
 from resnet_flax import stack_blocks
 from training_flax.augment.registry import Augmentation, parse_augmentations
 from training_flax.config.config import MODEL, ResolvedConfig, TrainConfig, build_network, reaching
-from training_flax.config.of_run import options_of_run
+from training_flax.config.of_run import options_of_run, place_of_data
 from training_flax.config.recipes import with_recipe
 from training_flax.config.run_config import check_bounds, check_model_options, numbers_options, read_run_config
 from training_flax.data.dataset import Dataset, Split, StreamedSplit
@@ -187,7 +187,7 @@ def open_images(config: ResolvedConfig, default_size: int | None = None) -> Data
         ValueError: as `open_dataset`.
     """
     dataset = open_dataset(
-        config.data,
+        place_of_data(config),
         data_dir=config.data_dir,
         train_split=config.train_split,
         test_split=config.test_split,
@@ -198,7 +198,7 @@ def open_images(config: ResolvedConfig, default_size: int | None = None) -> Data
     side = config.test_image_size
     if side is not None and isinstance(dataset.test, StreamedSplit):
         dataset = replace(dataset, test=replace(dataset.test, image_shape=(side, side, dataset.image_shape[2])))
-    moments = normalisation(config, dataset.image_shape[2])
+    dataset, moments = replace(dataset, name=config.data), normalisation(config, dataset.image_shape[2])
     if moments is None:
         return dataset
     return replace(dataset, mean=moments[0], std=moments[1], moments_from=moments_from(config))

@@ -40,7 +40,6 @@ CONFIGS = [
     TrainConfig("resnet20", steps=4, **SMALL),
     TrainConfig("densenet_40_12", epochs=2, growth_rate=4, seed=2**32 - 1, data="fake:8x8x3:4:64", batch_size=32),
     TrainConfig("resnet50", recipe="a3", steps=4, **SMALL, dtype="bfloat16", max_skipped=3),
-    TrainConfig("resnet34", recipe="a3", steps=4, data="fake:160x160x3:4:64", batch_size=16, width=4),
     TrainConfig("resnet18", steps=4, mean=(0.5,) * 3, std=(0.25,) * 3, freeze=("layer1_*",), batch_norm="local"),
 ]
 
@@ -52,6 +51,15 @@ def test_a_run_alone_has_all_of_its_options(config, tmp_path):
     assert (again.config, again.mark, again.lengths) == (job.config, job.mark, job.lengths)
     assert plan(again.config).config == job.config
     assert plan(replace(config, out=tmp_path / "run")).config == job.config
+
+
+def test_a_recipes_size_of_test_images_is_no_option_of_the_users(tmp_path):
+    """Images of one size are not resized in tests, whatever the recipe that the run keeps says."""
+    job = begin(
+        tmp_path / "run", TrainConfig("resnet20", recipe="a3", steps=4, **SMALL | {"data": "fake:160x160x3:4:64"})
+    )
+    assert job.config.test_image_size == 224
+    assert plan(TrainConfig(out=tmp_path / "run")).config == job.config
 
 
 # Another value of each option that must be the run's, which is not the default of the option where the run has another.
@@ -189,9 +197,11 @@ def test_data_are_found_from_another_folder(photos, monkeypatch):
     assert plan(TrainConfig(out="../run")).config.data == "folder:photos"
     monkeypatch.chdir(photos / "elsewhere")
     found = plan(TrainConfig(out="../run"))
-    assert found.config.data == f"folder:{photos / 'here/photos'}"
-    assert found.mark == job.mark
+    # The run keeps its own name for them, so that what it writes is the same from wherever it is called.
+    assert (found.config.data, found.dataset.name, found.mark) == ("folder:photos", "folder:photos", job.mark)
     write_config(found.run, found.config, found.dataset, found.mark, found.lengths)  # as it goes on
+    assert read_config("../run")["machine"] == {"data": f"folder:{photos / 'here/photos'}"}
+    assert plan(TrainConfig(out="../run")).mark == job.mark
     monkeypatch.chdir(photos / "here")
     assert plan(TrainConfig(out="../run")).mark == job.mark
     assert plan(TrainConfig(out="../run", data="folder:./photos")).mark == job.mark
