@@ -12,9 +12,9 @@ import numpy as np
 from common_flax.files import open_regular, user_path
 from common_flax.terminal import plain_text
 from training_flax.data.decode import read_image, read_size
-from training_flax.data.image_files import NotAnImage, image_extensions, may_be_image
-from training_flax.data.listing import Whole, entries_of, files_below, images_below, is_a, of_a_system
 from training_flax.data.source import HEADER_LIMIT, Source, Sources, sum_of_files
+from training_flax.files.image_files import NotAnImage, image_extensions, may_be_image
+from training_flax.files.listing import Whole, entries_of, files_below, images_below, is_a, of_a_system
 
 TRAIN = ("train", "training")
 TEST = ("test", "testing", "val", "valid", "validation")

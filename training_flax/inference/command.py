@@ -22,7 +22,7 @@ from common_flax.files import read_text, whole_file
 from common_flax.terminal import complain, complaining, plain_text, say
 from training_flax.config.config import DTYPES
 from training_flax.config.run_config import read_run_config
-from training_flax.data.listing import find_images
+from training_flax.files.listing import find_images
 from training_flax.inference.classifier import Classifier, image_channels
 from training_flax.inference.lines import json_lines, row_format, table_rows
 from training_flax.inference.predict import FileBatch, FileStream

@@ -14,7 +14,7 @@ from PIL import Image
 
 from training_flax import open_dataset
 from training_flax.data.decode import read_image, read_size
-from training_flax.data.listing import SYSTEM_FOLDERS, find_images
+from training_flax.files.listing import SYSTEM_FOLDERS, find_images
 
 
 def save(path, seed=0, size=(6, 6), **options):
