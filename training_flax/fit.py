@@ -218,7 +218,8 @@ def introduce(job: Job, terminal: Terminal) -> None:
     """Prints devices, network, data and options of the run."""
     config, dataset, device = job.config, job.dataset, jax.devices()[0]
     shape = "×".join(map(str, dataset.image_shape))
-    counts = f"{len(dataset.train.labels):,} train and {len(dataset.test.labels):,} test images"
+    apart = "" if dataset.validation is None else f", {len(dataset.validation.labels):,} validation"
+    counts = f"{len(dataset.train.labels):,} train{apart} and {len(dataset.test.labels):,} test images"
     length = f"{job.total_steps} steps" if config.steps else f"{config.epochs} epochs, {job.total_steps} steps"
     rate = f"peak learning rate {peak_rate(config):g}"
     processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
@@ -258,7 +259,7 @@ def evaluate_run(config: TrainConfig, *, quiet: bool = False) -> Evaluation:
 
 
 def _evaluate_run(config: TrainConfig, source: Path | str, quiet: bool) -> Evaluation:
-    job = plan(replace(config, weights=str(source), out=None))
+    job = plan(replace(config, weights=str(source), out=None), split_of=source)
     variables = starting_weights(job.config, job.eval_model)
     seen = dict(interpolation=job.config.interpolation, crop_rule=job.config.test_crop_rule)
     evaluation = evaluate(job.eval_model, variables, job.dataset, job.batch_size, crop=job.config.test_crop, **seen)

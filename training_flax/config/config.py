@@ -19,7 +19,7 @@ MODEL, RUN = {"reaches": "model"}, {"reaches": "run"}
 OLD_NAMES = {"optimiser": "optimizer", "stem": "stem_type"}
 """Old names of options, and their new names; old names are read everywhere and written nowhere."""
 
-BEFORE = {"ema_warmup": False, "test_crop_rule": "centred"}
+BEFORE = {"ema_warmup": False, "test_crop_rule": "centred", "validation_split": "none"}
 """Values of options in runs that began before there was the option, where they differ from the default of new runs."""
 
 
@@ -30,8 +30,8 @@ class TrainConfig:
     arch: str
     """Architecture: one of those listed above."""
     data: str = "digits"
-    """Data set: "digits" (scikit-learn's, no download), "folder:PATH", "tfds:NAME[:VERSION]", "tfds:NAME:80%" or
-    "fake:HEIGHTxWIDTHxCHANNELS:CLASSES"."""
+    """Data set: "digits" (scikit-learn's, no download), "folder:PATH", "csv:FILE", "tfds:NAME[:VERSION]",
+    "tfds:NAME:80%" or "fake:HEIGHTxWIDTHxCHANNELS:CLASSES"."""
     recipe: str | None = None
     """Recipe with defaults for the other options: one of those listed above. Left out, data and network decide."""
 
@@ -41,6 +41,14 @@ class TrainConfig:
     """Split to train on: of TFDS, as TFDS spells it, such as "train[:80%]"; or a folder in PATH. Left out, train."""
     test_split: str | None = None
     """Split to test on. Left out, test, or else validation, val and the like."""
+    validation_split: str | None = None
+    """Folder in PATH to choose the best weights on, or none. Left out, val, valid or validation beside a test part."""
+    test_share: float | None = None
+    """Share of each class that is held out for tests, of images without a test part. Left out, 0.2."""
+    validation_share: float = 0.0
+    """Share of each class of the train part that is held out to choose the best weights on."""
+    split_seed: int | None = None
+    """Seed of the images that are held out. Left out, seed."""
     strict: bool = field(default=False, metadata=RUN)
     """End with an error if a file among the images of a folder is none; left out, it is passed over and told."""
     image_size: int | None = None
@@ -73,6 +81,8 @@ class TrainConfig:
     """Passes over the train split."""
     steps: int | None = None
     """Steps to train for, instead of epochs."""
+    patience: int | None = None
+    """Epochs in a row without a better validation accuracy after which the run ends early."""
     batch_size: int | None = None
     """Images per step, on all devices together."""
     accumulate: int | None = None

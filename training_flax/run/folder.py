@@ -22,17 +22,18 @@ from common_flax.terminal import complain
 from training_flax.config.config import BEFORE, ResolvedConfig, TrainConfig
 from training_flax.config.run_config import FILE, is_run, numbers_options, plain, read_config
 from training_flax.data.dataset import Dataset
+from training_flax.data.held_out import Draw, read_split, write_split
 from training_flax.runtime.locks import lock
 from training_flax.runtime.random_numbers import RandomNumbers, by_shape, current
 from training_flax.runtime.signals import RunError
 from weights_flax.formats.orbax import read_orbax
 from weights_flax.formats.run import newest_checkpoint
 
-LENGTH = ("epochs", "steps")
+LENGTH = ("epochs", "steps", "patience")
 LOCK = ".lock"
 # Options that are addresses, and the entries that tell the content apart, beside the names of files.
-CONTENT = {"data": ("train_bytes", "test_bytes"), "weights": ("weights_sum",)}
-LABELS = ("train_labels", "test_labels")
+CONTENT = {"data": ("train_bytes", "test_bytes", "validation_bytes"), "weights": ("weights_sum",)}
+LABELS = ("train_labels", "test_labels", "validation_labels")
 # A broken image may be mended; and marks that are older than the sums of labels must stay what they are.
 UNMARKED = ("versions", *chain(*CONTENT.values()), *LABELS)
 
@@ -119,7 +120,7 @@ def _check_same_run(out: Path, wanted: dict[str, Any], extend: bool) -> None:
     ignored = {"versions", *(LENGTH if extend else ()), *_addresses(there, now)} | unknown
     differing = [
         f"{name} ({there.get(name)!r} there, {now.get(name)!r} now)"
-        for name in now
+        for name in dict.fromkeys((*now, *(name for name in there if name.startswith("validation_"))))
         if name not in ignored and there.get(name) != now.get(name)
     ]
     if differing:
@@ -195,12 +196,42 @@ def random_numbers(run: Path) -> RandomNumbers:
 
 
 def write_config(run: Path, config: TrainConfig, dataset: Dataset, mark: str, lengths: Sequence[int] = ()) -> None:
-    """Writes config.json: the values of `numbers_options`, the run's mark, lengths, random numbers, and a check sum."""
+    """Writes config.json: the values of `numbers_options`, the run's mark, lengths, random numbers, and a check sum.
+
+    Images that were drawn for the parts are listed in split.csv.
+    """
     if is_run(run) and read_config(run).get("mark") not in (None, mark):
         raise ValueError(f"out {str(run)!r} holds another run, which has begun meanwhile; name a new folder")
     values = plain(numbers_options(config, dataset))
     about = {"mark": mark, "lengths": list(lengths), "random": random_numbers(run)._asdict()}
     write_json(run / FILE, {**values, **about})
+    if dataset.drawn:
+        labels = {"train": dataset.train.labels, "test": dataset.test.labels}
+        labels |= {} if dataset.validation is None else {"validation": dataset.validation.labels}
+        names = {part: [dataset.class_names[label] for label in labels[part]] for part in dataset.drawn}
+        write_split(run, dataset.drawn, names)
+
+
+def drawing(config: TrainConfig, run: Path | str | None) -> Draw:
+    """Returns the draw of the images that are held out: as it was in `run`, if that has the same options, or a new one.
+
+    Raises ValueError if the run's split.csv is damaged.
+    """
+    seed = config.seed if config.split_seed is None else config.split_seed
+    draw = Draw(config.test_share, config.validation_share, seed)
+    if run is None or not is_run(run):
+        return draw
+    try:
+        stored = read_config(run)
+    except ValueError:  # the reader of the run's folder says so
+        return draw
+    begun = stored["seed"] if stored["split_seed"] is None else stored["split_seed"]
+    if (stored["test_share"], stored["validation_share"], begun) != (draw.test_share, draw.validation_share, seed):
+        return draw
+    if config.out is None and os.path.realpath(stored.get("data", "")) != os.path.realpath(config.data):
+        return draw  # an evaluation on other data
+    sums = {part: stored.get(f"{part}_files") for part in ("train", "test", "validation")}
+    return replace(draw, kept=read_split(Path(run), sums))
 
 
 def read_json(path: Path) -> dict[str, Any]:

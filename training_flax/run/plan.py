@@ -22,7 +22,7 @@ from training_flax.data.dataset import Dataset, Split, StreamedSplit
 from training_flax.data.open import open_dataset
 from training_flax.learn.freeze import check_patterns
 from training_flax.learn.starting_weights import normalisation, seen_as_before, starting_weights
-from training_flax.run.folder import as_begun, checkpoint_steps, lengths_of, mark_of, run_path
+from training_flax.run.folder import as_begun, checkpoint_steps, drawing, lengths_of, mark_of, run_path
 from training_flax.runtime.devices import Devices
 from weights_flax.io.archs import ARCHS, constructor_options, published_size
 
@@ -120,7 +120,9 @@ class Job:
         return min(max(SHOWN // each, 1) * each, self.batch_size) if self.batch_size % 2 == 0 else self.batch_size
 
 
-def plan(config: TrainConfig, *, extend: bool = False, devices: Devices | None = None) -> Job:
+def plan(
+    config: TrainConfig, *, extend: bool = False, devices: Devices | None = None, split_of: Path | str | None = None
+) -> Job:
     """Makes all checks of a run; writes nothing.
 
     Args:
@@ -128,6 +130,8 @@ def plan(config: TrainConfig, *, extend: bool = False, devices: Devices | None =
         extend: allow an existing run to get more epochs or steps.
         devices: the devices, which may be those of another machine if programs are only to be compiled; None makes them
             as the options say.
+        split_of: a run whose images for tests and validation are taken again, where the options would draw them;
+            None takes those of `config.out`.
 
     Raises:
         ValueError: the options do not fit each other, the data, the devices or the network, the weights belong to
@@ -135,7 +139,7 @@ def plan(config: TrainConfig, *, extend: bool = False, devices: Devices | None =
     """
     with_recipe(config)  # checks the options, before any file is read
     config = seen_as_before(config)
-    named = with_recipe(config)
+    named = as_begun(with_recipe(config), config)
     for module, option in (("tensorboardX", "tensorboard"), ("wandb", "wandb")):
         if getattr(config, option):
             library(module, extra=option, purpose=option)
@@ -150,10 +154,17 @@ def plan(config: TrainConfig, *, extend: bool = False, devices: Devices | None =
         data_dir=named.data_dir,
         train_split=named.train_split,
         test_split=named.test_split,
+        validation_split=named.validation_split,
         strict=named.strict,
         image_size=size,
         default_image_size=default_size,
+        draw=drawing(named, split_of or named.out),
     )
+    if named.patience and dataset.validation is None:
+        raise ValueError(
+            f"patience is for data with a validation part, and {config.data} has none; --validation-share 0.1 holds a "
+            f"tenth of the train part out; given patience={named.patience}"
+        )
     if config.test_image_size not in (None, dataset.image_shape[0]) and isinstance(dataset.test, Split):
         shown = "×".join(map(str, dataset.image_shape[:2]))
         raise ValueError(
@@ -161,8 +172,10 @@ def plan(config: TrainConfig, *, extend: bool = False, devices: Devices | None =
             f"given {config.test_image_size}"
         )
     if named.test_image_size and isinstance(dataset.test, StreamedSplit):
-        side = named.test_image_size
-        dataset = replace(dataset, test=replace(dataset.test, image_shape=(side, side, dataset.image_shape[2])))
+        seen = (named.test_image_size, named.test_image_size, dataset.image_shape[2])
+        dataset = replace(dataset, test=replace(dataset.test, image_shape=seen))
+        if isinstance(dataset.validation, StreamedSplit):
+            dataset = replace(dataset, validation=replace(dataset.validation, image_shape=seen))
     classes = len(dataset.class_names)
     if config.num_classes not in (None, classes):
         raise ValueError(f"num_classes must be the {classes} of {config.data}; given {config.num_classes}")
