@@ -25,6 +25,7 @@ from training_flax.results import (
     SUMMARY,
     broken_results,
     finished_steps,
+    is_over,
     is_whole_picture,
     results_size,
     write_results,
@@ -72,9 +73,12 @@ class FitResult:
 def fit(config: TrainConfig | Job, *, quiet: bool = False, stop: StopRequest | None = None) -> FitResult:
     """Trains a network, evaluates it after every epoch on the whole test split, and writes the run's folder.
 
+    With a validation part, that is looked at after every epoch, and the test split at the end, with the best weights.
+
     A run whose folder exists continues where it stopped, and ends with the same weights, bit for bit, as a run that
     never stopped; a finished run is not changed. The folder holds config.json, metrics.jsonl, summary.json, batch.png,
-    curves.png, confusion.png, model.safetensors (and model_ema.safetensors for averaged weights) and checkpoints/.
+    curves.png, confusion.png, checkpoints/, model.safetensors (and model_ema.safetensors for averaged weights, and
+    model_best.safetensors for the best ones on a validation part), and split.csv if parts were drawn.
 
     Args:
         config: the options, or the result of `plan`.
@@ -109,12 +113,13 @@ def _fit(job: Job, quiet: bool, stop: StopRequest) -> FitResult:
     """Trains as `fit`, unless the run is finished."""
     first = jax.process_index() == 0
     terminal = Terminal(quiet or not first)
-    finished = finished_steps(job.run)
+    finished, over = finished_steps(job.run), is_over(job)
     saved = run_folder.checkpoint_steps(job.run)
-    if finished is not None and finished >= job.total_steps:
+    if finished is not None and over:
         broken = ", ".join(broken_results(job))
         if not broken:
-            terminal.say(f"{job.run} is finished: {finished} steps; its results are in {SUMMARY}")
+            early = "" if finished >= job.total_steps else f" of {job.total_steps}, for its patience"
+            terminal.say(f"{job.run} is finished: {finished} steps{early}; its results are in {SUMMARY}")
             if not has_its_metrics(job.run, read_summary(job.run)):
                 terminal.say(f"{METRICS} is missing, or not what was written; no other file has its entries")
             variables = jax.tree.map(jnp.asarray, load_weights(job.eval_model, job.run / FILES["last"]))
@@ -174,8 +179,9 @@ def _first_state(
             terminal.say(line)
         terminal.say(f"going on after step {step} of {job.total_steps}")
         if jax.process_index() == 0:
-            # A run that was killed after its last step repeats the last evaluation.
-            evaluated = min(progress.evaluated, job.total_steps - 1)
+            # A run that was killed after its last step repeats the last evaluations.
+            over = step == progress.evaluated and job.ends_early(step, progress.best_step)
+            evaluated = min(progress.evaluated - over, job.total_steps - 1)
             there = logs.metrics.rewind(step, evaluated, progress.lines)
             if there < progress.lines:
                 terminal.say(f"{METRICS} has lost {progress.lines - there} of the {progress.lines} lines before")
@@ -246,7 +252,8 @@ def passed_over(dataset: Dataset) -> list[str]:
 def evaluate_run(config: TrainConfig, *, quiet: bool = False) -> Evaluation:
     """Evaluates the network of `config.weights`, or of the run in `config.out`, on the whole test split.
 
-    A run gives its averaged weights if it has any, or those that `config.which` names.
+    A run gives its best weights if it has any, else its averaged ones, else the last, or those that `config.which`
+    names.
 
     Raises:
         ValueError: both are None, the weights cannot be read, or an option is wrong, see `plan`.
@@ -264,7 +271,8 @@ def _evaluate_run(config: TrainConfig, source: Path | str, quiet: bool) -> Evalu
     seen = dict(interpolation=job.config.interpolation, crop_rule=job.config.test_crop_rule)
     evaluation = evaluate(job.eval_model, variables, job.dataset, job.batch_size, crop=job.config.test_crop, **seen)
     right, total = int((evaluation.predictions == job.dataset.test.labels).sum()), len(evaluation.predictions)
-    kind = "averaged" if open_weights(source, which=config.which).which == "averaged" else config.which
+    kind = open_weights(source, which=config.which).which
+    kind = kind if kind in ("best", "averaged") else config.which
     score = f"{100 * evaluation.accuracy:.2f} % ({right} of {total} images), loss {evaluation.loss:.4f}"
     weights = f" of the {kind} weights" if kind else ""
     if not quiet and jax.process_index() == 0:

@@ -45,8 +45,8 @@ class TrainConfig:
     """Folder in PATH to choose the best weights on, or none. Left out, val, valid or validation beside a test part."""
     test_share: float | None = None
     """Share of each class that is held out for tests, of images without a test part. Left out, 0.2."""
-    validation_share: float = 0.0
-    """Share of each class of the train part that is held out to choose the best weights on."""
+    validation_share: float | None = None
+    """Share of each class of the train part that is held out to choose the best weights on. Left out, 0."""
     split_seed: int | None = None
     """Seed of the images that are held out. Left out, seed."""
     strict: bool = field(default=False, metadata=RUN)
@@ -69,7 +69,7 @@ class TrainConfig:
     """Weights to start from: a run's folder, hf://OWNER/NAME, or a file of safetensors, PyTorch, .npz, Keras or Flax,
     with our tensor names or those of torchvision, timm and others."""
     which: str | None = None
-    """Weights of a run that is started from or evaluated: averaged or last. Left out, averaged if the run has any."""
+    """Weights of a run that is started from or evaluated: best, averaged or last. Left out, the first that it has."""
     num_classes: int | None = None
     """Number of classes of the data. If the weights have another number, the classifier starts from random values."""
     new_head: bool = False
@@ -196,6 +196,7 @@ class ResolvedConfig(TrainConfig):
     """The options of a run after `with_recipe`, with defaults for options that neither user nor recipe sets."""
 
     recipe: str
+    validation_share: float = 0.0
     test_crop: float = 0.875
     test_crop_rule: str = "torchvision"
     interpolation: str = "bilinear"

@@ -75,8 +75,8 @@ def with_parts(name: str, sources: Sources, draw: Draw) -> Sources:
             raise ValueError(f"{name!r}: no image is left for the {part} part; give another share, or more images")
     named = {part: tuple(whole.names[place] for place in places) for part, places in parts.items() if whole.names}
     made: dict[str, Any] = {part: _part_of(whole, places) for part, places in parts.items()}
-    told = (*sources.notes, _told(shares, draw.seed, parts), *notes)
-    return sources._replace(**made, notes=told, drawn=named)
+    told = dict.fromkeys((*sources.notes, _told(shares, draw.seed, parts), *notes))
+    return sources._replace(**made, notes=tuple(told), drawn=named)
 
 
 def _told(shares: Mapping[str, float], seed: int, parts: Mapping[str, np.ndarray]) -> str:
@@ -111,7 +111,7 @@ def _drawn(
         if lacking:
             shown = ", ".join(map(repr, lacking[:3])) + (", …" if len(lacking) > 3 else "")
             classes_have = "class has" if len(lacking) == 1 else "classes have"
-            notes.append(f"{len(lacking):,} {classes_have} a single image, which stays in train: {shown}")
+            notes.append(f"{len(lacking):,} {classes_have} one train image, which stays: {shown}")
     return {"train": places, **parts}, notes
 
 

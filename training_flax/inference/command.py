@@ -60,7 +60,7 @@ class CommandLine:
     arch: str | None = None
     """Architecture of the weights, if the file does not name it."""
     which: str | None = None
-    """Weights of the run: averaged or last. Left out, averaged if the run has any."""
+    """Weights of a run: best, averaged or last. Left out, the first of these that it has."""
     ema: bool = False
     """Take the averaged weights, as --which averaged; a checkpoint of others gives those that are no average else."""
     ignore_unused: bool = False

@@ -212,7 +212,7 @@ def write_config(run: Path, config: TrainConfig, dataset: Dataset, mark: str, le
         write_split(run, dataset.drawn, names)
 
 
-def drawing(config: TrainConfig, run: Path | str | None) -> Draw:
+def drawing(config: ResolvedConfig, run: Path | str | None) -> Draw:
     """Returns the draw of the images that are held out: as it was in `run`, if that has the same options, or a new one.
 
     Raises ValueError if the run's split.csv is damaged.

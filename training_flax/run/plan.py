@@ -86,6 +86,18 @@ class Job:
         """Returns the (fractional) number of epochs after `step` steps."""
         return step * self.batch_size / len(self.dataset.train.labels)
 
+    def ends_early(self, evaluated: int, best_step: int) -> bool:
+        """Tells if the config's patience has run out.
+
+        Args:
+            evaluated: the step of the last evaluation.
+            best_step: the step of the evaluation with the best accuracy on the validation part.
+        """
+        if self.config.patience is None or not evaluated:
+            return False
+        last, best = (next(e for e in count(1) if self.last_step(e) >= step) for step in (evaluated, best_step))
+        return last - best >= self.config.patience
+
     @property
     def change_until(self) -> int | None:
         """The first step without augmentation; None if augmentation never ends."""

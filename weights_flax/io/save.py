@@ -55,7 +55,7 @@ def save_weights(
             the size already.
         licence: of the weights.
         source: the origin of the weights.
-        run: of weights of a run, their "step", the run's "mark", and "which": "averaged" or "last".
+        run: of weights of a run, their "step", the run's "mark", and "which": "best", "averaged" or "last".
 
     Returns:
         The path.

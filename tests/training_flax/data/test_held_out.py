@@ -94,7 +94,7 @@ def test_the_line_of_the_header_says_shares_seed_and_numbers():
         "split 87.5/12.5, seed 0: 1,750 train, 250 validation",
     )
     assert with_parts("x", sources((1, 1, 10)), Draw()).notes[1:] == (
-        "2 classes have a single image, which stays in train: 'class 0', 'class 1'",
+        "2 classes have one train image, which stays: 'class 0', 'class 1'",
     )
 
 
