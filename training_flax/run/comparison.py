@@ -21,7 +21,7 @@ from training_flax.runtime.signals import RunError
 from weights_flax.formats.run import check_output
 
 LINES = ("-", "--", "-.", ":")  # line styles, for more runs than colours
-AVERAGED = " of averaged weights"
+AVERAGED = "test of averaged weights"
 BEST = "test of best weights"
 # Entries of config.json that are no options: they follow from the data, or change no number.
 NOT_OPTIONS = {*FACTS}
@@ -47,6 +47,11 @@ class Run:
     def watched(self) -> str:
         """The part that is looked at after each epoch: "validation", or else "test"."""
         return "validation" if any(line["split"] == "validation" for line in self.metrics) else "test"
+
+    @property
+    def averaged(self) -> str:
+        """The name of this part's entries of averaged weights."""
+        return AVERAGED.replace("test", self.watched)
 
     def curve(self, split: str, name: str) -> tuple[list[float], list[float]]:
         """Returns epochs and the values of a metric, without lines that have no finite value."""
@@ -97,7 +102,7 @@ def tabulate(runs: Sequence[Run]) -> str:
     best weights on the test part. A dash stands for values that a run does not have yet.
     """
     options = differing_options(runs)
-    averaged = any(run.curve(run.watched + AVERAGED, "accuracy")[1] for run in runs)
+    averaged = any(run.curve(run.averaged, "accuracy")[1] for run in runs)
     parts = [part for part in ("test", "validation") if any(run.watched == part for run in runs)]
     head = ["run", "arch", *map(visible, options), "parameters", "steps"]
     head += [f"{which} {part}" for part in parts for which in ("best", "last")] + ["averaged"] * averaged
@@ -112,7 +117,7 @@ def tabulate(runs: Sequence[Run]) -> str:
         for part in parts:
             accuracies = run.curve(part, "accuracy")[1]
             row += [_percent(sorted(accuracies)[-1:]), _percent(accuracies[-1:])]
-        row += [_percent(run.curve(run.watched + AVERAGED, "accuracy")[1][-1:])] * averaged
+        row += [_percent(run.curve(run.averaged, "accuracy")[1][-1:])] * averaged
         row += [_percent(run.curve(BEST, "accuracy")[1][-1:])] * ("validation" in parts)
         row += [_cell(speed, "{:,.0f}"), _cell(run.summary.get("train_seconds"), "{:,.0f} s")]
         rows.append([visible(cell) for cell in row])
@@ -146,8 +151,9 @@ def draw_comparison(path: Path, runs: Sequence[Run]) -> None:
     for i, run in enumerate(runs):
         line: dict[str, Any] = dict(color=COLOURS[i % len(COLOURS)], ls=LINES[i // len(COLOURS) % len(LINES)])
         losses.plot(*run.curve("train", "loss"), lw=1.2, label=str(i), **line)
-        for weights, style in (("", dict(lw=2, marker="o", ms=4)), (AVERAGED, dict(lw=1, marker="o", ms=5, mfc="w"))):
-            epochs, accuracies = run.curve(run.watched + weights, "accuracy")
+        filled, open_ = dict(lw=2, marker="o", ms=4), dict(lw=1, marker="o", ms=5, mfc="w")
+        for split, style in ((run.watched, filled), (run.averaged, open_)):
+            epochs, accuracies = run.curve(split, "accuracy")
             errors.plot(epochs, [100 * (1 - accuracy) for accuracy in accuracies], **style, **line)
     parts = " or ".join(dict.fromkeys(run.watched for run in runs))
     label_axes(losses, errors, "train loss (nats)", f"{parts or 'test'} error (%)")
