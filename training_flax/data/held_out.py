@@ -100,12 +100,15 @@ def _drawn(
     for part, share in shares.items():
         taken: list[int] = []
         lacking: list[str] = []
-        for label, name in enumerate(classes):
-            own = places[source.labels[places] == label].tolist()
+        labels = source.labels[places]
+        groups = np.split(
+            places[np.argsort(labels, kind="stable")], np.bincount(labels, minlength=len(classes)).cumsum()
+        )
+        for name, own in zip(classes, groups, strict=False):  # behind the classes stands an empty group
             count = held_out_of(len(own), share)
-            if own and not count:
+            if len(own) and not count:
                 lacking.append(name)
-            taken += sorted(own, key=lambda place: _rank(part, seed, names[place]))[:count]
+            taken += sorted(own.tolist(), key=lambda place: _rank(part, seed, names[place]))[:count]
         parts[part] = np.array(sorted(taken), int)
         places = np.setdiff1d(places, parts[part])
         if lacking:
