@@ -11,10 +11,12 @@ from training_flax.data.dataset import Dataset, Split
 from training_flax.data.held_out import Draw
 from training_flax.data.loader import batch_indices
 from training_flax.data.open import open_dataset
-from training_flax.fit import FitResult, evaluate_run, fit
+from training_flax.evaluate import evaluate_run
+from training_flax.fit import FitResult, fit
 from training_flax.inference.predict import Predictions, predict
 from training_flax.learn.evaluation import Evaluation, evaluate
 from training_flax.learn.optimizers import learning_rate, make_optimizer
+from training_flax.learn.per_class import ClassScores, Confusion, class_scores, commonest_confusion, worst_class
 from training_flax.learn.state import EvalResult, LossScale, TrainMetrics, TrainState, init_state, start_state
 from training_flax.learn.steps import make_eval_step, make_train_step, normalise
 from training_flax.run.checkpoints import restore
@@ -29,6 +31,8 @@ __all__ = [
     "ARCHS",
     "FAMILIES",
     "RECIPES",
+    "ClassScores",
+    "Confusion",
     "Dataset",
     "Draw",
     "EvalResult",
@@ -49,6 +53,8 @@ __all__ = [
     "augment_images",
     "batch_indices",
     "build_model",
+    "class_scores",
+    "commonest_confusion",
     "compiler_options",
     "evaluate",
     "evaluate_run",
@@ -75,6 +81,7 @@ __all__ = [
     "stop_on_signals",
     "trim_memory",
     "with_recipe",
+    "worst_class",
 ]
 
 __getattr__ = renamed(__name__, {"Part": Split, "make_optimiser": make_optimizer})

@@ -12,11 +12,13 @@ from flax import linen as nn
 
 from common_flax.backend import usual_settings
 from common_flax.check_sums import sealed
-from common_flax.terminal import complain, say
+from common_flax.terminal import as_numbers
 from training_flax.config.config import TrainConfig
+from training_flax.config.of_run import options_of_run
 from training_flax.data.dataset import Dataset
 from training_flax.data.loader import Loader, read_ahead
-from training_flax.learn.evaluation import Evaluation, evaluate, on_device
+from training_flax.data.source import MEASURED
+from training_flax.learn.evaluation import on_device
 from training_flax.learn.optimizers import peak_rate
 from training_flax.learn.starting_weights import starting_weights
 from training_flax.learn.state import TrainState
@@ -47,7 +49,6 @@ from training_flax.runtime.random_numbers import drawn_by
 from training_flax.runtime.signals import RunError, StopRequest, interrupt_after_saving
 from training_flax.runtime.terminal import Terminal
 from weights_flax import load_weights
-from weights_flax.formats.open import open_weights
 from weights_flax.formats.run import FILES
 
 NAMED = 10  # files that are passed over
@@ -81,7 +82,7 @@ def fit(config: TrainConfig | Job, *, quiet: bool = False, stop: StopRequest | N
     model_best.safetensors for the best ones on a validation part), and split.csv if parts were drawn.
 
     Args:
-        config: the options, or the result of `plan`.
+        config: the options, or the result of `plan`. A run that exists knows its own: `TrainConfig(out=RUN)` goes on.
         quiet: print nothing.
         stop: a request to stop, which signals can set. Without a handler of the caller's, Ctrl-C sets one too.
 
@@ -95,9 +96,9 @@ def fit(config: TrainConfig | Job, *, quiet: bool = False, stop: StopRequest | N
     """
     stop = stop or StopRequest()
     stop.armed = False
-    options = config.config if isinstance(config, Job) else config
+    options = config.config if isinstance(config, Job) else options_of_run(config)
     with usual_settings(x64=options.dtype == "float64"), interrupt_after_saving(stop):
-        job = config if isinstance(config, Job) else plan(config)
+        job = config if isinstance(config, Job) else plan(options)
         while True:
             try:
                 with run_folder.written_to(job.run), memory_for(job.batch_size), drawn_by(random_numbers(job.run)):
@@ -232,10 +233,18 @@ def introduce(job: Job, terminal: Terminal) -> None:
     terminal.say(f"device  {jax.device_count()} × {device.device_kind}{processes}, JAX {jax.__version__}")
     terminal.say(f"model   {config.arch}, {job.parameters:,} parameters, {config.dtype}")
     terminal.say(f"data    {config.data}, {counts} of {shape}, {len(dataset.class_names)} classes")
-    for note in (*dataset.notes, *passed_over(dataset)):
+    for note in (normalised(job), *dataset.notes, *passed_over(dataset)):
         terminal.say(f"        {note}")
     terminal.say(f"recipe  {config.recipe}: {length}, batch size {job.batch_size}, {rate}, seed {config.seed}")
     terminal.say(f"run     {job.run}")
+
+
+def normalised(job: Job) -> str:
+    """Returns a line that tells mean and std, where they are from, and if the weights to start from name none."""
+    dataset, weights = job.dataset, job.config.weights
+    line = f"mean {as_numbers(dataset.mean)}, std {as_numbers(dataset.std)}, {dataset.moments_from}"
+    silent = weights is not None and dataset.moments_from == MEASURED
+    return f"{line}; the weights {weights} name none (--mean, --std)" if silent else line
 
 
 def passed_over(dataset: Dataset) -> list[str]:
@@ -247,36 +256,3 @@ def passed_over(dataset: Dataset) -> list[str]:
     return [
         f"passed over, being no image{'s' * (len(files) > 1)}: {len(files):,} file{'s' * (len(files) > 1)}: {named}"
     ]
-
-
-def evaluate_run(config: TrainConfig, *, quiet: bool = False) -> Evaluation:
-    """Evaluates the network of `config.weights`, or of the run in `config.out`, on the whole test split.
-
-    A run gives its best weights if it has any, else its averaged ones, else the last, or those that `config.which`
-    names.
-
-    Raises:
-        ValueError: both are None, the weights cannot be read, or an option is wrong, see `plan`.
-    """
-    source = config.weights or config.out
-    if source is None:
-        raise ValueError("evaluation needs weights, or the folder of a run as out; neither is given")
-    with usual_settings(x64=config.dtype == "float64"):
-        return _evaluate_run(config, source, quiet)
-
-
-def _evaluate_run(config: TrainConfig, source: Path | str, quiet: bool) -> Evaluation:
-    job = plan(replace(config, weights=str(source), out=None), split_of=source)
-    variables = starting_weights(job.config, job.eval_model)
-    seen = dict(interpolation=job.config.interpolation, crop_rule=job.config.test_crop_rule)
-    evaluation = evaluate(job.eval_model, variables, job.dataset, job.batch_size, crop=job.config.test_crop, **seen)
-    right, total = int((evaluation.predictions == job.dataset.test.labels).sum()), len(evaluation.predictions)
-    kind = open_weights(source, which=config.which).which
-    kind = kind if kind in ("best", "averaged") else config.which
-    score = f"{100 * evaluation.accuracy:.2f} % ({right} of {total} images), loss {evaluation.loss:.4f}"
-    weights = f" of the {kind} weights" if kind else ""
-    if not quiet and jax.process_index() == 0:
-        for note in (*job.dataset.notes, *passed_over(job.dataset)):
-            complain(note)
-        say(f"test accuracy{weights} {score}")  # the only result: where it cannot be printed, that is an error
-    return evaluation

@@ -1,6 +1,6 @@
 """The types of labelled images: a data set and its splits."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -50,6 +50,9 @@ class Dataset:
         drawn: the names of the images' files in each part, "train", "test" and "validation", if parts were drawn.
         notes: what a user should know of the choice of the splits, a line each.
         passed_over: the paths of files that stand among the images, and are none.
+        test_part: the name of the test split where it comes from: of a folder, or as TFDS spells it.
+        test_paths: the file of each test image; empty if the images are not files of their own.
+        moments_from: the origin of mean and std in words.
     """
 
     name: str
@@ -71,6 +74,9 @@ class Dataset:
     drawn: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     passed_over: tuple[str, ...] = ()
+    test_part: str = "test"
+    test_paths: Sequence[str] = ()
+    moments_from: str = "the data set's own"
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

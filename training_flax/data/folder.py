@@ -80,7 +80,8 @@ def folder(
             notes.append(f"{shared:,} of the {part} images are train images too: {own}")
     names = _texts([place.name for place in folders["train"]])
     test, validation = sources.get("test"), sources.get("validation")
-    return Sources(sources["train"], test, names, tuple(notes), tuple(passed), validation)
+    tested = plain_text(layout.test.name) if layout.test else "test"
+    return Sources(sources["train"], test, names, tuple(notes), tuple(passed), tested, validation)
 
 
 def _equal(values: Sequence[str]) -> tuple[int, int]:

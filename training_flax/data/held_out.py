@@ -142,7 +142,8 @@ def _part_of(source: Source, places: np.ndarray) -> Source:
     names = tuple(source.names[place] for place in picked)
     sizes = None if source.sizes is None else tuple(source.sizes[place] for place in picked)
     total = None if sizes is None else sum(sizes)
-    return part._replace(files=sum_of_files(names), bytes=total, names=names, sizes=sizes)
+    paths = [source.paths[place] for place in picked]
+    return part._replace(files=sum_of_files(names), bytes=total, paths=paths, names=names, sizes=sizes)
 
 
 def _as_kept(

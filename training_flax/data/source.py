@@ -19,6 +19,7 @@ from training_flax.files.image_files import NotAnImage, may_be_image
 MEMORY_LIMIT = 2**30  # bytes of pixels per split
 HEADER_LIMIT = 200_000  # images whose headers are read; this many take 17 seconds
 MOMENTS_LIMIT = 2_000  # streamed images that mean and std are computed from
+MEASURED = "measured on the train images"  # the origin of mean and std
 CHUNK = 256  # images that a thread reads at a time
 
 
@@ -31,7 +32,8 @@ class Source(NamedTuple):
         read: decodes the image at an index: (height, width, channels) uint8, of 1 or 3 channels.
         files: see `sum_of_files`; None if the images come from no files, or from files of this installation.
         bytes: of all files; None as for `files`, or if there are too many to ask for their sizes.
-        names: of the images' files, one for each; empty if images have none of their own.
+        paths: the file of each image; empty if the images are not files of their own.
+        names: of these files within the data set or its part.
         sizes: of these files in bytes; None as for `bytes`.
     """
 
@@ -40,8 +42,9 @@ class Source(NamedTuple):
     read: Callable[[int], np.ndarray]
     files: str | None = None
     bytes: int | None = None
-    names: tuple[str, ...] = ()
-    sizes: tuple[int, ...] | None = None
+    paths: Sequence[str] = ()
+    names: Sequence[str] = ()
+    sizes: Sequence[int] | None = None
 
 
 class Sources(NamedTuple):
@@ -52,6 +55,7 @@ class Sources(NamedTuple):
         class_names: in the order of the labels.
         notes: what a user should know of the choice of the splits, a line each.
         passed_over: the paths of files that stand among the images, and are none.
+        test_part: the name of the test split where it comes from.
         validation: the source of a part for validation; None if there is none.
         drawn: the names of the images of each part, if parts were drawn; empty otherwise.
     """
@@ -61,6 +65,7 @@ class Sources(NamedTuple):
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
     passed_over: tuple[str, ...] = ()
+    test_part: str = "test"
     validation: Source | None = None
     drawn: Mapping[str, tuple[str, ...]] = {}
 
@@ -95,14 +100,14 @@ def of_files(
         return image
 
     known = None if sizes is None else tuple(sizes[file] for file in places)
-    total = None if known is None else sum(known)
     return Source(
         labels,
         lambda index: read_size(places[index], places[index]),
         read,
         sum_of_files(names),
-        total,
-        (*names,),
+        None if known is None else sum(known),
+        places,
+        tuple(names),
         known,
     )
 
@@ -158,7 +163,8 @@ def as_dataset(name: str, sources: Sources, image_size: int | None, default_imag
     about |= {f"{part}_files": source.files for part, source in there.items()}
     about |= {f"{part}_bytes": source.bytes for part, source in there.items()}
     about |= {f"{part}_labels": _sum_of_labels(source) for part, source in there.items()}
-    about |= {"notes": sources.notes, "passed_over": sources.passed_over}
+    about |= {"notes": sources.notes, "passed_over": sources.passed_over, "test_paths": there["test"].paths}
+    about |= {"test_part": sources.test_part, "moments_from": MEASURED}
     return Dataset(name, splits["train"], splits["test"], sources.class_names, mean, std, **about)
 
 

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain, count
@@ -19,7 +19,8 @@ from common_flax.errors import one_line
 from common_flax.files import UNFINISHED, make_folder, remove_unfinished, user_path, whole_file
 from common_flax.json_input import read_object
 from common_flax.terminal import complain
-from training_flax.config.config import BEFORE, ResolvedConfig, TrainConfig
+from training_flax.config.config import ResolvedConfig, TrainConfig
+from training_flax.config.of_run import ENDS, Difference, another_run, kind_of, places
 from training_flax.config.run_config import FILE, is_run, numbers_options, plain, read_config
 from training_flax.data.dataset import Dataset
 from training_flax.data.held_out import Draw, read_split, write_split
@@ -29,11 +30,11 @@ from training_flax.runtime.signals import RunError
 from weights_flax.formats.orbax import read_orbax
 from weights_flax.formats.run import newest_checkpoint
 
-LENGTH = ("epochs", "steps", "patience")
 LOCK = ".lock"
 # Options that are addresses, and the entries that tell the content apart, beside the names of files.
 CONTENT = {"data": ("train_bytes", "test_bytes", "validation_bytes"), "weights": ("weights_sum",)}
 LABELS = ("train_labels", "test_labels", "validation_labels")
+TRAIN_FACTS = ("train_examples", "train_files", "train_bytes", "train_labels", "normalisation")
 # A broken image may be mended; and marks that are older than the sums of labels must stay what they are.
 UNMARKED = ("versions", *chain(*CONTENT.values()), *LABELS)
 
@@ -56,8 +57,7 @@ def run_path(config: TrainConfig, dataset: Dataset, *, extend: bool = False) -> 
     if config.out is None and jax.process_count() > 1:
         raise ValueError(f"out must be given to {jax.process_count()} processes: each would name another folder")
     if config.out is None:
-        data = config.data.partition(":")[0]
-        stem = f"runs/{config.arch}-{data}-{time.strftime('%Y%m%d-%H%M%S')}"
+        stem = f"runs/{config.arch}-{kind_of(str(config.data))}-{time.strftime('%Y%m%d-%H%M%S')}"
         names = chain([stem], (f"{stem}-{i}" for i in count(2)))  # a clock may stand still, or go back
         return next(Path(name) for name in names if not Path(name).exists())
     out = Path(config.out)
@@ -80,24 +80,7 @@ def _check_folder(out: Path, wanted: dict[str, Any], extend: bool) -> None:
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise ValueError(f"out {str(out)!r} cannot be made: {str(parent)!r} is no folder that may be written to")
     if out.is_dir() and any(path.name != LOCK and not path.name.endswith(UNFINISHED) for path in out.iterdir()):
-        _check_same_run(out, wanted, extend)
-
-
-def as_begun(resolved: ResolvedConfig, given: TrainConfig) -> ResolvedConfig:
-    """Returns the options with those of `BEFORE` as an existing run has them, unless the user gave them.
-
-    Args:
-        resolved: the resolved options.
-        given: the options that the user gave.
-    """
-    if given.out is None or not is_run(Path(given.out)):
-        return resolved
-    try:
-        stored = read_config(Path(given.out))
-    except ValueError:  # `run_path` says so
-        return resolved
-    kept = {name: stored[name] for name in BEFORE if getattr(given, name) is None}
-    return replace(resolved, **kept)
+        check_same_run(out, wanted, ignored=ENDS if extend else ())
 
 
 def checkpoint_steps(run: Path) -> list[int]:
@@ -107,8 +90,8 @@ def checkpoint_steps(run: Path) -> list[int]:
     return sorted(int(name) for name in names if re.fullmatch("[0-9]+", name))
 
 
-def _check_same_run(out: Path, wanted: dict[str, Any], extend: bool) -> None:
-    """Raises ValueError unless the run in `out` has the options `wanted`."""
+def check_same_run(out: Path, wanted: dict[str, Any], *, ignored: Collection[str] = (), hint: str = "") -> None:
+    """Raises ValueError, whose line `hint` ends, unless the run in `out` has the options `wanted`, but for some."""
     if not (out / FILE).is_file():
         raise ValueError(f"out {str(out)!r} is not empty, and holds no run to go on with; name a new folder")
     try:
@@ -117,21 +100,13 @@ def _check_same_run(out: Path, wanted: dict[str, Any], extend: bool) -> None:
         raise ValueError(f"out {str(out)!r} has a damaged config.json; name a new folder: {error}") from None
     there, now = _flat(stored), _flat(plain(wanted))
     unknown = {"train_files", "test_files", *LABELS, *chain(*CONTENT.values())} - there.keys()  # runs of older versions
-    ignored = {"versions", *(LENGTH if extend else ()), *_addresses(there, now)} | unknown
-    differing = [
-        f"{name} ({there.get(name)!r} there, {now.get(name)!r} now)"
-        for name in dict.fromkeys((*now, *(name for name in there if name.startswith("validation_"))))
-        if name not in ignored and there.get(name) != now.get(name)
-    ]
-    if differing:
-        longer = not extend and all(item.split(" ")[0] in LENGTH for item in differing)
-        hint = "; --extend makes a run longer" if longer else ""
-        raise ValueError(f"out {str(out)!r} holds another run, which differs in {', '.join(differing)}{hint}")
-    if extend:
-        for name in LENGTH:
-            before, now = stored.get(name), wanted[name]
-            if before and now and now < before:
-                raise ValueError(f"extend makes a run longer; {name} was {before}; given {now}")
+    ignored = {"versions", *ignored, *_addresses(there, now)} | unknown
+    validation = [name for name in there if name.startswith("validation_")]  # which the data may have no more
+    names = [name for name in dict.fromkeys((*now, *validation)) if name not in ignored]
+    if differing := [
+        Difference(name, there.get(name), now.get(name)) for name in names if there.get(name) != now.get(name)
+    ]:
+        raise ValueError(another_run(out, differing, hint))
 
 
 def _addresses(there: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
@@ -140,7 +115,7 @@ def _addresses(there: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str
         before, given = there.get(option), now[option]
         if before == given:
             yield from content  # a broken image may have been mended; weights are read once
-        elif before is None or given is None or (option == "data" and _kind(before) != _kind(given)):
+        elif before is None or given is None or (option == "data" and kind_of(before) != kind_of(given)):
             continue
         elif option == "weights" and _place(before) == _place(given):
             yield from (option, *content)
@@ -151,10 +126,6 @@ def _addresses(there: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str
 
 def _place(source: str) -> str:
     return os.path.realpath(user_path(source))
-
-
-def _kind(data: str) -> str:
-    return data.partition(":")[0]
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,7 +143,7 @@ def mark_of(run: Path, config: TrainConfig, dataset: Dataset) -> str:
     """
     if is_run(run) and (stored := read_config(run).get("mark")):
         return str(stored)
-    values = {k: value for k, value in numbers_options(config, dataset).items() if k not in (*LENGTH, *UNMARKED)}
+    values = {k: value for k, value in numbers_options(config, dataset).items() if k not in (*ENDS, *UNMARKED)}
     return hashlib.sha256(json.dumps(plain(values), sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -196,7 +167,7 @@ def random_numbers(run: Path) -> RandomNumbers:
 
 
 def write_config(run: Path, config: TrainConfig, dataset: Dataset, mark: str, lengths: Sequence[int] = ()) -> None:
-    """Writes config.json: the values of `numbers_options`, the run's mark, lengths, random numbers, and a check sum.
+    """Writes config.json: the values of `numbers_options`, mark, lengths, random numbers, places, and a check sum.
 
     Images that were drawn for the parts are listed in split.csv.
     """
@@ -204,6 +175,7 @@ def write_config(run: Path, config: TrainConfig, dataset: Dataset, mark: str, le
         raise ValueError(f"out {str(run)!r} holds another run, which has begun meanwhile; name a new folder")
     values = plain(numbers_options(config, dataset))
     about = {"mark": mark, "lengths": list(lengths), "random": random_numbers(run)._asdict()}
+    about |= {"machine": places(config)}
     write_json(run / FILE, {**values, **about})
     if dataset.drawn:
         labels = {"train": dataset.train.labels, "test": dataset.test.labels}
@@ -212,13 +184,14 @@ def write_config(run: Path, config: TrainConfig, dataset: Dataset, mark: str, le
         write_split(run, dataset.drawn, names)
 
 
-def drawing(config: ResolvedConfig, run: Path | str | None) -> Draw:
-    """Returns the draw of the images that are held out: as it was in `run`, if that has the same options, or a new one.
+def drawing(config: ResolvedConfig) -> Draw:
+    """Returns the draw of the images that are held out: as it was in the run in `config.out`, or a new one.
 
     Raises ValueError if the run's split.csv is damaged.
     """
     seed = config.seed if config.split_seed is None else config.split_seed
     draw = Draw(config.test_share, config.validation_share, seed)
+    run = config.out
     if run is None or not is_run(run):
         return draw
     try:
@@ -228,8 +201,6 @@ def drawing(config: ResolvedConfig, run: Path | str | None) -> Draw:
     begun = stored["seed"] if stored["split_seed"] is None else stored["split_seed"]
     if (stored["test_share"], stored["validation_share"], begun) != (draw.test_share, draw.validation_share, seed):
         return draw
-    if config.out is None and os.path.realpath(stored.get("data", "")) != os.path.realpath(config.data):
-        return draw  # an evaluation on other data
     sums = {part: stored.get(f"{part}_files") for part in ("train", "test", "validation")}
     return replace(draw, kept=read_split(Path(run), sums))
 

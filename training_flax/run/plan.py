@@ -16,15 +16,24 @@ from layers_flax import variables_by_shape
 from resnet_flax import stack_blocks
 from training_flax.augment.registry import Augmentation, parse_augmentations
 from training_flax.config.config import MODEL, ResolvedConfig, TrainConfig, build_network, reaching
+from training_flax.config.of_run import options_of_run
 from training_flax.config.recipes import with_recipe
-from training_flax.config.run_config import check_bounds, numbers_options
+from training_flax.config.run_config import check_bounds, check_model_options, numbers_options, read_run_config
 from training_flax.data.dataset import Dataset, Split, StreamedSplit
 from training_flax.data.open import open_dataset
 from training_flax.learn.freeze import check_patterns
-from training_flax.learn.starting_weights import normalisation, seen_as_before, starting_weights
-from training_flax.run.folder import as_begun, checkpoint_steps, drawing, lengths_of, mark_of, run_path
+from training_flax.learn.starting_weights import moments_from, normalisation, seen_as_before, starting_weights
+from training_flax.run.folder import (
+    TRAIN_FACTS,
+    check_same_run,
+    checkpoint_steps,
+    drawing,
+    lengths_of,
+    mark_of,
+    run_path,
+)
 from training_flax.runtime.devices import Devices
-from weights_flax.io.archs import ARCHS, constructor_options, published_size
+from weights_flax.io.archs import ARCHS, published_size
 
 SHOWN = 36  # images in batch.png
 MOST_STEPS = 10**8  # years of training; memory holds the learning rate of each step, and steps are counted in 32 bits
@@ -132,9 +141,7 @@ class Job:
         return min(max(SHOWN // each, 1) * each, self.batch_size) if self.batch_size % 2 == 0 else self.batch_size
 
 
-def plan(
-    config: TrainConfig, *, extend: bool = False, devices: Devices | None = None, split_of: Path | str | None = None
-) -> Job:
+def plan(config: TrainConfig, *, extend: bool = False, devices: Devices | None = None) -> Job:
     """Makes all checks of a run; writes nothing.
 
     Args:
@@ -142,62 +149,38 @@ def plan(
         extend: allow an existing run to get more epochs or steps.
         devices: the devices, which may be those of another machine if programs are only to be compiled; None makes them
             as the options say.
-        split_of: a run whose images for tests and validation are taken again, where the options would draw them;
-            None takes those of `config.out`.
 
     Raises:
         ValueError: the options do not fit each other, the data, the devices or the network, the weights belong to
             another network, or the folder belongs to another run.
     """
+    asked, config = config, options_of_run(config, extend=extend)
     with_recipe(config)  # checks the options, before any file is read
     config = seen_as_before(config)
-    named = as_begun(with_recipe(config), config)
+    named = with_recipe(config)
     for module, option in (("tensorboardX", "tensorboard"), ("wandb", "wandb")):
         if getattr(config, option):
             library(module, extra=option, purpose=option)
     jax_config: Any = jax.config  # its attributes know of contexts, its values do not
-    if config.dtype == "float64" and not jax_config.jax_enable_x64:
+    if named.dtype == "float64" and not jax_config.jax_enable_x64:
         raise ValueError("dtype 'float64' needs jax.config.update('jax_enable_x64', True)")
-    by_device = config.reduce_dtype != "float32"  # XLA's own sums have the type of a layer
-    devices = devices or Devices(config.parallel, config.batch_norm, config.shard_state, each_device=by_device)
-    size, default_size = named.image_size, published_size(ARCHS[named.arch]())
-    dataset = open_dataset(
-        named.data,
-        data_dir=named.data_dir,
-        train_split=named.train_split,
-        test_split=named.test_split,
-        validation_split=named.validation_split,
-        strict=named.strict,
-        image_size=size,
-        default_image_size=default_size,
-        draw=drawing(named, split_of or named.out),
-    )
+    by_device = named.reduce_dtype != "float32"  # XLA's own sums have the type of a layer
+    devices = devices or Devices(named.parallel, named.batch_norm, named.shard_state, each_device=by_device)
+    dataset = open_images(named)
+    check_test_size(asked.test_image_size, dataset)  # a recipe's, which a run keeps, is for streamed images alone
     if named.patience and dataset.validation is None:
         raise ValueError(
-            f"patience is for data with a validation part, and {config.data} has none; --validation-share 0.1 holds a "
+            f"patience is for data with a validation part, and {named.data} has none; --validation-share 0.1 holds a "
             f"tenth of the train part out; given patience={named.patience}"
         )
-    if config.test_image_size not in (None, dataset.image_shape[0]) and isinstance(dataset.test, Split):
-        shown = "×".join(map(str, dataset.image_shape[:2]))
-        raise ValueError(
-            f"test_image_size is for images that are resized; those of {config.data} all are {shown}; "
-            f"given {config.test_image_size}"
-        )
-    if named.test_image_size and isinstance(dataset.test, StreamedSplit):
-        seen = (named.test_image_size, named.test_image_size, dataset.image_shape[2])
-        dataset = replace(dataset, test=replace(dataset.test, image_shape=seen))
-        if isinstance(dataset.validation, StreamedSplit):
-            dataset = replace(dataset, validation=replace(dataset.validation, image_shape=seen))
     classes = len(dataset.class_names)
     if config.num_classes not in (None, classes):
-        raise ValueError(f"num_classes must be the {classes} of {config.data}; given {config.num_classes}")
-    if moments := normalisation(config, dataset.image_shape[2]):
-        dataset = replace(dataset, mean=moments[0], std=moments[1])
-    _check_options(config)
+        raise ValueError(f"num_classes must be the {classes} of {named.data}; given {config.num_classes}")
+    check_model_options(named.arch, {name: getattr(config, name) for name in reaching(MODEL)})
     eval_model = build_network(named, classes)
     shapes = variables_by_shape(eval_model, dataset.image_shape)
-    check_patterns(shapes["params"], config.freeze)
-    resolved = as_begun(with_recipe(config, batch_norm=bool(shapes["batch_stats"])), config)
+    check_patterns(shapes["params"], named.freeze)
+    resolved = with_recipe(config, batch_norm=bool(shapes["batch_stats"]))
     check_bounds(numbers_options(resolved, dataset))
     total_steps = _total_steps(resolved, dataset, devices)
     run = run_path(resolved, dataset, extend=extend)
@@ -218,12 +201,69 @@ def plan(
     )
 
 
-def _check_options(config: TrainConfig) -> None:
-    """Raises ValueError for an option that the network does not have."""
-    known = [name for name in reaching(MODEL) if name in constructor_options(config.arch)]
-    for name in reaching(MODEL):
-        if name not in known and (value := getattr(config, name)) is not None:
-            raise ValueError(f"{config.arch} has no option {name}; it has {', '.join(known)}; given {value!r}")
+def open_images(config: ResolvedConfig, default_size: int | None = None) -> Dataset:
+    """Opens the data of a config, with the size of its test images, and the normalisation that it has or its weights.
+
+    Args:
+        config: the resolved options.
+        default_size: the size of images that differ in size; None is that which the network was published for.
+
+    Raises:
+        ValueError: as `open_dataset`.
+    """
+    dataset = open_dataset(
+        config.data,
+        data_dir=config.data_dir,
+        train_split=config.train_split,
+        test_split=config.test_split,
+        validation_split=config.validation_split,
+        strict=config.strict,
+        image_size=config.image_size,
+        default_image_size=default_size or published_size(ARCHS[config.arch]()),
+        draw=drawing(config),
+    )
+    side = config.test_image_size
+    if side is not None and isinstance(dataset.test, StreamedSplit):
+        shape = (side, side, dataset.image_shape[2])
+        dataset = replace(dataset, test=replace(dataset.test, image_shape=shape))
+        if isinstance(dataset.validation, StreamedSplit):
+            dataset = replace(dataset, validation=replace(dataset.validation, image_shape=shape))
+    moments = normalisation(config, dataset.image_shape[2])
+    if moments is None:
+        return dataset
+    return replace(dataset, mean=moments[0], std=moments[1], moments_from=moments_from(config))
+
+
+def check_test_size(side: int | None, dataset: Dataset) -> None:
+    """Raises ValueError if images that are not resized are to have another size in tests."""
+    if side not in (None, dataset.image_shape[0]) and isinstance(dataset.test, Split):
+        shown = "×".join(map(str, dataset.image_shape[:2]))
+        raise ValueError(
+            f"test_image_size is for images that are resized; those of {dataset.name} all are {shown}; given {side}"
+        )
+
+
+def images_of_run(config: TrainConfig, *, hint: str = "") -> tuple[ResolvedConfig, Dataset]:
+    """Opens the data of the run in `config.out`, with the normalisation that its network has seen.
+
+    Args:
+        config: the options that are given; the run's own fill in the rest.
+        hint: the end of the line that tells what differs.
+
+    Returns:
+        The run's options, and its data.
+
+    Raises:
+        ValueError: an option differs from the run's, the test images or the classes are others now, or any images of
+            data that are given; or the data cannot be opened.
+    """
+    out = Path(str(config.out))
+    stored = read_run_config(out)
+    resolved = with_recipe(options_of_run(config, hint=hint))
+    dataset = open_images(resolved)
+    ignored = TRAIN_FACTS if config.data is None else ()
+    check_same_run(out, numbers_options(resolved, dataset), ignored=ignored, hint=hint)
+    return resolved, replace(dataset, mean=stored.mean, std=stored.std, moments_from="as the run began")
 
 
 def _total_steps(config: ResolvedConfig, dataset: Dataset, devices: Devices) -> int:

@@ -36,6 +36,29 @@ class Normalisation(msgspec.Struct, forbid_unknown_fields=True):
     std: Moments
 
 
+class Data(msgspec.Struct):
+    """The options that open a run's data: entries of config.json, and of "data" in cards."""
+
+    data: Text | None = None
+    train_split: Text | None = None
+    test_split: Text | None = None
+    validation_split: Text | None = None
+    test_share: float | None = None
+    validation_share: float | None = None
+    split_seed: int | None = None
+    image_size: Side | None = None
+    test_image_size: Side | None = None
+
+
+DATA: tuple[str, ...] = Data.__struct_fields__
+
+
+def data_of(options: Any) -> dict[str, Any]:
+    """Returns the entry "data" of a card: those options of `Data` that have a value in `options`."""
+    values = {name: getattr(options, name) for name in DATA}
+    return {name: value for name, value in values.items() if value is not None and (value or name == "split_seed")}
+
+
 class Stored(msgspec.Struct):
     """The entries of config.json that describe the network and its images."""
 
@@ -187,7 +210,7 @@ def run_in(folder: Path) -> Run | None:
         config = read_object(path)
         if "arch" not in config and not (folder / "checkpoints").is_dir():
             return None  # config.json of a folder from the hub
-        stored = typed(config, Stored)
+        stored, data = typed(config, Stored), typed(config, Data)
         unsealed(config)
     except OSError as error:
         raise ValueError(f"{str(path)!r} cannot be read: {error.strerror or error}") from None
@@ -199,6 +222,9 @@ def run_in(folder: Path) -> Run | None:
     card |= {name: config[name] for name in ABOUT if config.get(name) is not None}
     names = {"crop": "test_crop", "crop_rule": "test_crop_rule", "interpolation": "interpolation"}
     seen = {"crop_rule": "centred"} | {name: config[option] for name, option in names.items() if option in config}
+    card["data"] = data_of(data)
+    if (folder / "split.csv").is_file():  # parts were drawn, by the seed of the run if it has no other
+        card["data"]["split_seed"] = config.get("seed") if data.split_seed is None else data.split_seed
     card["preprocessing"] = seen  # older runs have no rule: theirs was the centred one
     return Run(folder, bool(stored.ema), bool(stored.validation_examples), stored.mark, card)
 
