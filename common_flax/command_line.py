@@ -8,7 +8,7 @@ from typing import NoReturn, TypeVar
 
 import tyro
 
-from common_flax.errors import out_of_memory
+from common_flax.errors import InLines, out_of_memory
 from common_flax.signals import imported, leave, open_standard_streams
 from common_flax.terminal import complain, written_out
 
@@ -81,7 +81,7 @@ def run_command(name: str, command: Callable[[], object], *errors: type[Exceptio
     Args:
         name: the first word of the line that reports an error.
         command: does all the work, reading of the options included.
-        errors: the errors that become one line on stderr, besides ValueError.
+        errors: the errors that become one line on stderr, besides ValueError; `InLines` become a few.
     """
     reported: tuple[type[Exception], ...] = (ValueError, *errors)
     try:
@@ -89,7 +89,10 @@ def run_command(name: str, command: Callable[[], object], *errors: type[Exceptio
     except BrokenPipeError:  # the reader of the output, such as head, has seen enough
         return 0
     except reported as error:
-        complain(f"{name}: error: {error}")
+        text = error.first if isinstance(error, InLines) else error
+        complain(f"{name}: error: {text}")
+        for below in error.rest if isinstance(error, InLines) else ():
+            complain(below)
         return getattr(error, "exit_code", 2)
     except KeyboardInterrupt:
         complain(f"{name}: interrupted")

@@ -8,6 +8,7 @@ from training_flax.augment.registry import augment_images, example_keys, parse_a
 from training_flax.config.config import TrainConfig
 from training_flax.config.recipes import RECIPES, Recipe, with_recipe
 from training_flax.data.dataset import Dataset, Split
+from training_flax.data.held_out import Draw
 from training_flax.data.loader import batch_indices
 from training_flax.data.open import open_dataset
 from training_flax.evaluate import evaluate_run
@@ -33,6 +34,7 @@ __all__ = [
     "ClassScores",
     "Confusion",
     "Dataset",
+    "Draw",
     "EvalResult",
     "Evaluation",
     "FitResult",

@@ -27,6 +27,7 @@ from training_flax.results import (
     SUMMARY,
     broken_results,
     finished_steps,
+    is_over,
     is_whole_picture,
     results_size,
     write_results,
@@ -73,9 +74,12 @@ class FitResult:
 def fit(config: TrainConfig | Job, *, quiet: bool = False, stop: StopRequest | None = None) -> FitResult:
     """Trains a network, evaluates it after every epoch on the whole test split, and writes the run's folder.
 
+    With a validation part, that is looked at after every epoch, and the test split at the end, with the best weights.
+
     A run whose folder exists continues where it stopped, and ends with the same weights, bit for bit, as a run that
     never stopped; a finished run is not changed. The folder holds config.json, metrics.jsonl, summary.json, batch.png,
-    curves.png, confusion.png, model.safetensors (and model_ema.safetensors for averaged weights) and checkpoints/.
+    curves.png, confusion.png, checkpoints/, model.safetensors (and model_ema.safetensors for averaged weights, and
+    model_best.safetensors for the best ones on a validation part), and split.csv if parts were drawn.
 
     Args:
         config: the options, or the result of `plan`. A run that exists knows its own: `TrainConfig(out=RUN)` goes on.
@@ -110,12 +114,13 @@ def _fit(job: Job, quiet: bool, stop: StopRequest) -> FitResult:
     """Trains as `fit`, unless the run is finished."""
     first = jax.process_index() == 0
     terminal = Terminal(quiet or not first)
-    finished = finished_steps(job.run)
+    finished, over = finished_steps(job.run), is_over(job)
     saved = run_folder.checkpoint_steps(job.run)
-    if finished is not None and finished >= job.total_steps:
+    if finished is not None and over:
         broken = ", ".join(broken_results(job))
         if not broken:
-            terminal.say(f"{job.run} is finished: {finished} steps; its results are in {SUMMARY}")
+            early = "" if finished >= job.total_steps else f" of {job.total_steps}, for its patience"
+            terminal.say(f"{job.run} is finished: {finished} steps{early}; its results are in {SUMMARY}")
             if not has_its_metrics(job.run, read_summary(job.run)):
                 terminal.say(f"{METRICS} is missing, or not what was written; no other file has its entries")
             variables = jax.tree.map(jnp.asarray, load_weights(job.eval_model, job.run / FILES["last"]))
@@ -175,8 +180,9 @@ def _first_state(
             terminal.say(line)
         terminal.say(f"going on after step {step} of {job.total_steps}")
         if jax.process_index() == 0:
-            # A run that was killed after its last step repeats the last evaluation.
-            evaluated = min(progress.evaluated, job.total_steps - 1)
+            # A run that was killed after its last step repeats the last evaluations.
+            over = step == progress.evaluated and job.ends_early(step, progress.best_step)
+            evaluated = min(progress.evaluated - over, job.total_steps - 1)
             there = logs.metrics.rewind(step, evaluated, progress.lines)
             if there < progress.lines:
                 terminal.say(f"{METRICS} has lost {progress.lines - there} of the {progress.lines} lines before")
@@ -219,7 +225,8 @@ def introduce(job: Job, terminal: Terminal) -> None:
     """Prints devices, network, data and options of the run."""
     config, dataset, device = job.config, job.dataset, jax.devices()[0]
     shape = "×".join(map(str, dataset.image_shape))
-    counts = f"{len(dataset.train.labels):,} train and {len(dataset.test.labels):,} test images"
+    apart = "" if dataset.validation is None else f", {len(dataset.validation.labels):,} validation"
+    counts = f"{len(dataset.train.labels):,} train{apart} and {len(dataset.test.labels):,} test images"
     length = f"{job.total_steps} steps" if config.steps else f"{config.epochs} epochs, {job.total_steps} steps"
     rate = f"peak learning rate {peak_rate(config):g}"
     processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""

@@ -30,17 +30,24 @@ from training_flax.run.plan import Job
 from training_flax.run.summary import read_summary
 from training_flax.runtime.terminal import Terminal
 from weights_flax import load_weights, read_card, save_weights
-from weights_flax.formats.run import DATA, FILES, SUMMARY
+from weights_flax.formats.run import FILES, SUMMARY, data_of
 
 PICTURES = ("batch.png", "curves.png", "confusion.png")
 PICTURES_SIZE = 1_000_000  # bytes of the pictures and short texts together, an upper estimate
 END_OF_PNG = b"IEND\xaeB`\x82"
 
 
-def origins(job: Job) -> dict[str, dict[str, Any]]:
-    """Returns the files of weights that a finished run has, by name, with what their cards say of their origin."""
-    about = {"mark": job.mark, "step": job.total_steps}
-    return {FILES[which]: about | {"which": which} for which in ("last", *(["averaged"] if job.config.ema else []))}
+def origins(job: Job, step: int, best_step: int) -> dict[str, dict[str, Any]]:
+    """Returns the files of weights that a finished run has, by name, with what their cards say of their origin.
+
+    Args:
+        job: the run.
+        step: the last step.
+        best_step: the one with the best accuracy on the validation part, if there is one.
+    """
+    steps = {"last": step, **({"averaged": step} if job.config.ema else {})}
+    steps |= {} if job.dataset.validation is None else {"best": best_step}
+    return {FILES[which]: {"mark": job.mark, "step": step, "which": which} for which, step in steps.items()}
 
 
 def preprocessing(job: Job) -> dict[str, Any]:
@@ -52,7 +59,7 @@ def preprocessing(job: Job) -> dict[str, Any]:
 
 def results_size(job: Job, state: Any) -> int:
     """Returns an upper estimate of the bytes that the results take on the disk; a state of shapes will do."""
-    weights = len(origins(job)) * checkpoint_size((state.params, state.batch_stats))
+    weights = len(origins(job, 0, 0)) * checkpoint_size((state.params, state.batch_stats))
     return weights + mistakes_size(job.dataset) + PICTURES_SIZE
 
 
@@ -64,6 +71,16 @@ def finished_steps(run: Path) -> int | None:
         return None
 
 
+def is_over(job: Job) -> bool:
+    """Tells if a finished run has taken all its steps, or has ended early by the patience that it has now."""
+    try:
+        summary = read_summary(job.run)
+    except ValueError:
+        return False
+    patience = summary.get("stopped_early")
+    return summary.get("steps", 0) >= job.total_steps or (patience is not None and patience == job.config.patience)
+
+
 def broken_results(job: Job) -> list[str]:
     """Returns the names of the results of a finished run that are missing, damaged, or of another run."""
     broken = [name for name in PICTURES if not is_whole_picture(job.run / name)]
@@ -73,7 +90,7 @@ def broken_results(job: Job) -> list[str]:
         broken += [] if sum_of_predictions(job.run) == expected else [PREDICTIONS]
     if summary.get("mark") not in (None, job.mark):
         broken.append(SUMMARY)
-    for name, origin in origins(job).items():
+    for name, origin in origins(job, summary.get("steps", job.total_steps), summary.get("best_step", 0)).items():
         try:
             load_weights(job.eval_model, job.run / name)
             of_this_run = read_card(job.run / name).get("run") in (origin, *([] if "mark" in summary else [None]))
@@ -98,10 +115,15 @@ def write_results(
     Returns:
         The summary, and the variables after the last step.
     """
-    state, evaluation, progress, images_per_second = result
+    state, evaluation, best, progress, images_per_second = result
     config, dataset = job.config, job.dataset
     variables = unstack_blocks({"params": state.params, "batch_stats": state.batch_stats})
-    average = None if state.ema is None else unstack_blocks(job.devices.gather(state.ema))
+    weights: dict[str, Any] = {"last": variables}
+    if state.ema is not None:
+        weights["averaged"] = unstack_blocks(job.devices.gather(state.ema))
+    if best is not None:
+        weights["best"] = best
+    tested, steps = [*weights][-1], progress.evaluated
     labels, names = dataset.test.labels, dataset.class_names
     summary = {
         "arch": config.arch,
@@ -110,26 +132,33 @@ def write_results(
         "device": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
         "train_examples": len(dataset.train.labels),
         "test_examples": len(labels),
-        "steps": job.total_steps,
+        "steps": steps,
         "skipped_steps": int(jax.device_get(state.skipped)),
         "test_accuracy": evaluation.accuracy,
         "test_loss": evaluation.loss,
+        "tested_weights": tested,
         **scores_in_summary(evaluation, dataset),
         "best_accuracy": progress.best_accuracy,
         "best_step": progress.best_step,
         # A run that only repeats its results takes no steps.
-        "images_per_second": images_per_second or job.total_steps * job.batch_size / max(progress.seconds, 1e-9),
+        "images_per_second": images_per_second or steps * job.batch_size / max(progress.seconds, 1e-9),
         "compile_seconds": compile_seconds,
         "train_seconds": progress.seconds,
         "seconds": seconds,
         "mark": job.mark,
     }
+    if dataset.validation is not None:
+        summary["validation_examples"] = len(dataset.validation.labels)
+        summary["validation_accuracy"] = progress.best_accuracy  # of the best weights
+    if steps < job.total_steps:
+        summary["stopped_early"] = config.patience
     if jax.process_index() == 0:
         about: dict[str, Any] = {"mean": dataset.mean, "std": dataset.std, "class_names": names}
         about |= {"image_shape": dataset.image_shape, "preprocessing": preprocessing(job)}
-        about |= {"data": {name: value for name in DATA if (value := getattr(config, name)) is not None}}
-        for (name, origin), weights in zip(origins(job).items(), (variables, average), strict=False):
-            values: Any = jax.device_get(weights)
+        seed = {"split_seed": config.seed} if dataset.drawn else {}
+        about |= {"data": seed | data_of(config)}
+        for name, origin in origins(job, steps, progress.best_step).items():
+            values: Any = jax.device_get(weights[origin["which"]])
             save_weights(job.eval_model, values, job.run / name, **about, run=origin)
         right = f"{100 * evaluation.accuracy:.2f} % of {len(labels):,} test images right"
         score = f"{right}: {config.arch} on {config.data}"
@@ -139,8 +168,8 @@ def write_results(
         sums = {"metrics_check_sum": sum_of_metrics(job.run), "predictions_check_sum": sum_of_predictions(job.run)}
         summary = sealed(summary | sums)
         run_folder.write_json(job.run / SUMMARY, summary)
-    kind = "last" if state.ema is None else "averaged"
-    terminal.say(score_line(f"{kind} weights after step {job.total_steps}", dataset, evaluation))
+    step = progress.best_step if tested == "best" else steps
+    terminal.say(score_line(f"{tested} weights after step {step}", dataset, evaluation))
     files = f"mistakes in {MISTAKES}, predictions in {PREDICTIONS}"
     terminal.say(f"weights, curves and confusion matrix are in {job.run} after {seconds:.0f} s; {files}")
     for line in lines_about(evaluation, dataset):

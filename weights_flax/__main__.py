@@ -35,7 +35,7 @@ class Inspect:
     file: Annotated[Positional[str], arg(metavar="FILE")]
     """A file of weights, a run's folder, or hf://OWNER/NAME."""
     which: str | None = None
-    """Weights of a run: averaged or last. Left out, averaged if the run has any."""
+    """Weights of a run: best, averaged or last. Left out, the first of these that it has."""
     ema: bool = False
     """Take the averaged weights, as --which averaged; a checkpoint of others gives those that are no average else."""
     tensors: bool = False
@@ -55,7 +55,7 @@ class Convert:
     ignore_unused: bool = False
     """Pass over entries of the file beside the network; they are refused else."""
     which: str | None = None
-    """Weights of a run: averaged or last. Left out, averaged if the run has any."""
+    """Weights of a run: best, averaged or last. Left out, the first of these that it has."""
     ema: bool = False
     """Take the averaged weights, as --which averaged; a checkpoint of others gives those that are no average else."""
 
@@ -77,7 +77,7 @@ class Export:
     run: Path | None = None
     """The folder of a run."""
     which: str | None = None
-    """Weights of a run: averaged or last. Left out, averaged if the run has any."""
+    """Weights of a run: best, averaged or last. Left out, the first of these that it has."""
     ema: bool = False
     """Take the averaged weights, as --which averaged; a checkpoint of others gives those that are no average else."""
     image_size: int | None = None

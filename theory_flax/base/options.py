@@ -24,7 +24,7 @@ class Options:
     run: Path | None = None
     """The folder of a training run of train.py, whose network is measured."""
     which: str | None = None
-    """Weights of the run: averaged or last. Left out, averaged if the run has any."""
+    """Weights of a run: best, averaged or last. Left out, the first of these that it has."""
     quick: bool = False
     """Measure in minutes on a laptop; without this option the claim is measured as thoroughly as in the paper."""
     data: str | None = None

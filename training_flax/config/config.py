@@ -19,7 +19,7 @@ MODEL, RUN = {"reaches": "model"}, {"reaches": "run"}
 OLD_NAMES = {"optimiser": "optimizer", "stem": "stem_type"}
 """Old names of options, and their new names; old names are read everywhere and written nowhere."""
 
-BEFORE = {"ema_warmup": False, "test_crop_rule": "centred"}
+BEFORE = {"ema_warmup": False, "test_crop_rule": "centred", "validation_split": "none"}
 """Values of options in runs that began before there was the option, where they differ from the default of new runs."""
 
 
@@ -34,8 +34,8 @@ class TrainConfig:
     arch: str | None = None
     """Architecture: one of those listed above. A run that exists knows its own."""
     data: str | None = None
-    """Data set: "digits" (scikit-learn's, no download), "folder:PATH", "tfds:NAME[:VERSION]", "tfds:NAME:80%" or
-    "fake:HEIGHTxWIDTHxCHANNELS:CLASSES". Left out, digits in a new run."""
+    """Data set: "digits" (scikit-learn's, no download), "folder:PATH", "csv:FILE", "tfds:NAME[:VERSION]",
+    "tfds:NAME:80%" or "fake:HEIGHTxWIDTHxCHANNELS:CLASSES". Left out, digits in a new run."""
     recipe: str | None = None
     """Recipe with defaults for the other options: one of those listed above. Left out, data and network decide."""
 
@@ -45,6 +45,14 @@ class TrainConfig:
     """Split to train on: of TFDS, as TFDS spells it, such as "train[:80%]"; or a folder in PATH. Left out, train."""
     test_split: str | None = None
     """Split to test on. Left out, test, or else validation, val and the like."""
+    validation_split: str | None = None
+    """Folder in PATH to choose the best weights on, or none. Left out, val, valid or validation beside a test part."""
+    test_share: float | None = None
+    """Share of each class that is held out for tests, of images without a test part. Left out, 0.2."""
+    validation_share: float | None = None
+    """Share of each class of the train part that is held out to choose the best weights on. Left out, 0."""
+    split_seed: int | None = None
+    """Seed of the images that are held out. Left out, seed."""
     strict: bool = field(default=False, metadata=RUN)
     """End with an error if a file among the images of a folder is none; left out, it is passed over and told."""
     image_size: int | None = None
@@ -65,7 +73,7 @@ class TrainConfig:
     """Weights to start from: a run's folder, hf://OWNER/NAME, or a file of safetensors, PyTorch, .npz, Keras or Flax,
     with our tensor names or those of torchvision, timm and others."""
     which: str | None = None
-    """Weights of a run that is started from or evaluated: averaged or last. Left out, averaged if the run has any."""
+    """Weights of a run that is started from or evaluated: best, averaged or last. Left out, the first that it has."""
     num_classes: int | None = None
     """Number of classes of the data. If the weights have another number, the classifier starts from random values."""
     new_head: bool | None = None
@@ -77,6 +85,8 @@ class TrainConfig:
     """Passes over the train split."""
     steps: int | None = None
     """Steps to train for, instead of epochs."""
+    patience: int | None = None
+    """Epochs in a row without a better validation accuracy after which the run ends early."""
     batch_size: int | None = None
     """Images per step, on all devices together."""
     accumulate: int | None = None
@@ -195,6 +205,7 @@ class ResolvedConfig(TrainConfig):
     arch: str = field()  # without `field`, the default of `TrainConfig` would be that of this class too
     data: str = "digits"
     recipe: str = field()
+    validation_share: float = 0.0
     test_crop: float = 0.875
     test_crop_rule: str = "torchvision"
     interpolation: str = "bilinear"

@@ -17,6 +17,7 @@ from weights_flax.io.archs import ARCHS
 
 LONGEST_TEXT = 2**12  # characters of an entry of config.json
 LENGTH = ("epochs", "steps")
+ENDS = (*LENGTH, "patience")  # options that only tell when a run ends
 ADDRESSES = ("data", "weights")  # the same content may be somewhere else, which `run_path` tells
 LONGEST = 180  # characters of an error, so that a line with the command's name has at most 200
 # Fields that an error shows, characters of a value, and of the folder: the first that are short enough are taken.
@@ -57,7 +58,7 @@ def options_of_run(config: TrainConfig, *, extend: bool = False, hint: str = "")
     if extend:
         _check_longer(run, config)
     if differing := list(_differing(stored, given, extend)):
-        longer = not extend and all(each.name in LENGTH for each in differing)
+        longer = not extend and all(each.name in ENDS for each in differing)
         raise ValueError(another_run(out, differing, "; --extend makes a run longer" if longer else hint))
     kept = {name for name in stored if name not in reaching(RUN)}
     # The number of classes matters to weights alone, from which a run may still have to start.
@@ -70,6 +71,8 @@ def options_of_run(config: TrainConfig, *, extend: bool = False, hint: str = "")
 def _check_longer(run: RunConfig, given: TrainConfig) -> None:
     """Raises ValueError unless the length of a run that is extended is given, and no shorter than it was."""
     before, now = (_length(config) for config in (run.options, given))
+    if now is None and given.patience is not None:
+        return
     if now is None:
         raise ValueError(f"extend needs the new length, as epochs or steps; the run has {_named(before)}")
     if before is None or now[1] < 1:  # `check` refuses the latter
@@ -128,7 +131,7 @@ def _differing(stored: Mapping[str, Any], given: Mapping[str, Any], extend: bool
     """Yields the options that are given and differ from the run's."""
     for name, now in given.items():
         there = stored[name]
-        if name in reaching(RUN) or (extend and name in LENGTH):
+        if name in reaching(RUN) or (extend and name in ENDS):
             continue
         if name == "augment":
             now = current_names(now)

@@ -36,9 +36,10 @@ from weights_flax.io.archs import constructor_options
 FILE = CONFIG
 LONGEST = 400  # characters of an error
 NEEDED = ("arch", "recipe", "batch_size", "lr")  # the options without a default
-FILES = ("train_files", "test_files", "train_bytes", "test_bytes", "train_labels", "test_labels")
+FILES = tuple(f"{part}_{what}" for what in ("files", "bytes", "labels") for part in ("train", "test", "validation"))
 MAY_LACK = (
     *FILES,
+    "validation_examples",
     "weights_sum",
     "versions",
     "mark",
@@ -86,6 +87,8 @@ def numbers_options(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     values["class_names"] = dataset.class_names
     values["train_examples"] = len(dataset.train.labels)
     values["test_examples"] = len(dataset.test.labels)
+    if dataset.validation is not None:
+        values["validation_examples"] = len(dataset.validation.labels)
     files = {name: getattr(dataset, name) for name in FILES} | {"weights_sum": _sum_of_weights(config.weights)}
     values |= {name: listed for name, listed in files.items() if listed is not None}
     values["image_shape"] = dataset.image_shape

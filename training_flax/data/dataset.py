@@ -1,14 +1,14 @@
 """The types of labelled images: a data set and its splits."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
 
 class Split(NamedTuple):
-    """The train or test split of a data set, whole in memory."""
+    """A split of a data set, whole in memory."""
 
     images: np.ndarray  # (examples, height, width, channels) uint8
     labels: np.ndarray  # (examples,) int32, from 0 to classes - 1
@@ -16,7 +16,7 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class StreamedSplit:
-    """The train or test split of a data set whose images are decoded on demand.
+    """A split of a data set whose images are decoded on demand.
 
     Attributes:
         labels: (examples,) int32, from 0 to classes - 1.
@@ -32,7 +32,7 @@ class StreamedSplit:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A labelled image data set; both splits are in memory, or both are streamed.
+    """A labelled image data set; all splits are in memory, or all are streamed.
 
     Attributes:
         name: the name for `open_dataset`.
@@ -44,6 +44,10 @@ class Dataset:
         train_files, test_files: hashes of the names of the splits' files; None if there are none.
         train_bytes, test_bytes: the bytes of the splits' files; None if there are none, or too many to ask for.
         train_labels, test_labels: hashes of the splits' labels, in order; None where the images come from no files.
+        validation: a split for choices that the test split must not see, such as of the best weights; None if the test
+            split does that too.
+        validation_files, validation_bytes, validation_labels: as those of the other splits.
+        drawn: the names of the images' files in each part, "train", "test" and "validation", if parts were drawn.
         notes: what a user should know of the choice of the splits, a line each.
         passed_over: the paths of files that stand among the images, and are none.
         test_part: the name of the test split where it comes from: of a folder, or as TFDS spells it.
@@ -63,6 +67,11 @@ class Dataset:
     test_bytes: int | None = None
     train_labels: str | None = None
     test_labels: str | None = None
+    validation: Split | StreamedSplit | None = None
+    validation_files: str | None = None
+    validation_bytes: int | None = None
+    validation_labels: str | None = None
+    drawn: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     passed_over: tuple[str, ...] = ()
     test_part: str = "test"
@@ -73,3 +82,8 @@ class Dataset:
     def image_shape(self) -> tuple[int, int, int]:
         """The shape (height, width, channels) of the images that networks see."""
         return self.train.images.shape[1:] if isinstance(self.train, Split) else self.train.image_shape
+
+    @property
+    def watched(self) -> tuple[str, Split | StreamedSplit]:
+        """The name and the images of the part that is looked at during training: for validation, or else for tests."""
+        return ("test", self.test) if self.validation is None else ("validation", self.validation)

@@ -17,7 +17,6 @@ from common_flax.errors import one_line
 from common_flax.files import user_path
 from common_flax.optional import not_installed
 from training_flax.data.decode import read_image, read_size
-from training_flax.data.records import Features, Records, choose_features, open_records
 from training_flax.data.source import CHUNK, MEMORY_LIMIT, Source, Sources
 from training_flax.data.splits import (
     choose_splits,
@@ -28,6 +27,7 @@ from training_flax.data.splits import (
     sum_of_shards,
     without_slice,
 )
+from training_flax.files.records import Features, Records, choose_features, open_records
 
 
 def data_folder(data_dir: str | Path | None) -> Path:

@@ -22,7 +22,7 @@ from common_flax.files import read_text, whole_file
 from common_flax.terminal import as_numbers, complain, complaining, plain_text, say
 from training_flax.config.config import DTYPES
 from training_flax.config.run_config import is_run, read_run_config
-from training_flax.data.listing import find_images
+from training_flax.files.listing import find_images
 from training_flax.inference.classifier import Classifier, image_channels
 from training_flax.inference.lines import json_lines, row_format, table_rows
 from training_flax.inference.predict import FileBatch, FileStream
@@ -60,7 +60,7 @@ class CommandLine:
     arch: str | None = None
     """Architecture of the weights, if the file does not name it."""
     which: str | None = None
-    """Weights of the run: averaged or last. Left out, averaged if the run has any."""
+    """Weights of a run: best, averaged or last. Left out, the first of these that it has."""
     ema: bool = False
     """Take the averaged weights, as --which averaged; a checkpoint of others gives those that are no average else."""
     ignore_unused: bool = False

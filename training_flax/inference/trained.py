@@ -52,7 +52,7 @@ def network_of_run(run: Path, dtype: str, which: str | None = None) -> Trained:
     Args:
         run: the run's folder.
         dtype: the compute type, one of `DTYPES`; float64 needs JAX's x64.
-        which: "averaged" or "last" weights; None takes averaged ones if the run has any.
+        which: "best", "averaged" or "last" weights; None takes the first of these that the run has.
 
     Raises:
         ValueError: there is no run, it has no such weights, or one of its files is damaged.

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from common_flax.files import save_figure
-from common_flax.palette import BLUE, ORANGE
+from common_flax.palette import BLUE, GREEN, ORANGE
 from common_flax.terminal import as_label
 
 LONGEST_NAME = 20  # characters of a class beside the matrix
@@ -22,7 +22,13 @@ def draw_curves(path: Path, metrics: Sequence[Mapping[str, Any]], title: str) ->
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     figure.suptitle(as_label(title))
     losses, errors = figure.subplots(1, 2)
-    for split, style in (("train", dict(color=BLUE, lw=1.2)), ("test", dict(color=ORANGE, lw=2, marker="o", ms=4))):
+    watched = dict(color=ORANGE, lw=2, marker="o", ms=4)
+    styles: dict[str, dict[str, Any]] = {"train": dict(color=BLUE, lw=1.2)}
+    if any(line["split"] == "validation" for line in metrics):
+        styles |= {"validation": watched, "test of best weights": dict(color=GREEN, ls="", marker="D", ms=7)}
+    else:
+        styles["test"] = watched
+    for split, style in styles.items():
         lines = [line for line in metrics if line["split"] == split]
         for axes, name in ((losses, "loss"), (errors, "accuracy")):
             points = [(line["epoch"], line[name]) for line in lines if line[name] is not None]

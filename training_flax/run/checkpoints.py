@@ -39,7 +39,7 @@ class Progress(NamedTuple):
     """The values of a run besides its `TrainState`; JSON in the checkpoint."""
 
     evaluated: int = 0  # step of the last evaluation
-    best_accuracy: float = -1.0  # on the test split, of the averaged weights if there are any
+    best_accuracy: float = -1.0  # on the part that is looked at, of the averaged weights if there are any
     best_step: int = 0
     seconds: float = 0.0  # training time over all starts, without evaluation
     lines: int = 0  # of metrics.jsonl
@@ -244,7 +244,7 @@ def restore(
 
     Args:
         run: the run's folder, as in `train.py --out`.
-        which: "averaged" or "last" weights; None takes averaged ones if the run has any, as `load_model` does.
+        which: "best", "averaged" or "last" weights; None takes the first of these that the run has, as `load_model`.
         averaged: True stands for which="averaged", False for which="last".
 
     Returns:

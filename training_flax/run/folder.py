@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ from common_flax.errors import one_line
 from common_flax.files import UNFINISHED, make_folder, remove_unfinished, user_path, whole_file
 from common_flax.json_input import read_object
 from common_flax.terminal import complain
-from training_flax.config.config import TrainConfig
-from training_flax.config.of_run import LENGTH, Difference, another_run, kind_of, places
+from training_flax.config.config import ResolvedConfig, TrainConfig
+from training_flax.config.of_run import ENDS, Difference, another_run, kind_of, places
 from training_flax.config.run_config import FILE, is_run, numbers_options, plain, read_config
 from training_flax.data.dataset import Dataset
+from training_flax.data.held_out import Draw, read_split, write_split
 from training_flax.runtime.locks import lock
 from training_flax.runtime.random_numbers import RandomNumbers, by_shape, current
 from training_flax.runtime.signals import RunError
@@ -30,8 +32,8 @@ from weights_flax.formats.run import newest_checkpoint
 
 LOCK = ".lock"
 # Options that are addresses, and the entries that tell the content apart, beside the names of files.
-CONTENT = {"data": ("train_bytes", "test_bytes"), "weights": ("weights_sum",)}
-LABELS = ("train_labels", "test_labels")
+CONTENT = {"data": ("train_bytes", "test_bytes", "validation_bytes"), "weights": ("weights_sum",)}
+LABELS = ("train_labels", "test_labels", "validation_labels")
 TRAIN_FACTS = ("train_examples", "train_files", "train_bytes", "train_labels", "normalisation")
 # A broken image may be mended; and marks that are older than the sums of labels must stay what they are.
 UNMARKED = ("versions", *chain(*CONTENT.values()), *LABELS)
@@ -78,7 +80,7 @@ def _check_folder(out: Path, wanted: dict[str, Any], extend: bool) -> None:
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise ValueError(f"out {str(out)!r} cannot be made: {str(parent)!r} is no folder that may be written to")
     if out.is_dir() and any(path.name != LOCK and not path.name.endswith(UNFINISHED) for path in out.iterdir()):
-        check_same_run(out, wanted, ignored=LENGTH if extend else ())
+        check_same_run(out, wanted, ignored=ENDS if extend else ())
 
 
 def checkpoint_steps(run: Path) -> list[int]:
@@ -99,9 +101,12 @@ def check_same_run(out: Path, wanted: dict[str, Any], *, ignored: Collection[str
     there, now = _flat(stored), _flat(plain(wanted))
     unknown = {"train_files", "test_files", *LABELS, *chain(*CONTENT.values())} - there.keys()  # runs of older versions
     ignored = {"versions", *ignored, *_addresses(there, now)} | unknown
-    names = [name for name in now if name not in ignored and there.get(name) != now.get(name)]
-    if names:
-        raise ValueError(another_run(out, [Difference(name, there.get(name), now[name]) for name in names], hint))
+    validation = [name for name in there if name.startswith("validation_")]  # which the data may have no more
+    names = [name for name in dict.fromkeys((*now, *validation)) if name not in ignored]
+    if differing := [
+        Difference(name, there.get(name), now.get(name)) for name in names if there.get(name) != now.get(name)
+    ]:
+        raise ValueError(another_run(out, differing, hint))
 
 
 def _addresses(there: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
@@ -138,7 +143,7 @@ def mark_of(run: Path, config: TrainConfig, dataset: Dataset) -> str:
     """
     if is_run(run) and (stored := read_config(run).get("mark")):
         return str(stored)
-    values = {k: value for k, value in numbers_options(config, dataset).items() if k not in (*LENGTH, *UNMARKED)}
+    values = {k: value for k, value in numbers_options(config, dataset).items() if k not in (*ENDS, *UNMARKED)}
     return hashlib.sha256(json.dumps(plain(values), sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -162,13 +167,42 @@ def random_numbers(run: Path) -> RandomNumbers:
 
 
 def write_config(run: Path, config: TrainConfig, dataset: Dataset, mark: str, lengths: Sequence[int] = ()) -> None:
-    """Writes config.json: the values of `numbers_options`, mark, lengths, random numbers, places, and a check sum."""
+    """Writes config.json: the values of `numbers_options`, mark, lengths, random numbers, places, and a check sum.
+
+    Images that were drawn for the parts are listed in split.csv.
+    """
     if is_run(run) and read_config(run).get("mark") not in (None, mark):
         raise ValueError(f"out {str(run)!r} holds another run, which has begun meanwhile; name a new folder")
     values = plain(numbers_options(config, dataset))
     about = {"mark": mark, "lengths": list(lengths), "random": random_numbers(run)._asdict()}
     about |= {"machine": places(config)}
     write_json(run / FILE, {**values, **about})
+    if dataset.drawn:
+        labels = {"train": dataset.train.labels, "test": dataset.test.labels}
+        labels |= {} if dataset.validation is None else {"validation": dataset.validation.labels}
+        names = {part: [dataset.class_names[label] for label in labels[part]] for part in dataset.drawn}
+        write_split(run, dataset.drawn, names)
+
+
+def drawing(config: ResolvedConfig) -> Draw:
+    """Returns the draw of the images that are held out: as it was in the run in `config.out`, or a new one.
+
+    Raises ValueError if the run's split.csv is damaged.
+    """
+    seed = config.seed if config.split_seed is None else config.split_seed
+    draw = Draw(config.test_share, config.validation_share, seed)
+    run = config.out
+    if run is None or not is_run(run):
+        return draw
+    try:
+        stored = read_config(run)
+    except ValueError:  # the reader of the run's folder says so
+        return draw
+    begun = stored["seed"] if stored["split_seed"] is None else stored["split_seed"]
+    if (stored["test_share"], stored["validation_share"], begun) != (draw.test_share, draw.validation_share, seed):
+        return draw
+    sums = {part: stored.get(f"{part}_files") for part in ("train", "test", "validation")}
+    return replace(draw, kept=read_split(Path(run), sums))
 
 
 def read_json(path: Path) -> dict[str, Any]:

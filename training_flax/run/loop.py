@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental.multihost_utils import sync_global_devices
 
-from training_flax.data.dataset import Split
+from training_flax.data.dataset import Split, StreamedSplit
 from training_flax.data.loader import Batch, Loader, Reader, UnreadableImage, central_fit, random_fit
 from training_flax.learn.evaluation import Evaluation, evaluate_part, on_device, test_reader, whole_batch
 from training_flax.learn.optimizers import learning_rate
@@ -22,6 +23,7 @@ from training_flax.runtime.lost_processes import ProcessLost, check_processes
 from training_flax.runtime.memory import trim_memory
 from training_flax.runtime.signals import DUE, GO_ON, SAVE, STOP, RunError, StopAsked, Stopped, StopRequest
 from training_flax.runtime.terminal import Terminal, progress_bar
+from weights_flax import load_weights
 
 # Epochs of a second do not each end with a checkpoint: it comes for a fiftieth of the time, or every ten seconds.
 SHARE_OF_CHECKPOINTS = 0.02
@@ -32,7 +34,8 @@ class LoopResult(NamedTuple):
     """The results of a finished loop."""
 
     state: TrainState
-    evaluation: Evaluation  # after the last epoch, of the averaged weights if there are any
+    evaluation: Evaluation  # on the test part: of the best weights, if there are any, else of the averaged or last ones
+    best: Any  # the variables after the step with the best validation accuracy; None without a validation part
     progress: Progress
     images_per_second: float  # of training alone, since this start
 
@@ -54,17 +57,18 @@ class Loop:
         job = self.job
         self.step = int(jax.device_get(self.state.step))
         self.train_split = on_device(job.dataset.train, job.devices)
-        self.test_split = on_device(job.dataset.test, job.devices)
+        self.part, self.split = job.dataset.watched
+        self.watched_split = on_device(self.split, job.devices)
         self.train_reader = train_reader(job)
-        seen = dict(interpolation=job.config.interpolation, rule=job.config.test_crop_rule)
-        self.test_reader = test_reader(job.dataset.test, job.config.test_crop, job.config.workers, **seen)
+        self.readers = [self.train_reader]
+        self.watched_reader = self.reader_of(self.split)
         schedule = learning_rate(job.config, job.total_steps)
         self.learning_rates = np.asarray(jax.vmap(schedule)(np.arange(job.total_steps)))
         self.saved_at = time.monotonic()
         self.seconds, self.steps_taken = 0.0, 0
 
     def run(self) -> LoopResult:
-        """Trains to the end.
+        """Trains to the end, or until the config's patience runs out.
 
         Raises:
             Stopped: a signal stopped the run; the state is saved.
@@ -78,7 +82,10 @@ class Loop:
                 f"the last {skipped} steps were skipped, for numbers that are not finite; "
                 f"the weights before them are in checkpoint {self.step} of {job.run}"
             )
-        first = next((e for e in range(1, job.epochs + 1) if job.last_step(e) > self.progress.evaluated), job.epochs)
+        evaluated = self.progress.evaluated
+        over = self.step == evaluated and job.ends_early(evaluated, self.progress.best_step)
+        begun = (e for e in range(1, job.epochs + 1) if job.last_step(e) > evaluated - over)
+        first = next(begun, job.epochs)  # a run that is over repeats its last evaluation
         self.stop.armed = True  # and stays so: later signals wait for the run's last file
         try:
             with jax.transfer_guard("disallow"):
@@ -86,8 +93,15 @@ class Loop:
                     steps = range(self.step, job.last_step(epoch))
                     due = self.take_steps(epoch, steps)
                     evaluation = self.evaluate(epoch)
-                    if due or epoch == job.epochs:
+                    early = epoch < job.epochs and job.ends_early(self.step, self.progress.best_step)
+                    if due or early or epoch == job.epochs or self.is_best:
                         self.save()
+                    if early:
+                        self.terminal.say(f"no better validation accuracy in {job.config.patience} epochs: the end")
+                        break
+                best = None
+                if job.dataset.validation is not None:
+                    best, evaluation = self.test_of_best()
         except UnreadableImage as error:
             if jax.process_count() > 1:  # all processes must save together, and the others had no error
                 raise
@@ -96,10 +110,21 @@ class Loop:
         except StopAsked as asked:
             self.act(asked.stop_signal)
         finally:
-            for reader in (self.train_reader, self.test_reader):
-                if reader:
-                    reader.close()
-        return LoopResult(self.state, evaluation, self.progress, self.images_per_second)
+            for reader in filter(None, self.readers):
+                reader.close()
+        return LoopResult(self.state, evaluation, best, self.progress, self.images_per_second)
+
+    def reader_of(self, split: Split | StreamedSplit) -> Reader | None:
+        """Makes the reader of images in evaluations; it is closed at the end of the run."""
+        config = self.job.config
+        seen = dict(interpolation=config.interpolation, rule=config.test_crop_rule)
+        self.readers.append(test_reader(split, config.test_crop, config.workers, **seen))
+        return self.readers[-1]
+
+    @property
+    def is_best(self) -> bool:
+        """True after an evaluation on the validation part with the best accuracy; its checkpoint is kept."""
+        return self.job.dataset.validation is not None and self.progress.best_step == self.step
 
     @property
     def images_per_second(self) -> float:
@@ -197,16 +222,13 @@ class Loop:
     def evaluate(self, epoch: int) -> Evaluation:
         """Evaluates the network and its averaged weights; logs, prints and draws the results."""
         job, batch_size = self.job, whole_batch(self.job.batch_size, self.job.devices)
-        networks: dict[str, Any] = {"test": {"params": self.state.params, "batch_stats": self.state.batch_stats}}
+        networks: dict[str, Any] = {self.part: {"params": self.state.params, "batch_stats": self.state.batch_stats}}
         if self.state.ema is not None:
-            networks["test of averaged weights"] = self.state.ema
+            networks[f"{self.part} of averaged weights"] = self.state.ema
         for split, variables in networks.items():
-            step = partial(self.programs.eval_step, job.devices.gather(variables), self.test_split)
-            evaluation = evaluate_part(
-                step, job.dataset.test, batch_size, job.devices, self.test_reader, self.check_stop
-            )
-            line = {"split": split, "step": self.step, "epoch": job.epoch_of(self.step)}
-            self.logs.write(line | {"loss": evaluation.loss, "accuracy": evaluation.accuracy})
+            step = partial(self.programs.eval_step, job.devices.gather(variables), self.watched_split)
+            evaluation = evaluate_part(step, self.split, batch_size, job.devices, self.watched_reader, self.check_stop)
+            self.log(split, evaluation)
         # A run that only repeats its last evaluation has the sums of no epoch.
         repeated = self.progress.evaluated == self.step
         train = "" if repeated else train_means(self.progress, job.last_step(epoch) - job.last_step(epoch - 1))
@@ -215,11 +237,38 @@ class Loop:
             self.progress = self.progress._replace(best_accuracy=evaluation.accuracy, best_step=self.step)
         self.terminal.say(
             f"epoch {epoch}/{job.epochs}  {train}"
-            f"test loss {evaluation.loss:.4f}, accuracy {100 * evaluation.accuracy:.2f} %  "
+            f"{self.part} loss {evaluation.loss:.4f}, accuracy {100 * evaluation.accuracy:.2f} %  "
             f"{self.images_per_second:.0f} images/s"
         )
         self.logs.draw()
         return evaluation
+
+    def test_of_best(self) -> tuple[Any, Evaluation]:
+        """Evaluates the weights with the best validation accuracy on the test part, which is looked at here alone.
+
+        Returns:
+            The variables, and the results. Raises RunError if the checkpoint of these weights cannot be read.
+        """
+        job, test = self.job, self.job.dataset.test
+        self.checkpoints.wait()
+        with jax.transfer_guard("allow"):
+            if jax.process_count() > 1:
+                sync_global_devices("best checkpoint")  # the first process has given it its name
+            try:
+                best = load_weights(job.eval_model, job.run, which="best")
+            except ValueError as error:
+                raise RunError(f"the best weights, after step {self.progress.best_step}, are lost: {error}") from None
+            variables = job.devices.replicate(job.arranged(best))
+        step = partial(self.programs.test_step, variables, on_device(test, job.devices))
+        batch_size = whole_batch(job.batch_size, job.devices)
+        evaluation = evaluate_part(step, test, batch_size, job.devices, self.reader_of(test), self.check_stop)
+        self.log("test of best weights", evaluation, self.progress.best_step)
+        return best, evaluation
+
+    def log(self, split: str, evaluation: Evaluation, trained: int | None = None) -> None:
+        """Writes an evaluation to the logs, of weights after the step `trained`, or else the last one."""
+        line = {"split": split, "step": self.step, "epoch": self.job.epoch_of(trained or self.step)}
+        self.logs.write(line | {"loss": evaluation.loss, "accuracy": evaluation.accuracy})
 
 
 def train_reader(job: Job) -> Reader | None:

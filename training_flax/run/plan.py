@@ -23,7 +23,15 @@ from training_flax.data.dataset import Dataset, Split, StreamedSplit
 from training_flax.data.open import open_dataset
 from training_flax.learn.freeze import check_patterns
 from training_flax.learn.starting_weights import moments_from, normalisation, seen_as_before, starting_weights
-from training_flax.run.folder import TRAIN_FACTS, check_same_run, checkpoint_steps, lengths_of, mark_of, run_path
+from training_flax.run.folder import (
+    TRAIN_FACTS,
+    check_same_run,
+    checkpoint_steps,
+    drawing,
+    lengths_of,
+    mark_of,
+    run_path,
+)
 from training_flax.runtime.devices import Devices
 from weights_flax.io.archs import ARCHS, published_size
 
@@ -87,6 +95,18 @@ class Job:
         """Returns the (fractional) number of epochs after `step` steps."""
         return step * self.batch_size / len(self.dataset.train.labels)
 
+    def ends_early(self, evaluated: int, best_step: int) -> bool:
+        """Tells if the config's patience has run out.
+
+        Args:
+            evaluated: the step of the last evaluation.
+            best_step: the step of the evaluation with the best accuracy on the validation part.
+        """
+        if self.config.patience is None or not evaluated:
+            return False
+        last, best = (next(e for e in count(1) if self.last_step(e) >= step) for step in (evaluated, best_step))
+        return last - best >= self.config.patience
+
     @property
     def change_until(self) -> int | None:
         """The first step without augmentation; None if augmentation never ends."""
@@ -148,6 +168,11 @@ def plan(config: TrainConfig, *, extend: bool = False, devices: Devices | None =
     devices = devices or Devices(named.parallel, named.batch_norm, named.shard_state, each_device=by_device)
     dataset = open_images(named)
     check_test_size(asked.test_image_size, dataset)  # a recipe's, which a run keeps, is for streamed images alone
+    if named.patience and dataset.validation is None:
+        raise ValueError(
+            f"patience is for data with a validation part, and {named.data} has none; --validation-share 0.1 holds a "
+            f"tenth of the train part out; given patience={named.patience}"
+        )
     classes = len(dataset.class_names)
     if config.num_classes not in (None, classes):
         raise ValueError(f"num_classes must be the {classes} of {named.data}; given {config.num_classes}")
@@ -191,13 +216,18 @@ def open_images(config: ResolvedConfig, default_size: int | None = None) -> Data
         data_dir=config.data_dir,
         train_split=config.train_split,
         test_split=config.test_split,
+        validation_split=config.validation_split,
         strict=config.strict,
         image_size=config.image_size,
         default_image_size=default_size or published_size(ARCHS[config.arch]()),
+        draw=drawing(config),
     )
     side = config.test_image_size
     if side is not None and isinstance(dataset.test, StreamedSplit):
-        dataset = replace(dataset, test=replace(dataset.test, image_shape=(side, side, dataset.image_shape[2])))
+        shape = (side, side, dataset.image_shape[2])
+        dataset = replace(dataset, test=replace(dataset.test, image_shape=shape))
+        if isinstance(dataset.validation, StreamedSplit):
+            dataset = replace(dataset, validation=replace(dataset.validation, image_shape=shape))
     dataset, moments = replace(dataset, name=config.data), normalisation(config, dataset.image_shape[2])
     if moments is None:
         return dataset

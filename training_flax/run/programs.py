@@ -30,7 +30,8 @@ class Programs(NamedTuple):
     state: TrainState  # shapes, types and shardings
     init: Callable[[], TrainState]
     train_step: Callable[[TrainState, Any, Batch], tuple[TrainState, tuple[TrainMetrics, jax.Array]]]
-    eval_step: Callable[[Any, Any, Batch], EvalResult]
+    eval_step: Callable[[Any, Any, Batch], EvalResult]  # on the part that is looked at after each epoch
+    test_step: Callable[[Any, Any, Batch], EvalResult]  # on the test part
     show: Callable[[TrainState, Any, Batch], tuple[jax.Array, jax.Array]]  # see `make_loader`; pixels 0 to 255
 
 
@@ -48,15 +49,18 @@ def compile_programs(job: Job) -> Programs:
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     train_split = _shapes(dataset.train, 1)[0]
     shown = _shapes(dataset.train, job.shown // jax.process_count())[1]
-    test_split, test_batch = _shapes(dataset.test, whole_batch(job.batch_size, devices) // jax.process_count())
+    rows = whole_batch(job.batch_size, devices) // jax.process_count()
+    watched, tested = (_shapes(split, rows) for split in (dataset.watched[1], dataset.test))
     eval_step = make_indexed_eval_step(job.eval_model, dataset, job.image_dtype)
 
     def lowered() -> Iterator[jax.stages.Lowered]:
         """Traces the programs, those that take longest to compile first."""
         yield lower_train_step(job)
-        yield devices.map_rows(eval_step, (variables, test_split, test_batch))
+        yield devices.map_rows(eval_step, (variables, *watched))
         yield devices.map_rows(lambda state, *rest: load(state.key, *rest), (state, train_split, shown))
         yield jax.jit(make_start(job), out_shardings=sharding, donate_argnums=0).lower(variables, key=key)
+        if tested != watched:
+            yield devices.map_rows(eval_step, (variables, *tested))
 
     def draw() -> Any:
         image = jax.ShapeDtypeStruct((1, *dataset.image_shape), job.image_dtype)
@@ -65,12 +69,13 @@ def compile_programs(job: Job) -> Programs:
     params_key, run_key = run_keys(key)
     compiling = compile_together(lowered(), compiler_options(remat=getattr(job.model, "remat", False)))
     drawn = [] if checkpoint_steps(job.run) else [draw()]
-    train_program, eval_program, show_program, start = [program.result() for program in compiling]
+    train_program, eval_program, show_program, start, *others = [program.result() for program in compiling]
 
     def init() -> TrainState:
         return start(devices.replicate(drawn.pop() if drawn else draw()), key=run_key)
 
-    return Programs(state, init, train_program, eval_program, show_program)
+    test_program = others[0] if others else eval_program
+    return Programs(state, init, train_program, eval_program, test_program, show_program)
 
 
 def lower_train_step(job: Job) -> jax.stages.Lowered:

@@ -48,7 +48,7 @@ class LoadedModel(Loaded):
         model: the network.
         variables: {"params", "batch_stats"}, leaves NumPy arrays.
         card: the file's description of the network, see `save_weights`; empty if the file has none. Of weights of a run
-            its "run" tells "which" they are, "averaged" or "last", their "step", and the run's "mark".
+            its "run" tells "which" they are, "best", "averaged" or "last", their "step", and the run's "mark".
         notes: lines on what was chosen where the file leaves a choice: of several networks in it, of left-over entries,
             and of networks of others that have the same names and shapes. They are logged as warnings too.
     """
@@ -78,8 +78,8 @@ def load_weights(
             akamaster's CIFAR ResNets, of Keras applications, of Flax's ImageNet example, or our own, behind any prefix.
         new_head: draw a new classifier, as `model.init` does, and ignore the file's, if any, whatever its name.
         seed: of the new classifier.
-        which: "averaged" or "last" weights of a run or of a checkpoint with both; None takes averaged ones if a run has
-            any, and those that are no average from a checkpoint of others.
+        which: "best", "averaged" or "last" weights of a run, or one of the last two of a checkpoint with both; None
+            takes the first that a run has, and those that are no average from a checkpoint of others.
         ema: True is which="averaged", False is which="last".
         ignore_unused: pass over entries beside the network, which are refused else.
 

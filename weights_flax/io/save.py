@@ -56,8 +56,8 @@ def save_weights(
             the size already.
         licence: of the weights.
         source: the origin of the weights.
-        run: of weights of a run, their "step", the run's "mark", and "which": "averaged" or "last".
-        data: the data set of the training, by options of `train.py`: "data", "test_split", "image_size".
+        run: of weights of a run, their "step", the run's "mark", and "which": "best", "averaged" or "last".
+        data: the data set of the training, by options of `train.py`, see `weights_flax.formats.run.DATA`.
 
     Returns:
         The path.

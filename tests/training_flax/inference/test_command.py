@@ -21,7 +21,7 @@ from PIL import Image
 
 from resnet_flax import resnet18
 from training_flax import TrainConfig, evaluate_run, fit, open_dataset, plan, predict
-from training_flax.data.listing import find_images
+from training_flax.files.listing import find_images
 from training_flax.inference.command import main
 from training_flax.runtime.signals import interrupts
 from weights_flax import load_model, save_weights

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from training_flax.data.image_files import image_extensions
+from training_flax.files.image_files import image_extensions
 
 # Folders that storage systems, archives and tools make, and fill with files of their own.
 SYSTEM_FOLDERS = {
