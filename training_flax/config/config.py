@@ -83,7 +83,8 @@ class TrainConfig:
     """Micro-batches per batch: a step adds up their gradients, and BatchNorm sees them one by one."""
 
     augment: tuple[str, ...] | None = None
-    """Changes of train images: affine, pad-crop, flip, random-resized-crop, color, rand-augment (:AMOUNT); or none."""
+    """Changes of train images, in this order: affine, pad-crop, flip, random-resized-crop, color, rand-augment,
+    auto-augment, auto-augment-cifar10, trivial-augment, random-erasing, some with :AMOUNT behind the name; or none."""
     mixup: float | None = None
     """Parameter of mixup's Beta distribution; 0 is no mixup."""
     cutmix: float | None = None
