@@ -10,6 +10,7 @@ from typing import Any
 from common_flax.checks import check_positive, check_rate, one_of
 from training_flax.augment.registry import parse_augmentations
 from training_flax.config.config import DTYPES, TrainConfig
+from training_flax.config.optimizers import OPTIMIZERS
 from training_flax.data.decode import CROP_RULES, INTERPOLATIONS
 from training_flax.data.open import KINDS
 from weights_flax.formats.run import WHICH
@@ -65,7 +66,7 @@ CHECKS: dict[str, Callable[[str, Any], object]] = {
     "test_crop_rule": partial(one_of, allowed=CROP_RULES),
     "interpolation": partial(one_of, allowed=INTERPOLATIONS),
     "loss": partial(one_of, allowed=("softmax", "binary")),
-    "optimizer": partial(one_of, allowed=("sgd", "lamb", "adamw")),
+    "optimizer": partial(one_of, allowed=OPTIMIZERS),
     "lr_scaling": partial(one_of, allowed=("none", "linear")),
     "decay": partial(one_of, allowed=("all", "kernels")),
     "schedule": partial(one_of, allowed=("constant", "step", "cosine", "whole-cosine")),

@@ -98,17 +98,17 @@ class TrainConfig:
     """softmax (cross-entropy over classes) or binary (cross-entropy of each class on its own)."""
 
     optimizer: str | None = None
-    """sgd, lamb or adamw."""
+    """Optimizer of Optax: sgd, adam, adamw, nadamw, lion, rmsprop, lamb, lars, adafactor or one of eleven others."""
     lr: float | None = None
     """Peak learning rate."""
     lr_scaling: str | None = None
     """none, or linear: the peak learning rate is lr · batch_size / 256 (Goyal et al., arXiv:1706.02677)."""
     momentum: float | None = None
-    """Momentum of sgd."""
+    """Momentum of sgd, rmsprop and lars; other optimizers have values of their own."""
     nesterov: bool | None = None
     """Nesterov's form of momentum."""
     weight_decay: float | None = None
-    """Weight decay."""
+    """Weight decay: added to the gradient, or decoupled, as the optimizer has it."""
     decay: str | None = None
     """Parameters that decay: all, or kernels (no biases, no BatchNorm)."""
     schedule: str | None = None

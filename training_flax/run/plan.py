@@ -17,6 +17,7 @@ from resnet_flax import stack_blocks
 from training_flax.augment.registry import Augmentation, parse_augmentations
 from training_flax.config.config import MODEL, ResolvedConfig, TrainConfig, build_network, reaching
 from training_flax.config.of_run import options_of_run
+from training_flax.config.optimizers import OPTIMIZERS, check_momentum
 from training_flax.config.recipes import with_recipe
 from training_flax.config.run_config import check_bounds, check_model_options, numbers_options, read_run_config
 from training_flax.data.dataset import Dataset, Split, StreamedSplit
@@ -64,8 +65,8 @@ class Job:
     def stacked(self) -> bool:
         """True if the state stacks the blocks of a stage, see `arranged`."""
         loops = getattr(self.model, "scan", False) and not getattr(self.model, "drop_path", 0)
-        # Freezing and LAMB need each block's parameters as arrays of their own.
-        return loops and not self.config.freeze and self.config.optimizer != "lamb"
+        # Freezing and optimizers that see an array as a whole need each block's parameters as arrays of their own.
+        return loops and not self.config.freeze and OPTIMIZERS[self.config.optimizer].elementwise
 
     def arranged(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:
         """Converts a network's variables to the layout of the state: stacked if blocks run as a loop.
@@ -138,6 +139,7 @@ def plan(config: TrainConfig, *, extend: bool = False, devices: Devices | None =
     with_recipe(config)  # checks the options, before any file is read
     config = seen_as_before(config)
     named = with_recipe(config)
+    check_momentum(named.optimizer, config.momentum, config.nesterov)
     for module, option in (("tensorboardX", "tensorboard"), ("wandb", "wandb")):
         if getattr(config, option):
             library(module, extra=option, purpose=option)
