@@ -79,6 +79,8 @@ class TrainConfig:
     """Steps to train for, instead of epochs."""
     batch_size: int | None = None
     """Images per step, on all devices together."""
+    sampling: str | None = None
+    """shuffled: each train image once an epoch; balanced: each class equally often."""
     accumulate: int | None = None
     """Micro-batches per batch: a step adds up their gradients, and BatchNorm sees them one by one."""
 
@@ -97,6 +99,10 @@ class TrainConfig:
     loss: str | None = None
     """softmax (cross-entropy over classes) or binary (cross-entropy of each class on its own)."""
 
+    class_weights: tuple[float, ...] | str | None = None
+    """Weights of the classes in the loss: balanced, which makes up for classes with few images; or a number for each
+    class."""
+
     optimizer: str | None = None
     """Optimizer of Optax: sgd, adam, adamw, nadamw, lion, rmsprop, lamb, lars, adafactor or one of eleven others."""
     lr: float | None = None
@@ -107,6 +113,9 @@ class TrainConfig:
     """Momentum of sgd, rmsprop and lars; other optimizers have values of their own."""
     nesterov: bool | None = None
     """Nesterov's form of momentum."""
+    layer_decay: float | None = None
+    """Factor on the learning rate from the head to the last stage, from there to the stage before, down to the stem:
+    for weights that are fine-tuned. 1 is one rate for all."""
     weight_decay: float | None = None
     """Weight decay: added to the gradient, or decoupled, as the optimizer has it."""
     decay: str | None = None
@@ -202,6 +211,7 @@ class ResolvedConfig(TrainConfig):
     new_head: bool = False
     ignore_unused: bool = False
     batch_size: int = field()
+    sampling: str = "shuffled"
     accumulate: int = 1
     augment: tuple[str, ...] = ()
     mixup: float = 0.0
@@ -214,6 +224,7 @@ class ResolvedConfig(TrainConfig):
     lr_scaling: str = "none"
     momentum: float = 0.9
     nesterov: bool = False
+    layer_decay: float = 1.0
     weight_decay: float = 1e-4
     decay: str = "all"
     schedule: str = "step"

@@ -10,6 +10,7 @@ import optax
 from training_flax.config.config import ResolvedConfig, TrainConfig
 from training_flax.config.optimizers import OPTIMIZERS
 from training_flax.config.recipes import with_recipe
+from training_flax.learn.layer_rates import scale_by_part
 
 
 def peak_rate(config: TrainConfig) -> float:
@@ -63,11 +64,14 @@ def make_optimizer(
 
     SGD is PyTorch's: weight decay is added to the gradient, v ← m v + g, and the parameters change by -lr · v, or by
     -lr · (g + m v) in Nesterov's form. LAMB (You et al., arXiv:1904.00962) is timm's: parameters that do not decay get
-    no trust ratio; so do those of LARS (You et al., arXiv:1708.03888). `OPTIMIZERS` tells of the others.
+    no trust ratio; so do those of LARS (You et al., arXiv:1708.03888). `OPTIMIZERS` tells of the others. With a
+    `layer_decay` the rates fall from head to stem, see `factors_of`.
     """
     config, schedule = with_recipe(config), rate or learning_rate(config, total_steps)
     mask = kernels if config.decay == "kernels" else None
     optimizer = _optimizer(config, schedule, mask)
+    if config.layer_decay != 1:
+        optimizer = optax.chain(optimizer, scale_by_part(config, config.layer_decay))
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer) if config.clip_norm else optimizer
 
 

@@ -22,6 +22,7 @@ from training_flax.config.recipes import with_recipe
 from training_flax.config.run_config import check_bounds, check_model_options, numbers_options, read_run_config
 from training_flax.data.dataset import Dataset, Split, StreamedSplit
 from training_flax.data.open import open_dataset
+from training_flax.learn.class_weights import weights_of_classes
 from training_flax.learn.freeze import check_patterns
 from training_flax.learn.starting_weights import moments_from, normalisation, seen_as_before, starting_weights
 from training_flax.run.folder import TRAIN_FACTS, check_same_run, checkpoint_steps, lengths_of, mark_of, run_path
@@ -65,8 +66,9 @@ class Job:
     def stacked(self) -> bool:
         """True if the state stacks the blocks of a stage, see `arranged`."""
         loops = getattr(self.model, "scan", False) and not getattr(self.model, "drop_path", 0)
-        # Freezing and optimizers that see an array as a whole need each block's parameters as arrays of their own.
-        return loops and not self.config.freeze and OPTIMIZERS[self.config.optimizer].elementwise
+        # Freezing, rates by part and optimizers that see an array as a whole need each block's parameters by name.
+        apart = self.config.freeze or self.config.layer_decay != 1
+        return loops and not apart and OPTIMIZERS[self.config.optimizer].elementwise
 
     def arranged(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:
         """Converts a network's variables to the layout of the state: stacked if blocks run as a loop.
@@ -98,6 +100,12 @@ class Job:
     def image_dtype(self) -> Any:
         """The type of the network's input, the normalised images."""
         return jnp.float64 if self.config.dtype == "float64" else jnp.float32
+
+    @property
+    def class_weights(self) -> tuple[float, ...] | None:
+        """The weights of the classes in the loss, see `weights_of_classes`; None if all are the same."""
+        dataset = self.dataset
+        return weights_of_classes(self.config.class_weights, dataset.train.labels, dataset.class_names)
 
     @property
     def augmentations(self) -> tuple[Augmentation, ...]:
@@ -154,6 +162,7 @@ def plan(config: TrainConfig, *, extend: bool = False, devices: Devices | None =
     if config.num_classes not in (None, classes):
         raise ValueError(f"num_classes must be the {classes} of {named.data}; given {config.num_classes}")
     check_model_options(named.arch, {name: getattr(config, name) for name in reaching(MODEL)})
+    weights_of_classes(named.class_weights, dataset.train.labels, dataset.class_names)
     eval_model = build_network(named, classes)
     shapes = variables_by_shape(eval_model, dataset.image_shape)
     check_patterns(shapes["params"], named.freeze)

@@ -80,6 +80,7 @@ def lower_train_step(job: Job) -> jax.stages.Lowered:
         job.model,
         make_optimizer(config, job.total_steps),
         label_smoothing=config.label_smoothing,
+        class_weights=job.class_weights,
         loss=config.loss,
         accumulate=config.accumulate,
         ema=config.ema,
