@@ -189,12 +189,12 @@ def _first_state(
         logs.metrics.rewind(0, 0, 0)
     state = programs.init()
     if job.config.weights is not None:
-        state = _with_weights(job, state)
+        state = with_weights(job, state)
     _draw_first_batch(job, programs, state)
     return state, Progress()
 
 
-def _with_weights(job: Job, state: TrainState) -> TrainState:
+def with_weights(job: Job, state: TrainState) -> TrainState:
     """Replaces the parameters and statistics of `state`, and their averages, by those of `config.weights`."""
     variables, ema = job.devices.replicate(job.arranged(starting_weights(job.config, job.eval_model))), None
     if state.ema is not None:
@@ -235,7 +235,7 @@ def introduce(job: Job, terminal: Terminal) -> None:
     if config.layer_decay != 1:
         terminal.say(f"rates   {layer_rates(config, config.layer_decay)}")
     if job.class_weights is not None:
-        terminal.say(f"weights {_shown_weights(job.class_weights, dataset.class_names)}")
+        terminal.say(f"loss    weights {_shown_weights(job.class_weights, dataset.class_names)}")
     terminal.say(f"run     {job.run}")
 
 
