@@ -26,6 +26,7 @@ from training_flax.learn.starting_weights import starting_weights
 from training_flax.learn.state import TrainState
 from training_flax.plots.grids import draw_batch
 from training_flax.results import (
+    PICTURES,
     SUMMARY,
     broken_results,
     finished_steps,
@@ -146,6 +147,7 @@ def _run(job: Job, terminal: Terminal, stop: StopRequest) -> FitResult:
     terminal.say(f"compiled in {compile_seconds:.1f} s")
 
     state, progress = _first_state(job, programs, checkpoints, logs, terminal)
+    logs.begin()
     try:
         loop = Loop(job, programs, state, progress, checkpoints, logs, terminal, stop)
         with saving_alone(loop):
@@ -159,8 +161,11 @@ def _run(job: Job, terminal: Terminal, stop: StopRequest) -> FitResult:
         raise
     checkpoints.close()
     logs.draw(final=True)
-    logs.close()
-    summary, variables = write_results(job, result, terminal, compile_seconds, time.perf_counter() - start)
+    try:
+        summary, variables = write_results(job, result, terminal, compile_seconds, time.perf_counter() - start)
+        logs.show_results(PICTURES)
+    finally:
+        logs.close()
     for line in passed_over(job.dataset):
         terminal.say(line)
     return FitResult(job.run, summary, job.eval_model, variables)
