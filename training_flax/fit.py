@@ -163,7 +163,7 @@ def _run(job: Job, terminal: Terminal, stop: StopRequest) -> FitResult:
     logs.draw(final=True)
     try:
         summary, variables = write_results(job, result, terminal, compile_seconds, time.perf_counter() - start)
-        logs.show_results(PICTURES)
+        logs.show_results(name for name in PICTURES if name not in ("batch.png", "curves.png"))  # shown by themselves
     finally:
         logs.close()
     for line in passed_over(job.dataset):

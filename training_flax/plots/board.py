@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from time import time as now
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ class Board:
 
     def add(self, entry: Mapping[str, Any], time: float | None = None) -> None:
         """Writes the numbers of an entry; its time is now, or `time` in seconds since 1970."""
-        writer = self._writer(entry["split"])
+        writer, time = self._writer(entry["split"]), now() if time is None else time
         for name, value in entry.items():
             if name not in NOT_SHOWN and value is not None:
                 writer.add_scalar(name, value, entry["step"], time)

@@ -10,7 +10,15 @@ from training_flax.config.config import MODEL, RUN, reaching
 from training_flax.config.recipes import suitable_recipe
 
 STARTING = {"weights", "which", "num_classes", "mean", "std", "train_split", "test_split"}
-MAY_BE_OPEN = {*reaching(MODEL), *reaching(RUN), "image_size", "test_image_size", "epochs", "steps"} | STARTING
+MAY_BE_OPEN = {
+    *reaching(MODEL),
+    *reaching(RUN),
+    "image_size",
+    "test_image_size",
+    "epochs",
+    "steps",
+    "class_weights",
+} | STARTING
 
 
 @pytest.mark.parametrize("name", RECIPES)
