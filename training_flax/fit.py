@@ -26,7 +26,6 @@ from training_flax.learn.starting_weights import starting_weights
 from training_flax.learn.state import TrainState
 from training_flax.plots.grids import draw_batch
 from training_flax.results import (
-    PICTURES,
     SUMMARY,
     broken_results,
     finished_steps,
@@ -163,7 +162,7 @@ def _run(job: Job, terminal: Terminal, stop: StopRequest) -> FitResult:
     logs.draw(final=True)
     try:
         summary, variables = write_results(job, result, terminal, compile_seconds, time.perf_counter() - start)
-        logs.show_results(name for name in PICTURES if name not in ("batch.png", "curves.png"))  # shown by themselves
+        logs.show_results(("confusion.png", "mistakes.png"))
     finally:
         logs.close()
     for line in passed_over(job.dataset):
