@@ -81,7 +81,8 @@ def run(options: CommandLine, stop: StopRequest) -> None:
     if options.eval_only and options.extend:
         raise ValueError("eval_only trains nothing, and extend trains longer; give one of them")
     training = options.training
-    if options.print_config or not options.eval_only:  # an evaluation takes only some of the run's
+    # An evaluation takes only some of the run's; a range test refuses a run.
+    if options.print_config or not (options.eval_only or options.lr_range):
         training = options_of_run(training, extend=options.extend)
     if options.print_config:
         say(*json.dumps(asdict(with_recipe(training)), indent=2, default=str).splitlines())
