@@ -12,7 +12,9 @@ def one_of(what: str, value: object, allowed: Iterable[object]) -> None:
     allowed = list(allowed)
     if value in allowed:
         return
-    near = difflib.get_close_matches(str(value), [str(a) for a in allowed], n=1)
+    names = [str(a) for a in allowed]
+    near = [name for name in names if name.lower() == str(value).lower()]
+    near = near or difflib.get_close_matches(str(value), names, n=1)
     if near:
         hint = f"did you mean {near[0]!r}?"
     else:

@@ -19,6 +19,7 @@ from training_flax.learn.optimizers import learning_rate, make_optimizer
 from training_flax.learn.per_class import ClassScores, Confusion, class_scores, commonest_confusion, worst_class
 from training_flax.learn.state import EvalResult, LossScale, TrainMetrics, TrainState, init_state, start_state
 from training_flax.learn.steps import make_eval_step, make_train_step, normalise
+from training_flax.range_test import RateRange, lr_range
 from training_flax.run.checkpoints import restore
 from training_flax.run.plan import Job, plan
 from training_flax.runtime.compilation import compiler_options, keep_compiled_programs
@@ -41,6 +42,7 @@ __all__ = [
     "Job",
     "LossScale",
     "Predictions",
+    "RateRange",
     "Recipe",
     "RunError",
     "Split",
@@ -65,6 +67,7 @@ __all__ = [
     "keep_compiled_programs",
     "keep_memory",
     "learning_rate",
+    "lr_range",
     "make_eval_step",
     "make_optimizer",
     "make_train_step",

@@ -1,6 +1,7 @@
 """Training runs, from their options to their folders."""
 
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from training_flax.data.dataset import Dataset
 from training_flax.data.loader import Loader, read_ahead
 from training_flax.data.source import MEASURED
 from training_flax.learn.evaluation import on_device
+from training_flax.learn.layer_rates import told as layer_rates
 from training_flax.learn.optimizers import peak_rate
 from training_flax.learn.starting_weights import starting_weights
 from training_flax.learn.state import TrainState
@@ -149,6 +151,7 @@ def _run(job: Job, terminal: Terminal, stop: StopRequest) -> FitResult:
     terminal.say(f"compiled in {compile_seconds:.1f} s")
 
     state, progress = _first_state(job, programs, checkpoints, logs, terminal)
+    logs.begin()
     try:
         loop = Loop(job, programs, state, progress, checkpoints, logs, terminal, stop)
         with saving_alone(loop):
@@ -162,8 +165,11 @@ def _run(job: Job, terminal: Terminal, stop: StopRequest) -> FitResult:
         raise
     checkpoints.close()
     logs.draw(final=True)
-    logs.close()
-    summary, variables = write_results(job, result, terminal, compile_seconds, time.perf_counter() - start)
+    try:
+        summary, variables = write_results(job, result, terminal, compile_seconds, time.perf_counter() - start)
+        logs.show_results(("confusion.png", "mistakes.png"))
+    finally:
+        logs.close()
     for line in passed_over(job.dataset):
         terminal.say(line)
     return FitResult(job.run, summary, job.eval_model, variables)
@@ -193,12 +199,12 @@ def _first_state(
         logs.metrics.rewind(0, 0, 0)
     state = programs.init()
     if job.config.weights is not None:
-        state = _with_weights(job, state)
+        state = with_weights(job, state)
     _draw_first_batch(job, programs, state)
     return state, Progress()
 
 
-def _with_weights(job: Job, state: TrainState) -> TrainState:
+def with_weights(job: Job, state: TrainState) -> TrainState:
     """Replaces the parameters and statistics of `state`, and their averages, by those of `config.weights`."""
     variables, ema = job.devices.replicate(job.arranged(starting_weights(job.config, job.eval_model))), None
     if state.ema is not None:
@@ -211,6 +217,7 @@ def _draw_first_batch(job: Job, programs: Programs, state: TrainState) -> None:
     """Draws batch.png: the first batch, after all augmentation."""
     reader = train_reader(job)
     loader = Loader(job.dataset.train, range(1), job.batch_size, job.config.seed, job.devices, reader)
+    loader.sampling = job.config.sampling
     rows = jax.tree.map(lambda leaf: leaf[: job.shown // jax.process_count()], loader.rows(0))
     (rows,) = read_ahead(job.dataset.train, [rows._replace(stop_signal=rows.epochs)], reader)
     if reader:
@@ -236,6 +243,10 @@ def introduce(job: Job, terminal: Terminal) -> None:
     for note in (normalised(job), *dataset.notes, *passed_over(dataset)):
         terminal.say(f"        {note}")
     terminal.say(f"recipe  {config.recipe}: {length}, batch size {job.batch_size}, {rate}, seed {config.seed}")
+    if config.layer_decay != 1:
+        terminal.say(f"rates   {layer_rates(config, config.layer_decay)}")
+    if job.class_weights is not None:
+        terminal.say(f"loss    weights {_shown_weights(job.class_weights, dataset.class_names)}")
     terminal.say(f"run     {job.run}")
 
 
@@ -245,6 +256,11 @@ def normalised(job: Job) -> str:
     line = f"mean {as_numbers(dataset.mean)}, std {as_numbers(dataset.std)}, {dataset.moments_from}"
     silent = weights is not None and dataset.moments_from == MEASURED
     return f"{line}; the weights {weights} name none (--mean, --std)" if silent else line
+
+
+def _shown_weights(weights: Sequence[float], names: Sequence[str]) -> str:
+    shown = [f"{name} {weight:.3g}" for name, weight in zip(names, weights, strict=True)]
+    return ", ".join(shown[:NAMED]) + (", …" if len(shown) > NAMED else "")
 
 
 def passed_over(dataset: Dataset) -> list[str]:

@@ -21,6 +21,7 @@ from training_flax.config.of_run import options_of_run
 from training_flax.config.recipes import RECIPES, with_recipe
 from training_flax.evaluate import evaluate_run
 from training_flax.fit import fit
+from training_flax.range_test import lr_range
 from training_flax.run.plan import plan
 from training_flax.runtime.compilation import keep_compiled_programs
 from training_flax.runtime.distributed import join_processes
@@ -39,6 +40,8 @@ class CommandLine(TrainConfig):
     """Let an existing run continue for more epochs or steps."""
     eval_only: bool = False
     """Evaluate the run in --out, or --weights, on the whole test split, and train nothing."""
+    lr_range: bool = False
+    """Take 100 steps, or --steps, at rising learning rates, and suggest one; writes lr_range.png and lr_range.json."""
     print_config: bool = False
     """Print all options, with those of the recipe, and train nothing."""
     verbose: bool = False
@@ -78,7 +81,8 @@ def run(options: CommandLine, stop: StopRequest) -> None:
     if options.eval_only and options.extend:
         raise ValueError("eval_only trains nothing, and extend trains longer; give one of them")
     training = options.training
-    if options.print_config or not options.eval_only:  # an evaluation takes only some of the run's
+    # An evaluation takes only some of the run's; a range test refuses a run.
+    if options.print_config or not (options.eval_only or options.lr_range):
         training = options_of_run(training, extend=options.extend)
     if options.print_config:
         say(*json.dumps(asdict(with_recipe(training)), indent=2, default=str).splitlines())
@@ -106,6 +110,10 @@ def _run(options: CommandLine, training: TrainConfig, stop: StopRequest) -> None
     if options.eval_only:
         stop.unarmed = "in the evaluation; there is nothing to save"
         evaluate_run(training)
+        return
+    if options.lr_range:
+        stop.unarmed = "in the range test; there is nothing to save"
+        lr_range(training)
         return
     fit(plan(training, extend=options.extend), stop=stop)
     if stop.stop_signal >= STOP:

@@ -10,7 +10,9 @@ from typing import Any
 from common_flax.checks import check_positive, check_rate, one_of
 from training_flax.augment.registry import parse_augmentations
 from training_flax.config.config import DTYPES, TrainConfig
+from training_flax.config.optimizers import OPTIMIZERS
 from training_flax.data.decode import CROP_RULES, INTERPOLATIONS
+from training_flax.data.loader import SAMPLINGS
 from training_flax.data.open import KINDS
 from weights_flax.formats.run import WHICH
 from weights_flax.io.archs import ARCHS
@@ -48,6 +50,14 @@ _positive = _must_be("positive and finite", lambda number: 0 < number < inf)
 _not_negative = _must_be("at least 0 and finite", lambda number: 0 <= number < inf)
 _share = _must_be("over 0 and at most 1", lambda number: 0 < number <= 1)
 
+
+def check_class_weights(name: str, value: Any) -> None:
+    """Raises ValueError unless the weights are "balanced", or finite and not negative, one of them over 0."""
+    numbers = not isinstance(value, str) and all(0 <= number < inf for number in value) and any(value)
+    if value != "balanced" and not numbers:
+        raise ValueError(f"{name} must be balanced, or finite numbers of at least 0, not all 0; given {value!r}")
+
+
 CHECKS: dict[str, Callable[[str, Any], object]] = {
     "arch": partial(one_of, allowed=ARCHS),
     "data": lambda name, value: one_of("data set", value.partition(":")[0], KINDS),
@@ -57,7 +67,7 @@ CHECKS: dict[str, Callable[[str, Any], object]] = {
     **dict.fromkeys(("mixup", "cutmix", "weight_decay", "warmup_lr", "clip_norm"), _not_negative),
     **dict.fromkeys(("momentum", "label_smoothing", "warmup", "ema", "validation_share"), check_rate),
     "test_share": _must_be("over 0 and under 1", lambda share: 0 < share < 1),
-    **dict.fromkeys(("test_crop", "augment_until"), _share),
+    **dict.fromkeys(("test_crop", "augment_until", "layer_decay"), _share),
     "mean": _must_be("finite", lambda mean: all(-inf < number < inf for number in mean)),
     "std": lambda name, std: [_positive(name, number) for number in std],
     "which": partial(one_of, allowed=WHICH),
@@ -65,8 +75,10 @@ CHECKS: dict[str, Callable[[str, Any], object]] = {
     "decay_at": _must_be("rising shares over 0 and under 1", lambda given: all(map(lt, (0, *given), (*given, 1)))),
     "test_crop_rule": partial(one_of, allowed=CROP_RULES),
     "interpolation": partial(one_of, allowed=INTERPOLATIONS),
+    "sampling": partial(one_of, allowed=SAMPLINGS),
+    "class_weights": check_class_weights,
     "loss": partial(one_of, allowed=("softmax", "binary")),
-    "optimizer": partial(one_of, allowed=("sgd", "lamb", "adamw")),
+    "optimizer": partial(one_of, allowed=OPTIMIZERS),
     "lr_scaling": partial(one_of, allowed=("none", "linear")),
     "decay": partial(one_of, allowed=("all", "kernels")),
     "schedule": partial(one_of, allowed=("constant", "step", "cosine", "whole-cosine")),

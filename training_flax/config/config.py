@@ -89,11 +89,14 @@ class TrainConfig:
     """Epochs in a row without a better validation accuracy after which the run ends early."""
     batch_size: int | None = None
     """Images per step, on all devices together."""
+    sampling: str | None = None
+    """shuffled: each train image once an epoch; balanced: each class equally often."""
     accumulate: int | None = None
     """Micro-batches per batch: a step adds up their gradients, and BatchNorm sees them one by one."""
 
     augment: tuple[str, ...] | None = None
-    """Changes of train images: affine, pad-crop, flip, random-resized-crop, color, rand-augment (:AMOUNT); or none."""
+    """Changes of train images, in this order: affine, pad-crop, flip, random-resized-crop, color, rand-augment,
+    auto-augment, auto-augment-cifar10, trivial-augment, random-erasing, some with :AMOUNT behind the name; or none."""
     mixup: float | None = None
     """Parameter of mixup's Beta distribution; 0 is no mixup."""
     cutmix: float | None = None
@@ -106,18 +109,25 @@ class TrainConfig:
     loss: str | None = None
     """softmax (cross-entropy over classes) or binary (cross-entropy of each class on its own)."""
 
+    class_weights: tuple[float, ...] | str | None = None
+    """Weights of the classes in the loss: balanced, which makes up for classes with few images; or a number for each
+    class."""
+
     optimizer: str | None = None
-    """sgd, lamb or adamw."""
+    """Optimizer of Optax: sgd, adam, adamw, nadamw, lion, rmsprop, lamb, lars, adafactor or one of eleven others."""
     lr: float | None = None
     """Peak learning rate."""
     lr_scaling: str | None = None
     """none, or linear: the peak learning rate is lr · batch_size / 256 (Goyal et al., arXiv:1706.02677)."""
     momentum: float | None = None
-    """Momentum of sgd."""
+    """Momentum of sgd, rmsprop and lars; other optimizers have values of their own."""
     nesterov: bool | None = None
     """Nesterov's form of momentum."""
+    layer_decay: float | None = None
+    """Factor on the learning rate from the head to the last stage, from there to the stage before, down to the stem:
+    for weights that are fine-tuned. 1 is one rate for all."""
     weight_decay: float | None = None
-    """Weight decay."""
+    """Weight decay: added to the gradient, or decoupled, as the optimizer has it."""
     decay: str | None = None
     """Parameters that decay: all, or kernels (no biases, no BatchNorm)."""
     schedule: str | None = None
@@ -212,6 +222,7 @@ class ResolvedConfig(TrainConfig):
     new_head: bool = False
     ignore_unused: bool = False
     batch_size: int = field()
+    sampling: str = "shuffled"
     accumulate: int = 1
     augment: tuple[str, ...] = ()
     mixup: float = 0.0
@@ -224,6 +235,7 @@ class ResolvedConfig(TrainConfig):
     lr_scaling: str = "none"
     momentum: float = 0.9
     nesterov: bool = False
+    layer_decay: float = 1.0
     weight_decay: float = 1e-4
     decay: str = "all"
     schedule: str = "step"

@@ -88,5 +88,6 @@ def _bounded(name: str, hint: Any) -> Any:
         tuple[str, ...]: Annotated[tuple[Text, ...], msgspec.Meta(max_length=MOST_LISTED)],
         tuple[float, ...]: Annotated[tuple[float, ...], msgspec.Meta(max_length=MOST_LISTED)],
     }
+    bounded[tuple[float, ...] | str] = bounded[tuple[float, ...]] | Text
     bounded |= {kind | None: short | None for kind, short in bounded.items()}
     return bounded.get(hint, hint)

@@ -14,6 +14,7 @@ from jax import lax
 from common_flax.renamed import renamed_keyword
 from layers_flax.autodiff.backend import backend
 from training_flax.learn.averages import averaged, averaging_rate
+from training_flax.learn.class_weights import relative_weights
 from training_flax.learn.freeze import check_patterns, frozen_leaves
 from training_flax.learn.state import EvalResult, LossScale, TrainMetrics, TrainState
 
@@ -26,6 +27,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     *,
     label_smoothing: float = 0.0,
+    class_weights: Sequence[float] | None = None,
     loss: str = "softmax",
     accumulate: int = 1,
     ema: float = 0.0,
@@ -46,6 +48,9 @@ def make_train_step(
         optimizer: any of Optax's.
         label_smoothing: share of the target that is spread evenly over all classes (Szegedy et al.,
             arXiv:1512.00567, section 7). The loss in the metrics is without it.
+        class_weights: a weight for each class, or None: the loss is the weighted mean Σ w·loss / Σ w over the whole
+            batch, as by PyTorch's CrossEntropyLoss(weight) for labels, see `relative_weights`. Under the binary loss
+            an image has the weight of its class. The loss in the metrics is without them.
         loss: "softmax", cross-entropy over classes; or "binary", the mean over classes of binary cross-entropies, in
             which a class with a share over 0.2 counts as present (Wightman 2021, section 3).
         accumulate: micro-batches per batch, whose gradients are averaged; must divide the batch size. Micro-batch j has
@@ -64,14 +69,14 @@ def make_train_step(
     # drop the same units on each.
     members_apart = axis_name is not None and getattr(model, "axis_name", None) is None
 
-    def objective(params, batch_stats, images, targets, key, scale):
+    def objective(params, batch_stats, images, targets, key, scale, weights):
         params = jax.tree.map(
             lambda frozen, leaf: lax.stop_gradient(leaf) if frozen else leaf, frozen_leaves(params, freeze), params
         )
         variables = {"params": params, "batch_stats": batch_stats}
         logits, updates = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key})
         plain = _loss(logits, targets, loss)
-        smooth = _loss(logits, optax.smooth_labels(targets, label_smoothing), loss)
+        smooth = _loss(logits, optax.smooth_labels(targets, label_smoothing), loss, weights, targets)
         right = (logits.argmax(-1) == targets.argmax(-1)).mean(dtype=plain.dtype)
         return scale * smooth, (plain, right, updates.get("batch_stats", batch_stats))
 
@@ -79,18 +84,21 @@ def make_train_step(
 
     def gradients(state: TrainState, images: jax.Array, targets: jax.Array, scale: Any):
         """Returns the batch's gradient, loss, accuracy and new statistics."""
+        weights = None if class_weights is None else relative_weights(class_weights, targets, axis_name)
         key = jax.random.fold_in(state.key, state.step)
         if members_apart:
             key = jax.random.fold_in(key, lax.axis_index(axis_name))
         if accumulate == 1:
-            grads, (plain, right, stats) = gradient_of(state.params, state.batch_stats, images, targets, key, scale)
+            grads, (plain, right, stats) = gradient_of(
+                state.params, state.batch_stats, images, targets, key, scale, weights
+            )
             return grads, plain, right, stats
 
         def micro_step(carry, inputs):
             total, stats = carry
             number, images, targets = inputs
             grads, (plain, right, stats) = gradient_of(
-                state.params, stats, images, targets, jax.random.fold_in(key, number), scale
+                state.params, stats, images, targets, jax.random.fold_in(key, number), scale, weights
             )
             return (jax.tree.map(jnp.add, total, grads), stats), (plain, right)
 
@@ -180,10 +188,14 @@ def _all_finite(tree: Any) -> jax.Array:
     return jnp.isfinite(_sum_of_squares(tree, 2.0**-20 / math.sqrt(largest)))
 
 
-def _loss(logits: jax.Array, targets: jax.Array, kind: str) -> jax.Array:
+def _loss(logits: jax.Array, targets: jax.Array, kind: str, weights: Any = None, plain: Any = None) -> jax.Array:
+    """Returns the mean loss of a batch; `weights` are those of classes, and `plain` are targets without smoothing."""
     if kind == "softmax":
-        return optax.softmax_cross_entropy(logits, targets).mean()
-    return optax.sigmoid_binary_cross_entropy(logits, (targets > 0.2).astype(logits.dtype)).mean()
+        if weights is None:
+            return optax.softmax_cross_entropy(logits, targets).mean()
+        return -(weights * targets * jax.nn.log_softmax(logits)).sum(-1).mean()
+    losses = optax.sigmoid_binary_cross_entropy(logits, (targets > 0.2).astype(logits.dtype))
+    return losses.mean() if weights is None else (losses.mean(-1) * (plain @ weights)).mean()
 
 
 def _micro_batches(x: jax.Array, count: int) -> jax.Array:

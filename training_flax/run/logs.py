@@ -1,7 +1,7 @@
 """Logs of a run: metrics.jsonl, curves.png, and optional ones for TensorBoard, wandb and the profiler."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,6 +13,7 @@ from common_flax.errors import one_line
 from common_flax.optional import library
 from training_flax.data.loader import Loader
 from training_flax.learn.state import TrainMetrics
+from training_flax.plots.board import Board
 from training_flax.plots.curves import draw_curves
 from training_flax.run.checkpoints import Progress
 from training_flax.run.metrics import Metrics, read_metrics
@@ -36,18 +37,29 @@ class Logs:
         self._job, self._draw_at = job, 0.0
         self.metrics = Metrics(job.run, job.mark)
         self._here = jax.process_index() == 0
-        self._board: Any = None
+        self._board: Board | None = None
         self._wandb: Any = None
         self._tracing = False
         if job.config.tensorboard and self._here:
-            writer = library("tensorboardX", extra="tensorboard", purpose="tensorboard")
-            self._board = writer.SummaryWriter(str(job.run / "tensorboard"))
+            self._board = Board(job.run / "tensorboard")
         if job.config.wandb and self._here:
             wandb = library("wandb", extra="wandb", purpose="wandb")
             try:
                 self._wandb = wandb.init(project=job.config.wandb, name=job.run.name, dir=job.run)
             except Exception as error:  # wandb's own errors, such as for no account or no network
                 raise RunError(f"wandb cannot start: {one_line(error)}") from error
+
+    def begin(self) -> None:
+        """Shows the entries of a run so far, and its first batch; call it once, when metrics.jsonl is rewound."""
+        if self._board:
+            self._board.begin(read_metrics(self._job.run))
+            self._board.picture("train", self._job.run / "batch.png", 0)
+
+    def show_results(self, names: Iterable[str]) -> None:
+        """Shows pictures of a finished run, by their names in its folder."""
+        for name in names:
+            if self._board:
+                self._board.picture("test", self._job.run / name, self._job.total_steps)
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Writes a line of metrics, with "split" and "step"."""
@@ -57,12 +69,11 @@ class Logs:
             self.metrics.append(line)
         except OSError as error:
             raise RunError(f"metrics could not be written to {self._job.run}: {error}") from error
-        numbers = {k: v for k, v in line.items() if k not in ("split", "step") and v is not None}
-        named = {f"{line['split']}/{name}": value for name, value in numbers.items()}
         if self._board:
-            for name, value in named.items():
-                self._board.add_scalar(name, value, line["step"])
+            self._board.add(line)
         if self._wandb:
+            numbers = {k: v for k, v in line.items() if k not in ("split", "step") and v is not None}
+            named = {f"{line['split']}/{name}": value for name, value in numbers.items()}
             self._wandb.log(named, step=line["step"])
 
     def draw(self, final: bool = False) -> None:

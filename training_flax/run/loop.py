@@ -138,6 +138,7 @@ class Loop:
         pending: tuple[TrainMetrics, jax.Array] | None = None
         loader = Loader(job.dataset.train, steps, job.batch_size, seed, job.devices, self.train_reader)
         loader.stop_signal, loader.check, loader.change_until = self.stop_signal, self.check_stop, job.change_until
+        loader.sampling = job.config.sampling
         loader.idle = lambda: pending is None or pending[1].is_ready()  # type: ignore[attr-defined]
         images = (job.last_step(epoch) - job.last_step(epoch - 1)) * job.batch_size
         with progress_bar(f"epoch {epoch}/{job.epochs}", images, shown=not self.terminal.quiet) as bar:

@@ -17,10 +17,12 @@ from resnet_flax import stack_blocks
 from training_flax.augment.registry import Augmentation, parse_augmentations
 from training_flax.config.config import MODEL, ResolvedConfig, TrainConfig, build_network, reaching
 from training_flax.config.of_run import options_of_run, place_of_data
+from training_flax.config.optimizers import OPTIMIZERS, check_momentum
 from training_flax.config.recipes import with_recipe
 from training_flax.config.run_config import check_bounds, check_model_options, numbers_options, read_run_config
 from training_flax.data.dataset import Dataset, Split, StreamedSplit
 from training_flax.data.open import open_dataset
+from training_flax.learn.class_weights import weights_of_classes
 from training_flax.learn.freeze import check_patterns
 from training_flax.learn.starting_weights import moments_from, normalisation, seen_as_before, starting_weights
 from training_flax.run.folder import (
@@ -72,8 +74,9 @@ class Job:
     def stacked(self) -> bool:
         """True if the state stacks the blocks of a stage, see `arranged`."""
         loops = getattr(self.model, "scan", False) and not getattr(self.model, "drop_path", 0)
-        # Freezing and LAMB need each block's parameters as arrays of their own.
-        return loops and not self.config.freeze and self.config.optimizer != "lamb"
+        # Freezing, rates by part and optimizers that see an array as a whole need each block's parameters by name.
+        apart = self.config.freeze or self.config.layer_decay != 1
+        return loops and not apart and OPTIMIZERS[self.config.optimizer].elementwise
 
     def arranged(self, variables: Mapping[str, Any]) -> Mapping[str, Any]:
         """Converts a network's variables to the layout of the state: stacked if blocks run as a loop.
@@ -119,6 +122,12 @@ class Job:
         return jnp.float64 if self.config.dtype == "float64" else jnp.float32
 
     @property
+    def class_weights(self) -> tuple[float, ...] | None:
+        """The weights of the classes in the loss, see `weights_of_classes`; None if all are the same."""
+        dataset = self.dataset
+        return weights_of_classes(self.config.class_weights, dataset.train.labels, dataset.class_names)
+
+    @property
     def augmentations(self) -> tuple[Augmentation, ...]:
         """The augmentations on the devices; random crops of streamed images are made by the decoder instead."""
         names = self.config.augment
@@ -158,6 +167,7 @@ def plan(config: TrainConfig, *, extend: bool = False, devices: Devices | None =
     with_recipe(config)  # checks the options, before any file is read
     config = seen_as_before(config)
     named = with_recipe(config)
+    check_momentum(named.optimizer, config.momentum, config.nesterov)
     for module, option in (("tensorboardX", "tensorboard"), ("wandb", "wandb")):
         if getattr(config, option):
             library(module, extra=option, purpose=option)
@@ -177,6 +187,7 @@ def plan(config: TrainConfig, *, extend: bool = False, devices: Devices | None =
     if config.num_classes not in (None, classes):
         raise ValueError(f"num_classes must be the {classes} of {named.data}; given {config.num_classes}")
     check_model_options(named.arch, {name: getattr(config, name) for name in reaching(MODEL)})
+    weights_of_classes(named.class_weights, dataset.train.labels, dataset.class_names)
     eval_model = build_network(named, classes)
     shapes = variables_by_shape(eval_model, dataset.image_shape)
     check_patterns(shapes["params"], named.freeze)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from layers_flax import variables_by_shape
 from training_flax.augment.mix import mix
@@ -78,13 +79,17 @@ def compile_programs(job: Job) -> Programs:
     return Programs(state, init, train_program, eval_program, test_program, show_program)
 
 
-def lower_train_step(job: Job) -> jax.stages.Lowered:
-    """Traces a step of the run: its images out of the split or the batch, augmented; the step; and the stop signal."""
+def lower_train_step(job: Job, rate: optax.Schedule | None = None) -> jax.stages.Lowered:
+    """Traces a step of the run: its images out of the split or the batch, augmented; the step; and the stop signal.
+
+    `rate` stands in for the learning rate of the config.
+    """
     config, dataset, devices = job.config, job.dataset, job.devices
     step = make_train_step(
         job.model,
-        make_optimizer(config, job.total_steps),
+        make_optimizer(config, job.total_steps, rate),
         label_smoothing=config.label_smoothing,
+        class_weights=job.class_weights,
         loss=config.loss,
         accumulate=config.accumulate,
         ema=config.ema,
