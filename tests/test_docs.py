@@ -126,7 +126,7 @@ def understand(module, options, monkeypatch):
             command.meant_for(name, command.find(name), parsed)
     elif module == "weights_flax":
         command = importlib.import_module("weights_flax.__main__")
-        kinds = command.Inspect | command.Convert | command.Export
+        kinds = command.Inspect | command.Convert | command.Export | command.List
         parse_options(kinds, options, prog=module, description="")
     elif module == "training_flax.predict":
         command = importlib.import_module("training_flax.inference.command")

@@ -1,4 +1,4 @@
-"""Command line over files of weights: python -m weights_flax inspect, convert or export."""
+"""Command line over weights: python -m weights_flax inspect, convert, export or list."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,11 +17,13 @@ from common_flax.command_line import Numbers, parse_options, run_command, start_
 from common_flax.terminal import complaining, say, tell, visible
 from weights_flax.export.export import export
 from weights_flax.formats.run import check_new_file, check_output, origin
-from weights_flax.io.archs import build_model, published_size
+from weights_flax.io.archs import ARCHS, build_model, published_size
 from weights_flax.io.inspect import called
+from weights_flax.io.listing import facts, tabulate
 from weights_flax.io.load import LoadedModel, load_model
 from weights_flax.io.look import look_into
 from weights_flax.io.of_file import kind_of
+from weights_flax.io.published import find, names
 from weights_flax.io.save import FORMATS, save_weights
 
 DESCRIPTION = "Reads, converts and exports the weights of networks from many sources. No code in a file is run."
@@ -33,7 +35,7 @@ class Inspect:
     """Prints the content of a file of weights, the source of its names, and the architectures that it fits."""
 
     file: Annotated[Positional[str], arg(metavar="FILE")]
-    """A file of weights, a run's folder, or hf://OWNER/NAME."""
+    """A file of weights, a run's folder, hf://OWNER/NAME, or a name that `list` prints."""
     which: str | None = None
     """Weights of a run: best, averaged or last. Left out, the first of these that it has."""
     ema: bool = False
@@ -47,7 +49,7 @@ class Convert:
     """Converts a file of weights to this project's names, in the format that the ending of the new file chooses."""
 
     file: Annotated[Positional[str], arg(metavar="FILE")]
-    """A file of weights, a run's folder, or hf://OWNER/NAME."""
+    """A file of weights, a run's folder, hf://OWNER/NAME, or a name that `list` prints."""
     out: Path
     """The new file: .safetensors, .npz, .pt, .pth, .th or .msgpack."""
     arch: str | None = None
@@ -73,7 +75,7 @@ class Export:
     ignore_unused: bool = False
     """Pass over entries of the file beside the network; they are refused else."""
     weights: str | None = None
-    """A file of weights; without weights and run the network has its initial weights."""
+    """A file or a name of weights; without weights and run the network has its initial weights."""
     run: Path | None = None
     """The folder of a run."""
     which: str | None = None
@@ -89,6 +91,14 @@ class Export:
     file's."""
     std: Numbers | None = None
     """Standard deviation of each channel, in the same form."""
+
+
+@dataclass(frozen=True)
+class List:
+    """Prints the weights that torchvision and timm publish for the networks here."""
+
+    what: Annotated[Positional[str | None], arg(metavar="ARCH|NAME")] = None
+    """The networks of one architecture, or all facts of one name; left out, all names."""
 
 
 def inspect(options: Inspect) -> None:
@@ -189,14 +199,23 @@ def _network(options: Export) -> LoadedModel:
     return LoadedModel(model, dict(variables), {})
 
 
-COMMANDS: dict[type, Any] = {Inspect: inspect, Convert: convert, Export: export_network}
+def list_published(options: List) -> None:
+    """Prints the table of published weights, or all that it has on one name."""
+    if options.what is not None and options.what not in ARCHS:
+        one_of("architecture or name of weights", options.what, [*ARCHS, *names()])
+        say(*facts(find(options.what)))
+    else:
+        say(*tabulate(options.what))
+
+
+COMMANDS: dict[type, Any] = {Inspect: inspect, Convert: convert, Export: export_network, List: list_published}
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command line and returns its exit code: 2 after an error that the user can correct."""
 
     def run() -> None:
-        kinds: Any = Inspect | Convert | Export
+        kinds: Any = Inspect | Convert | Export | List
         options = parse_options(kinds, arguments, prog="python -m weights_flax", description=DESCRIPTION)
         check_backend()
         with complaining("weights_flax", "weights_flax"):

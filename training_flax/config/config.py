@@ -70,8 +70,9 @@ class TrainConfig:
     std: tuple[float, ...] | None = None
     """Standard deviation of each channel, for pixels from 0 to 1."""
     weights: str | None = None
-    """Weights to start from: a run's folder, hf://OWNER/NAME, or a file of safetensors, PyTorch, .npz, Keras or Flax,
-    with our tensor names or those of torchvision, timm and others."""
+    """Weights to start from: a run's folder, a name such as timm:resnet50.a1_in1k (`python -m weights_flax list` prints
+    all), hf://OWNER/NAME, or a file of safetensors, PyTorch, .npz, Keras or Flax, with our tensor names or those of
+    torchvision, timm and others."""
     which: str | None = None
     """Weights of a run that is started from or evaluated: best, averaged or last. Left out, the first that it has."""
     num_classes: int | None = None

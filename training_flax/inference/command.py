@@ -56,7 +56,7 @@ class CommandLine:
     run: Path | None = None
     """Folder of a run of train.py."""
     weights: str | None = None
-    """File of weights, in any format that weights_flax reads; or the folder of a run."""
+    """File of weights, in any format that weights_flax reads; a run's folder; or a name, such as timm:resnet50."""
     arch: str | None = None
     """Architecture of the weights, if the file does not name it."""
     which: str | None = None
