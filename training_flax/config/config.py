@@ -28,12 +28,12 @@ class TrainConfig:
     """The options of a training run. Options that are None come from the recipe, see `with_recipe` and `RECIPES`."""
 
     arch: str
-    """Architecture: one of those listed above."""
+    """Architecture; --help begins with a list."""
     data: str = "digits"
     """Data set: "digits" (scikit-learn's, no download), "folder:PATH", "tfds:NAME[:VERSION]", "tfds:NAME:80%" or
     "fake:HEIGHTxWIDTHxCHANNELS:CLASSES"."""
     recipe: str | None = None
-    """Recipe with defaults for the other options: one of those listed above. Left out, data and network decide."""
+    """Recipe with defaults for the other options; --help begins with a list. Left out, data and network decide."""
 
     data_dir: Path | None = field(default=None, metadata=RUN)
     """Folder of the data sets that TFDS has prepared."""
