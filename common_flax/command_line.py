@@ -9,6 +9,7 @@ from typing import NoReturn, TypeVar
 import tyro
 
 from common_flax.errors import InLines, out_of_memory
+from common_flax.options import Groups, as_asked, shown_type
 from common_flax.signals import imported, leave, open_standard_streams
 from common_flax.terminal import complain, written_out
 
@@ -17,13 +18,16 @@ Numbers = tuple[float, ...]
 Options = TypeVar("Options")
 
 
-def parse_options(kind: type[Options], arguments: Sequence[str], *, prog: str, description: str) -> Options:
+def parse_options(
+    kind: type[Options], arguments: Sequence[str], *, prog: str, description: str, groups: Groups | None = None
+) -> Options:
     """Reads the options of a command line.
 
     Args:
-        kind: a dataclass, whose fields are the options.
+        kind: a dataclass, whose fields are the options; or a union of dataclasses, one for each subcommand.
         arguments: the words of the command line, without the program; see also `separated`.
         prog, description: the program's name and purpose, for --help.
+        groups: titles in --help, and the names of the options below each; None is one group for all.
 
     Raises:
         ValueError: the command line is wrong; the message is one line.
@@ -32,7 +36,8 @@ def parse_options(kind: type[Options], arguments: Sequence[str], *, prog: str, d
     words, complaint = separated(arguments), io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint), written_out():
-            return tyro.cli(kind, prog=prog, description=description, args=words, config=(tyro.conf.DisallowNone,))
+            shown, config = shown_type(kind, groups), (tyro.conf.DisallowNone,)
+            return as_asked(tyro.cli(shown, prog=prog, description=description, args=words, config=config))
     except SystemExit as stop:
         if stop.code in (0, None):
             raise  # --help

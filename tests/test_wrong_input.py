@@ -95,10 +95,7 @@ OPTIONS = {
         "--arch densnet121 --print-config",
         "unknown arch 'densnet121'; did you mean",
     ),
-    "no architecture": (
-        None,
-        "arch is missing: name one, such as densenet121, or as out the folder of a run that exists",
-    ),
+    "an architecture with the letter O": ("--arch resnet5O", "unknown arch 'resnet5O'; did you mean 'resnet50'?"),
     "unknown flag": ("--epoch 2", "Unrecognized options: --epoch, 2; did you mean '--epochs'?"),
     "not a number": (
         "--epochs two",
@@ -286,9 +283,7 @@ def test_a_wrong_option_gets_one_line_and_writes_nothing(wrong, here, door, monk
     for library in ("tensorboardX", "wandb"):
         monkeypatch.setitem(sys.modules, library, None)
     before = contents(here)
-    given = (
-        [] if arguments is None else [*([] if "--arch" in arguments else ["--arch", "resnet20"]), *arguments.split()]
-    )
+    given = [*([] if "--arch" in arguments else ["--arch", "resnet20"]), *arguments.split()]
     assert refused(door, *given, network=[]).startswith(message)
     assert contents(here) == before
 

@@ -3,6 +3,7 @@
 from common_flax import __version__
 from common_flax.command_line import parse_options
 from common_flax.renamed import renamed
+from layers_flax.nn.normalise import normalise
 from training_flax.augment.mix import mix, smooth_labels
 from training_flax.augment.registry import augment_images, example_keys, parse_augmentations
 from training_flax.config.config import TrainConfig
@@ -18,7 +19,7 @@ from training_flax.learn.evaluation import Evaluation, evaluate
 from training_flax.learn.optimizers import learning_rate, make_optimizer
 from training_flax.learn.per_class import ClassScores, Confusion, class_scores, commonest_confusion, worst_class
 from training_flax.learn.state import EvalResult, LossScale, TrainMetrics, TrainState, init_state, start_state
-from training_flax.learn.steps import make_eval_step, make_train_step, normalise
+from training_flax.learn.steps import make_eval_step, make_train_step
 from training_flax.range_test import RateRange, lr_range
 from training_flax.run.checkpoints import restore
 from training_flax.run.plan import Job, plan

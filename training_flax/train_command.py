@@ -18,7 +18,7 @@ from common_flax.signals import STOP, StopRequest, leave, stop_on_signals
 from common_flax.terminal import complain, complaining, say
 from training_flax.config.config import OLD_NAMES, TrainConfig
 from training_flax.config.of_run import options_of_run
-from training_flax.config.recipes import RECIPES, with_recipe
+from training_flax.config.recipes import with_recipe
 from training_flax.evaluate import evaluate_run
 from training_flax.fit import fit
 from training_flax.range_test import lr_range
@@ -29,7 +29,7 @@ from training_flax.runtime.lost_processes import ProcessLost, watched
 from training_flax.runtime.memory import keep_memory
 from training_flax.runtime.signals import RunError, Stopped
 from training_flax.runtime.terminal import orbax_hidden
-from weights_flax.io.archs import FAMILIES
+from training_flax.train_help import GROUPS, help_text, how_to_start
 
 
 @dataclass(frozen=True)
@@ -59,21 +59,12 @@ class CommandLine(TrainConfig):
         return TrainConfig(**{option.name: getattr(self, option.name) for option in fields(TrainConfig)})
 
 
-def help_text() -> str:
-    """Returns the text above the options in --help, with the architectures and recipes."""
-    width = max(map(len, FAMILIES))
-    families = [f"  {name:{width}}  {', '.join(arch.__name__ for arch in archs)}" for name, archs in FAMILIES.items()]
-    recipes = [f"  {name:{width}}  {recipe.target}" for name, recipe in RECIPES.items()]
-    lines = ["Trains a residual or densely connected network in JAX.", "", "Architectures:", *families]
-    return "\n".join([*lines, "", "Recipes, and what they aim for:", *recipes])
-
-
 def parse(arguments: Sequence[str], prog: str = "train.py") -> CommandLine:
     """Parses the command line, which may have old names of options; raises ValueError, one line, if it is wrong."""
     words = list(arguments)
     for old, new in OLD_NAMES.items():
         words = [re.sub(f"^--{old}(?==|$)", f"--{new.replace('_', '-')}", word) for word in words]
-    return parse_options(CommandLine, words, prog=prog, description=help_text())
+    return parse_options(CommandLine, words, prog=prog, description=help_text(), groups=GROUPS)
 
 
 def run(options: CommandLine, stop: StopRequest) -> None:
@@ -136,6 +127,9 @@ def main(
         else 0.
     """
     name = prog.split()[-1]
+    if not arguments:
+        say(*how_to_start(prog), file=sys.stderr)
+        return 2
     with ExitStack() as stack:
         request = stop or stack.enter_context(stop_on_signals())
 

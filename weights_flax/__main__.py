@@ -16,6 +16,7 @@ from common_flax.checks import one_of
 from common_flax.command_line import Numbers, parse_options, run_command, start_command
 from common_flax.terminal import complaining, say, tell, visible
 from weights_flax.export.export import export
+from weights_flax.export.metadata import card_path
 from weights_flax.formats.run import check_new_file, check_output, origin
 from weights_flax.io.archs import ARCHS, build_model, published_size
 from weights_flax.io.inspect import called
@@ -87,10 +88,11 @@ class Export:
     opset: int | None = None
     """Version of ONNX' operations, 9 to 22; by default 17."""
     mean: Numbers | None = None
-    """Mean of each channel, for pixels from 0 to 1, in the metadata of an ONNX file; by default the run's or the
-    file's."""
+    """Mean of each channel, for pixels from 0 to 1; by default the run's or the file's."""
     std: Numbers | None = None
     """Standard deviation of each channel, in the same form."""
+    from_pixels: bool = False
+    """Put normalisation and softmax into the program: pixels from 0 to 255, uint8, go in, probabilities come out."""
 
 
 @dataclass(frozen=True)
@@ -155,20 +157,22 @@ def _taken(card: dict[str, Any]) -> str:
 
 def export_network(options: Export) -> None:
     """Writes a network to a file that runs without this project."""
-    check_output("out", options.out, [options.run, options.weights])
-    if options.format != "onnx" and (given := options.mean or options.std):
-        raise ValueError(f"mean and std are for format 'onnx'; given {given} for {options.format!r}")
+    for written in (options.out, *([card_path(options.out)] if options.format == "stablehlo" else [])):
+        check_output("out", written, [options.run, options.weights])
+    if options.format == "torch" and (given := options.mean or options.std):
+        raise ValueError(f"mean and std are for formats 'stablehlo' and 'onnx'; given {given} for {options.format!r}")
     check_new_file("out", options.out)
     model, variables, card = _network(options)
     size = options.image_size or published_size(model)
     shape = card.get("image_shape") if options.image_size is None else None
     channels = model.first_kernel(variables).shape[-2]
     image_shape = tuple(shape or (size, size, channels))
-    normalised = _normalisation(options, card, channels) if options.format == "onnx" else {}
-    metadata = {name: " ".join(map(str, value)) for name, value in normalised.items()}
-    about: dict[str, Any] = dict(format=options.format, image_shape=image_shape, metadata=metadata, opset=options.opset)
-    export(model, variables, options.out, **about)
-    tell(f"{called(model)}, images {'×'.join(map(str, image_shape))}{_taken(card)}: {options.out}")
+    moments = _normalisation(options, card, channels) if options.format != "torch" else {}
+    about: dict[str, Any] = dict(format=options.format, image_shape=image_shape, opset=options.opset)
+    about["card"] = card | ({"normalisation": moments} if moments else {})
+    export(model, variables, options.out, from_pixels=options.from_pixels, **about)
+    pixels = ", from pixels to probabilities" * options.from_pixels
+    tell(f"{called(model)}, images {'×'.join(map(str, image_shape))}{pixels}{_taken(card)}: {options.out}")
 
 
 def _normalisation(options: Export, card: dict[str, Any], channels: int) -> dict[str, Numbers]:

@@ -32,12 +32,12 @@ class TrainConfig:
     """
 
     arch: str | None = None
-    """Architecture: one of those listed above. A run that exists knows its own."""
+    """Architecture; --help begins with a list. A run that exists knows its own."""
     data: str | None = None
     """Data set: "digits" (scikit-learn's, no download), "folder:PATH", "csv:FILE", "tfds:NAME[:VERSION]",
     "tfds:NAME:80%" or "fake:HEIGHTxWIDTHxCHANNELS:CLASSES". Left out, digits in a new run."""
     recipe: str | None = None
-    """Recipe with defaults for the other options: one of those listed above. Left out, data and network decide."""
+    """Recipe with defaults for the other options; --help begins with a list. Left out, data and network decide."""
 
     data_dir: Path | None = field(default=None, metadata=RUN)
     """Folder of the data sets that TFDS has prepared."""

@@ -12,11 +12,12 @@ from flax import linen as nn
 
 from common_flax.backend import computes_in_64_bits, usual_settings
 from common_flax.checks import check_positive, one_of
+from layers_flax.nn.normalise import normalise
 from training_flax.data.dataset import Dataset, Split, StreamedSplit
 from training_flax.data.decode import CROP_RULES, INTERPOLATIONS
 from training_flax.data.loader import Batch, Reader, central_fit, read_ahead, wait_for
 from training_flax.learn.state import EvalResult
-from training_flax.learn.steps import make_eval_step, normalise
+from training_flax.learn.steps import make_eval_step
 from training_flax.runtime.compilation import compiler_options
 from training_flax.runtime.devices import Devices
 

@@ -234,8 +234,3 @@ def make_eval_step(model: nn.Module) -> Callable[[Any, jax.Array, jax.Array], Ev
         return EvalResult(loss, classes.astype(jnp.int32), probability, rank.astype(jnp.int32))
 
     return step
-
-
-def normalise(images: jax.Array, mean: Sequence[float], std: Sequence[float], dtype: Any = jnp.float32) -> jax.Array:
-    """Returns (pixel / 255 - mean) / std for images (…, channels) with values from 0 to 255: the input of networks."""
-    return (images.astype(dtype) / 255 - jnp.asarray(mean, dtype)) / jnp.asarray(std, dtype)

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import optax
 from flax.traverse_util import flatten_dict
 
+from layers_flax.nn.normalise import normalise
 from training_flax.data.loader import Batch
 from training_flax.learn.optimizers import make_optimizer
 from training_flax.learn.state import TrainState
-from training_flax.learn.steps import normalise
 from training_flax.run.plan import Job
 from training_flax.run.programs import make_loader
 

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from layers_flax import variables_by_shape
+from layers_flax.nn.normalise import normalise as normalise_images
 from training_flax.augment.mix import mix
 from training_flax.augment.registry import augment_images, example_keys
 from training_flax.data.dataset import Split, StreamedSplit
@@ -17,7 +18,7 @@ from training_flax.data.loader import UNCHANGED, Batch
 from training_flax.learn.evaluation import in_rows, make_indexed_eval_step, pixels_of, whole_batch
 from training_flax.learn.optimizers import make_optimizer
 from training_flax.learn.state import EvalResult, TrainMetrics, TrainState, run_keys, start_state
-from training_flax.learn.steps import make_train_step, normalise as normalise_images
+from training_flax.learn.steps import make_train_step
 from training_flax.run.folder import checkpoint_steps
 from training_flax.run.plan import Job
 from training_flax.runtime.compilation import compile_together, compiler_options, garbage_left
