@@ -28,7 +28,7 @@ def tabulate(arch: str | None = None) -> list[str]:
     return [
         *lines,
         "",
-        f"{len(rows)} sets of weights of {sources}, which tells no accuracies; kept in {cache_folder()}",
+        f"{len(rows)} sets of weights of {sources} (no accuracies in its package); kept in {cache_folder()}",
     ]
 
 
