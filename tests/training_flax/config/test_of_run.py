@@ -76,6 +76,7 @@ OTHERS = {
     **dict(stem_type="imagenet", shortcut="B", bottleneck_stride="v1", padding="same", width=8, growth_rate=12),
     **dict(zero_init=True, dropout=0.1, drop_path=0.1, remat=True, frozen_batch_norm=True, dtype="bfloat16"),
     **dict(batch_norm="local", reduce_dtype="bfloat16", max_skipped=3, seed=0),
+    **dict(validation_split="val", test_share=0.3, validation_share=0.25, split_seed=5, patience=2),
 }
 
 
@@ -91,7 +92,7 @@ def test_an_option_that_differs_is_named_with_both_values(name, run):
         plan(TrainConfig(out=run, **{name: OTHERS[name]}))
     there, now = (tuple(value) if isinstance(value, list) else value for value in (there, OTHERS[name]))
     shown = f"{'model ' * (name in reaching(MODEL))}{name} ({there!r} there, {now!r} now)"
-    hint = "; --extend makes a run longer" if name in ("epochs", "steps") else ""
+    hint = "; --extend makes a run longer" if name in ("epochs", "steps", "patience") else ""
     assert str(error.value) == f"out 'run' holds another run, which differs in {shown}{hint}"
 
 
@@ -100,7 +101,8 @@ def test_many_differences_fit_into_200_characters(folder, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     Path(folder).parent.mkdir(parents=True, exist_ok=True)
     begin(Path(folder), TrainConfig("resnet20", steps=4, seed=3, **SMALL))
-    names = [name for name in OTHERS if name not in ("data", "weights", "epochs", "steps", "seed", "ema", "freeze")]
+    left = ("data", "weights", "epochs", "steps", "seed", "ema", "freeze", "patience")
+    names = [name for name in OTHERS if name not in left]
     for start in range(len(names)):
         for count in (2, 3, 4, 7, 30):
             given = {name: OTHERS[name] for name in (names + names)[start : start + count]}
