@@ -4,11 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import msgspec
 
 from common_flax.check_sums import sealed
 from common_flax.files import sync
 from resnet_flax import unstack_blocks
+from training_flax.data.built_in import PREPARATION
 from training_flax.data.dataset import Split
+from training_flax.inference.likeness import likeness_of
+from training_flax.inference.transform import View
 from training_flax.plots.curves import draw_confusion
 from training_flax.run import folder as run_folder
 from training_flax.run.disk_space import checkpoint_size
@@ -35,7 +39,15 @@ def preprocessing(job: Job) -> dict[str, Any]:
     """Returns the entry of the cards that tells how test images become what the network sees."""
     config = job.config
     seen = {"crop": config.test_crop, "crop_rule": config.test_crop_rule, "interpolation": config.interpolation}
-    return seen | {"keep": isinstance(job.dataset.test, Split)}
+    seen |= {"keep": isinstance(job.dataset.test, Split), "preparation": PREPARATION.get(job.dataset.name, "none")}
+    return seen
+
+
+def training_images(job: Job) -> dict[str, Any]:
+    """Returns the entry of the cards that tells what training images are like, seen as in a test."""
+    about, (height, width, channels) = preprocessing(job), job.dataset.image_shape
+    view = View((height, width), channels, **about | {"preparation": "none"})
+    return msgspec.to_builtins(likeness_of(job.dataset.train, view))
 
 
 def results_size(job: Job, state: Any) -> int:
@@ -111,6 +123,7 @@ def write_results(
     if jax.process_index() == 0:
         about: dict[str, Any] = {"mean": dataset.mean, "std": dataset.std, "class_names": names}
         about |= {"image_shape": dataset.image_shape, "preprocessing": preprocessing(job)}
+        about |= {"training_images": training_images(job)}
         for (name, origin), weights in zip(origins(job).items(), (variables, average), strict=False):
             values: Any = jax.device_get(weights)
             save_weights(job.eval_model, values, job.run / name, **about, run=origin)
