@@ -5,11 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import msgspec
 
 from common_flax.check_sums import sealed
 from common_flax.files import sync
 from resnet_flax import unstack_blocks
+from training_flax.data.built_in import PREPARATION
 from training_flax.data.dataset import Dataset, Split
+from training_flax.inference.likeness import likeness_of
+from training_flax.inference.transform import View
 from training_flax.learn.evaluation import Evaluation, test_reader
 from training_flax.mistakes import (
     MISTAKES,
@@ -54,7 +58,15 @@ def preprocessing(job: Job) -> dict[str, Any]:
     """Returns the entry of the cards that tells how test images become what the network sees."""
     config = job.config
     seen = {"crop": config.test_crop, "crop_rule": config.test_crop_rule, "interpolation": config.interpolation}
-    return seen | {"keep": isinstance(job.dataset.test, Split)}
+    seen |= {"keep": isinstance(job.dataset.test, Split), "preparation": PREPARATION.get(job.dataset.name, "none")}
+    return seen
+
+
+def training_images(job: Job) -> dict[str, Any]:
+    """Returns the entry of the cards that tells what training images are like, seen as in a test."""
+    about, (height, width, channels) = preprocessing(job), job.dataset.image_shape
+    view = View((height, width), channels, **about | {"preparation": "none"})
+    return msgspec.to_builtins(likeness_of(job.dataset.train, view))
 
 
 def results_size(job: Job, state: Any) -> int:
@@ -156,7 +168,7 @@ def write_results(
         about: dict[str, Any] = {"mean": dataset.mean, "std": dataset.std, "class_names": names}
         about |= {"image_shape": dataset.image_shape, "preprocessing": preprocessing(job)}
         seed = {"split_seed": config.seed} if dataset.drawn else {}
-        about |= {"data": seed | data_of(config)}
+        about |= {"data": seed | data_of(config), "training_images": training_images(job)}
         for name, origin in origins(job, steps, progress.best_step).items():
             values: Any = jax.device_get(weights[origin["which"]])
             save_weights(job.eval_model, values, job.run / name, **about, run=origin)

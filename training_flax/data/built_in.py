@@ -8,6 +8,7 @@ import numpy as np
 from common_flax.checks import check_pixels
 from training_flax.data.source import Source, Sources
 
+PREPARATION = {"digits": "digit"}  # how photos become images like those of a data set, see `View`
 SPLIT = 1437  # train images of the digits
 TRAIN, TEST = 1024, 256  # images of noise
 MOST_CLASSES, MOST_IMAGES = 10**6, 5 * 10**7

@@ -22,8 +22,9 @@ from common_flax.files import read_text, whole_file
 from common_flax.terminal import as_numbers, complain, complaining, plain_text, say
 from training_flax.config.config import DTYPES
 from training_flax.config.run_config import is_run, read_run_config
-from training_flax.files.listing import find_images
+from training_flax.files.listing import find_images, lines_of
 from training_flax.inference.classifier import Classifier, image_channels
+from training_flax.inference.likeness import Likeness, named, summed_up, unlike
 from training_flax.inference.lines import json_lines, row_format, table_rows
 from training_flax.inference.predict import FileBatch, FileStream
 from training_flax.inference.trained import Trained, network_of_run, network_of_weights
@@ -43,7 +44,6 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 PICTURES = (".png", ".pdf", ".svg")
 PICTURED = 24  # images
 BATCH_SIZE = 64  # images, unless they are large
-LONGEST_LINE = 2**16  # characters of a path on stdin
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,9 @@ class CommandLine:
     """bilinear or bicubic. Left out, the run's or the file's, or bilinear."""
     crop_rule: str | None = None
     """Rounding of the centre crop: torchvision, timm or centred. Left out, the run's or the file's, or torchvision."""
+    preparation: str | None = None
+    """digit finds the ink of one handwritten digit, and centres and scales it as in the digits data set, light on dark;
+    none leaves images as they are. Left out, the run's or the file's, or none."""
     mean: Numbers | None = None
     """Mean of each channel, for pixels from 0 to 1: 0.485,0.456,0.406. Left out, the run's or the file's."""
     std: Numbers | None = None
@@ -132,14 +135,18 @@ def run(options: CommandLine) -> int:
     trained = _read(options)
     names, mean, std, size = _resolved(trained, options)
     crop, keep = (trained.crop, trained.keep) if options.crop is None else (options.crop, False)
-    paths = find_images(options.images, _lines(sys.stdin))
+    paths = find_images(options.images, lines_of(sys.stdin))
     for name, path in (("out", options.out), ("picture", options.picture)):
         if path is not None:
             check_output(name, path, [options.run, options.weights, *paths])
-    seen = {name: getattr(options, name) or getattr(trained, name) for name in ("interpolation", "crop_rule")}
+    seen = {
+        name: getattr(options, name) or getattr(trained, name) for name in ("interpolation", "crop_rule", "preparation")
+    }
     view = View(size, image_channels(trained.model, trained.variables), crop, keep, **seen)
     if not view.keep or view.interpolation != "bilinear":
         _say(f"crops {crop:.4g} of the shorter side, {view.interpolation}, rounded as by {view.crop_rule}")
+    if view.preparation == "digit":
+        _say("finds the ink of one digit in each image, and centres and scales it as in the digits data set")
     batch_size = (
         max(1, min(BATCH_SIZE, MOST_PIXELS // prod(size))) if options.batch_size is None else options.batch_size
     )
@@ -148,20 +155,26 @@ def run(options: CommandLine) -> int:
     keep_compiled_programs()
     with interrupts() as check, nullcontext(sys.stdout) if options.out is None else _writing(options.out) as out:
         classifier.compile(view.shape)
-        first, broken = _write(stream, names, options.json, out, check)
+        first, broken = _write(stream, names, options.json, out, check, trained.likeness)
     if options.picture is not None:
         _draw(options.picture, first, names)
     return 1 if broken else 0
 
 
 def _write(
-    stream: FileStream, names: Sequence[str], as_json: bool, out: IO[str], check: Callable[[], None]
+    stream: FileStream,
+    names: Sequence[str],
+    as_json: bool,
+    out: IO[str],
+    check: Callable[[], None],
+    likeness: Likeness | None,
 ) -> tuple[list[FileBatch], int]:
     """Writes predictions batch by batch; returns the first batches, for a picture, and the number of broken images."""
     row = row_format(stream.paths, names)
     if not as_json:
         say(row.format("image", "class", "probability"), file=out)
     first: list[FileBatch] = []
+    strange: list[tuple[str, str]] = []
     broken, start = 0, time.perf_counter()
     with progress_bar("predict", len(stream.paths), shown=not out.isatty()) as bar:
         for batch in stream:
@@ -171,10 +184,14 @@ def _write(
             broken += len(batch.broken)
             lines = json_lines(batch, names) if as_json else table_rows(row, batch, names)
             say(*lines, file=out)
+            if likeness is not None and len(batch.paths):
+                strange += named(batch.paths, unlike(batch.images, likeness))
             if sum(len(kept.paths) for kept in first) < PICTURED:
                 first.append(batch)
             bar.update(batch.files)
     _sum_up(stream, broken, time.perf_counter() - start)
+    for line in summed_up(strange):
+        _say(line)
     return first, broken
 
 
@@ -235,14 +252,6 @@ def _read(options: CommandLine) -> Trained:
         with complaining("weights_flax", "predict"):
             return network_of_weights(options.weights, options.arch, dtype, which, options.ignore_unused)
     return network_of_run(cast(Path, options.run), dtype, which)
-
-
-def _lines(stream: IO[str]) -> Iterator[str]:
-    """Yields the lines of a stream, but not one without an end, as a device gives it."""
-    while line := stream.readline(LONGEST_LINE):
-        if len(line) == LONGEST_LINE:
-            raise ValueError(f"a path on stdin has {LONGEST_LINE:,} characters or more")
-        yield line
 
 
 def _resolved(trained: Trained, options: CommandLine) -> tuple[tuple[str, ...], Numbers, Numbers, tuple[int, int]]:

@@ -11,7 +11,9 @@ from flax import linen as nn
 
 from training_flax.config.config import DTYPES, MODEL, reaching
 from training_flax.config.run_config import read_run_config
+from training_flax.data.built_in import PREPARATION
 from training_flax.data.source import MEMORY_LIMIT
+from training_flax.inference.likeness import Likeness, read_likeness
 from training_flax.inference.transform import CROP
 from weights_flax import load_model
 from weights_flax.formats.run import origin
@@ -30,6 +32,8 @@ class Trained:
         crop: share of a test image's shorter side that the centre crop keeps.
         keep: images that have the size already are neither cropped nor resized.
         interpolation, crop_rule: of the centre crop.
+        preparation: of photos, see `View`.
+        likeness: what the training images are like.
         origin: the weights that were taken, such as "averaged weights after step 45".
     """
 
@@ -43,6 +47,8 @@ class Trained:
     keep: bool = True
     interpolation: str = "bilinear"
     crop_rule: str = "torchvision"
+    preparation: str = "none"
+    likeness: Likeness | None = None
     origin: str | None = None
 
 
@@ -71,10 +77,12 @@ def network_of_run(run: Path, dtype: str, which: str | None = None) -> Trained:
         "keep": not side and pixels <= MEMORY_LIMIT,
         "interpolation": chosen.interpolation,
         "crop_rule": chosen.test_crop_rule,
+        "preparation": PREPARATION.get(chosen.data, "none"),
     }
     network = {name: value for name in reaching(MODEL) if (value := getattr(chosen, name)) is not None}
     options = network | {"arch": chosen.arch, "num_classes": config.num_classes} | types_of(dtype)
     model, variables, card = load_model(run, which=which, **options)
+    about["likeness"] = _likeness(card)
     return Trained(model, variables, **about, origin=origin(card))
 
 
@@ -108,8 +116,13 @@ def _metadata(values: Mapping[str, Any]) -> dict[str, Any]:
     if shape := values.get("image_shape"):
         metadata["size"] = (int(shape[0]), int(shape[1]))
     if about := values.get("preprocessing"):
-        metadata |= {name: str(about[name]) for name in ("interpolation", "crop_rule") if name in about}
+        metadata |= {name: str(about[name]) for name in ("interpolation", "crop_rule", "preparation") if name in about}
         metadata |= {"crop": float(about["crop"])} if "crop" in about else {}
         # Published networks crop images of any size; those of runs, images that their runs resized.
         metadata["keep"] = bool(about.get("keep", "run" in values))
-    return metadata
+    return metadata | {"likeness": _likeness(values)}
+
+
+def _likeness(card: Mapping[str, Any]) -> Likeness | None:
+    entry = card.get("training_images")
+    return None if entry is None else read_likeness(entry)
