@@ -11,6 +11,9 @@ from training_flax.data.dataset import Dataset, Split
 from training_flax.data.loader import batch_indices
 from training_flax.data.open import open_dataset
 from training_flax.fit import FitResult, evaluate_run, fit
+from training_flax.given.arrays import dataset_from_arrays
+from training_flax.given.batches import Batches
+from training_flax.given.callbacks import Callback, RunView
 from training_flax.inference.predict import Predictions, predict
 from training_flax.learn.evaluation import Evaluation, evaluate
 from training_flax.learn.optimizers import learning_rate, make_optimizer
@@ -28,6 +31,8 @@ __all__ = [
     "ARCHS",
     "FAMILIES",
     "RECIPES",
+    "Batches",
+    "Callback",
     "Dataset",
     "EvalResult",
     "Evaluation",
@@ -37,6 +42,7 @@ __all__ = [
     "Predictions",
     "Recipe",
     "RunError",
+    "RunView",
     "Split",
     "StopRequest",
     "Stopped",
@@ -48,6 +54,7 @@ __all__ = [
     "batch_indices",
     "build_model",
     "compiler_options",
+    "dataset_from_arrays",
     "evaluate",
     "evaluate_run",
     "example_keys",

@@ -1,6 +1,7 @@
 """Training runs, from their options to their folders."""
 
 import time
+from collections.abc import Iterable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,23 +9,27 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import linen as nn
 
 from common_flax.backend import usual_settings
 from common_flax.check_sums import sealed
 from common_flax.terminal import complain, say
 from training_flax.config.config import TrainConfig
-from training_flax.data.dataset import Dataset
-from training_flax.data.loader import Loader, read_ahead
+from training_flax.data.dataset import BatchedSplit
+from training_flax.data.loader import Loader, read_ahead, with_images
+from training_flax.given.callbacks import Callback
+from training_flax.given.data import Data
+from training_flax.introduction import introduce, passed_over
 from training_flax.learn.evaluation import Evaluation, evaluate, on_device
-from training_flax.learn.optimizers import peak_rate
 from training_flax.learn.starting_weights import starting_weights
 from training_flax.learn.state import TrainState
+from training_flax.learn.steps import Loss
 from training_flax.plots.grids import draw_batch
 from training_flax.results import (
     SUMMARY,
     broken_results,
-    finished_steps,
+    finish_of,
     is_whole_picture,
     results_size,
     write_results,
@@ -49,8 +54,6 @@ from weights_flax import load_weights
 from weights_flax.formats.open import open_weights
 from weights_flax.formats.run import FILES
 
-NAMED = 10  # files that are passed over
-
 
 @dataclass(frozen=True)
 class FitResult:
@@ -69,7 +72,16 @@ class FitResult:
     variables: dict[str, Any]
 
 
-def fit(config: TrainConfig | Job, *, quiet: bool = False, stop: StopRequest | None = None) -> FitResult:
+def fit(
+    config: TrainConfig | Job,
+    *,
+    data: Data | None = None,
+    loss: Loss | None = None,
+    optimizer: optax.GradientTransformation | None = None,
+    callbacks: Iterable[Callback] = (),
+    quiet: bool = False,
+    stop: StopRequest | None = None,
+) -> FitResult:
     """Trains a network, evaluates it after every epoch on the whole test split, and writes the run's folder.
 
     A run whose folder exists continues where it stopped, and ends with the same weights, bit for bit, as a run that
@@ -77,7 +89,14 @@ def fit(config: TrainConfig | Job, *, quiet: bool = False, stop: StopRequest | N
     curves.png, confusion.png, model.safetensors (and model_ema.safetensors for averaged weights) and checkpoints/.
 
     Args:
-        config: the options, or the result of `plan`.
+        config: the options, or the result of `plan`, which has taken the next four arguments.
+        data: train and test images in place of the data set that the config names: ((images, labels), (test_images,
+            test_labels)) as for `dataset_from_arrays`; a `Dataset`; or iterables of batches, (train, test) or
+            `Batches`, whose runs resume by epochs and not bit for bit.
+        loss: (logits, targets) → losses, all (batch,) or (batch, classes), in place of the config's; see
+            `make_train_step`. It is the loss of the evaluations too.
+        optimizer: any of Optax's, in place of the config's; learning rate, schedule and decay are its own.
+        callbacks: objects that see the run as it trains and may stop it, see `Callback`.
         quiet: print nothing.
         stop: a request to stop, which signals can set. Without a handler of the caller's, Ctrl-C sets one too.
 
@@ -88,12 +107,19 @@ def fit(config: TrainConfig | Job, *, quiet: bool = False, stop: StopRequest | N
         ProcessLost: a RunError: of several processes one has died.
         Stopped: `stop` was set; the state is saved.
         KeyboardInterrupt: after Ctrl-C; the state is saved.
+        Exception: any error of a callback or of an iterable, unchanged; the state is saved.
     """
     stop = stop or StopRequest()
     stop.armed = False
     options = config.config if isinstance(config, Job) else config
+    passed = {"data": data, "loss": loss, "optimizer": optimizer, "callbacks": callbacks or None}
+    if isinstance(config, Job) and (names := [name for name, value in passed.items() if value is not None]):
+        raise ValueError(f"give {', '.join(names)} to plan, which has made the job, or a TrainConfig to fit")
     with usual_settings(x64=options.dtype == "float64"), interrupt_after_saving(stop):
-        job = config if isinstance(config, Job) else plan(config)
+        if isinstance(config, Job):
+            job = config
+        else:
+            job = plan(config, data=data, loss=loss, optimizer=optimizer, callbacks=callbacks)
         while True:
             try:
                 with run_folder.written_to(job.run), memory_for(job.batch_size), drawn_by(random_numbers(job.run)):
@@ -109,12 +135,12 @@ def _fit(job: Job, quiet: bool, stop: StopRequest) -> FitResult:
     """Trains as `fit`, unless the run is finished."""
     first = jax.process_index() == 0
     terminal = Terminal(quiet or not first)
-    finished = finished_steps(job.run)
+    finish = finish_of(job.run)
     saved = run_folder.checkpoint_steps(job.run)
-    if finished is not None and finished >= job.total_steps:
-        broken = ", ".join(broken_results(job))
+    if finish is not None and max(finish.steps, finish.planned) >= job.total_steps:
+        broken = ", ".join(broken_results(job, finish.steps))
         if not broken:
-            terminal.say(f"{job.run} is finished: {finished} steps; its results are in {SUMMARY}")
+            terminal.say(f"{job.run} is finished: {finish}; its results are in {SUMMARY}")
             if not has_its_metrics(job.run, read_summary(job.run)):
                 terminal.say(f"{METRICS} is missing, or not what was written; no other file has its entries")
             variables = jax.tree.map(jnp.asarray, load_weights(job.eval_model, job.run / FILES["last"]))
@@ -122,8 +148,8 @@ def _fit(job: Job, quiet: bool, stop: StopRequest) -> FitResult:
         if not saved:
             raise RunError(f"{job.run} is finished, but has no checkpoint to write {broken} from, missing or damaged")
         terminal.say(f"{job.run} is finished, but these are missing or damaged, and written anew: {broken}")
-    elif finished is not None and not saved:
-        raise RunError(f"{job.run} is finished, after {finished} steps, but has no checkpoint to go on from")
+    elif finish is not None and not saved:
+        raise RunError(f"{job.run} is finished, after {finish.steps} steps, but has no checkpoint to go on from")
     missing, state = max(KEPT + 2 - len(saved), 1), state_by_shape(job)
     needed = missing * checkpoint_size(state) + results_size(job, state)
     check_space(job.run, needed, f"{missing} checkpoint{'s' * (missing > 1)} and the results")
@@ -135,7 +161,7 @@ def _run(job: Job, terminal: Terminal, stop: StopRequest) -> FitResult:
     start = time.perf_counter()
     introduce(job, terminal)
     if jax.process_index() == 0:
-        run_folder.write_config(job.run, job.config, job.dataset, job.mark, job.lengths)
+        run_folder.write_config(job.run, job.config, job.dataset, job.mark, job.lengths, **job.facts)
     logs, checkpoints = Logs(job), Checkpoints(job.run, job.mark, job.lengths)
     terminal.say("compiling; the first start of a network takes a while, later starts use the cache")
     programs = compile_programs(job)
@@ -202,44 +228,18 @@ def _with_weights(job: Job, state: TrainState) -> TrainState:
 
 def _draw_first_batch(job: Job, programs: Programs, state: TrainState) -> None:
     """Draws batch.png: the first batch, after all augmentation."""
-    reader = train_reader(job)
-    loader = Loader(job.dataset.train, range(1), job.batch_size, job.config.seed, job.devices, reader)
-    rows = jax.tree.map(lambda leaf: leaf[: job.shown // jax.process_count()], loader.rows(0))
-    (rows,) = read_ahead(job.dataset.train, [rows._replace(stop_signal=rows.epochs)], reader)
+    reader, train = train_reader(job), job.dataset.train
+    rows = Loader(train, range(1), job.batch_size, job.config.seed, job.devices, reader).rows(0)
+    if isinstance(train, BatchedSplit):
+        (rows,) = with_images([rows], train.batches())
+    rows = jax.tree.map(lambda leaf: leaf[: job.shown // jax.process_count()], rows)
+    (rows,) = read_ahead(train, [rows._replace(stop_signal=rows.epochs)], reader)
     if reader:
         reader.close()
-    split = on_device(job.dataset.train, job.devices)
+    split = on_device(train, job.devices)
     images, targets = jax.device_get(programs.show(state, split, job.devices.put_rows(rows)))
     if jax.process_index() == 0:
         draw_batch(job.run / "batch.png", images, targets, job.dataset.class_names)
-
-
-def introduce(job: Job, terminal: Terminal) -> None:
-    """Prints devices, network, data and options of the run."""
-    config, dataset, device = job.config, job.dataset, jax.devices()[0]
-    shape = "×".join(map(str, dataset.image_shape))
-    counts = f"{len(dataset.train.labels):,} train and {len(dataset.test.labels):,} test images"
-    length = f"{job.total_steps} steps" if config.steps else f"{config.epochs} epochs, {job.total_steps} steps"
-    rate = f"peak learning rate {peak_rate(config):g}"
-    processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
-    terminal.say(f"device  {jax.device_count()} × {device.device_kind}{processes}, JAX {jax.__version__}")
-    terminal.say(f"model   {config.arch}, {job.parameters:,} parameters, {config.dtype}")
-    terminal.say(f"data    {config.data}, {counts} of {shape}, {len(dataset.class_names)} classes")
-    for note in (*dataset.notes, *passed_over(dataset)):
-        terminal.say(f"        {note}")
-    terminal.say(f"recipe  {config.recipe}: {length}, batch size {job.batch_size}, {rate}, seed {config.seed}")
-    terminal.say(f"run     {job.run}")
-
-
-def passed_over(dataset: Dataset) -> list[str]:
-    """Returns a line that counts the files among the images that are none, and names some; empty if there are none."""
-    files = dataset.passed_over
-    if not files:
-        return []
-    named = ", ".join(map(repr, files[:NAMED])) + (", …" if len(files) > NAMED else "")
-    return [
-        f"passed over, being no image{'s' * (len(files) > 1)}: {len(files):,} file{'s' * (len(files) > 1)}: {named}"
-    ]
 
 
 def evaluate_run(config: TrainConfig, *, quiet: bool = False) -> Evaluation:

@@ -1,14 +1,14 @@
 """The results of a finished run: weights, pictures and summary, and the check that they are whole."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from common_flax.check_sums import sealed
 from common_flax.files import sync
 from resnet_flax import unstack_blocks
-from training_flax.data.dataset import Split
+from training_flax.data.dataset import StreamedSplit
 from training_flax.plots.curves import draw_confusion
 from training_flax.run import folder as run_folder
 from training_flax.run.disk_space import checkpoint_size
@@ -25,9 +25,9 @@ PICTURES_SIZE = 1_000_000  # bytes of all pictures and texts together, an upper 
 END_OF_PNG = b"IEND\xaeB`\x82"
 
 
-def origins(job: Job) -> dict[str, dict[str, Any]]:
-    """Returns the files of weights that a finished run has, by name, with what their cards say of their origin."""
-    about = {"mark": job.mark, "step": job.total_steps}
+def origins(job: Job, steps: int) -> dict[str, dict[str, Any]]:
+    """Returns the files of weights that a run has after its last step, by name, with what their cards say of them."""
+    about = {"mark": job.mark, "step": steps}
     return {FILES[which]: about | {"which": which} for which in ("last", *(["averaged"] if job.config.ema else []))}
 
 
@@ -35,29 +35,51 @@ def preprocessing(job: Job) -> dict[str, Any]:
     """Returns the entry of the cards that tells how test images become what the network sees."""
     config = job.config
     seen = {"crop": config.test_crop, "crop_rule": config.test_crop_rule, "interpolation": config.interpolation}
-    return seen | {"keep": isinstance(job.dataset.test, Split)}
+    return seen | {"keep": not isinstance(job.dataset.test, StreamedSplit)}
 
 
 def results_size(job: Job, state: Any) -> int:
     """Returns an upper estimate of the bytes that the results take on the disk; a state of shapes will do."""
-    return len(origins(job)) * checkpoint_size((state.params, state.batch_stats)) + PICTURES_SIZE
+    return len(origins(job, 0)) * checkpoint_size((state.params, state.batch_stats)) + PICTURES_SIZE
 
 
-def finished_steps(run: Path) -> int | None:
-    """Returns the number of steps of a finished run; None if it is not finished, or its summary is damaged."""
+class Finish(NamedTuple):
+    """The end of a finished run.
+
+    Attributes:
+        steps: the steps taken.
+        planned: the steps that it was to take: more, if a callback stopped it.
+        stopped_by: the name of that callback; empty if the run took all of its steps.
+    """
+
+    steps: int
+    planned: int
+    stopped_by: str
+
+    def __str__(self) -> str:
+        """Tells the number of steps, and why there are no more."""
+        if not self.stopped_by:
+            return f"{self.steps} steps"
+        return f"{self.steps} of {self.planned} steps, stopped by {self.stopped_by}"
+
+
+def finish_of(run: Path) -> Finish | None:
+    """Reads the end of a finished run; None if it is not finished, or its summary is damaged."""
     try:
-        return read_summary(run).get("steps")
+        summary = read_summary(run)
     except ValueError:
         return None
+    steps = summary.get("steps")
+    return None if steps is None else Finish(steps, summary.get("planned_steps", steps), summary.get("stopped_by", ""))
 
 
-def broken_results(job: Job) -> list[str]:
-    """Returns the names of the results of a finished run that are missing, damaged, or of another run."""
+def broken_results(job: Job, steps: int) -> list[str]:
+    """Returns the names of the results of a run finished after `steps` that are missing, damaged, or another run's."""
     broken = [name for name in PICTURES if not is_whole_picture(job.run / name)]
     summary = read_summary(job.run)
     if summary.get("mark") not in (None, job.mark):
         broken.append(SUMMARY)
-    for name, origin in origins(job).items():
+    for name, origin in origins(job, steps).items():
         try:
             load_weights(job.eval_model, job.run / name)
             of_this_run = read_card(job.run / name).get("run") in (origin, *([] if "mark" in summary else [None]))
@@ -87,31 +109,36 @@ def write_results(
     variables = unstack_blocks({"params": state.params, "batch_stats": state.batch_stats})
     average = None if state.ema is None else unstack_blocks(job.devices.gather(state.ema))
     labels, names = dataset.test.labels, dataset.class_names
+    steps = int(jax.device_get(state.step))
     right, accuracy = int((evaluation.predictions == labels).sum()), f"{100 * evaluation.accuracy:.2f} %"
     summary = {
         "arch": config.arch,
         "data": config.data,
         "parameters": job.parameters,
         "device": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
-        "train_examples": len(dataset.train.labels),
+        "train_examples": dataset.train.examples,
         "test_examples": len(labels),
-        "steps": job.total_steps,
+        "steps": steps,
         "skipped_steps": int(jax.device_get(state.skipped)),
         "test_accuracy": evaluation.accuracy,
         "test_loss": evaluation.loss,
         "best_accuracy": progress.best_accuracy,
         "best_step": progress.best_step,
         # A run that only repeats its results takes no steps.
-        "images_per_second": images_per_second or job.total_steps * job.batch_size / max(progress.seconds, 1e-9),
+        "images_per_second": images_per_second or steps * job.batch_size / max(progress.seconds, 1e-9),
         "compile_seconds": compile_seconds,
         "train_seconds": progress.seconds,
         "seconds": seconds,
         "mark": job.mark,
     }
+    if progress.stopped_by:
+        summary |= {"stopped_by": progress.stopped_by, "planned_steps": job.total_steps}
     if jax.process_index() == 0:
-        about: dict[str, Any] = {"mean": dataset.mean, "std": dataset.std, "class_names": names}
+        # Values that the user normalised himself have a mean and std that only he knows.
+        about: dict[str, Any] = {"mean": dataset.mean, "std": dataset.std} if dataset.pixels else {}
+        about |= {"class_names": names}
         about |= {"image_shape": dataset.image_shape, "preprocessing": preprocessing(job)}
-        for (name, origin), weights in zip(origins(job).items(), (variables, average), strict=False):
+        for (name, origin), weights in zip(origins(job, steps).items(), (variables, average), strict=False):
             values: Any = jax.device_get(weights)
             save_weights(job.eval_model, values, job.run / name, **about, run=origin)
         score = f"{config.arch} on {config.data}: {accuracy} of {len(labels)} test images"

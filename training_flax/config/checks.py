@@ -11,7 +11,7 @@ from common_flax.checks import check_positive, check_rate, one_of
 from training_flax.augment.registry import parse_augmentations
 from training_flax.config.config import DTYPES, TrainConfig
 from training_flax.data.decode import CROP_RULES, INTERPOLATIONS
-from training_flax.data.open import KINDS
+from training_flax.data.open import check_data
 from weights_flax.formats.run import WHICH
 from weights_flax.io.archs import ARCHS
 
@@ -50,7 +50,7 @@ _share = _must_be("over 0 and at most 1", lambda number: 0 < number <= 1)
 
 CHECKS: dict[str, Callable[[str, Any], object]] = {
     "arch": partial(one_of, allowed=ARCHS),
-    "data": lambda name, value: one_of("data set", value.partition(":")[0], KINDS),
+    "data": lambda name, value: check_data("data set", value),
     **dict.fromkeys(("image_size", "test_image_size", "epochs", "steps", "batch_size"), check_positive),
     **dict.fromkeys(("accumulate", "num_classes", "max_skipped", "workers"), check_positive),
     **dict.fromkeys(("lr", "checkpoint_minutes"), _positive),

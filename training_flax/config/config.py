@@ -19,6 +19,12 @@ MODEL, RUN = {"reaches": "model"}, {"reaches": "run"}
 OLD_NAMES = {"optimiser": "optimizer", "stem": "stem_type"}
 """Old names of options, and their new names; old names are read everywhere and written nowhere."""
 
+OF_OPTIMIZER = (
+    *("optimizer", "lr", "lr_scaling", "momentum", "nesterov", "weight_decay", "decay", "schedule", "decay_at"),
+    *("warmup", "warmup_lr", "warmup_shape", "clip_norm"),
+)
+"""Options that do not apply where an optimizer of the user's is passed to `fit`."""
+
 BEFORE = {"ema_warmup": False, "test_crop_rule": "centred"}
 """Values of options in runs that began before there was the option, where they differ from the default of new runs."""
 
@@ -212,6 +218,11 @@ class ResolvedConfig(TrainConfig):
     clip_norm: float = 0.0
     ema: float = 0.0
     ema_warmup: bool = True
+
+    own_loss: str | None = None
+    """Name of the loss that was passed to `fit`."""
+    own_optimizer: str | None = None
+    """State of the optimizer that was passed to `fit`."""
 
 
 def reaching(purpose: dict[str, str]) -> tuple[str, ...]:

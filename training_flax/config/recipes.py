@@ -133,7 +133,7 @@ RECIPES = {name: replace(recipe, config=replace(recipe.config, recipe=name)) for
 
 def suitable_recipe(config: TrainConfig) -> str:
     """Names the recipe for a config without one, by the data, or else by the network and its published image size."""
-    if config.data == "digits":
+    if config.data in ("digits", "dataset:digits"):  # by name, or opened and passed to `fit`
         return "quick-digits"
     if published_size(ARCHS[config.arch]()) > 32:
         return "he2015-imagenet"

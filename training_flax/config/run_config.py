@@ -37,7 +37,15 @@ FILE = CONFIG
 LONGEST = 400  # characters of an error
 NEEDED = ("arch", "recipe", "batch_size", "lr")  # the options without a default
 FILES = ("train_files", "test_files", "train_bytes", "test_bytes", "train_labels", "test_labels")
-MAY_LACK = (*FILES, "weights_sum", "versions", "mark", "lengths", "random")  # entries of FACTS that no reader needs
+SUMS = ("train_sum", "test_sum")
+OF_FIT = (
+    "callbacks",
+    "unused_options",
+    "resumption",
+    "pixels",
+)  # entries of runs that a user passed more than a config
+# Entries of FACTS that no reader needs.
+MAY_LACK = (*FILES, *SUMS, "weights_sum", "versions", "mark", "lengths", "random", *OF_FIT)
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,7 @@ class RunConfig:
         train_examples, test_examples: the numbers of images.
         image_shape: (height, width, channels) of the images that the network sees in training.
         mean, std: the normalisation of pixels from 0 to 1, channel by channel.
+        pixels: the run saw pixels; False for values that the user had normalised himself.
         mark: the mark of the run; None in runs of older versions.
     """
 
@@ -61,6 +70,7 @@ class RunConfig:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     mark: str | None
+    pixels: bool = True
 
     @property
     def num_classes(self) -> int:
@@ -74,9 +84,11 @@ def numbers_options(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
     values["model"] = {name: getattr(config, name) for name in reaching(MODEL)}
     values["num_classes"] = len(dataset.class_names)
     values["class_names"] = dataset.class_names
-    values["train_examples"] = len(dataset.train.labels)
-    values["test_examples"] = len(dataset.test.labels)
-    files = {name: getattr(dataset, name) for name in FILES} | {"weights_sum": _sum_of_weights(config.weights)}
+    values["train_examples"] = dataset.train.examples
+    values["test_examples"] = dataset.test.examples
+    files = {name: getattr(dataset, name) for name in (*FILES, *SUMS)} | {
+        "weights_sum": _sum_of_weights(config.weights)
+    }
     values |= {name: listed for name, listed in files.items() if listed is not None}
     values["image_shape"] = dataset.image_shape
     values["normalisation"] = {"mean": dataset.mean, "std": dataset.std}
@@ -167,6 +179,7 @@ def read_run_config(run: Path) -> RunConfig:
         mean=stored.normalisation.mean,
         std=stored.normalisation.std,
         mark=stored.mark,
+        pixels=stored.pixels is not False,
     )
 
 

@@ -1,6 +1,6 @@
 """The types of labelled images: a data set and its splits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,8 +10,13 @@ import numpy as np
 class Split(NamedTuple):
     """The train or test split of a data set, whole in memory."""
 
-    images: np.ndarray  # (examples, height, width, channels) uint8
+    images: np.ndarray  # (examples, height, width, channels) uint8, or floating point of the same scale, 0 to 255
     labels: np.ndarray  # (examples,) int32, from 0 to classes - 1
+
+    @property
+    def examples(self) -> int:
+        """The number of images."""
+        return len(self.labels)
 
 
 @dataclass(frozen=True)
@@ -29,10 +34,37 @@ class StreamedSplit:
     image_shape: tuple[int, int, int]
     read: Callable[[int], np.ndarray]
 
+    @property
+    def examples(self) -> int:
+        """The number of images."""
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class BatchedSplit:
+    """A split that comes in batches from an iterable of the user's, in the order of the iterable.
+
+    Attributes:
+        examples: the number of images in an epoch.
+        labels: (examples,) int32 of a test split; empty for a train split, whose labels come with its images.
+        image_shape: (height, width, channels).
+        dtype: the type of the images: uint8, or floating point of the same scale, 0 to 255.
+        batches: begins the iterable anew, and yields images (batch, *image_shape) and labels (batch,) int32.
+    """
+
+    examples: int
+    labels: np.ndarray
+    image_shape: tuple[int, int, int]
+    dtype: np.dtype
+    batches: Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
+
+
+AnySplit = Split | StreamedSplit | BatchedSplit
+
 
 @dataclass(frozen=True)
 class Dataset:
-    """A labelled image data set; both splits are in memory, or both are streamed.
+    """A labelled image data set; both splits are in memory, or both are streamed, but for those of a user's own.
 
     Attributes:
         name: the name for `open_dataset`.
@@ -44,13 +76,15 @@ class Dataset:
         train_files, test_files: hashes of the names of the splits' files; None if there are none.
         train_bytes, test_bytes: the bytes of the splits' files; None if there are none, or too many to ask for.
         train_labels, test_labels: hashes of the splits' labels, in order; None where the images come from no files.
+        train_sum, test_sum: hashes of pixels and labels of arrays that were passed to `fit`; else None.
+        pixels: the images are pixels; False for values of another scale, which are normalised as the user says.
         notes: what a user should know of the choice of the splits, a line each.
         passed_over: the paths of files that stand among the images, and are none.
     """
 
     name: str
-    train: Split | StreamedSplit
-    test: Split | StreamedSplit
+    train: AnySplit
+    test: AnySplit
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -60,6 +94,9 @@ class Dataset:
     test_bytes: int | None = None
     train_labels: str | None = None
     test_labels: str | None = None
+    train_sum: str | None = None
+    test_sum: str | None = None
+    pixels: bool = True
     notes: tuple[str, ...] = ()
     passed_over: tuple[str, ...] = ()
 

@@ -62,11 +62,9 @@ def sum_of_files(names: Iterable[str]) -> str:
     return hashlib.sha256(b"".join(os.fsencode(f"{name}\0") for name in names)).hexdigest()[:16]
 
 
-def _sum_of_labels(source: Source) -> str | None:
-    """Returns a hash of the labels of a split that comes from files, which may get others; None for other splits."""
-    if source.files is None:
-        return None
-    return hashlib.sha256(source.labels.astype("<i4").tobytes()).hexdigest()[:16]
+def sum_of_labels(labels: np.ndarray) -> str:
+    """Returns a hash of a split's labels, in order: sixteen hexadecimal digits."""
+    return hashlib.sha256(labels.astype("<i4").tobytes()).hexdigest()[:16]
 
 
 def as_dataset(name: str, sources: Sources, image_size: int | None, default_image_size: int) -> Dataset:
@@ -80,7 +78,9 @@ def as_dataset(name: str, sources: Sources, image_size: int | None, default_imag
     mean, std = channel_moments(_images(train))
     about: dict[str, Any] = {"train_files": sources.train.files, "test_files": sources.test.files}
     about |= {"train_bytes": sources.train.bytes, "test_bytes": sources.test.bytes}
-    about |= {"train_labels": _sum_of_labels(sources.train), "test_labels": _sum_of_labels(sources.test)}
+    for what, source in (("train", sources.train), ("test", sources.test)):
+        # Labels that come from files may change; others are known by the name of the data set.
+        about[f"{what}_labels"] = None if source.files is None else sum_of_labels(source.labels)
     about |= {"notes": sources.notes, "passed_over": sources.passed_over}
     return Dataset(name, train, test, sources.class_names, mean, std, **about)
 

@@ -19,12 +19,13 @@ from common_flax.errors import one_line
 from common_flax.files import UNFINISHED, make_folder, remove_unfinished, user_path, whole_file
 from common_flax.json_input import read_object
 from common_flax.terminal import complain
-from training_flax.config.config import BEFORE, ResolvedConfig, TrainConfig
+from training_flax.config.config import BEFORE, OF_OPTIMIZER, ResolvedConfig, TrainConfig
 from training_flax.config.run_config import FILE, is_run, numbers_options, plain, read_config
 from training_flax.data.dataset import Dataset
 from training_flax.runtime.locks import lock
 from training_flax.runtime.random_numbers import RandomNumbers, by_shape, current
 from training_flax.runtime.signals import RunError
+from training_flax.runtime.users_code import is_users
 from weights_flax.formats.orbax import read_orbax
 from weights_flax.formats.run import newest_checkpoint
 
@@ -117,6 +118,8 @@ def _check_same_run(out: Path, wanted: dict[str, Any], extend: bool) -> None:
     there, now = _flat(stored), _flat(plain(wanted))
     unknown = {"train_files", "test_files", *LABELS, *chain(*CONTENT.values())} - there.keys()  # runs of older versions
     ignored = {"versions", *(LENGTH if extend else ()), *_addresses(there, now)} | unknown
+    ignored |= {*OF_OPTIMIZER} if now.get("own_optimizer") else set()
+    ignored |= {"loss"} if now.get("own_loss") else set()
     differing = [
         f"{name} ({there.get(name)!r} there, {now.get(name)!r} now)"
         for name in now
@@ -194,13 +197,15 @@ def random_numbers(run: Path) -> RandomNumbers:
         return current()
 
 
-def write_config(run: Path, config: TrainConfig, dataset: Dataset, mark: str, lengths: Sequence[int] = ()) -> None:
-    """Writes config.json: the values of `numbers_options`, the run's mark, lengths, random numbers, and a check sum."""
+def write_config(
+    run: Path, config: TrainConfig, dataset: Dataset, mark: str, lengths: Sequence[int] = (), **facts: Any
+) -> None:
+    """Writes config.json: `numbers_options`, the run's mark, lengths, random numbers, `facts`, and a check sum."""
     if is_run(run) and read_config(run).get("mark") not in (None, mark):
         raise ValueError(f"out {str(run)!r} holds another run, which has begun meanwhile; name a new folder")
     values = plain(numbers_options(config, dataset))
     about = {"mark": mark, "lengths": list(lengths), "random": random_numbers(run)._asdict()}
-    write_json(run / FILE, {**values, **about})
+    write_json(run / FILE, {**values, **about, **facts})
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -253,6 +258,8 @@ def written_to(run: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if is_users(error):
+            raise
         raise RunError(f"run {str(run)!r} cannot be written or read: {one_line(error)}") from error
 
 

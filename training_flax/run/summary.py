@@ -23,6 +23,8 @@ class Summary(msgspec.Struct):
     test_accuracy: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     images_per_second: Amount = 0.0
     train_seconds: Amount = 0.0
+    stopped_by: str = ""
+    planned_steps: Count = 0
     mark: str = ""
     metrics_check_sum: str | None = None
 

@@ -1,0 +1,1 @@
+"""What users pass to `fit`: their own data, loss, optimizer and callbacks."""

@@ -1,0 +1,54 @@
+"""The lines that a run begins with: devices, network, data, a user's own parts, recipe and folder."""
+
+import jax
+
+from training_flax.data.dataset import Dataset
+from training_flax.learn.optimizers import peak_rate
+from training_flax.run.plan import Job
+from training_flax.runtime.terminal import Terminal
+
+NAMED = 10  # files that are passed over
+
+
+def introduce(job: Job, terminal: Terminal) -> None:
+    """Prints devices, network, data and options of the run."""
+    config, dataset, device = job.config, job.dataset, jax.devices()[0]
+    shape = "×".join(map(str, dataset.image_shape))
+    counts = f"{dataset.train.examples:,} train and {dataset.test.examples:,} test images"
+    length = f"{job.total_steps} steps" if config.steps else f"{config.epochs} epochs, {job.total_steps} steps"
+    rate = f"peak learning rate {peak_rate(config):g}" if job.own.optimizer is None else "your own optimizer"
+    processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    terminal.say(f"device  {jax.device_count()} × {device.device_kind}{processes}, JAX {jax.__version__}")
+    terminal.say(f"model   {config.arch}, {job.parameters:,} parameters, {config.dtype}")
+    terminal.say(f"data    {config.data}, {counts} of {shape}, {len(dataset.class_names)} classes")
+    resumption = [f"resumes {job.resumption}"] if job.resumption else []
+    for note in (*dataset.notes, *passed_over(dataset), *resumption):
+        terminal.say(f"        {note}")
+    for line in own_parts(job):
+        terminal.say(line)
+    terminal.say(f"recipe  {config.recipe}: {length}, batch size {job.batch_size}, {rate}, seed {config.seed}")
+    terminal.say(f"run     {job.run}")
+
+
+def own_parts(job: Job) -> list[str]:
+    """Returns a line for each part of the run that the user passed: loss, optimizer, callbacks; empty without any."""
+    config, lines = job.config, []
+    if config.own_loss:
+        lines.append(f"loss    your own, {config.own_loss}")
+    if config.own_optimizer:
+        unused = "learning rate, schedule, decay and clipping of the recipe do not apply"
+        lines.append(f"optim   your own, {config.own_optimizer}; {unused}")
+    if job.own.callbacks:
+        lines.append(f"calls   {', '.join(job.callback_names)}")
+    return lines
+
+
+def passed_over(dataset: Dataset) -> list[str]:
+    """Returns a line that counts the files among the images that are none, and names some; empty if there are none."""
+    files = dataset.passed_over
+    if not files:
+        return []
+    named = ", ".join(map(repr, files[:NAMED])) + (", …" if len(files) > NAMED else "")
+    return [
+        f"passed over, being no image{'s' * (len(files) > 1)}: {len(files):,} file{'s' * (len(files) > 1)}: {named}"
+    ]
