@@ -10,11 +10,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 
 from common_flax.backend import usual_settings
 from common_flax.check_sums import sealed
 from common_flax.terminal import complain, say
+from layers_flax import Network
 from training_flax.config.config import TrainConfig
 from training_flax.data.dataset import BatchedSplit
 from training_flax.data.loader import Loader, read_ahead, with_images
@@ -68,7 +68,7 @@ class FitResult:
 
     run: Path
     summary: dict[str, Any]
-    model: nn.Module
+    model: Network
     variables: dict[str, Any]
 
 

@@ -32,12 +32,12 @@ def introduce(job: Job, terminal: Terminal) -> None:
 
 def own_parts(job: Job) -> list[str]:
     """Returns a line for each part of the run that the user passed: loss, optimizer, callbacks; empty without any."""
-    config, lines = job.config, []
-    if config.own_loss:
-        lines.append(f"loss    your own, {config.own_loss}")
-    if config.own_optimizer:
+    names, lines = job.own_names, []
+    if "own_loss" in names:
+        lines.append(f"loss    your own, {names['own_loss']}")
+    if "own_optimizer" in names:
         unused = "learning rate, schedule, decay and clipping of the recipe do not apply"
-        lines.append(f"optim   your own, {config.own_optimizer}; {unused}")
+        lines.append(f"optim   your own, {names['own_optimizer']}; {unused}")
     if job.own.callbacks:
         lines.append(f"calls   {', '.join(job.callback_names)}")
     return lines

@@ -2,13 +2,18 @@
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
-from flax import linen as nn
 
 from common_flax.renamed import renamed_keyword
+from layers_flax import Network
 from weights_flax.io.archs import build_model
+
+if TYPE_CHECKING:
+    AnyPath = str | Path
+else:
+    AnyPath = Path  # what the command line makes of a word
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16, "float64": jnp.float64}
 
@@ -41,7 +46,7 @@ class TrainConfig:
     recipe: str | None = None
     """Recipe with defaults for the other options: one of those listed above. Left out, data and network decide."""
 
-    data_dir: Path | None = field(default=None, metadata=RUN)
+    data_dir: AnyPath | None = field(default=None, metadata=RUN)
     """Folder of the data sets that TFDS has prepared."""
     train_split: str | None = None
     """Split to train on: of TFDS, as TFDS spells it, such as "train[:80%]"; or a folder in PATH. Left out, train."""
@@ -180,7 +185,7 @@ class TrainConfig:
     """Project at Weights & Biases to write metrics to."""
     profile: bool = field(default=False, metadata=RUN)
     """Write a trace of a few steps to the run's folder."""
-    out: Path | None = field(default=None, metadata=RUN)
+    out: AnyPath | None = field(default=None, metadata=RUN)
     """Folder of the run; an existing run continues where it stopped. Left out, a new folder under runs/."""
 
 
@@ -219,18 +224,13 @@ class ResolvedConfig(TrainConfig):
     ema: float = 0.0
     ema_warmup: bool = True
 
-    own_loss: str | None = None
-    """Name of the loss that was passed to `fit`."""
-    own_optimizer: str | None = None
-    """State of the optimizer that was passed to `fit`."""
-
 
 def reaching(purpose: dict[str, str]) -> tuple[str, ...]:
     """Returns the names of the options with this metadata: MODEL or RUN."""
     return tuple(option.name for option in fields(TrainConfig) if option.metadata == purpose)
 
 
-def build_network(config: TrainConfig, num_classes: int) -> nn.Module:
+def build_network(config: TrainConfig, num_classes: int) -> Network:
     """Builds the network of a config with its MODEL options; raises as `build_model`."""
     options: dict[str, Any] = {name: getattr(config, name) for name in reaching(MODEL)}
     options = {name: value for name, value in options.items() if value is not None}

@@ -38,12 +38,9 @@ LONGEST = 400  # characters of an error
 NEEDED = ("arch", "recipe", "batch_size", "lr")  # the options without a default
 FILES = ("train_files", "test_files", "train_bytes", "test_bytes", "train_labels", "test_labels")
 SUMS = ("train_sum", "test_sum")
-OF_FIT = (
-    "callbacks",
-    "unused_options",
-    "resumption",
-    "pixels",
-)  # entries of runs that a user passed more than a config
+OWN = ("own_loss", "own_optimizer")
+# Entries of runs to which a user passed more than a config.
+OF_FIT = (*OWN, "callbacks", "unused_options", "resumption", "pixels")
 # Entries of FACTS that no reader needs.
 MAY_LACK = (*FILES, *SUMS, "weights_sum", "versions", "mark", "lengths", "random", *OF_FIT)
 
@@ -78,8 +75,11 @@ class RunConfig:
         return len(self.class_names)
 
 
-def numbers_options(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
-    """Returns everything that a run's numbers depend on: resolved options, classes, normalisation, versions."""
+def numbers_options(config: TrainConfig, dataset: Dataset, own: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Returns everything that a run's numbers depend on: resolved options, classes, normalisation, versions.
+
+    `own` are the names of a loss and an optimizer of the user's, as the entries of `OWN`.
+    """
     values = {name: value for name, value in asdict(config).items() if name not in reaching(RUN) + reaching(MODEL)}
     values["model"] = {name: getattr(config, name) for name in reaching(MODEL)}
     values["num_classes"] = len(dataset.class_names)
@@ -90,6 +90,7 @@ def numbers_options(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
         "weights_sum": _sum_of_weights(config.weights)
     }
     values |= {name: listed for name, listed in files.items() if listed is not None}
+    values |= own or {}
     values["image_shape"] = dataset.image_shape
     values["normalisation"] = {"mean": dataset.mean, "std": dataset.std}
     values["versions"] = {name: version(name) for name in ("jax", "flax", "optax")}

@@ -43,6 +43,8 @@ FACTS: dict[str, Any] = {
     "train_sum": Text,
     "test_sum": Text,
     "pixels": bool,
+    "own_loss": Text,
+    "own_optimizer": Text,
     "weights_sum": Text,
     "image_shape": tuple[Side, Side, Channels],
     "normalisation": Normalisation,

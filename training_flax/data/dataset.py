@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
+
+from common_flax.checks import one_of
 
 
 class Split(NamedTuple):
@@ -104,3 +106,14 @@ class Dataset:
     def image_shape(self) -> tuple[int, int, int]:
         """The shape (height, width, channels) of the images that networks see."""
         return self.train.images.shape[1:] if isinstance(self.train, Split) else self.train.image_shape
+
+    def arrays(self, part: Literal["train", "test"]) -> Split:
+        """Returns a split that is in memory, for its images and labels.
+
+        Raises ValueError if `part` is neither "train" nor "test", or the split is not in memory.
+        """
+        one_of("split", part, ("train", "test"))
+        split = self.train if part == "train" else self.test
+        if not isinstance(split, Split):
+            raise ValueError(f"the {part} split of {self.name!r} is not in memory; its images are read one by one")
+        return split

@@ -1,1 +1,1 @@
-"""What users pass to `fit`: their own data, loss, optimizer and callbacks."""
+"""The parts of a run that users pass to `fit`: their own data, loss, optimizer and callbacks."""

@@ -96,8 +96,8 @@ def from_batches(
     Raises:
         ValueError: one line that names what is wrong.
     """
-    scale, length = Scale(moments is not None, dtype), _length(given)
-    begin = _anew(given.train, "train")
+    scale, begin = Scale(moments is not None, dtype), _anew(given.train, "train")
+    length = _length(given)
     first, sample = _sample(begin, length, scale, MOMENTS_LIMIT if moments is None else 1)
     size, images = len(first), np.concatenate([images for images, _ in sample])
     shape: Any = images.shape[1:]

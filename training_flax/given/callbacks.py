@@ -9,8 +9,8 @@ from typing import Any, Protocol, TypeAlias
 
 import jax
 import numpy as np
-from flax import linen as nn
 
+from layers_flax import Network
 from resnet_flax import unstack_blocks
 from training_flax.given.names import qualified_name
 from training_flax.learn.state import TrainState
@@ -44,7 +44,7 @@ class RunView:
     metrics: Mapping[str, float]
     run: Path
     checkpoint: Path | None
-    model: nn.Module = field(repr=False)
+    model: Network = field(repr=False)
     _state: Callable[[], TrainState] = field(repr=False)
     _devices: Devices = field(repr=False)
 

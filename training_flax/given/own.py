@@ -31,15 +31,13 @@ class Own:
         """The names of the config's options that do not apply."""
         return (*(("loss",) if self.loss else ()), *(OF_OPTIMIZER if self.optimizer else ()))
 
-    def names(self, params: Any) -> dict[str, str | None]:
-        """Returns the entries of `ResolvedConfig` that tell these parts from others.
+    def names(self, params: Any) -> dict[str, str]:
+        """Returns the entries of config.json that tell loss and optimizer from others; those of the config have none.
 
         Raises ValueError if the optimizer does not take the parameters `params`, given by their shapes.
         """
-        loss = None if self.loss is None else qualified_name(self.loss)
-        if self.optimizer is None:
-            return {"own_loss": loss, "own_optimizer": None}
-        return {"own_loss": loss, "own_optimizer": optimizer_name(self.optimizer, params)}
+        names = {} if self.loss is None else {"own_loss": qualified_name(self.loss)}
+        return names if self.optimizer is None else names | {"own_optimizer": optimizer_name(self.optimizer, params)}
 
 
 def check_own(loss: object, optimizer: object, callbacks: Iterable[Callback]) -> Own:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from jax import lax
@@ -244,6 +245,8 @@ def make_eval_step(model: nn.Module, loss: Loss | None = None) -> Callable[[Any,
     return step
 
 
-def normalise(images: jax.Array, mean: Sequence[float], std: Sequence[float], dtype: Any = jnp.float32) -> jax.Array:
+def normalise(
+    images: jax.Array | np.ndarray, mean: Sequence[float], std: Sequence[float], dtype: Any = jnp.float32
+) -> jax.Array:
     """Returns (pixel / 255 - mean) / std for images (…, channels) with values from 0 to 255: the input of networks."""
-    return (images.astype(dtype) / 255 - jnp.asarray(mean, dtype)) / jnp.asarray(std, dtype)
+    return (jnp.asarray(images, dtype) / 255 - jnp.asarray(mean, dtype)) / jnp.asarray(std, dtype)

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from flax import linen as nn
 
 from common_flax.check_sums import damage, write_check_sums
 from common_flax.files import UNFINISHED, make_folder, remove, sync, sync_tree
+from layers_flax import Network
 from training_flax.config.config import build_network
 from training_flax.config.run_config import read_run_config
 from training_flax.learn.state import TrainState
@@ -245,7 +245,7 @@ class Checkpoints:
 
 def restore(
     run: Path | str, *, which: str | None = None, averaged: bool | None = None
-) -> tuple[nn.Module, dict[str, Any]]:
+) -> tuple[Network, dict[str, Any]]:
     """Reads a run's network and its variables, from its files or its newest checkpoint.
 
     Args:

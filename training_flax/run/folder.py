@@ -20,7 +20,7 @@ from common_flax.files import UNFINISHED, make_folder, remove_unfinished, user_p
 from common_flax.json_input import read_object
 from common_flax.terminal import complain
 from training_flax.config.config import BEFORE, OF_OPTIMIZER, ResolvedConfig, TrainConfig
-from training_flax.config.run_config import FILE, is_run, numbers_options, plain, read_config
+from training_flax.config.run_config import FILE, OWN, is_run, numbers_options, plain, read_config
 from training_flax.data.dataset import Dataset
 from training_flax.runtime.locks import lock
 from training_flax.runtime.random_numbers import RandomNumbers, by_shape, current
@@ -42,12 +42,15 @@ class InUse(ValueError):
     """Raised for a folder in which another process trains."""
 
 
-def run_path(config: TrainConfig, dataset: Dataset, *, extend: bool = False) -> Path:
+def run_path(
+    config: TrainConfig, dataset: Dataset, own: Mapping[str, str] | None = None, *, extend: bool = False
+) -> Path:
     """Returns the folder for a run: `config.out`, or a new name under runs/. Writes nothing.
 
     Args:
         config: the resolved options.
         dataset: the run's data.
+        own: see `numbers_options`.
         extend: allow an existing run to get more epochs or steps.
 
     Raises:
@@ -66,7 +69,7 @@ def run_path(config: TrainConfig, dataset: Dataset, *, extend: bool = False) -> 
     except UnicodeEncodeError:
         raise ValueError(f"out {str(out)!r} must be UTF-8, as names of checkpoints are; name another folder") from None
     try:
-        _check_folder(out, numbers_options(config, dataset), extend)
+        _check_folder(out, numbers_options(config, dataset, own), extend)
     except OSError as error:
         raise ValueError(f"out {str(out)!r} cannot be read: {error.strerror}") from None
     return out
@@ -122,7 +125,7 @@ def _check_same_run(out: Path, wanted: dict[str, Any], extend: bool) -> None:
     ignored |= {"loss"} if now.get("own_loss") else set()
     differing = [
         f"{name} ({there.get(name)!r} there, {now.get(name)!r} now)"
-        for name in now
+        for name in {**now, **dict.fromkeys(OWN)}
         if name not in ignored and there.get(name) != now.get(name)
     ]
     if differing:
@@ -165,7 +168,7 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name != "model"} | model
 
 
-def mark_of(run: Path, config: TrainConfig, dataset: Dataset) -> str:
+def mark_of(run: Path, config: TrainConfig, dataset: Dataset, own: Mapping[str, str] | None = None) -> str:
     """Returns the mark that a run's checkpoints, weights and summary carry: sixteen hexadecimal digits.
 
     It is a hash of all that the run's numbers depend on except its length, taken when the run begins; config.json keeps
@@ -174,7 +177,8 @@ def mark_of(run: Path, config: TrainConfig, dataset: Dataset) -> str:
     """
     if is_run(run) and (stored := read_config(run).get("mark")):
         return str(stored)
-    values = {k: value for k, value in numbers_options(config, dataset).items() if k not in (*LENGTH, *UNMARKED)}
+    values = numbers_options(config, dataset, own)
+    values = {name: value for name, value in values.items() if name not in (*LENGTH, *UNMARKED)}
     return hashlib.sha256(json.dumps(plain(values), sort_keys=True).encode()).hexdigest()[:16]
 
 

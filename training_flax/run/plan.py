@@ -10,10 +10,9 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import optax
-from flax import linen as nn
 
 from common_flax.optional import library
-from layers_flax import variables_by_shape
+from layers_flax import Network, variables_by_shape
 from resnet_flax import stack_blocks
 from training_flax.augment.registry import Augmentation, parse_augmentations
 from training_flax.config.config import MODEL, ResolvedConfig, TrainConfig, build_network, reaching
@@ -50,6 +49,7 @@ class Job:
         batch_size: images per step, on all devices together.
         total_steps: optimizer steps to take.
         own: the loss, optimizer and callbacks that a user passed.
+        own_names: names of the first two, see `Own.names`.
         run: the folder to write to: new, empty, or of the same run.
         mark: the run's mark, see `mark_of`.
         lengths: the numbers of steps that the run was planned for, see `lengths_of`.
@@ -57,8 +57,8 @@ class Job:
 
     config: ResolvedConfig
     dataset: Dataset
-    model: nn.Module
-    eval_model: nn.Module
+    model: Network
+    eval_model: Network
     devices: Devices
     parameters: int
     batch_size: int
@@ -67,6 +67,7 @@ class Job:
     mark: str
     lengths: tuple[int, ...]
     own: Own = field(default_factory=Own)
+    own_names: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def optimizer(self) -> optax.GradientTransformation:
@@ -87,7 +88,7 @@ class Job:
     def facts(self) -> dict[str, Any]:
         """The entries of config.json that tell of what the user passed; empty for a run that its config describes."""
         facts: dict[str, Any] = {"callbacks": self.callback_names, "unused_options": self.own.unused}
-        facts = {name: value for name, value in facts.items() if value}
+        facts = {name: value for name, value in facts.items() if value} | {**self.own_names}
         facts |= {} if self.dataset.pixels else {"pixels": False}
         return facts | ({"resumption": self.resumption} if self.resumption else {})
 
@@ -231,11 +232,11 @@ def plan(
     shapes = variables_by_shape(eval_model, dataset.image_shape)
     check_patterns(shapes["params"], config.freeze)
     resolved = as_begun(with_recipe(config, batch_norm=bool(shapes["batch_stats"])), config)
-    sizes = dict(image_size=named.image_size, test_image_size=named.test_image_size)
-    resolved = replace(resolved, **sizes, **own.names(shapes["params"]))  # type: ignore[arg-type]
-    check_bounds(numbers_options(resolved, dataset))
+    resolved = replace(resolved, image_size=named.image_size, test_image_size=named.test_image_size)
+    own_names = own.names(shapes["params"])
+    check_bounds(numbers_options(resolved, dataset, own_names))
     total_steps = _total_steps(resolved, dataset, devices)
-    run = run_path(resolved, dataset, extend=extend)
+    run = run_path(resolved, dataset, own_names, extend=extend)
     if config.weights is not None and not checkpoint_steps(run):  # a run that resumes does not read its weights again
         starting_weights(config, eval_model)
     return Job(
@@ -248,9 +249,10 @@ def plan(
         batch_size=resolved.batch_size,
         total_steps=total_steps,
         run=run,
-        mark=mark_of(run, resolved, dataset),
+        mark=mark_of(run, resolved, dataset, own_names),
         lengths=lengths_of(run, total_steps),
         own=own,
+        own_names=own_names,
     )
 
 
