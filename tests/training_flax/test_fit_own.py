@@ -1,6 +1,7 @@
 """Runs on a user's own data, with his own loss, optimizer and callbacks: the bits, resumption, and what is written."""
 
 import json
+import sys
 from dataclasses import replace
 from functools import partial
 
@@ -36,7 +37,9 @@ from training_flax import (
     with_recipe,
 )
 from training_flax.data.dataset import StreamedSplit
+from training_flax.given.names import optimizer_name
 from training_flax.inference import command as predict_command
+from training_flax.run.programs import lower_train_step
 from training_flax.runtime.signals import STOP
 from weights_flax import load_model
 
@@ -123,8 +126,8 @@ def tiny_pictures():
         save_figure(Figure(figsize=(0.1, 0.1)), path)
 
     with pytest.MonkeyPatch.context() as context:
-        for place in ("fit.draw_batch", "results.draw_confusion", "run.logs.draw_curves"):
-            context.setattr(f"training_flax.{place}", draw)
+        for module, name in (("fit", "draw_batch"), ("results", "draw_confusion"), ("run.logs", "draw_curves")):
+            context.setattr(sys.modules[f"training_flax.{module}"], name, draw)
         yield
 
 
@@ -158,16 +161,20 @@ def test_what_is_the_same_gives_the_same_bits(given, by_name, tmp_path):
     assert again.summary == result.summary
 
 
-def test_batches_in_the_order_of_an_epoch_give_the_same_bits(tmp_path):
-    """An epoch of four batches, by name and as a list: without augmentation only the order counts."""
+def test_batches_in_the_order_of_an_epoch_give_the_same_weights(tmp_path):
+    """An epoch of four batches, by name and as a list: without augmentation only the order counts.
+
+    A step that takes its images from the host is another program, and rounds otherwise.
+    """
     options = dict(steps=4, augment=("none",))
     named = fit(config(tmp_path / "named", data="fake:8x8x3:4:64", **options), quiet=True)
     rows = [batch_indices(step, BATCH, 64, 0) for step in range(4)]
     batches = [(DATA.train.images[row], DATA.train.labels[row]) for row in rows]
     tests = [{"image": DATA.test.images[i : i + 30], "label": DATA.test.labels[i : i + 30]} for i in range(0, 256, 30)]
     result = fit(config(tmp_path / "run", **options), data=(batches, tests), quiet=True)
-    assert result.summary["test_accuracy"] == named.summary["test_accuracy"]
-    assert_same(result, named)
+    assert result.summary["test_loss"] == pytest.approx(named.summary["test_loss"], rel=1e-4)
+    for a, b in zip(weights(result), weights(named), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
 def test_a_run_is_killed_by_a_callback_and_goes_on_bit_for_bit(by_name, tmp_path):
@@ -263,6 +270,39 @@ def test_a_reduction_on_plateaus_sees_the_loss(tmp_path):
     assert "ReduceLROnPlateauState" in entries(result)["own_optimizer"]
 
 
+def labelled(params):
+    return {name: "head" if name == "fc" else "body" for name in params}
+
+
+OPTAX = {
+    "a schedule among the state": optax.inject_hyperparams(optax.adamw)(optax.cosine_decay_schedule(1e-3, 100)),
+    "lion": optax.lion(1e-4),
+    "adafactor": optax.adafactor(1e-3),
+    "clipped": optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1, 0.9, nesterov=True)),
+    "by layers": optax.multi_transform({"body": optax.sgd(0.01), "head": optax.adam(1e-3)}, labelled),
+    "looking ahead": optax.apply_if_finite(optax.rmsprop(1e-3), 3),
+    "in several steps": optax.MultiSteps(optax.adam(1e-3), 4).gradient_transformation(),
+    "momentum in bfloat16": optax.adam(1e-3, mu_dtype=jnp.bfloat16),
+    "without a state": optax.sgd(0.1),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTAX.values(), ids=OPTAX)
+def test_optimizers_of_optax_make_a_step(optimizer):
+    """A step is traced, with a state that keeps its types."""
+    lower_train_step(plan(config(), data=ARRAYS, optimizer=optimizer))
+
+
+def test_an_optimizer_is_known_by_its_state():
+    params = {"conv": {"kernel": jnp.zeros((3, 3))}, "fc": {"kernel": jnp.zeros((3,))}}
+    names = [optimizer_name(optimizer, params) for optimizer in OPTAX.values()]
+    assert len({*names}) == len(names)
+    assert names[0].startswith("InjectStatefulHyperparamsState, WrappedScheduleState, ScaleByAdamState (")
+    assert names[-1].startswith("no state (")
+    assert optimizer_name(optax.adam(1.0), params) == optimizer_name(optax.adam(2.0), params)
+    assert optimizer_name(optax.adam(1.0), {}) != optimizer_name(optax.adam(1.0), params)
+
+
 def test_callbacks_see_the_run_as_its_files_tell_it(tmp_path):
     seen = Recorder()
     result = fit(config(tmp_path / "run", ema=0.5), data=ARRAYS, callbacks=[seen], quiet=True)
@@ -339,7 +379,7 @@ def test_a_callback_ends_a_run_with_results(event, at, end, tmp_path, monkeypatc
 def test_a_run_that_is_killed_after_its_callback_has_stopped_it_writes_its_results(tmp_path, monkeypatch):
     """A kill between the last checkpoint and the results leaves the checkpoint, which tells that the run has ended."""
     with monkeypatch.context() as context:
-        context.setattr("training_flax.fit.write_results", lambda *_: 1 / 0)
+        context.setattr(sys.modules["training_flax.fit"], "write_results", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             fit(config(tmp_path / "run"), data=ARRAYS, callbacks=[StopAt("on_step", 6)], quiet=True)
     result = fit(config(tmp_path / "run"), data=ARRAYS, callbacks=[StopAt("on_step", 12)], quiet=True)
