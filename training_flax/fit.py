@@ -135,10 +135,10 @@ def _fit(job: Job, quiet: bool, stop: StopRequest) -> FitResult:
     """Trains as `fit`, unless the run is finished."""
     first = jax.process_index() == 0
     terminal = Terminal(quiet or not first)
-    finish = finish_of(job.run)
+    finish, stopped_by = finish_of(job.run), ""
     saved = run_folder.checkpoint_steps(job.run)
     if finish is not None and max(finish.steps, finish.planned) >= job.total_steps:
-        broken = ", ".join(broken_results(job, finish.steps))
+        broken, stopped_by = ", ".join(broken_results(job, finish.steps)), finish.stopped_by
         if not broken:
             terminal.say(f"{job.run} is finished: {finish}; its results are in {SUMMARY}")
             if not has_its_metrics(job.run, read_summary(job.run)):
@@ -154,10 +154,10 @@ def _fit(job: Job, quiet: bool, stop: StopRequest) -> FitResult:
     needed = missing * checkpoint_size(state) + results_size(job, state)
     check_space(job.run, needed, f"{missing} checkpoint{'s' * (missing > 1)} and the results")
     with run_folder.locked(job.run) if first else nullcontext():
-        return _run(job, terminal, stop)
+        return _run(job, terminal, stop, stopped_by)
 
 
-def _run(job: Job, terminal: Terminal, stop: StopRequest) -> FitResult:
+def _run(job: Job, terminal: Terminal, stop: StopRequest, stopped_by: str) -> FitResult:
     start = time.perf_counter()
     introduce(job, terminal)
     if jax.process_index() == 0:
@@ -169,6 +169,8 @@ def _run(job: Job, terminal: Terminal, stop: StopRequest) -> FitResult:
     terminal.say(f"compiled in {compile_seconds:.1f} s")
 
     state, progress = _first_state(job, programs, checkpoints, logs, terminal)
+    if stopped_by:  # a callback had seen its last checkpoint, which does not tell
+        progress = progress._replace(stopped_by=stopped_by)
     try:
         loop = Loop(job, programs, state, progress, checkpoints, logs, terminal, stop)
         with saving_alone(loop):

@@ -351,13 +351,13 @@ def test_a_view_is_a_copy_that_nothing_changes(tmp_path):
         _ = views[0].state
 
 
-@pytest.mark.parametrize(("event", "at", "end"), [("on_step", 6, 6), ("on_epoch", 8, 8), ("on_checkpoint", 4, 5)])
-def test_a_callback_ends_a_run_with_results(event, at, end, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("event", "at"), [("on_step", 6), ("on_epoch", 8), ("on_checkpoint", 4)])
+def test_a_callback_ends_a_run_with_results(event, at, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("training_flax.run.loop.SHARE_OF_CHECKPOINTS", float("inf"))
     monkeypatch.setattr("training_flax.run.loop.SHORT_EPOCH", 0.0)
     result = fit(config(tmp_path / "run"), data=ARRAYS, callbacks=[StopAt(event, at)])
     steps = result.summary["steps"]
-    assert steps in {at, end}
+    assert steps == at
     assert result.summary["stopped_by"].endswith("StopAt")
     assert f"StopAt after step {steps} of {STEPS}" in capsys.readouterr().out
     assert (result.run / "confusion.png").is_file()
