@@ -12,6 +12,8 @@ from common_flax.errors import out_of_memory
 from common_flax.signals import imported, leave, open_standard_streams
 from common_flax.terminal import complain, written_out
 
+NUMBERS = ("mean", "std")  # options that take a number for each channel
+Numbers = tuple[float, ...]
 Options = TypeVar("Options")
 
 
@@ -20,21 +22,55 @@ def parse_options(kind: type[Options], arguments: Sequence[str], *, prog: str, d
 
     Args:
         kind: a dataclass, whose fields are the options.
-        arguments: the words of the command line, without the program.
+        arguments: the words of the command line, without the program; see also `separated`.
         prog, description: the program's name and purpose, for --help.
 
     Raises:
         ValueError: the command line is wrong; the message is one line.
         SystemExit: help was asked for, and shown.
     """
-    complaint = io.StringIO()
+    words, complaint = separated(arguments), io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint), written_out():
-            return tyro.cli(kind, prog=prog, description=description, args=arguments, config=(tyro.conf.DisallowNone,))
+            return tyro.cli(kind, prog=prog, description=description, args=words, config=(tyro.conf.DisallowNone,))
     except SystemExit as stop:
         if stop.code in (0, None):
             raise  # --help
         raise ValueError(_in_one_line(complaint.getvalue())) from None
+
+
+def separated(arguments: Sequence[str]) -> list[str]:
+    """Returns the words of a command line with each number of `NUMBERS` as a word of its own, at the end.
+
+    So `--mean 0.485,0.456,0.406`, `--mean=0.485,0.456,0.406`, `--mean 0.485, 0.456, 0.406` and `--mean 0.485 0.456
+    0.406` are one. Numbers with commas end where no comma joins the next word, those with blanks at the first word that
+    is no number. At the end they take no word of others, such as an image file behind them. Of an option that is given
+    twice the last one holds. Words behind `--` are left as they are.
+
+    Raises:
+        ValueError: an option has no numbers.
+    """
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    words, rest, found = list(arguments[:end]), list(arguments[end:]), dict[str, list[str]]()
+    kept: list[str] = []
+    while words:
+        option, equals, value = words.pop(0).partition("=")
+        name = option.removeprefix("--")
+        if name not in NUMBERS or not option.startswith("--"):
+            kept.append(option + equals + value)
+            continue
+        if equals:
+            words.insert(0, value)
+        taken: list[str] = []
+        while words and _are_numbers(words[0]) and not _complete(taken, words[0]):
+            taken.append(words.pop(0))
+        if not (numbers := _parts(" ".join(taken))):
+            given = repr(words[0]) if words and (equals or not words[0].startswith("--")) else "none"
+            raise ValueError(f"{name} must be numbers, with commas or blanks between them; given {given}")
+        found[option] = numbers
+    for option, numbers in found.items():
+        kept += [option, *numbers]
+    return kept + rest
 
 
 def run_command(name: str, command: Callable[[], object], *errors: type[Exception]) -> int:
@@ -83,6 +119,23 @@ def write_to_any_terminal() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+
+
+def _parts(text: str) -> list[str]:
+    return text.replace(",", " ").split()
+
+
+def _are_numbers(word: str) -> bool:
+    """True for a number, several with commas between them, or a comma alone."""
+    with contextlib.suppress(ValueError):
+        return len([float(part) for part in _parts(word)]) > 0 or "," in word
+    return False
+
+
+def _complete(taken: Sequence[str], following: str) -> bool:
+    """True if the words that are taken have all their numbers: commas between them, and none to the word behind."""
+    text = " ".join(taken)
+    return "," in text and not text.endswith(",") and not following.startswith(",")
 
 
 def _in_one_line(box: str) -> str:

@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -116,7 +117,10 @@ def understand(module, options, monkeypatch):
     monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
     if module in ("train.py", "training_flax"):
         if options != ["--help"]:
-            check(with_recipe(importlib.import_module("training_flax.train_command").parse(options).training))
+            parsed = importlib.import_module("training_flax.train_command").parse(options)
+            training = replace(parsed.training, which=None) if parsed.eval_only else parsed.training
+            # A run, and weights, know their architecture.
+            check(training if training.arch is None and (training.out or training.weights) else with_recipe(training))
     elif module == "theory_flax":
         command = importlib.import_module("theory_flax.__main__")
         parsed = command.parse(options)

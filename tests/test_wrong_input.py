@@ -95,7 +95,10 @@ OPTIONS = {
         "--arch densnet121 --print-config",
         "unknown arch 'densnet121'; did you mean",
     ),
-    "no architecture": (None, "Missing from train.py: --arch STR Architecture: one of those listed above. (required)"),
+    "no architecture": (
+        None,
+        "arch is missing: name one, such as densenet121, or as out the folder of a run that exists",
+    ),
     "unknown flag": ("--epoch 2", "Unrecognized options: --epoch, 2; did you mean '--epochs'?"),
     "not a number": (
         "--epochs two",
@@ -206,7 +209,7 @@ OPTIONS = {
     ),
     "no run to evaluate": (
         "--eval-only --out absent",
-        "weights 'absent': there is no such file",
+        "out 'absent' holds no run to evaluate; weights takes files of weights",
     ),
     "no TensorBoard": (
         "--tensorboard",
@@ -498,7 +501,7 @@ WORLDS = {
     "shorter": (
         lambda run: None,
         ["--steps", "2", "--extend", "--out", "run"],
-        "extend makes a run longer; steps was 4; given 2",
+        "extend makes a run longer; it has 4 steps; given 2 steps",
     ),
     "no config": (
         lambda run: (run / "config.json").unlink(),

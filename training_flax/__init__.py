@@ -10,13 +10,15 @@ from training_flax.config.recipes import RECIPES, Recipe, with_recipe
 from training_flax.data.dataset import Dataset, Split
 from training_flax.data.loader import batch_indices
 from training_flax.data.open import open_dataset
-from training_flax.fit import FitResult, evaluate_run, fit
+from training_flax.evaluate import evaluate_run
+from training_flax.fit import FitResult, fit
 from training_flax.given.arrays import dataset_from_arrays
 from training_flax.given.batches import Batches
 from training_flax.given.callbacks import Callback, RunView
 from training_flax.inference.predict import Predictions, predict
 from training_flax.learn.evaluation import Evaluation, evaluate
 from training_flax.learn.optimizers import learning_rate, make_optimizer
+from training_flax.learn.per_class import ClassScores, Confusion, class_scores, commonest_confusion, worst_class
 from training_flax.learn.state import EvalResult, LossScale, TrainMetrics, TrainState, init_state, start_state
 from training_flax.learn.steps import make_eval_step, make_train_step, normalise
 from training_flax.run.checkpoints import restore
@@ -33,6 +35,8 @@ __all__ = [
     "RECIPES",
     "Batches",
     "Callback",
+    "ClassScores",
+    "Confusion",
     "Dataset",
     "EvalResult",
     "Evaluation",
@@ -53,6 +57,8 @@ __all__ = [
     "augment_images",
     "batch_indices",
     "build_model",
+    "class_scores",
+    "commonest_confusion",
     "compiler_options",
     "dataset_from_arrays",
     "evaluate",
@@ -80,6 +86,7 @@ __all__ = [
     "stop_on_signals",
     "trim_memory",
     "with_recipe",
+    "worst_class",
 ]
 
 __getattr__ = renamed(__name__, {"Part": Split, "make_optimiser": make_optimizer})

@@ -13,15 +13,16 @@ import optax
 
 from common_flax.backend import usual_settings
 from common_flax.check_sums import sealed
-from common_flax.terminal import complain, say
 from layers_flax import Network
 from training_flax.config.config import TrainConfig
+from training_flax.config.of_run import options_of_run
 from training_flax.data.dataset import BatchedSplit
 from training_flax.data.loader import Loader, read_ahead, with_images
 from training_flax.given.callbacks import Callback
 from training_flax.given.data import Data
-from training_flax.introduction import introduce, passed_over
-from training_flax.learn.evaluation import Evaluation, evaluate, on_device
+from training_flax.given.own import applicable
+from training_flax.introduction import facts, introduce, passed_over
+from training_flax.learn.evaluation import on_device
 from training_flax.learn.starting_weights import starting_weights
 from training_flax.learn.state import TrainState
 from training_flax.learn.steps import Loss
@@ -51,7 +52,6 @@ from training_flax.runtime.random_numbers import drawn_by
 from training_flax.runtime.signals import RunError, StopRequest, interrupt_after_saving
 from training_flax.runtime.terminal import Terminal
 from weights_flax import load_weights
-from weights_flax.formats.open import open_weights
 from weights_flax.formats.run import FILES
 
 
@@ -89,11 +89,12 @@ def fit(
     curves.png, confusion.png, model.safetensors (and model_ema.safetensors for averaged weights) and checkpoints/.
 
     Args:
-        config: the options, or the result of `plan`, which has taken the next four arguments.
+        config: the options, or the result of `plan`, which has taken the next four arguments. A run that exists knows
+            its own: `TrainConfig(out=RUN)` goes on.
         data: train and test images in place of the data set that the config names: ((images, labels), (test_images,
             test_labels)) as for `dataset_from_arrays`; a `Dataset`; or iterables of batches, (train, test) or
             `Batches`, whose runs resume by epochs and not bit for bit.
-        loss: (logits, targets) → losses, all (batch,) or (batch, classes), in place of the config's; see
+        loss: (logits, targets) → losses, from (batch, classes) to (batch,), in place of the config's; see
             `make_train_step`. It is the loss of the evaluations too.
         optimizer: any of Optax's, in place of the config's; learning rate, schedule and decay are its own.
         callbacks: objects that see the run as it trains and may stop it, see `Callback`.
@@ -111,15 +112,16 @@ def fit(
     """
     stop = stop or StopRequest()
     stop.armed = False
-    options = config.config if isinstance(config, Job) else config
     passed = {"data": data, "loss": loss, "optimizer": optimizer, "callbacks": callbacks or None}
     if isinstance(config, Job) and (names := [name for name, value in passed.items() if value is not None]):
         raise ValueError(f"give {', '.join(names)} to plan, which has made the job, or a TrainConfig to fit")
+    known = config.config if isinstance(config, Job) else applicable(config, loss=loss, optimizer=optimizer)
+    options = known if isinstance(config, Job) else options_of_run(known)
     with usual_settings(x64=options.dtype == "float64"), interrupt_after_saving(stop):
         if isinstance(config, Job):
             job = config
         else:
-            job = plan(config, data=data, loss=loss, optimizer=optimizer, callbacks=callbacks)
+            job = plan(options, data=data, loss=loss, optimizer=optimizer, callbacks=callbacks)
         while True:
             try:
                 with run_folder.written_to(job.run), memory_for(job.batch_size), drawn_by(random_numbers(job.run)):
@@ -161,7 +163,7 @@ def _run(job: Job, terminal: Terminal, stop: StopRequest, stopped_by: str) -> Fi
     start = time.perf_counter()
     introduce(job, terminal)
     if jax.process_index() == 0:
-        run_folder.write_config(job.run, job.config, job.dataset, job.mark, job.lengths, **job.facts)
+        run_folder.write_config(job.run, job.config, job.dataset, job.mark, job.lengths, **facts(job))
     logs, checkpoints = Logs(job), Checkpoints(job.run, job.mark, job.lengths)
     terminal.say("compiling; the first start of a network takes a while, later starts use the cache")
     programs = compile_programs(job)
@@ -242,34 +244,3 @@ def _draw_first_batch(job: Job, programs: Programs, state: TrainState) -> None:
     images, targets = jax.device_get(programs.show(state, split, job.devices.put_rows(rows)))
     if jax.process_index() == 0:
         draw_batch(job.run / "batch.png", images, targets, job.dataset.class_names)
-
-
-def evaluate_run(config: TrainConfig, *, quiet: bool = False) -> Evaluation:
-    """Evaluates the network of `config.weights`, or of the run in `config.out`, on the whole test split.
-
-    A run gives its averaged weights if it has any, or those that `config.which` names.
-
-    Raises:
-        ValueError: both are None, the weights cannot be read, or an option is wrong, see `plan`.
-    """
-    source = config.weights or config.out
-    if source is None:
-        raise ValueError("evaluation needs weights, or the folder of a run as out; neither is given")
-    with usual_settings(x64=config.dtype == "float64"):
-        return _evaluate_run(config, source, quiet)
-
-
-def _evaluate_run(config: TrainConfig, source: Path | str, quiet: bool) -> Evaluation:
-    job = plan(replace(config, weights=str(source), out=None))
-    variables = starting_weights(job.config, job.eval_model)
-    seen = dict(interpolation=job.config.interpolation, crop_rule=job.config.test_crop_rule)
-    evaluation = evaluate(job.eval_model, variables, job.dataset, job.batch_size, crop=job.config.test_crop, **seen)
-    right, total = int((evaluation.predictions == job.dataset.test.labels).sum()), len(evaluation.predictions)
-    kind = "averaged" if open_weights(source, which=config.which).which == "averaged" else config.which
-    score = f"{100 * evaluation.accuracy:.2f} % ({right} of {total} images), loss {evaluation.loss:.4f}"
-    weights = f" of the {kind} weights" if kind else ""
-    if not quiet and jax.process_index() == 0:
-        for note in (*job.dataset.notes, *passed_over(job.dataset)):
-            complain(note)
-        say(f"test accuracy{weights} {score}")  # the only result: where it cannot be printed, that is an error
-    return evaluation

@@ -1,8 +1,14 @@
 """The lines that a run begins with: devices, network, data, a user's own parts, recipe and folder."""
 
+from typing import Any
+
 import jax
 
-from training_flax.data.dataset import Dataset
+from common_flax.terminal import as_numbers
+from training_flax.data.dataset import BatchedSplit, Dataset
+from training_flax.data.open import GIVEN
+from training_flax.data.source import MEASURED
+from training_flax.given.names import qualified_name
 from training_flax.learn.optimizers import peak_rate
 from training_flax.run.plan import Job
 from training_flax.runtime.terminal import Terminal
@@ -21,8 +27,8 @@ def introduce(job: Job, terminal: Terminal) -> None:
     terminal.say(f"device  {jax.device_count()} × {device.device_kind}{processes}, JAX {jax.__version__}")
     terminal.say(f"model   {config.arch}, {job.parameters:,} parameters, {config.dtype}")
     terminal.say(f"data    {config.data}, {counts} of {shape}, {len(dataset.class_names)} classes")
-    resumption = [f"resumes {job.resumption}"] if job.resumption else []
-    for note in (*dataset.notes, *passed_over(dataset), *resumption):
+    resumes = [f"resumes {how}"] if (how := resumption(job)) else []
+    for note in (normalised(job), *dataset.notes, *passed_over(dataset), *resumes):
         terminal.say(f"        {note}")
     for line in own_parts(job):
         terminal.say(line)
@@ -39,8 +45,33 @@ def own_parts(job: Job) -> list[str]:
         unused = "learning rate, schedule, decay and clipping of the recipe do not apply"
         lines.append(f"optim   your own, {names['own_optimizer']}; {unused}")
     if job.own.callbacks:
-        lines.append(f"calls   {', '.join(job.callback_names)}")
+        lines.append(f"calls   {', '.join(map(qualified_name, job.own.callbacks))}")
     return lines
+
+
+def normalised(job: Job) -> str:
+    """Returns a line that tells mean and std, where they are from, and if the weights to start from name none."""
+    dataset, weights = job.dataset, job.config.weights
+    line = f"mean {as_numbers(dataset.mean)}, std {as_numbers(dataset.std)}, {dataset.moments_from}"
+    silent = weights is not None and dataset.moments_from == MEASURED
+    return f"{line}; the weights {weights} name none (--mean, --std)" if silent else line
+
+
+def resumption(job: Job) -> str:
+    """Returns the way in which a run resumes, if a user passed its data; empty for data that the config names."""
+    if job.config.data.partition(":")[0] not in GIVEN:
+        return ""
+    if isinstance(job.dataset.train, BatchedSplit):
+        return "by epochs: the iterable begins anew, and the bits are not those of a run that never stopped"
+    told = "while the images stay the same" if job.dataset.train_sum is None else "told by a hash of the images"
+    return f"bit for bit, {told}"
+
+
+def facts(job: Job) -> dict[str, Any]:
+    """Returns the entries of config.json that tell what a user passed; empty for a run that its config describes."""
+    entries: dict[str, Any] = {"callbacks": tuple(map(qualified_name, job.own.callbacks))}
+    entries |= {"unused_options": job.own.unused, "resumption": resumption(job), **job.own_names}
+    return {name: value for name, value in entries.items() if value} | ({} if job.dataset.pixels else {"pixels": False})
 
 
 def passed_over(dataset: Dataset) -> list[str]:

@@ -1,5 +1,6 @@
 """The results of a finished run: weights, pictures and summary, and the check that they are whole."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,7 +9,18 @@ import jax
 from common_flax.check_sums import sealed
 from common_flax.files import sync
 from resnet_flax import unstack_blocks
-from training_flax.data.dataset import StreamedSplit
+from training_flax.data.dataset import Dataset, StreamedSplit
+from training_flax.learn.evaluation import Evaluation, test_reader
+from training_flax.mistakes import (
+    MISTAKES,
+    PREDICTIONS,
+    draw_worst,
+    lines_about,
+    predictions_size,
+    scores_in_summary,
+    sum_of_predictions,
+    write_predictions,
+)
 from training_flax.plots.curves import draw_confusion
 from training_flax.run import folder as run_folder
 from training_flax.run.disk_space import checkpoint_size
@@ -18,10 +30,10 @@ from training_flax.run.plan import Job
 from training_flax.run.summary import read_summary
 from training_flax.runtime.terminal import Terminal
 from weights_flax import load_weights, read_card, save_weights
-from weights_flax.formats.run import FILES, SUMMARY
+from weights_flax.formats.run import DATA, FILES, SUMMARY
 
 PICTURES = ("batch.png", "curves.png", "confusion.png")
-PICTURES_SIZE = 1_000_000  # bytes of all pictures and texts together, an upper estimate
+PICTURES_SIZE = 3_000_000  # bytes of all pictures and short texts together, an upper estimate
 END_OF_PNG = b"IEND\xaeB`\x82"
 
 
@@ -40,7 +52,8 @@ def preprocessing(job: Job) -> dict[str, Any]:
 
 def results_size(job: Job, state: Any) -> int:
     """Returns an upper estimate of the bytes that the results take on the disk; a state of shapes will do."""
-    return len(origins(job, 0)) * checkpoint_size((state.params, state.batch_stats)) + PICTURES_SIZE
+    weights = len(origins(job, 0)) * checkpoint_size((state.params, state.batch_stats))
+    return weights + predictions_size(job.dataset) + PICTURES_SIZE
 
 
 class Finish(NamedTuple):
@@ -77,6 +90,9 @@ def broken_results(job: Job, steps: int) -> list[str]:
     """Returns the names of the results of a run finished after `steps` that are missing, damaged, or another run's."""
     broken = [name for name in PICTURES if not is_whole_picture(job.run / name)]
     summary = read_summary(job.run)
+    if (expected := summary.get("predictions_check_sum")) is not None:  # older versions wrote no mistakes
+        broken += [] if is_whole_picture(job.run / MISTAKES) else [MISTAKES]
+        broken += [] if sum_of_predictions(job.run) == expected else [PREDICTIONS]
     if summary.get("mark") not in (None, job.mark):
         broken.append(SUMMARY)
     for name, origin in origins(job, steps).items():
@@ -110,7 +126,6 @@ def write_results(
     average = None if state.ema is None else unstack_blocks(job.devices.gather(state.ema))
     labels, names = dataset.test.labels, dataset.class_names
     steps = int(jax.device_get(state.step))
-    right, accuracy = int((evaluation.predictions == labels).sum()), f"{100 * evaluation.accuracy:.2f} %"
     summary = {
         "arch": config.arch,
         "data": config.data,
@@ -122,6 +137,7 @@ def write_results(
         "skipped_steps": int(jax.device_get(state.skipped)),
         "test_accuracy": evaluation.accuracy,
         "test_loss": evaluation.loss,
+        **scores_in_summary(evaluation, dataset),
         "best_accuracy": progress.best_accuracy,
         "best_step": progress.best_step,
         # A run that only repeats its results takes no steps.
@@ -138,15 +154,55 @@ def write_results(
         about: dict[str, Any] = {"mean": dataset.mean, "std": dataset.std} if dataset.pixels else {}
         about |= {"class_names": names}
         about |= {"image_shape": dataset.image_shape, "preprocessing": preprocessing(job)}
+        about |= {"data": {name: value for name in DATA if (value := getattr(config, name)) is not None}}
         for (name, origin), weights in zip(origins(job, steps).items(), (variables, average), strict=False):
             values: Any = jax.device_get(weights)
             save_weights(job.eval_model, values, job.run / name, **about, run=origin)
-        score = f"{config.arch} on {config.data}: {accuracy} of {len(labels)} test images"
+        right = f"{100 * evaluation.accuracy:.2f} % of {len(labels):,} test images right"
+        score = f"{right}: {config.arch} on {config.data}"
         draw_confusion(job.run / "confusion.png", labels, evaluation.predictions, names, score)
+        _write_mistakes(job, evaluation)
         sync(job.run / METRICS)
-        summary = sealed(summary | {"metrics_check_sum": sum_of_metrics(job.run)})
+        sums = {"metrics_check_sum": sum_of_metrics(job.run), "predictions_check_sum": sum_of_predictions(job.run)}
+        summary = sealed(summary | sums)
         run_folder.write_json(job.run / SUMMARY, summary)
-    averaged = " of the averaged weights" if state.ema is not None else ""
-    terminal.say(f"test accuracy{averaged} {accuracy} ({right} of {len(labels)} images), loss {evaluation.loss:.4f}")
-    terminal.say(f"weights, curves and confusion matrix are in {job.run} after {seconds:.0f} s")
+    kind = "last" if state.ema is None else "averaged"
+    terminal.say(score_line(f"{kind} weights after step {steps}", dataset, evaluation))
+    files = f"mistakes in {MISTAKES}, predictions in {PREDICTIONS}"
+    terminal.say(f"weights, curves and confusion matrix are in {job.run} after {seconds:.0f} s; {files}")
+    for line in lines_about(evaluation, dataset):
+        terminal.say(line)
     return summary, variables
+
+
+def score_line(weights: str, dataset: Dataset, evaluation: Evaluation) -> str:
+    """Returns the line of a result: the weights, data and part, normalisation, accuracy and loss.
+
+    Args:
+        weights: what is evaluated, such as "averaged weights after step 45".
+        dataset: its test part was evaluated; mean and std are those that the network saw.
+        evaluation: the result.
+    """
+    right, total = int((evaluation.predictions == dataset.test.labels).sum()), len(dataset.test.labels)
+    moments = ", ".join(f"{name} {_moment(getattr(dataset, name))}" for name in ("mean", "std"))
+    part = f"{dataset.test_part}, {total:,} image{'s' * (total != 1)}"
+    score = f"{100 * evaluation.accuracy:.2f} % ({right:,} right), loss {evaluation.loss:.4f}"
+    return f"test accuracy of the {weights} on {dataset.name} ({part}; {moments}): {score}"
+
+
+def _moment(values: Sequence[float]) -> str:
+    """Formats a number for each channel; equal ones, as of grey images, as one."""
+    texts = [f"{value:.3f}" for value in values]
+    return texts[0] if len(set(texts)) == 1 else " ".join(texts)
+
+
+def _write_mistakes(job: Job, evaluation: Evaluation) -> None:
+    config, test = job.config, job.dataset.test
+    seen = dict(interpolation=config.interpolation, rule=config.test_crop_rule)
+    reader = test_reader(test, config.test_crop, config.workers, **seen)
+    try:
+        draw_worst(job.run / MISTAKES, evaluation, job.dataset, reader, f"{config.arch} on {config.data}")
+    finally:
+        if reader:
+            reader.close()
+    write_predictions(job.run / PREDICTIONS, evaluation, job.dataset)

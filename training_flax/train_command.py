@@ -17,8 +17,10 @@ from common_flax.errors import one_line
 from common_flax.signals import STOP, StopRequest, leave, stop_on_signals
 from common_flax.terminal import complain, complaining, say
 from training_flax.config.config import OLD_NAMES, TrainConfig
+from training_flax.config.of_run import options_of_run
 from training_flax.config.recipes import RECIPES, with_recipe
-from training_flax.fit import evaluate_run, fit
+from training_flax.evaluate import evaluate_run
+from training_flax.fit import fit
 from training_flax.run.plan import plan
 from training_flax.runtime.compilation import keep_compiled_programs
 from training_flax.runtime.distributed import join_processes
@@ -73,16 +75,21 @@ def parse(arguments: Sequence[str], prog: str = "train.py") -> CommandLine:
 
 def run(options: CommandLine, stop: StopRequest) -> None:
     """Trains, evaluates or prints the config, as the options say."""
+    if options.eval_only and options.extend:
+        raise ValueError("eval_only trains nothing, and extend trains longer; give one of them")
+    training = options.training
+    if options.print_config or not options.eval_only:  # an evaluation takes only some of the run's
+        training = options_of_run(training, extend=options.extend)
     if options.print_config:
-        say(*json.dumps(asdict(with_recipe(options.training)), indent=2, default=str).splitlines())
+        say(*json.dumps(asdict(with_recipe(training)), indent=2, default=str).splitlines())
         return
     keep_memory()
     keep_compiled_programs()
-    jax.config.update("jax_enable_x64", options.dtype == "float64")
+    jax.config.update("jax_enable_x64", training.dtype == "float64")
     join_processes(options.coordinator, options.num_processes, options.process_id, show_all=options.verbose)
     others = watched()
     try:
-        _run(options, stop)
+        _run(options, training, stop)
     except Exception as error:
         if others is None or isinstance(error, Stopped):
             raise
@@ -94,13 +101,13 @@ def run(options: CommandLine, stop: StopRequest) -> None:
         others.finished()
 
 
-def _run(options: CommandLine, stop: StopRequest) -> None:
-    check_backend(x64=options.dtype == "float64")
+def _run(options: CommandLine, training: TrainConfig, stop: StopRequest) -> None:
+    check_backend(x64=training.dtype == "float64")
     if options.eval_only:
         stop.unarmed = "in the evaluation; there is nothing to save"
-        evaluate_run(options.training)
+        evaluate_run(training)
         return
-    fit(plan(options.training, extend=options.extend), stop=stop)
+    fit(plan(training, extend=options.extend), stop=stop)
     if stop.stop_signal >= STOP:
         complain(f"{signal.Signals(stop.stop_signal - STOP).name} came after the last step; the run is finished")
 

@@ -13,7 +13,7 @@ from tyro.conf import Positional, arg
 
 from common_flax.backend import check_backend
 from common_flax.checks import one_of
-from common_flax.command_line import parse_options, run_command, start_command
+from common_flax.command_line import Numbers, parse_options, run_command, start_command
 from common_flax.terminal import complaining, say, tell, visible
 from weights_flax.export.export import export
 from weights_flax.formats.run import check_new_file, check_output, origin
@@ -84,6 +84,11 @@ class Export:
     """Height and width in pixels; by default those of the training, else those that the network was published for."""
     opset: int | None = None
     """Version of ONNX' operations, 9 to 22; by default 17."""
+    mean: Numbers | None = None
+    """Mean of each channel, for pixels from 0 to 1, in the metadata of an ONNX file; by default the run's or the
+    file's."""
+    std: Numbers | None = None
+    """Standard deviation of each channel, in the same form."""
 
 
 def inspect(options: Inspect) -> None:
@@ -127,7 +132,7 @@ def convert(options: Convert) -> None:
     which = kind_of(options.which, options.ema or None)
     model, variables, card = load_model(options.file, options.arch, which=which, ignore_unused=options.ignore_unused)
     normalised = card.get("normalisation") or {}
-    about = {name: card.get(name) for name in ("class_names", "image_shape", "licence", "source")}
+    about = {name: card.get(name) for name in ("class_names", "image_shape", "licence", "source", "data")}
     about |= {"run": card["run"] if origin(card) else None}
     save_weights(model, variables, options.out, mean=normalised.get("mean"), std=normalised.get("std"), **about)
     values = sum(np.size(leaf) for leaf in jax.tree.leaves(variables))
@@ -141,17 +146,33 @@ def _taken(card: dict[str, Any]) -> str:
 def export_network(options: Export) -> None:
     """Writes a network to a file that runs without this project."""
     check_output("out", options.out, [options.run, options.weights])
+    if options.format != "onnx" and (given := options.mean or options.std):
+        raise ValueError(f"mean and std are for format 'onnx'; given {given} for {options.format!r}")
     check_new_file("out", options.out)
     model, variables, card = _network(options)
     size = options.image_size or published_size(model)
     shape = card.get("image_shape") if options.image_size is None else None
     channels = model.first_kernel(variables).shape[-2]
     image_shape = tuple(shape or (size, size, channels))
-    normalised = card.get("normalisation") or {} if options.format == "onnx" else {}
+    normalised = _normalisation(options, card, channels) if options.format == "onnx" else {}
     metadata = {name: " ".join(map(str, value)) for name, value in normalised.items()}
     about: dict[str, Any] = dict(format=options.format, image_shape=image_shape, metadata=metadata, opset=options.opset)
     export(model, variables, options.out, **about)
     tell(f"{called(model)}, images {'×'.join(map(str, image_shape))}{_taken(card)}: {options.out}")
+
+
+def _normalisation(options: Export, card: dict[str, Any], channels: int) -> dict[str, Numbers]:
+    """Returns the mean and std that the options give, else those of the card; empty if neither has any."""
+    known = card.get("normalisation") or {}
+    given = {"mean": options.mean or known.get("mean"), "std": options.std or known.get("std")}
+    if (given["mean"] is None) != (given["std"] is None):
+        raise ValueError(f"give mean and std, or neither; given mean={given['mean']} and std={given['std']}")
+    found = {name: tuple(values) for name, values in given.items() if values is not None}
+    for name, values in found.items():
+        if len(values) != channels or not np.isfinite(values).all() or (name == "std" and min(values) <= 0):
+            what = f"{channels} finite numbers, one for each channel" + ", all of them over 0" * (name == "std")
+            raise ValueError(f"{name} must be {what}; given {values}")
+    return found
 
 
 def _network(options: Export) -> LoadedModel:

@@ -27,8 +27,8 @@ class Options:
     """Weights of the run: averaged or last. Left out, averaged if the run has any."""
     quick: bool = False
     """Measure in minutes on a laptop; without this option the claim is measured as thoroughly as in the paper."""
-    data: str = "digits"
-    """Data set, as train.py takes it."""
+    data: str | None = None
+    """Data set, as train.py takes it. Left out, the run's, or digits."""
     data_dir: Path | None = None
     """Folder of prepared data sets of TFDS."""
     seeds: int | None = None

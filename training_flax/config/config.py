@@ -36,13 +36,17 @@ BEFORE = {"ema_warmup": False, "test_crop_rule": "centred"}
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The options of a training run. Options that are None come from the recipe, see `with_recipe` and `RECIPES`."""
+    """The options of a training run.
 
-    arch: str
-    """Architecture: one of those listed above."""
-    data: str = "digits"
+    Options that are None come from the run in `out`, where it exists, see `training_flax.config.of_run`; else from the
+    recipe, see `with_recipe` and `RECIPES`; else from `ResolvedConfig`.
+    """
+
+    arch: str | None = None
+    """Architecture: one of those listed above. A run that exists knows its own."""
+    data: str | None = None
     """Data set: "digits" (scikit-learn's, no download), "folder:PATH", "tfds:NAME[:VERSION]", "tfds:NAME:80%" or
-    "fake:HEIGHTxWIDTHxCHANNELS:CLASSES"."""
+    "fake:HEIGHTxWIDTHxCHANNELS:CLASSES". Left out, digits in a new run."""
     recipe: str | None = None
     """Recipe with defaults for the other options: one of those listed above. Left out, data and network decide."""
 
@@ -75,9 +79,9 @@ class TrainConfig:
     """Weights of a run that is started from or evaluated: averaged or last. Left out, averaged if the run has any."""
     num_classes: int | None = None
     """Number of classes of the data. If the weights have another number, the classifier starts from random values."""
-    new_head: bool = False
+    new_head: bool | None = None
     """Start the classifier from random values, whatever classes the weights have, and whatever its name."""
-    ignore_unused: bool = False
+    ignore_unused: bool | None = None
     """Pass over entries of the weights' file beside the network; they are refused else."""
 
     epochs: int | None = None
@@ -134,7 +138,7 @@ class TrainConfig:
     ema_warmup: bool | None = None
     """Let the decay rise to `ema` from 0 at the first step, so that the average forgets the initial weights in short
     runs too. Left out, a run that exists goes on as it began."""
-    freeze: tuple[str, ...] = ()
+    freeze: tuple[str, ...] | None = None
     """Parameters, and statistics beside them, that training does not change: patterns such as "conv1/*", "layer1_*"."""
 
     stem_type: str | None = field(default=None, metadata=MODEL)
@@ -160,16 +164,18 @@ class TrainConfig:
     frozen_batch_norm: bool | None = field(default=None, metadata=MODEL)
     """Normalise by the running statistics in training too, and never update them."""
 
-    dtype: str = "float32"
-    """Compute type: float32, bfloat16, float16 (loss scaling) or float64. Parameters stay float32 at least."""
-    batch_norm: str = "global"
-    """global: statistics over the whole batch; local: over each device's share of it."""
-    reduce_dtype: str = "float32"
-    """Type in which devices add their gradients; with bfloat16 they send half as much."""
-    max_skipped: int = 20
-    """Number of steps in a row, skipped because of infinite or NaN values, after which the run stops."""
-    seed: int = 0
-    """Seed of the initial parameters, of the order of the data and of all augmentation."""
+    dtype: str | None = None
+    """Compute type: float32, bfloat16, float16 (loss scaling) or float64. Parameters stay float32 at least. Left out,
+    float32."""
+    batch_norm: str | None = None
+    """global: statistics over the whole batch; local: over each device's share of it. Left out, global."""
+    reduce_dtype: str | None = None
+    """Type in which devices add their gradients: float32, or bfloat16, in which they send half as much. Left out,
+    float32."""
+    max_skipped: int | None = None
+    """Number of steps in a row, skipped because of infinite or NaN values, after which the run stops. Left out, 20."""
+    seed: int | None = None
+    """Seed of the initial parameters, of the order of the data and of all augmentation. Left out, 0."""
 
     parallel: str = field(default="jit", metadata=RUN)
     """jit (one program over sharded arrays) or pmap (one program per device)."""
@@ -186,7 +192,8 @@ class TrainConfig:
     profile: bool = field(default=False, metadata=RUN)
     """Write a trace of a few steps to the run's folder."""
     out: AnyPath | None = field(default=None, metadata=RUN)
-    """Folder of the run; an existing run continues where it stopped. Left out, a new folder under runs/."""
+    """Folder of the run. A run that exists needs no other option, and continues where it stopped. Left out, a new
+    folder under runs/."""
 
 
 TrainConfig.__init__ = renamed_keyword(TrainConfig.__init__, **OLD_NAMES)  # type: ignore[method-assign]
@@ -196,11 +203,15 @@ TrainConfig.__init__ = renamed_keyword(TrainConfig.__init__, **OLD_NAMES)  # typ
 class ResolvedConfig(TrainConfig):
     """The options of a run after `with_recipe`, with defaults for options that neither user nor recipe sets."""
 
-    recipe: str
+    arch: str = field()  # without `field`, the default of `TrainConfig` would be that of this class too
+    data: str = "digits"
+    recipe: str = field()
     test_crop: float = 0.875
     test_crop_rule: str = "torchvision"
     interpolation: str = "bilinear"
-    batch_size: int
+    new_head: bool = False
+    ignore_unused: bool = False
+    batch_size: int = field()
     accumulate: int = 1
     augment: tuple[str, ...] = ()
     mixup: float = 0.0
@@ -209,7 +220,7 @@ class ResolvedConfig(TrainConfig):
     label_smoothing: float = 0.0
     loss: str = "softmax"
     optimizer: str = "sgd"
-    lr: float
+    lr: float = field()
     lr_scaling: str = "none"
     momentum: float = 0.9
     nesterov: bool = False
@@ -223,6 +234,12 @@ class ResolvedConfig(TrainConfig):
     clip_norm: float = 0.0
     ema: float = 0.0
     ema_warmup: bool = True
+    freeze: tuple[str, ...] = ()
+    dtype: str = "float32"
+    batch_norm: str = "global"
+    reduce_dtype: str = "float32"
+    max_skipped: int = 20
+    seed: int = 0
 
 
 def reaching(purpose: dict[str, str]) -> tuple[str, ...]:
@@ -234,6 +251,7 @@ def build_network(config: TrainConfig, num_classes: int) -> Network:
     """Builds the network of a config with its MODEL options; raises as `build_model`."""
     options: dict[str, Any] = {name: getattr(config, name) for name in reaching(MODEL)}
     options = {name: value for name, value in options.items() if value is not None}
-    if config.dtype == "float64":
+    dtype = config.dtype or "float32"
+    if dtype == "float64":
         options["param_dtype"] = jnp.float64
-    return build_model(config.arch, num_classes=num_classes, dtype=DTYPES[config.dtype], **options)
+    return build_model(str(config.arch), num_classes=num_classes, dtype=DTYPES[dtype], **options)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +27,7 @@ from training_flax.config.config import (
     reaching,
 )
 from training_flax.config.recipes import RECIPES
-from training_flax.config.schema import FACTS, schema, stored_options
+from training_flax.config.schema import FACTS, Machine, schema, stored_options
 from training_flax.data.dataset import Dataset
 from training_flax.data.source import sum_of_files
 from weights_flax.formats.run import CONFIG
@@ -42,7 +42,7 @@ OWN = ("own_loss", "own_optimizer")
 # Entries of runs to which a user passed more than a config.
 OF_FIT = (*OWN, "callbacks", "unused_options", "resumption", "pixels")
 # Entries of FACTS that no reader needs.
-MAY_LACK = (*FILES, *SUMS, "weights_sum", "versions", "mark", "lengths", "random", *OF_FIT)
+MAY_LACK = (*FILES, *SUMS, "weights_sum", "versions", "mark", "lengths", "random", "machine", *OF_FIT)
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class RunConfig:
         mean, std: the normalisation of pixels from 0 to 1, channel by channel.
         pixels: the run saw pixels; False for values that the user had normalised himself.
         mark: the mark of the run; None in runs of older versions.
+        machine: where the data are on the machine that the run began on.
     """
 
     options: ResolvedConfig
@@ -68,6 +69,7 @@ class RunConfig:
     std: tuple[float, ...]
     mark: str | None
     pixels: bool = True
+    machine: Machine = field(default_factory=Machine)
 
     @property
     def num_classes(self) -> int:
@@ -181,6 +183,7 @@ def read_run_config(run: Path) -> RunConfig:
         std=stored.normalisation.std,
         mark=stored.mark,
         pixels=stored.pixels is not False,
+        machine=stored.machine or Machine(),
     )
 
 
@@ -230,8 +233,13 @@ def _check(values: Mapping[str, Any]) -> None:
 
 def _check_network(arch: str, model: Mapping[str, Any], dtype: str, classes: int | None) -> None:
     """Raises ValueError unless the architecture has the options, and allows their values."""
+    check_model_options(arch, model)
+    build_network(TrainConfig(arch, dtype=dtype, **model), classes or 1)
+
+
+def check_model_options(arch: str, options: Mapping[str, Any]) -> None:
+    """Raises ValueError for an option, which is not None, that an architecture does not have."""
     known = [name for name in reaching(MODEL) if name in constructor_options(arch)]
-    for name, value in model.items():
+    for name, value in options.items():
         if value is not None and name not in known:
             raise ValueError(f"{arch} has no option {name}; it has {', '.join(known)}; given {value!r}")
-    build_network(TrainConfig(arch, dtype=dtype, **model), classes or 1)

@@ -28,6 +28,13 @@ class RandomNumbers(msgspec.Struct, forbid_unknown_fields=True):
     partitionable: bool
 
 
+class Machine(msgspec.Struct, forbid_unknown_fields=True):
+    """The entry "machine" of config.json: where the data are, see `training_flax.config.of_run.places`."""
+
+    data: Text | None = None
+    data_dir: Text | None = None
+
+
 # The entries beside the options, with their types.
 FACTS: dict[str, Any] = {
     "num_classes": NumClasses,
@@ -53,6 +60,7 @@ FACTS: dict[str, Any] = {
     "callbacks": Annotated[tuple[Text, ...], msgspec.Meta(max_length=MOST_LISTED)],
     "unused_options": Annotated[tuple[Text, ...], msgspec.Meta(max_length=MOST_LISTED)],
     "resumption": Text,
+    "machine": Machine,
     "mark": Text,
     "lengths": Annotated[tuple[Count, ...], msgspec.Meta(max_length=MOST_LISTED)],
 }

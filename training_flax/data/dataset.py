@@ -1,6 +1,6 @@
 """The types of labelled images: a data set and its splits."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -82,6 +82,9 @@ class Dataset:
         pixels: the images are pixels; False for values of another scale, which are normalised as the user says.
         notes: what a user should know of the choice of the splits, a line each.
         passed_over: the paths of files that stand among the images, and are none.
+        test_part: the name of the test split where it comes from: of a folder, or as TFDS spells it.
+        test_paths: the file of each test image; empty if the images are not files of their own.
+        moments_from: the origin of mean and std in words.
     """
 
     name: str
@@ -101,6 +104,9 @@ class Dataset:
     pixels: bool = True
     notes: tuple[str, ...] = ()
     passed_over: tuple[str, ...] = ()
+    test_part: str = "test"
+    test_paths: Sequence[str] = ()
+    moments_from: str = "the data set's own"
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -78,7 +78,8 @@ def folder(
     shared = int(np.isin(second.labels, same).sum())
     if shared:
         notes.append(f"{shared:,} of the test images are train images too: {test.name!r} has folders of {train.name!r}")
-    return Sources(first, second, _texts([place.name for place in folders[0]]), tuple(notes), (*passed, *more))
+    texts = _texts([place.name for place in folders[0]])
+    return Sources(first, second, texts, tuple(notes), (*passed, *more), plain_text(test.name))
 
 
 def _equal(values: Sequence[str]) -> tuple[int, int]:
@@ -197,7 +198,7 @@ def _source(part: Path, classes: Sequence[Path], whole: Whole, strict: bool) -> 
 
     listed = sum_of_files(file[len(str(part)) + 1 :] for file in paths)
     total = sum(sizes.values()) if sizes else None
-    return Source(labels, lambda index: read_size(paths[index], paths[index]), read, listed, total), passed
+    return Source(labels, lambda index: read_size(paths[index], paths[index]), read, listed, total, paths), passed
 
 
 def _size(file: str, strict: bool) -> int | None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from math import prod
@@ -16,6 +16,7 @@ from training_flax.data.decode import centre_crop, with_channels
 MEMORY_LIMIT = 2**30  # bytes of pixels per split
 HEADER_LIMIT = 200_000  # images whose headers are read; this many take 17 seconds
 MOMENTS_LIMIT = 2_000  # streamed images that mean and std are computed from
+MEASURED = "measured on the train images"  # the origin of mean and std
 CHUNK = 256  # images that a thread reads at a time
 
 
@@ -28,6 +29,7 @@ class Source(NamedTuple):
         read: decodes the image at an index: (height, width, channels) uint8, of 1 or 3 channels.
         files: see `sum_of_files`; None if the images come from no files, or from files of this installation.
         bytes: of all files; None as for `files`, or if there are too many to ask for their sizes.
+        paths: the file of each image; empty if the images are not files of their own.
     """
 
     labels: np.ndarray
@@ -35,6 +37,7 @@ class Source(NamedTuple):
     read: Callable[[int], np.ndarray]
     files: str | None = None
     bytes: int | None = None
+    paths: Sequence[str] = ()
 
 
 class Sources(NamedTuple):
@@ -45,6 +48,7 @@ class Sources(NamedTuple):
         class_names: in the order of the labels.
         notes: what a user should know of the choice of the splits, a line each.
         passed_over: the paths of files that stand among the images, and are none.
+        test_part: the name of the test split where it comes from.
     """
 
     train: Source
@@ -52,6 +56,7 @@ class Sources(NamedTuple):
     class_names: tuple[str, ...]
     notes: tuple[str, ...] = ()
     passed_over: tuple[str, ...] = ()
+    test_part: str = "test"
 
 
 def sum_of_files(names: Iterable[str]) -> str:
@@ -81,7 +86,8 @@ def as_dataset(name: str, sources: Sources, image_size: int | None, default_imag
     for what, source in (("train", sources.train), ("test", sources.test)):
         # Labels that come from files may change; others are known by the name of the data set.
         about[f"{what}_labels"] = None if source.files is None else sum_of_labels(source.labels)
-    about |= {"notes": sources.notes, "passed_over": sources.passed_over}
+    about |= {"notes": sources.notes, "passed_over": sources.passed_over, "test_paths": sources.test.paths}
+    about |= {"test_part": sources.test_part, "moments_from": MEASURED}
     return Dataset(name, train, test, sources.class_names, mean, std, **about)
 
 

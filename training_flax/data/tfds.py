@@ -118,7 +118,7 @@ def prepared(
         names, labels = _classes(data.features, splits, [part.labels for part in parts])
         train, test = (_source(data, *part) for part in zip(splits, parts, labels, strict=True))
         told = (*notes(info.splits, *splits), *([data.features.note] * bool(data.features.note)))
-        return Sources(train, test, names, told)
+        return Sources(train, test, names, told, test_part=splits[1])
 
 
 def _find(name: str, version: str, data: Path) -> Path:

@@ -10,7 +10,7 @@ import numpy as np
 
 from common_flax.checks import check_images, check_pixels
 from training_flax.data.dataset import Dataset, Split
-from training_flax.data.source import CHUNK, channel_moments
+from training_flax.data.source import CHUNK, MEASURED, channel_moments
 
 Array = np.ndarray | jax.Array
 Pair = tuple[Array, Array]
@@ -84,6 +84,7 @@ def from_arrays(
         train_sum=sum_of_arrays(splits[0]),
         test_sum=sum_of_arrays(splits[1]),
         pixels=all(are_pixels(split.images) for split in splits),
+        moments_from=MEASURED if moments is None else "given",
     )
 
 

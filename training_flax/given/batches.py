@@ -110,8 +110,9 @@ def from_batches(
     split = BatchedSplit(
         length * size, np.zeros(0, np.int32), shape, images.dtype, lambda: _full(begin, length, size, form)
     )
+    origin = "of the first images" if moments is None else "given"
     note = f"an epoch is {length} batches of {size} images, in the order of the iterable"
-    data = Dataset("batches", split, test, names, mean, std, notes=(note,), pixels=known)
+    data = Dataset("batches", split, test, names, mean, std, notes=(note,), pixels=known, moments_from=origin)
     return data, size
 
 

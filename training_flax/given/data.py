@@ -40,7 +40,7 @@ def open_given(data: Data, config: TrainConfig) -> GivenData:
     Raises:
         ValueError: the data are of none of these kinds, wrong in themselves, or do not fit the options; one line.
     """
-    if config.data != "digits" and config.data.partition(":")[0] not in GIVEN:
+    if config.data is not None and config.data.partition(":")[0] not in GIVEN:
         raise ValueError(f"give data to fit, or name them in the config, not both; the config has {config.data!r}")
     for name, default in OPENED.items():
         if (value := getattr(config, name)) != default:

@@ -1,12 +1,12 @@
 """The parts of a run that a user passed to `fit` beside the data, checked."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import optax
 
-from training_flax.config.config import OF_OPTIMIZER
+from training_flax.config.config import OF_OPTIMIZER, TrainConfig
 from training_flax.given.callbacks import Callback, check_callbacks
 from training_flax.given.names import optimizer_name, qualified_name
 from training_flax.learn.steps import Loss
@@ -48,3 +48,9 @@ def check_own(loss: object, optimizer: object, callbacks: Iterable[Callback]) ->
         call = f": call it, as in {optimizer.__name__}(1e-3)" if hasattr(optimizer, "__name__") else ""
         raise ValueError(f"optimizer must be an optax.GradientTransformation; given {optimizer!r:.60}{call}")
     return Own(loss, optimizer, check_callbacks(callbacks))
+
+
+def applicable(config: TrainConfig, *, loss: object, optimizer: object) -> TrainConfig:
+    """Returns the config without the options that a loss or an optimizer of the user's stands in for."""
+    unused: dict[str, Any] = dict.fromkeys(() if optimizer is None else OF_OPTIMIZER)
+    return replace(config, **unused | ({} if loss is None else {"loss": None}))

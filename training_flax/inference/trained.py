@@ -73,7 +73,7 @@ def network_of_run(run: Path, dtype: str, which: str | None = None) -> Trained:
         "crop_rule": chosen.test_crop_rule,
     }
     network = {name: value for name in reaching(MODEL) if (value := getattr(chosen, name)) is not None}
-    options = network | {"arch": chosen.arch, "num_classes": config.num_classes} | _types(dtype)
+    options = network | {"arch": chosen.arch, "num_classes": config.num_classes} | types_of(dtype)
     model, variables, card = load_model(run, which=which, **options)
     return Trained(model, variables, **about, origin=origin(card))
 
@@ -85,14 +85,15 @@ def network_of_weights(
 
     Also raises ValueError if the file's classes or normalisation make no sense.
     """
-    loaded = load_model(source, arch, which=which, ignore_unused=ignore_unused, **_types(dtype))
+    loaded = load_model(source, arch, which=which, ignore_unused=ignore_unused, **types_of(dtype))
     try:
         return Trained(loaded.model, loaded.variables, **_metadata(loaded.card), origin=origin(loaded.card))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         raise ValueError(f"weights {source!r} have a damaged card") from None
 
 
-def _types(dtype: str) -> dict[str, Any]:
+def types_of(dtype: str) -> dict[str, Any]:
+    """Returns the options of a network for a compute type, one of `DTYPES`."""
     return {"dtype": DTYPES[dtype], **({"param_dtype": jnp.float64} if dtype == "float64" else {})}
 
 

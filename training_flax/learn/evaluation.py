@@ -27,6 +27,12 @@ class Evaluation(NamedTuple):
     loss: float
     accuracy: float
     predictions: np.ndarray  # (examples,) int32; -1, which is wrong, where a logit is NaN
+    probabilities: np.ndarray  # (examples,) softmax of the predicted class, float32 or wider; NaN where a logit is
+    ranks: np.ndarray  # (examples,) int32: the classes that come before the true one, so 0 is right, under 5 top-5
+
+    def top(self, count: int) -> float:
+        """Returns the share of examples whose true class is among the `count` most probable ones."""
+        return float((self.ranks < count).mean())
 
 
 def make_indexed_eval_step(
@@ -149,10 +155,8 @@ def evaluate_part(
         if len(results) > 1:
             # Waiting for the previous step frees the pixels of its batch, and lets `check` be heard.
             results[-2] = jax.device_get(results[-2])
-    loss, predictions = (
-        np.concatenate(parts)[: split.examples] for parts in zip(*jax.device_get(results), strict=True)
-    )
-    return Evaluation(float(loss.mean(dtype=np.float64)), float((predictions == split.labels).mean()), predictions)
+    loss, *each = (np.concatenate(parts)[: split.examples] for parts in zip(*jax.device_get(results), strict=True))
+    return Evaluation(float(loss.mean(dtype=np.float64)), float((each[0] == split.labels).mean()), *each)
 
 
 def _batches(examples: int, batch_size: int, devices: Devices) -> Iterator[Batch]:

@@ -239,8 +239,14 @@ def make_eval_step(model: nn.Module, loss: Loss | None = None) -> Callable[[Any,
         else:
             losses = losses_by(loss, logits, jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype))
         # Among values that are NaN `argmax` takes the first, and class 0 would be right by chance.
-        classes = jnp.where(jnp.isnan(logits).any(-1), -1, logits.argmax(-1))
-        return EvalResult(losses, classes.astype(jnp.int32))
+        lost = jnp.isnan(logits).any(-1)
+        classes = jnp.where(lost, -1, logits.argmax(-1))
+        probability = jax.nn.softmax(logits).max(-1)
+        true = jnp.take_along_axis(logits, labels[:, None], -1)
+        # Of equal logits the first counts as larger, as it does for `argmax`: rank 0 is a right prediction.
+        before = (logits > true) | ((logits == true) & (jnp.arange(logits.shape[-1]) < labels[:, None]))
+        rank = jnp.where(lost, logits.shape[-1], before.sum(-1))
+        return EvalResult(losses, classes.astype(jnp.int32), probability, rank.astype(jnp.int32))
 
     return step
 

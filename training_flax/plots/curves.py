@@ -57,18 +57,27 @@ def draw_confusion(path: Path, labels: np.ndarray, predictions: np.ndarray, name
     made = predictions >= 0  # logits that are NaN predict no class
     np.add.at(counts, (labels[made] // each, predictions[made] // each), 1)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    figure = Figure(figsize=(6, 5.2), layout="constrained")
+    named = classes <= 20
+    # Inches: counts need room in their squares, and a square of many classes a pixel of its own.
+    side = max(3.6, 0.34 * classes) if named else 4.2 if classes <= 200 else 8.4
+    names = [as_label(name, LONGEST_NAME) for name in names] if named else []
+    width, height = (side + 0.075 * max(map(len, ["", *names])) + more for more in (2.4, 1.3))
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.suptitle(as_label(title, int(width / 0.085)), fontsize=10)
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     of_classes = f", {each} in a square" if each > 1 else ""
-    axes.set(xlabel=f"predicted class{of_classes}", ylabel=f"true class{of_classes}", title=as_label(title))
-    if classes <= 20:
-        names = [as_label(name, LONGEST_NAME) for name in names]
-        axes.set_xticks(range(classes), names, rotation=0 if max(map(len, names)) < 4 else 60)
+    axes.set(xlabel=f"predicted class{of_classes}", ylabel=f"true class{of_classes}")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))
+    if named:
+        slanted: dict[str, Any] = dict(rotation=60, ha="right", rotation_mode="anchor")
+        axes.set_xticks(range(classes), names, **({} if max(map(len, names)) < 4 else slanted))
         axes.set_yticks(range(classes), names)
         for (row, column), count in np.ndenumerate(counts):
             if count:
                 colour = "white" if shares[row, column] > 0.5 else "black"
-                axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=9)
-    figure.colorbar(image, label="share of the true class")
+                size = 9 if classes <= 8 or counts.max() < 1000 else 7
+                axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=size)
+    figure.colorbar(image, label="share of the true class", fraction=0.046, pad=0.03)
     save_figure(figure, path)

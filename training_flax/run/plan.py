@@ -16,21 +16,20 @@ from layers_flax import Network, variables_by_shape
 from resnet_flax import stack_blocks
 from training_flax.augment.registry import Augmentation, parse_augmentations
 from training_flax.config.config import MODEL, ResolvedConfig, TrainConfig, build_network, reaching
+from training_flax.config.of_run import options_of_run
 from training_flax.config.recipes import with_recipe
-from training_flax.config.run_config import check_bounds, numbers_options
+from training_flax.config.run_config import check_bounds, check_model_options, numbers_options, read_run_config
 from training_flax.data.dataset import BatchedSplit, Dataset, StreamedSplit
-from training_flax.data.open import GIVEN, open_dataset
 from training_flax.given.callbacks import Callback
 from training_flax.given.data import Data, open_given
-from training_flax.given.names import qualified_name
-from training_flax.given.own import Own, check_own
+from training_flax.given.own import Own, applicable, check_own
 from training_flax.learn.freeze import check_patterns
+from training_flax.learn.images import check_test_size, normalised, open_images
 from training_flax.learn.optimizers import make_optimizer
-from training_flax.learn.starting_weights import normalisation, seen_as_before, starting_weights
+from training_flax.learn.starting_weights import seen_as_before, starting_weights
 from training_flax.learn.steps import Loss
-from training_flax.run.folder import as_begun, checkpoint_steps, lengths_of, mark_of, run_path
+from training_flax.run.folder import TRAIN_FACTS, check_same_run, checkpoint_steps, lengths_of, mark_of, run_path
 from training_flax.runtime.devices import Devices
-from weights_flax.io.archs import ARCHS, constructor_options, published_size
 
 SHOWN = 36  # images in batch.png
 MOST_STEPS = 10**8  # years of training; memory holds the learning rate of each step, and steps are counted in 32 bits
@@ -78,29 +77,6 @@ class Job:
     def loss(self) -> str | Loss:
         """The user's loss, or else the name of the config's."""
         return self.own.loss or self.config.loss
-
-    @property
-    def callback_names(self) -> tuple[str, ...]:
-        """The names of the classes of the user's callbacks."""
-        return tuple(map(qualified_name, self.own.callbacks))
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """The entries of config.json that tell of what the user passed; empty for a run that its config describes."""
-        facts: dict[str, Any] = {"callbacks": self.callback_names, "unused_options": self.own.unused}
-        facts = {name: value for name, value in facts.items() if value} | {**self.own_names}
-        facts |= {} if self.dataset.pixels else {"pixels": False}
-        return facts | ({"resumption": self.resumption} if self.resumption else {})
-
-    @property
-    def resumption(self) -> str:
-        """The way in which the run resumes, if a user passed its data; empty for data that the config names."""
-        if self.config.data.partition(":")[0] not in GIVEN:
-            return ""
-        if isinstance(self.dataset.train, BatchedSplit):
-            return "by epochs: the iterable begins anew, and the bits are not those of a run that never stopped"
-        told = "while the images stay the same" if self.dataset.train_sum is None else "told by a hash of the images"
-        return f"bit for bit, {told}"
 
     @property
     def stacked(self) -> bool:
@@ -194,8 +170,10 @@ def plan(
         ValueError: the options do not fit each other, the data, the devices or the network, the weights belong to
             another network, or the folder belongs to another run.
     """
-    with_recipe(config)  # checks the options, before any file is read
     own = check_own(loss, optimizer, callbacks)
+    config = applicable(config, loss=loss, optimizer=optimizer)
+    asked, config = config, options_of_run(config, extend=extend)
+    with_recipe(config)  # checks the options, before any file is read
     given = None if data is None else open_given(data, config)
     if given is not None:
         batch_size = config.batch_size if given.batch_size is None else given.batch_size
@@ -206,32 +184,24 @@ def plan(
         if getattr(config, option):
             library(module, extra=option, purpose=option)
     jax_config: Any = jax.config  # its attributes know of contexts, its values do not
-    if config.dtype == "float64" and not jax_config.jax_enable_x64:
+    if named.dtype == "float64" and not jax_config.jax_enable_x64:
         raise ValueError("dtype 'float64' needs jax.config.update('jax_enable_x64', True)")
-    by_device = config.reduce_dtype != "float32"  # XLA's own sums have the type of a layer
-    devices = devices or Devices(config.parallel, config.batch_norm, config.shard_state, each_device=by_device)
-    if given is not None:  # images stay what they are, whatever sizes the recipe names
+    by_device = named.reduce_dtype != "float32"  # XLA's own sums have the type of a layer
+    devices = devices or Devices(named.parallel, named.batch_norm, named.shard_state, each_device=by_device)
+    if given is None:
+        dataset = open_images(named)
+    else:  # images stay what they are, whatever sizes the recipe names
         named = replace(named, image_size=config.image_size, test_image_size=config.test_image_size)
-    dataset = _opened(named) if given is None else given.dataset
-    if config.test_image_size not in (None, dataset.image_shape[0]) and not isinstance(dataset.test, StreamedSplit):
-        shown = "×".join(map(str, dataset.image_shape[:2]))
-        raise ValueError(
-            f"test_image_size is for images that are resized; those of {config.data} all are {shown}; "
-            f"given {config.test_image_size}"
-        )
-    if named.test_image_size and isinstance(dataset.test, StreamedSplit):
-        side = named.test_image_size
-        dataset = replace(dataset, test=replace(dataset.test, image_shape=(side, side, dataset.image_shape[2])))
+        dataset = normalised(given.dataset, named)
+    check_test_size(asked.test_image_size, dataset)  # a recipe's, which a run keeps, is for streamed images alone
     classes = len(dataset.class_names)
     if config.num_classes not in (None, classes):
-        raise ValueError(f"num_classes must be the {classes} of {config.data}; given {config.num_classes}")
-    if moments := normalisation(config, dataset.image_shape[2]):
-        dataset = replace(dataset, mean=moments[0], std=moments[1])
-    _check_options(config)
+        raise ValueError(f"num_classes must be the {classes} of {named.data}; given {config.num_classes}")
+    check_model_options(named.arch, {name: getattr(config, name) for name in reaching(MODEL)})
     eval_model = build_network(named, classes)
     shapes = variables_by_shape(eval_model, dataset.image_shape)
-    check_patterns(shapes["params"], config.freeze)
-    resolved = as_begun(with_recipe(config, batch_norm=bool(shapes["batch_stats"])), config)
+    check_patterns(shapes["params"], named.freeze)
+    resolved = with_recipe(config, batch_norm=bool(shapes["batch_stats"]))
     resolved = replace(resolved, image_size=named.image_size, test_image_size=named.test_image_size)
     own_names = own.names(shapes["params"])
     check_bounds(numbers_options(resolved, dataset, own_names))
@@ -256,25 +226,27 @@ def plan(
     )
 
 
-def _opened(named: ResolvedConfig) -> Dataset:
-    """Opens the data set that the options name."""
-    return open_dataset(
-        named.data,
-        data_dir=named.data_dir,
-        train_split=named.train_split,
-        test_split=named.test_split,
-        strict=named.strict,
-        image_size=named.image_size,
-        default_image_size=published_size(ARCHS[named.arch]()),
-    )
+def images_of_run(config: TrainConfig, *, hint: str = "") -> tuple[ResolvedConfig, Dataset]:
+    """Opens the data of the run in `config.out`, with the normalisation that its network has seen.
 
+    Args:
+        config: the options that are given; the run's own fill in the rest.
+        hint: the end of the line that tells what differs.
 
-def _check_options(config: TrainConfig) -> None:
-    """Raises ValueError for an option that the network does not have."""
-    known = [name for name in reaching(MODEL) if name in constructor_options(config.arch)]
-    for name in reaching(MODEL):
-        if name not in known and (value := getattr(config, name)) is not None:
-            raise ValueError(f"{config.arch} has no option {name}; it has {', '.join(known)}; given {value!r}")
+    Returns:
+        The run's options, and its data.
+
+    Raises:
+        ValueError: an option differs from the run's, the test images or the classes are others now, or any images of
+            data that are given; or the data cannot be opened.
+    """
+    out = Path(str(config.out))
+    stored = read_run_config(out)
+    resolved = with_recipe(options_of_run(config, hint=hint))
+    dataset = open_images(resolved)
+    ignored = TRAIN_FACTS if config.data is None else ()
+    check_same_run(out, numbers_options(resolved, dataset), ignored=ignored, hint=hint)
+    return resolved, replace(dataset, mean=stored.mean, std=stored.std, moments_from="as the run began")
 
 
 def _total_steps(config: ResolvedConfig, dataset: Dataset, devices: Devices) -> int:

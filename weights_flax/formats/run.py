@@ -36,6 +36,19 @@ class Normalisation(msgspec.Struct, forbid_unknown_fields=True):
     std: Moments
 
 
+class Data(msgspec.Struct):
+    """The options that open a run's data: entries of config.json, and of "data" in cards."""
+
+    data: Text | None = None
+    train_split: Text | None = None
+    test_split: Text | None = None
+    image_size: Side | None = None
+    test_image_size: Side | None = None
+
+
+DATA: tuple[str, ...] = Data.__struct_fields__
+
+
 class Stored(msgspec.Struct):
     """The entries of config.json that describe the network and its images."""
 
@@ -163,7 +176,7 @@ def run_in(folder: Path) -> Run | None:
         config = read_object(path)
         if "arch" not in config and not (folder / "checkpoints").is_dir():
             return None  # config.json of a folder from the hub
-        stored = typed(config, Stored)
+        stored, data = typed(config, Stored), typed(config, Data)
         unsealed(config)
     except OSError as error:
         raise ValueError(f"{str(path)!r} cannot be read: {error.strerror or error}") from None
@@ -175,6 +188,7 @@ def run_in(folder: Path) -> Run | None:
     card |= {name: config[name] for name in ABOUT if config.get(name) is not None}
     names = {"crop": "test_crop", "crop_rule": "test_crop_rule", "interpolation": "interpolation"}
     seen = {"crop_rule": "centred"} | {name: config[option] for name, option in names.items() if option in config}
+    card["data"] = {name: value for name in DATA if (value := getattr(data, name)) is not None}
     card["preprocessing"] = seen  # older runs have no rule: theirs was the centred one
     return Run(folder, bool(stored.ema), stored.mark, card)
 

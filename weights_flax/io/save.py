@@ -33,6 +33,7 @@ def save_weights(
     licence: str | None = None,
     source: str | None = None,
     run: Mapping[str, Any] | None = None,
+    data: Mapping[str, Any] | None = None,
 ) -> Path:
     """Writes the variables of `model` to a file that `load_weights` and `load_model` read.
 
@@ -56,6 +57,7 @@ def save_weights(
         licence: of the weights.
         source: the origin of the weights.
         run: of weights of a run, their "step", the run's "mark", and "which": "averaged" or "last".
+        data: the data set of the training, by options of `train.py`: "data", "test_split", "image_size".
 
     Returns:
         The path.
@@ -79,7 +81,7 @@ def save_weights(
     card |= {"normalisation": None if mean is None or std is None else {"mean": list(mean), "std": list(std)}}
     card |= {"image_shape": None if image_shape is None else list(image_shape), "licence": licence, "source": source}
     card |= {"preprocessing": None if preprocessing is None else dict(preprocessing)}
-    card |= {"run": None if run is None else dict(run)}
+    card |= {"run": None if run is None else dict(run), "data": None if data is None else dict(data)}
     card = {name: value for name, value in card.items() if value is not None}
     tensors = to_torch(model, variables)
     variables = from_torch(model, tensors)  # raises an error for missing variables
