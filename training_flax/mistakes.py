@@ -2,6 +2,7 @@
 
 import csv
 import zlib
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from training_flax.plots.grids import draw_mistakes
 PREDICTIONS, MISTAKES = "predictions.csv", "mistakes.png"
 COLUMNS = ("image", "truth", "guess", "probability", "rank")
 DRAWN = 24  # mistakes
+DRAWN_BYTES = 3 * 230**2  # of an image in the picture, where large ones have fewer pixels
+TEXTS_BYTES = 200_000  # of all that stands around them
 TOP_FIVE = 5  # top-5 accuracy is of more classes than these
 MOST_SCORED = 50_000  # classes in summary.json; readers refuse a JSON file with a million fields
 
@@ -83,11 +86,15 @@ def sum_of_predictions(run: Path) -> str | None:
         return None
 
 
-def predictions_size(dataset: Dataset) -> int:
-    """Returns an upper estimate of the bytes of predictions.csv, and of the scores of classes in summary.json."""
+def mistakes_size(dataset: Dataset) -> int:
+    """Returns an upper estimate of the bytes of mistakes.png, predictions.csv and the scores in summary.json."""
+    shape = dataset.test.images.shape[1:] if isinstance(dataset.test, Split) else dataset.test.image_shape
+    picture = DRAWN * min(prod(shape), DRAWN_BYTES) + TEXTS_BYTES
     longest = max(len(name.encode()) for name in dataset.class_names)
     paths = sum(2 * len(plain_text(path).encode()) for path in dataset.test_paths)
-    return len(dataset.test.labels) * (4 * longest + 60) + paths + len(dataset.class_names) * (2 * longest + 200)
+    return (
+        picture + len(dataset.test.labels) * (4 * longest + 60) + paths + len(dataset.class_names) * (2 * longest + 200)
+    )
 
 
 def draw_worst(path: Path, evaluation: Evaluation, dataset: Dataset, reader: Reader | None, title: str) -> None:

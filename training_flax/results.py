@@ -16,7 +16,7 @@ from training_flax.mistakes import (
     PREDICTIONS,
     draw_worst,
     lines_about,
-    predictions_size,
+    mistakes_size,
     scores_in_summary,
     sum_of_predictions,
     write_predictions,
@@ -33,7 +33,7 @@ from weights_flax import load_weights, read_card, save_weights
 from weights_flax.formats.run import DATA, FILES, SUMMARY
 
 PICTURES = ("batch.png", "curves.png", "confusion.png")
-PICTURES_SIZE = 3_000_000  # bytes of all pictures and short texts together, an upper estimate
+PICTURES_SIZE = 1_000_000  # bytes of the pictures and short texts together, an upper estimate
 END_OF_PNG = b"IEND\xaeB`\x82"
 
 
@@ -53,7 +53,7 @@ def preprocessing(job: Job) -> dict[str, Any]:
 def results_size(job: Job, state: Any) -> int:
     """Returns an upper estimate of the bytes that the results take on the disk; a state of shapes will do."""
     weights = len(origins(job, 0)) * checkpoint_size((state.params, state.batch_stats))
-    return weights + predictions_size(job.dataset) + PICTURES_SIZE
+    return weights + mistakes_size(job.dataset) + PICTURES_SIZE
 
 
 class Finish(NamedTuple):

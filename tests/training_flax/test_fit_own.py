@@ -214,7 +214,7 @@ REFUSED = {
         dict(data=ARRAYS, optimizer=optax.sgd(0.1, 0.9)),
         "differs in own_optimizer .* there, .*",
     ),
-    "the config's optimizer": (dict(data=ARRAYS, optimizer=None), "differs in own_optimizer"),
+    "the config's optimizer": (dict(data=ARRAYS, optimizer=None), "differs in lr|differs in own_optimizer"),
 }
 OWN = dict(loss=cross_entropy, optimizer=optax.adam(1e-3))
 

@@ -16,8 +16,8 @@ from training_flax.learn.evaluation import Evaluation
 from training_flax.mistakes import (
     draw_worst,
     lines_about,
+    mistakes_size,
     most_confident,
-    predictions_size,
     scores_in_summary,
     write_predictions,
 )
@@ -120,7 +120,8 @@ def test_the_estimate_of_bytes_is_an_upper_one(name, tmp_path):
     dataset, evaluation = made(labels, labels[::-1], np.linspace(0, 1, 200) / 3, names, paths=names * 5)
     write_predictions(tmp_path / "p.csv", evaluation, dataset)
     text = json.dumps(scores_in_summary(evaluation, dataset), indent=2)
-    assert (tmp_path / "p.csv").stat().st_size + len(text) <= predictions_size(dataset)
+    draw_worst(tmp_path / "p.png", evaluation, dataset, None, name)
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) + len(text) <= mistakes_size(dataset)
 
 
 @pytest.mark.parametrize(("classes", "told"), [(2, False), (5, False), (6, True)])
