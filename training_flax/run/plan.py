@@ -17,7 +17,7 @@ from resnet_flax import stack_blocks
 from training_flax.augment.registry import Augmentation, parse_augmentations
 from training_flax.config.config import MODEL, ResolvedConfig, TrainConfig, build_network, reaching
 from training_flax.config.of_run import options_of_run
-from training_flax.config.recipes import with_recipe
+from training_flax.config.recipes import RECIPES, with_recipe
 from training_flax.config.run_config import check_bounds, check_model_options, numbers_options, read_run_config
 from training_flax.data.dataset import BatchedSplit, Dataset, StreamedSplit
 from training_flax.given.callbacks import Callback
@@ -193,7 +193,8 @@ def plan(
     else:  # images stay what they are, whatever sizes the recipe names
         named = replace(named, image_size=config.image_size, test_image_size=config.test_image_size)
         dataset = normalised(given.dataset, named)
-    check_test_size(asked.test_image_size, dataset)  # a recipe's, which a run keeps, is for streamed images alone
+    if asked.test_image_size != RECIPES[named.recipe].config.test_image_size:
+        check_test_size(asked.test_image_size, dataset)  # a recipe's, which a run keeps, is for streamed images alone
     classes = len(dataset.class_names)
     if config.num_classes not in (None, classes):
         raise ValueError(f"num_classes must be the {classes} of {named.data}; given {config.num_classes}")
