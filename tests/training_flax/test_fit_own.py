@@ -513,8 +513,9 @@ def test_a_large_test_part_is_read_again_at_each_evaluation(tmp_path, monkeypatc
     monkeypatch.setattr(training_flax.given.batches, "MEMORY_LIMIT", 0)
     read = fit(config(tmp_path / "read", steps=8), data=(rows, tests), quiet=True)
     assert_same(kept, read)
-    for name in ("test_accuracy", "test_loss"):
-        assert kept.summary[name] == read.summary[name]
+    assert kept.summary["test_accuracy"] == read.summary["test_accuracy"]
+    # Images from the host are evaluated by another program, which rounds otherwise.
+    assert kept.summary["test_loss"] == pytest.approx(read.summary["test_loss"], rel=2**-20)
 
 
 def test_the_readers_of_runs_take_such_a_run_or_say_what_is_missing(own, tmp_path, capsys):
