@@ -64,11 +64,11 @@ def network_of_run(run: Path, dtype: str, which: str | None = None) -> Trained:
     side = chosen.test_image_size
     about: dict[str, Any] = {
         "class_names": config.class_names,
-        "mean": config.mean,
-        "std": config.std,
+        "mean": config.mean if config.pixels else None,  # else only the user knows how his values were normalised
+        "std": config.std if config.pixels else None,
         "size": (side, side) if side else config.image_shape[:2],
         "crop": chosen.test_crop,
-        "keep": not side and pixels <= MEMORY_LIMIT,
+        "keep": not side and (pixels <= MEMORY_LIMIT or chosen.data in ("arrays", "batches")),
         "interpolation": chosen.interpolation,
         "crop_rule": chosen.test_crop_rule,
     }
