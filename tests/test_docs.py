@@ -25,6 +25,7 @@ SMALLER = {
     'resnet50(num_classes=10, stem_type="cifar"': 'resnet50(num_classes=10, stem_type="cifar", width=4',
     "resnet18()": "resnet18(width=4)",
     "resnet20(), resnet56()": "resnet20(width=4), resnet56(width=4)",
+    'TrainConfig("resnet20", epochs=3, ': 'TrainConfig("resnet20" , steps=1, width=4, augment=(), ',
     'TrainConfig("resnet20", ': 'TrainConfig("resnet20", steps=1, width=4, augment=(), ',
 }
 # What must hold of a page's values when it has been run.
@@ -32,6 +33,7 @@ LAWS = {
     "README.md": lambda v: v["logits"].shape == (8, 10) and set(v["variables"]) == {"params", "batch_stats"},
     "docs/densenet.md": lambda v: v["logits"].shape == (8, 10) and set(v["updates"]) == {"batch_stats"},
     "docs/training.md": lambda v: v["evaluation"].accuracy == v["result"].summary["test_accuracy"],
+    "docs/fit.md": lambda v: v["result"].summary["data"] == "dataset:digits",
     "docs/export.md": lambda v: (
         max(abs(v[name] - v["logits"]).max() for name in ("theirs", "same")) < 1e-5 * abs(v["logits"]).max()
     ),

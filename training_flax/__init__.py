@@ -14,6 +14,9 @@ from training_flax.data.loader import batch_indices
 from training_flax.data.open import open_dataset
 from training_flax.evaluate import evaluate_run
 from training_flax.fit import FitResult, fit
+from training_flax.given.arrays import dataset_from_arrays
+from training_flax.given.batches import Batches
+from training_flax.given.callbacks import Callback, RunView
 from training_flax.inference.predict import Predictions, predict
 from training_flax.learn.evaluation import Evaluation, evaluate
 from training_flax.learn.optimizers import learning_rate, make_optimizer
@@ -22,7 +25,8 @@ from training_flax.learn.state import EvalResult, LossScale, TrainMetrics, Train
 from training_flax.learn.steps import make_eval_step, make_train_step
 from training_flax.range_test import RateRange, lr_range
 from training_flax.run.checkpoints import restore
-from training_flax.run.plan import Job, plan
+from training_flax.run.job import Job
+from training_flax.run.plan import plan
 from training_flax.runtime.compilation import compiler_options, keep_compiled_programs
 from training_flax.runtime.distributed import join_processes
 from training_flax.runtime.memory import keep_memory, trim_memory
@@ -33,6 +37,8 @@ __all__ = [
     "ARCHS",
     "FAMILIES",
     "RECIPES",
+    "Batches",
+    "Callback",
     "ClassScores",
     "Confusion",
     "Dataset",
@@ -46,6 +52,7 @@ __all__ = [
     "RateRange",
     "Recipe",
     "RunError",
+    "RunView",
     "Split",
     "StopRequest",
     "Stopped",
@@ -59,6 +66,7 @@ __all__ = [
     "class_scores",
     "commonest_confusion",
     "compiler_options",
+    "dataset_from_arrays",
     "evaluate",
     "evaluate_run",
     "example_keys",

@@ -16,12 +16,13 @@ from training_flax.config.of_run import options_of_run, options_of_weights
 from training_flax.config.recipes import with_recipe
 from training_flax.config.run_config import is_run
 from training_flax.data.dataset import Dataset
-from training_flax.fit import passed_over
 from training_flax.inference.trained import network_of_run, types_of
+from training_flax.introduction import passed_over
 from training_flax.learn.evaluation import Evaluation, evaluate
+from training_flax.learn.images import check_test_size, open_images
 from training_flax.learn.starting_weights import seen_as_before
 from training_flax.results import score_line
-from training_flax.run.plan import check_test_size, images_of_run, open_images
+from training_flax.run.plan import images_of_run
 from weights_flax import load_model
 from weights_flax.formats.run import origin
 from weights_flax.io.archs import describe, published_size

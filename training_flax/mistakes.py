@@ -10,7 +10,7 @@ import numpy as np
 
 from common_flax.files import open_regular, whole_file
 from common_flax.terminal import plain_text
-from training_flax.data.dataset import Dataset, Split, StreamedSplit
+from training_flax.data.dataset import AnySplit, BatchedSplit, Dataset, Split
 from training_flax.data.loader import Reader
 from training_flax.learn.evaluation import Evaluation
 from training_flax.learn.per_class import ClassScores, class_scores, commonest_confusion, worst_class
@@ -135,13 +135,26 @@ def _scores(evaluation: Evaluation, dataset: Dataset) -> ClassScores:
     return class_scores(dataset.test.labels, evaluation.predictions, len(dataset.class_names))
 
 
-def _read(split: Split | StreamedSplit, indices: np.ndarray, reader: Reader | None) -> np.ndarray:
+def _read(split: AnySplit, indices: np.ndarray, reader: Reader | None) -> np.ndarray:
     """Returns the images at these indices as the network sees them, of one shape; an empty array for none."""
     if isinstance(split, Split):
-        return split.images[indices]
+        return _as_bytes(split.images[indices])
+    if isinstance(split, BatchedSplit):
+        places, start = {int(index): place for place, index in enumerate(indices)}, 0
+        found: dict[int, np.ndarray] = {}
+        for batch, _ in split.batches() if places else ():
+            found |= {places[start + i]: batch[i] for i in range(len(batch)) if start + i in places}
+            start += len(batch)
+        images = [found[place] for place in range(len(indices))]
+        return _as_bytes(np.stack(images)) if images else np.zeros((0, *split.image_shape), np.uint8)
     assert reader is not None
     images = [image.result() for image in reader.start(indices, np.zeros_like(indices))]
     return np.stack(images) if images else np.zeros((0, *split.image_shape), np.uint8)
+
+
+def _as_bytes(images: np.ndarray) -> np.ndarray:
+    """Rounds images of floating point, which a user passed, to pixels that can be drawn."""
+    return images if images.dtype == np.uint8 else np.clip(np.rint(images), 0, 255).astype(np.uint8)
 
 
 def _images(count: int) -> str:

@@ -24,8 +24,9 @@ from training_flax.learn.evaluation import on_device
 from training_flax.learn.state import TrainState, run_keys
 from training_flax.plots.rates import draw_rates
 from training_flax.run.folder import run_path, write_json, written_to
+from training_flax.run.job import Job
 from training_flax.run.loop import train_reader
-from training_flax.run.plan import Job, plan
+from training_flax.run.plan import plan
 from training_flax.run.programs import lower_train_step, make_start, placed_state
 from training_flax.runtime.compilation import compile_together, compiler_options
 from training_flax.runtime.terminal import Terminal, progress_bar

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import msgspec
@@ -10,8 +10,9 @@ import msgspec
 from common_flax.check_sums import sealed
 from common_flax.files import sync
 from resnet_flax import unstack_blocks
-from training_flax.data.built_in import PREPARATION
-from training_flax.data.dataset import Dataset, Split
+from training_flax.data.built_in import preparation_of
+from training_flax.data.dataset import BatchedSplit, Dataset, StreamedSplit
+from training_flax.files.disk_space import checkpoint_size
 from training_flax.inference.likeness import likeness_of
 from training_flax.inference.transform import View
 from training_flax.learn.evaluation import Evaluation, test_reader
@@ -27,10 +28,9 @@ from training_flax.mistakes import (
 )
 from training_flax.plots.curves import draw_confusion
 from training_flax.run import folder as run_folder
-from training_flax.run.disk_space import checkpoint_size
+from training_flax.run.job import Job
 from training_flax.run.loop import LoopResult
 from training_flax.run.metrics import METRICS, sum_of_metrics
-from training_flax.run.plan import Job
 from training_flax.run.summary import read_summary
 from training_flax.runtime.terminal import Terminal
 from weights_flax import load_weights, read_card, save_weights
@@ -58,15 +58,20 @@ def preprocessing(job: Job) -> dict[str, Any]:
     """Returns the entry of the cards that tells how test images become what the network sees."""
     config = job.config
     seen = {"crop": config.test_crop, "crop_rule": config.test_crop_rule, "interpolation": config.interpolation}
-    seen |= {"keep": isinstance(job.dataset.test, Split), "preparation": PREPARATION.get(job.dataset.name, "none")}
+    seen |= {"keep": not isinstance(job.dataset.test, StreamedSplit), "preparation": preparation_of(job.dataset.name)}
     return seen
 
 
-def training_images(job: Job) -> dict[str, Any]:
-    """Returns the entry of the cards that tells what training images are like, seen as in a test."""
-    about, (height, width, channels) = preprocessing(job), job.dataset.image_shape
+def training_images(job: Job) -> dict[str, Any] | None:
+    """Returns the entry of the cards that tells what training images are like, seen as in a test.
+
+    Values that are no pixels, and images that come once in their iterable's order, give none.
+    """
+    train, about, (height, width, channels) = job.dataset.train, preprocessing(job), job.dataset.image_shape
+    if isinstance(train, BatchedSplit) or not job.dataset.pixels:
+        return None
     view = View((height, width), channels, **about | {"preparation": "none"})
-    return msgspec.to_builtins(likeness_of(job.dataset.train, view))
+    return msgspec.to_builtins(likeness_of(train, view))
 
 
 def results_size(job: Job, state: Any) -> int:
@@ -75,26 +80,51 @@ def results_size(job: Job, state: Any) -> int:
     return weights + mistakes_size(job.dataset) + PICTURES_SIZE
 
 
-def finished_steps(run: Path) -> int | None:
-    """Returns the number of steps of a finished run; None if it is not finished, or its summary is damaged."""
+class Finish(NamedTuple):
+    """The end of a finished run.
+
+    Attributes:
+        steps: the steps taken.
+        planned: the steps that it was to take: more, if a callback stopped it.
+        stopped_by: the name of that callback; empty if none did.
+        patience: the patience that ran out; None if none did.
+    """
+
+    steps: int
+    planned: int
+    stopped_by: str
+    patience: int | None
+
+    def is_of(self, job: Job) -> bool:
+        """Tells if a run with this end has nothing left to do: neither more steps, nor another patience."""
+        return max(self.steps, self.planned) >= job.total_steps or (
+            self.patience is not None and self.patience == job.config.patience
+        )
+
+    def told(self, job: Job) -> str:
+        """Tells the number of steps, and why there are no more."""
+        if self.stopped_by:
+            return f"{self.steps} of {self.planned} steps, stopped by {self.stopped_by}"
+        return f"{self.steps} steps" + (
+            "" if self.steps >= job.total_steps else f" of {job.total_steps}, for its patience"
+        )
+
+
+def finish_of(run: Path) -> Finish | None:
+    """Reads the end of a finished run; None if it is not finished, or its summary is damaged."""
     try:
-        return read_summary(run).get("steps")
+        summary = read_summary(run)
     except ValueError:
         return None
+    steps = summary.get("steps")
+    if steps is None:
+        return None
+    planned, patience = summary.get("planned_steps", steps), summary.get("stopped_early")
+    return Finish(steps, planned, summary.get("stopped_by", ""), patience)
 
 
-def is_over(job: Job) -> bool:
-    """Tells if a finished run has taken all its steps, or has ended early by the patience that it has now."""
-    try:
-        summary = read_summary(job.run)
-    except ValueError:
-        return False
-    patience = summary.get("stopped_early")
-    return summary.get("steps", 0) >= job.total_steps or (patience is not None and patience == job.config.patience)
-
-
-def broken_results(job: Job) -> list[str]:
-    """Returns the names of the results of a finished run that are missing, damaged, or of another run."""
+def broken_results(job: Job, steps: int) -> list[str]:
+    """Returns the names of the results of a run finished after `steps` that are missing, damaged, or another run's."""
     broken = [name for name in PICTURES if not is_whole_picture(job.run / name)]
     summary = read_summary(job.run)
     if (expected := summary.get("predictions_check_sum")) is not None:  # older versions wrote no mistakes
@@ -102,7 +132,7 @@ def broken_results(job: Job) -> list[str]:
         broken += [] if sum_of_predictions(job.run) == expected else [PREDICTIONS]
     if summary.get("mark") not in (None, job.mark):
         broken.append(SUMMARY)
-    for name, origin in origins(job, summary.get("steps", job.total_steps), summary.get("best_step", 0)).items():
+    for name, origin in origins(job, steps, summary.get("best_step", 0)).items():
         try:
             load_weights(job.eval_model, job.run / name)
             of_this_run = read_card(job.run / name).get("run") in (origin, *([] if "mark" in summary else [None]))
@@ -135,14 +165,15 @@ def write_results(
         weights["averaged"] = unstack_blocks(job.devices.gather(state.ema))
     if best is not None:
         weights["best"] = best
-    tested, steps = [*weights][-1], progress.evaluated
+    tested = [*weights][-1]
     labels, names = dataset.test.labels, dataset.class_names
+    steps = int(jax.device_get(state.step))
     summary = {
         "arch": config.arch,
         "data": config.data,
         "parameters": job.parameters,
         "device": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
-        "train_examples": len(dataset.train.labels),
+        "train_examples": dataset.train.examples,
         "test_examples": len(labels),
         "steps": steps,
         "skipped_steps": int(jax.device_get(state.skipped)),
@@ -160,12 +191,16 @@ def write_results(
         "mark": job.mark,
     }
     if dataset.validation is not None:
-        summary["validation_examples"] = len(dataset.validation.labels)
+        summary["validation_examples"] = dataset.validation.examples
         summary["validation_accuracy"] = progress.best_accuracy  # of the best weights
-    if steps < job.total_steps:
+    if progress.stopped_by:
+        summary |= {"stopped_by": progress.stopped_by, "planned_steps": job.total_steps}
+    if steps < job.total_steps and job.ends_early(steps, progress.best_step):
         summary["stopped_early"] = config.patience
     if jax.process_index() == 0:
-        about: dict[str, Any] = {"mean": dataset.mean, "std": dataset.std, "class_names": names}
+        # Values that the user normalised himself have a mean and std that only he knows.
+        about: dict[str, Any] = {"mean": dataset.mean, "std": dataset.std} if dataset.pixels else {}
+        about |= {"class_names": names}
         about |= {"image_shape": dataset.image_shape, "preprocessing": preprocessing(job)}
         seed = {"split_seed": config.seed} if dataset.drawn else {}
         about |= {"data": seed | data_of(config), "training_images": training_images(job)}

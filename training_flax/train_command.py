@@ -19,6 +19,7 @@ from common_flax.terminal import complain, complaining, say
 from training_flax.config.config import OLD_NAMES, TrainConfig
 from training_flax.config.of_run import options_of_run
 from training_flax.config.recipes import with_recipe
+from training_flax.config.train_help import GROUPS, help_text, how_to_start
 from training_flax.evaluate import evaluate_run
 from training_flax.fit import fit
 from training_flax.range_test import lr_range
@@ -29,7 +30,6 @@ from training_flax.runtime.lost_processes import ProcessLost, watched
 from training_flax.runtime.memory import keep_memory
 from training_flax.runtime.signals import RunError, Stopped
 from training_flax.runtime.terminal import orbax_hidden
-from training_flax.train_help import GROUPS, help_text, how_to_start
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from drawn import check_same, drawn
 
 from resnet_flax import resnet20
 from training_flax import TrainConfig, evaluate_run, fit, plan
-from training_flax.fit import introduce
+from training_flax.introduction import introduce
 from training_flax.learn.starting_weights import normalisation, starting_weights
 from training_flax.runtime.terminal import Terminal
 from weights_flax import load_model, load_weights, save_weights

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from training_flax import RECIPES, parse_options, train_command
-from training_flax.train_help import GROUPS, how_to_start
+from training_flax.config.train_help import GROUPS, how_to_start
 from weights_flax import ARCHS
 
 ROOT = Path(__file__).parents[2]

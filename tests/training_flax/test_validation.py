@@ -25,7 +25,7 @@ from training_flax import (
 )
 from training_flax.data.held_out import Draw
 from training_flax.inference.command import main as predict
-from training_flax.run import loop
+from training_flax.run import evaluations
 from training_flax.runtime.signals import STOP, RunError
 from weights_flax import load_model, load_weights, read_card
 from weights_flax.__main__ import main as weights_main
@@ -60,14 +60,14 @@ AVERAGES = [
 def whole(request, tmp_path_factory):
     """A run without patience, with the numbers of looks at the test part."""
     run, seen = tmp_path_factory.mktemp("validation") / "run", []
-    before = loop.evaluate_part
+    before = evaluations.evaluate_part
 
     def counted(step, split, *rest):
         seen.append(len(split.labels))
         return before(step, split, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "evaluate_part", counted)
+        patch.setattr(evaluations, "evaluate_part", counted)
         result = fit(TrainConfig(**OPTIONS, epochs=LONG, ema=request.param, out=run), quiet=True)
     return result, seen
 

@@ -13,7 +13,7 @@ from training_flax.config.config import DTYPES, TrainConfig
 from training_flax.config.optimizers import OPTIMIZERS
 from training_flax.data.decode import CROP_RULES, INTERPOLATIONS
 from training_flax.data.loader import SAMPLINGS
-from training_flax.data.open import KINDS
+from training_flax.data.open import check_data
 from weights_flax.formats.run import WHICH
 from weights_flax.io.archs import ARCHS
 
@@ -60,7 +60,7 @@ def check_class_weights(name: str, value: Any) -> None:
 
 CHECKS: dict[str, Callable[[str, Any], object]] = {
     "arch": partial(one_of, allowed=ARCHS),
-    "data": lambda name, value: one_of("data set", value.partition(":")[0], KINDS),
+    "data": lambda name, value: check_data("data set", value),
     **dict.fromkeys(("image_size", "test_image_size", "epochs", "steps", "batch_size"), check_positive),
     **dict.fromkeys(("accumulate", "num_classes", "max_skipped", "workers", "patience"), check_positive),
     **dict.fromkeys(("lr", "checkpoint_minutes"), _positive),

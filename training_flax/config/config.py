@@ -2,13 +2,18 @@
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
-from flax import linen as nn
 
 from common_flax.renamed import renamed_keyword
+from layers_flax import Network
 from weights_flax.io.archs import build_model
+
+if TYPE_CHECKING:
+    AnyPath = str | Path
+else:
+    AnyPath = Path  # what the command line makes of a word
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16, "float64": jnp.float64}
 
@@ -18,6 +23,12 @@ MODEL, RUN = {"reaches": "model"}, {"reaches": "run"}
 
 OLD_NAMES = {"optimiser": "optimizer", "stem": "stem_type"}
 """Old names of options, and their new names; old names are read everywhere and written nowhere."""
+
+OF_OPTIMIZER = (
+    *("optimizer", "lr", "lr_scaling", "momentum", "nesterov", "weight_decay", "decay", "schedule", "decay_at"),
+    *("warmup", "warmup_lr", "warmup_shape", "clip_norm"),
+)
+"""Options that do not apply where an optimizer of the user's is passed to `fit`."""
 
 BEFORE = {"ema_warmup": False, "test_crop_rule": "centred", "validation_split": "none"}
 """Values of options in runs that began before there was the option, where they differ from the default of new runs."""
@@ -39,7 +50,7 @@ class TrainConfig:
     recipe: str | None = None
     """Recipe with defaults for the other options; --help begins with a list. Left out, data and network decide."""
 
-    data_dir: Path | None = field(default=None, metadata=RUN)
+    data_dir: AnyPath | None = field(default=None, metadata=RUN)
     """Folder of the data sets that TFDS has prepared."""
     train_split: str | None = None
     """Split to train on: of TFDS, as TFDS spells it, such as "train[:80%]"; or a folder in PATH. Left out, train."""
@@ -201,7 +212,7 @@ class TrainConfig:
     """Project at Weights & Biases to write metrics to."""
     profile: bool = field(default=False, metadata=RUN)
     """Write a trace of a few steps to the run's folder."""
-    out: Path | None = field(default=None, metadata=RUN)
+    out: AnyPath | None = field(default=None, metadata=RUN)
     """Folder of the run. A run that exists needs no other option, and continues where it stopped. Left out, a new
     folder under runs/."""
 
@@ -260,7 +271,7 @@ def reaching(purpose: dict[str, str]) -> tuple[str, ...]:
     return tuple(option.name for option in fields(TrainConfig) if option.metadata == purpose)
 
 
-def build_network(config: TrainConfig, num_classes: int) -> nn.Module:
+def build_network(config: TrainConfig, num_classes: int) -> Network:
     """Builds the network of a config with its MODEL options; raises as `build_model`."""
     options: dict[str, Any] = {name: getattr(config, name) for name in reaching(MODEL)}
     options = {name: value for name, value in options.items() if value is not None}

@@ -134,7 +134,7 @@ RECIPES = {name: replace(recipe, config=replace(recipe.config, recipe=name)) for
 def suitable_recipe(config: TrainConfig) -> str:
     """Names the recipe for a config without one, by the data, or else by the network and its published image size."""
     arch = str(config.arch)
-    if config.data in (None, "digits"):
+    if config.data in (None, "digits", "dataset:digits"):  # by name, or opened and passed to `fit`
         return "quick-digits"
     if published_size(ARCHS[arch]()) > 32:
         return "he2015-imagenet"

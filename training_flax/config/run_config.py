@@ -36,17 +36,17 @@ from weights_flax.io.archs import constructor_options
 FILE = CONFIG
 LONGEST = 400  # characters of an error
 NEEDED = ("arch", "recipe", "batch_size", "lr")  # the options without a default
-FILES = tuple(f"{part}_{what}" for what in ("files", "bytes", "labels") for part in ("train", "test", "validation"))
+PARTS = ("train", "test", "validation")
+FILES = tuple(f"{part}_{what}" for what in ("files", "bytes", "labels") for part in PARTS)
+SUMS = tuple(f"{part}_sum" for part in PARTS)
+OWN = ("own_loss", "own_optimizer")
+# Entries of runs to which a user passed more than a config.
+OF_FIT = (*OWN, "callbacks", "unused_options", "resumption", "pixels")
+# Entries of FACTS that no reader needs.
 MAY_LACK = (
-    *FILES,
-    "validation_examples",
-    "weights_sum",
-    "versions",
-    "mark",
-    "lengths",
-    "random",
-    "machine",
-)  # entries of FACTS that no reader needs
+    *(*FILES, *SUMS, *OF_FIT),
+    *("validation_examples", "weights_sum", "versions", "mark", "lengths", "random", "machine"),
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class RunConfig:
         train_examples, test_examples: the numbers of images.
         image_shape: (height, width, channels) of the images that the network sees in training.
         mean, std: the normalisation of pixels from 0 to 1, channel by channel.
+        pixels: the run saw pixels; False for values that the user had normalised himself.
         mark: the mark of the run; None in runs of older versions.
         machine: where the data are on the machine that the run began on.
     """
@@ -71,6 +72,7 @@ class RunConfig:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     mark: str | None
+    pixels: bool = True
     machine: Machine = field(default_factory=Machine)
 
     @property
@@ -79,18 +81,23 @@ class RunConfig:
         return len(self.class_names)
 
 
-def numbers_options(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
-    """Returns everything that a run's numbers depend on: resolved options, classes, normalisation, versions."""
+def numbers_options(config: TrainConfig, dataset: Dataset, own: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Returns everything that a run's numbers depend on: resolved options, classes, normalisation, versions.
+
+    `own` are the names of a loss and an optimizer of the user's, as the entries of `OWN`.
+    """
     values = {name: value for name, value in asdict(config).items() if name not in reaching(RUN) + reaching(MODEL)}
     values["model"] = {name: getattr(config, name) for name in reaching(MODEL)}
     values["num_classes"] = len(dataset.class_names)
     values["class_names"] = dataset.class_names
-    values["train_examples"] = len(dataset.train.labels)
-    values["test_examples"] = len(dataset.test.labels)
+    values["train_examples"] = dataset.train.examples
+    values["test_examples"] = dataset.test.examples
     if dataset.validation is not None:
-        values["validation_examples"] = len(dataset.validation.labels)
-    files = {name: getattr(dataset, name) for name in FILES} | {"weights_sum": _sum_of_weights(config.weights)}
+        values["validation_examples"] = dataset.validation.examples
+    files = {name: getattr(dataset, name) for name in (*FILES, *SUMS)}
+    files |= {"weights_sum": _sum_of_weights(config.weights)}
     values |= {name: listed for name, listed in files.items() if listed is not None}
+    values |= own or {}
     values["image_shape"] = dataset.image_shape
     values["normalisation"] = {"mean": dataset.mean, "std": dataset.std}
     values["versions"] = {name: version(name) for name in ("jax", "flax", "optax")}
@@ -180,6 +187,7 @@ def read_run_config(run: Path) -> RunConfig:
         mean=stored.normalisation.mean,
         std=stored.normalisation.std,
         mark=stored.mark,
+        pixels=stored.pixels is not False,
         machine=stored.machine or Machine(),
     )
 

@@ -8,10 +8,14 @@ import numpy as np
 from common_flax.checks import check_pixels
 from training_flax.data.source import Source, Sources
 
-PREPARATION = {"digits": "digit"}  # how photos become images like those of a data set, see `View`
 SPLIT = 1437  # train images of the digits
 TRAIN, TEST = 1024, 256  # images of noise
 MOST_CLASSES, MOST_IMAGES = 10**6, 5 * 10**7
+
+
+def preparation_of(name: str) -> str:
+    """Returns how photos become images like those of the data set called `name`, see `View`: "digit" or "none"."""
+    return "digit" if name in ("digits", "dataset:digits") else "none"  # by name, or opened and passed to `fit`
 
 
 def digits(rest: str = "") -> Sources:

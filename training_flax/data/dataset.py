@@ -1,17 +1,24 @@
 """The types of labelled images: a data set and its splits."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
+
+from common_flax.checks import one_of
 
 
 class Split(NamedTuple):
     """A split of a data set, whole in memory."""
 
-    images: np.ndarray  # (examples, height, width, channels) uint8
+    images: np.ndarray  # (examples, height, width, channels) uint8, or floating point of the same scale, 0 to 255
     labels: np.ndarray  # (examples,) int32, from 0 to classes - 1
+
+    @property
+    def examples(self) -> int:
+        """The number of images."""
+        return len(self.labels)
 
 
 @dataclass(frozen=True)
@@ -29,10 +36,37 @@ class StreamedSplit:
     image_shape: tuple[int, int, int]
     read: Callable[[int], np.ndarray]
 
+    @property
+    def examples(self) -> int:
+        """The number of images."""
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class BatchedSplit:
+    """A split that comes in batches from an iterable of the user's, in the order of the iterable.
+
+    Attributes:
+        examples: the number of images in an epoch.
+        labels: (examples,) int32 of a test split; empty for a train split, whose labels come with its images.
+        image_shape: (height, width, channels).
+        dtype: the type of the images: uint8, or floating point of the same scale, 0 to 255.
+        batches: begins the iterable anew, and yields images (batch, *image_shape) and labels (batch,) int32.
+    """
+
+    examples: int
+    labels: np.ndarray
+    image_shape: tuple[int, int, int]
+    dtype: np.dtype
+    batches: Callable[[], Iterator[tuple[np.ndarray, np.ndarray]]]
+
+
+AnySplit = Split | StreamedSplit | BatchedSplit
+
 
 @dataclass(frozen=True)
 class Dataset:
-    """A labelled image data set; all splits are in memory, or all are streamed.
+    """A labelled image data set; all splits are in memory, or all are streamed, but for those of a user's own.
 
     Attributes:
         name: the name for `open_dataset`.
@@ -48,6 +82,8 @@ class Dataset:
             split does that too.
         validation_files, validation_bytes, validation_labels: as those of the other splits.
         drawn: the names of the images' files in each part, "train", "test" and "validation", if parts were drawn.
+        train_sum, test_sum, validation_sum: hashes of pixels and labels of arrays that were passed to `fit`; else None.
+        pixels: the images are pixels; False for values of another scale, which are normalised as the user says.
         notes: what a user should know of the choice of the splits, a line each.
         passed_over: the paths of files that stand among the images, and are none.
         test_part: the name of the test split where it comes from: of a folder, or as TFDS spells it.
@@ -56,8 +92,8 @@ class Dataset:
     """
 
     name: str
-    train: Split | StreamedSplit
-    test: Split | StreamedSplit
+    train: AnySplit
+    test: AnySplit
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -67,11 +103,15 @@ class Dataset:
     test_bytes: int | None = None
     train_labels: str | None = None
     test_labels: str | None = None
-    validation: Split | StreamedSplit | None = None
+    validation: AnySplit | None = None
     validation_files: str | None = None
     validation_bytes: int | None = None
     validation_labels: str | None = None
     drawn: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    train_sum: str | None = None
+    test_sum: str | None = None
+    validation_sum: str | None = None
+    pixels: bool = True
     notes: tuple[str, ...] = ()
     passed_over: tuple[str, ...] = ()
     test_part: str = "test"
@@ -84,6 +124,19 @@ class Dataset:
         return self.train.images.shape[1:] if isinstance(self.train, Split) else self.train.image_shape
 
     @property
-    def watched(self) -> tuple[str, Split | StreamedSplit]:
+    def watched(self) -> tuple[str, AnySplit]:
         """The name and the images of the part that is looked at during training: for validation, or else for tests."""
         return ("test", self.test) if self.validation is None else ("validation", self.validation)
+
+    def arrays(self, part: Literal["train", "test", "validation"]) -> Split:
+        """Returns a split that is in memory, for its images and labels.
+
+        Raises ValueError if there is no split of this name, or it is not in memory.
+        """
+        there: dict[str, AnySplit] = {"train": self.train, "test": self.test}
+        there |= {} if self.validation is None else {"validation": self.validation}
+        one_of("split", part, there)
+        split = there[part]
+        if not isinstance(split, Split):
+            raise ValueError(f"the {part} split of {self.name!r} is not in memory; its images are read one by one")
+        return split

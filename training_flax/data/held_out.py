@@ -67,7 +67,7 @@ def with_parts(name: str, sources: Sources, draw: Draw) -> Sources:
         return sources
     whole, classes = sources.train, sources.class_names
     if draw.kept is None:
-        parts, notes = _drawn(whole, shares, draw.seed, classes)
+        parts, notes = _drawn(whole.labels, shares, draw.seed, classes, whole.names)
     else:
         parts, notes = _as_kept(name, whole, draw.kept, ("train", *shares))
     for part, places in parts.items():
@@ -89,18 +89,41 @@ def _told(shares: Mapping[str, float], seed: int, parts: Mapping[str, np.ndarray
     return f"split {split}, seed {seed}: {counts}"
 
 
+def validation_of_labels(
+    labels: np.ndarray, share: float, seed: int, classes: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Draws a validation part as `with_parts` does, of images without names, which count by their places.
+
+    Args:
+        labels: (examples,) int32 of the train part.
+        share: of these images, over 0.
+        seed: of the draw.
+        classes: the names of the classes.
+
+    Returns:
+        The places of the images that stay, those of the validation part, and what a user should know, a line each.
+
+    Raises:
+        ValueError: a part would have no image.
+    """
+    parts, notes = _drawn(labels, {"validation": share}, seed, classes)
+    if not len(parts["validation"]):
+        raise ValueError(f"validation_share {share:g} of {len(labels)} train images leaves none for validation")
+    return parts["train"], parts["validation"], [_told({"validation": share}, seed, parts), *notes]
+
+
 def _drawn(
-    source: Source, shares: Mapping[str, float], seed: int, classes: Sequence[str]
+    labels_of_all: np.ndarray, shares: Mapping[str, float], seed: int, classes: Sequence[str], named: Sequence[str] = ()
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Returns the places of the images of each part, in order, and notes on classes that lack one."""
-    names = source.names or tuple(map(str, range(len(source.labels))))
-    places = np.arange(len(source.labels))
+    names = named or tuple(map(str, range(len(labels_of_all))))
+    places = np.arange(len(labels_of_all))
     parts: dict[str, np.ndarray] = {}
     notes: list[str] = []
     for part, share in shares.items():
         taken: list[int] = []
         lacking: list[str] = []
-        labels = source.labels[places]
+        labels = labels_of_all[places]
         groups = np.split(
             places[np.argsort(labels, kind="stable")], np.bincount(labels, minlength=len(classes)).cumsum()
         )

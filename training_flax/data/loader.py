@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from training_flax.data.dataset import Split, StreamedSplit
+from training_flax.data.dataset import AnySplit, BatchedSplit, StreamedSplit
 from training_flax.data.decode import centre_crop, random_resized_crop
 from training_flax.runtime.devices import Devices
 
@@ -135,7 +135,7 @@ def ahead(count: int, started: Iterable[T]) -> Iterator[T]:
 
 
 def read_ahead(
-    split: Split | StreamedSplit,
+    split: AnySplit,
     batches: Iterable[Batch],
     reader: Reader | None,
     result: Callable[[Future[np.ndarray]], np.ndarray] = Future.result,
@@ -148,12 +148,21 @@ def read_ahead(
         reader: decodes a streamed split; without a reader, batches are yielded unchanged.
         result: waits for a decoded image and returns it.
     """
-    if reader is None:
+    if reader is None or not isinstance(split, StreamedSplit):
         yield from batches
         return
     for batch, images in ahead(AHEAD, ((batch, reader.start(batch.examples, batch.epochs)) for batch in batches)):
         pixels = np.stack([result(image) for image in images])
         yield batch._replace(images=pixels, labels=split.labels[batch.examples])
+
+
+def with_images(rows: Iterable[Batch], batches: Iterator[tuple[np.ndarray, np.ndarray]]) -> Iterator[Batch]:
+    """Adds the images and labels of a user's batches to `rows`; raises UnreadableImage if there are too few batches."""
+    for number, batch in enumerate(rows):
+        given = next(batches, None)
+        if given is None:
+            raise UnreadableImage(f"the iterable of batches ended after {number} batches, before the epoch did")
+        yield batch._replace(images=given[0], labels=given[1])
 
 
 def wait_for(image: Future[np.ndarray], check: Callable[[], None], seconds: float = 0.05) -> np.ndarray:
@@ -207,7 +216,7 @@ class Loader:
         waited: seconds, so far, in which both the caller and the devices waited for images.
     """
 
-    split: Split | StreamedSplit
+    split: AnySplit
     steps: range
     batch_size: int
     seed: int
@@ -221,20 +230,25 @@ class Loader:
     waited: float = 0.0
 
     def __iter__(self) -> Iterator[Batch]:
-        for rows in read_ahead(self.split, map(self.rows, self.steps), self.reader, self._result):
+        rows_of_steps: Iterable[Batch] = map(self.rows, self.steps)
+        if isinstance(self.split, BatchedSplit):
+            rows_of_steps = with_images(rows_of_steps, self._timed(self.split.batches()))
+        for rows in read_ahead(self.split, rows_of_steps, self.reader, self._result):
             rows = rows._replace(stop_signal=np.full(len(rows.examples), self.stop_signal(), np.int32))
             yield self.devices.put_rows(rows, mapped=True)
 
     def rows(self, step: int) -> Batch:
         """Returns this process's rows of the batch of `step`, without images."""
-        batch, examples = self.batch_size, len(self.split.labels)
-        mine = self.devices.rows(batch)
-        if self.sampling == "balanced":
+        batch, examples = self.batch_size, self.split.examples
+        mine, positions = self.devices.rows(batch), np.arange(step * batch, (step + 1) * batch)
+        epochs = (positions // examples).astype(np.int32)
+        if isinstance(self.split, BatchedSplit):
+            indices = (positions % examples).astype(np.int32)  # tells the images of an epoch apart
+        elif self.sampling == "balanced":
             # An example may come twice in an epoch: its turn tells the changes of its image apart.
             indices, epochs = self._balanced.batch(step, batch)
         else:
             indices = batch_indices(step, batch, examples, self.seed)
-            epochs = (np.arange(step * batch, (step + 1) * batch) // examples).astype(np.int32)
         if self.change_until is not None and step >= self.change_until:
             epochs[:] = UNCHANGED
         return Batch(indices[mine], epochs[mine], np.zeros(0, np.int32))
@@ -242,6 +256,17 @@ class Loader:
     @cached_property
     def _balanced(self) -> BalancedOrder:
         return BalancedOrder(self.split.labels, self.seed)
+
+    def _timed(self, batches: Iterator[T]) -> Iterator[T]:
+        """Yields the batches, and counts the time that they take while the devices are idle."""
+        while True:
+            self.check()
+            before, idle = time.perf_counter(), self.idle()
+            batch = next(batches, None)
+            self.waited += (time.perf_counter() - before) * idle
+            if batch is None:
+                return
+            yield batch
 
     def _result(self, image: "Future[np.ndarray]") -> np.ndarray:
         # Only waiting while the devices are idle costs time, so only that is counted.

@@ -22,6 +22,15 @@ KINDS: dict[str, Callable[..., Sources]] = {
 }
 """The reader of each kind of data set, a function of the text after the first colon of the data set's name."""
 
+GIVEN = ("arrays", "batches", "dataset")
+"""Kinds of data that were passed to `fit(config, data=…)`, as config.json of a run names them; none can be opened."""
+
+
+def check_data(what: str, name: str) -> None:
+    """Raises ValueError, with the nearest match, unless `name` is that of a data set, or of data passed to `fit`."""
+    if name.partition(":")[0] not in GIVEN:
+        one_of(what, name.partition(":")[0], KINDS)
+
 
 def open_dataset(
     name: str,
@@ -58,6 +67,11 @@ def open_dataset(
         ValueError: there is no such data set, or it cannot be read; one line with the reason and the place.
     """
     kind, _, rest = name.partition(":")
+    if kind in GIVEN:
+        raise ValueError(
+            f"data {name!r} were passed to fit(config, data=…), and are in no file: pass them again to go on, or to "
+            "evaluate(model, variables, dataset)"
+        )
     one_of("data set", kind, KINDS)
     if image_size is not None:
         check_positive("image_size", image_size)

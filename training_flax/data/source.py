@@ -139,11 +139,9 @@ def _bytes(file: str) -> int:
         raise ValueError(f"{file!r}: {error.strerror}") from None
 
 
-def _sum_of_labels(source: Source) -> str | None:
-    """Returns a hash of the labels of a split that comes from files, which may get others; None for other splits."""
-    if source.files is None:
-        return None
-    return hashlib.sha256(source.labels.astype("<i4").tobytes()).hexdigest()[:16]
+def sum_of_labels(labels: np.ndarray) -> str:
+    """Returns a hash of a split's labels, in order: sixteen hexadecimal digits."""
+    return hashlib.sha256(labels.astype("<i4").tobytes()).hexdigest()[:16]
 
 
 def as_dataset(name: str, sources: Sources, image_size: int | None, default_image_size: int) -> Dataset:
@@ -162,7 +160,9 @@ def as_dataset(name: str, sources: Sources, image_size: int | None, default_imag
     about: dict[str, Any] = {"validation": splits.get("validation"), "drawn": sources.drawn}
     about |= {f"{part}_files": source.files for part, source in there.items()}
     about |= {f"{part}_bytes": source.bytes for part, source in there.items()}
-    about |= {f"{part}_labels": _sum_of_labels(source) for part, source in there.items()}
+    for part, source in there.items():
+        # Labels that come from files may change; others are known by the name of the data set.
+        about[f"{part}_labels"] = None if source.files is None else sum_of_labels(source.labels)
     about |= {"notes": sources.notes, "passed_over": sources.passed_over, "test_paths": there["test"].paths}
     about |= {"test_part": sources.test_part, "moments_from": MEASURED}
     return Dataset(name, splits["train"], splits["test"], sources.class_names, mean, std, **about)

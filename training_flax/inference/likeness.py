@@ -39,7 +39,7 @@ def likeness_of(split: Split | StreamedSplit, view: View) -> Likeness:
     """Measures at most 256 evenly spaced images of a training split, each as `view` shows it to the network."""
     indices = np.unique(np.linspace(0, len(split.labels) - 1, SAMPLED).astype(int)).tolist()
     if isinstance(split, Split):
-        images = split.images[indices]
+        images = np.rint(split.images[indices]).astype(np.uint8)
     else:
         images = np.stack([view.fit(split.read(index)) for index in indices])
     brightness, contrast, cells = _measures(images)

@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from training_flax.config.config import DTYPES, MODEL, reaching
 from training_flax.config.run_config import read_run_config
-from training_flax.data.built_in import PREPARATION
+from training_flax.data.built_in import preparation_of
 from training_flax.data.source import MEMORY_LIMIT
 from training_flax.inference.likeness import Likeness, read_likeness
 from training_flax.inference.transform import CROP
@@ -70,14 +70,14 @@ def network_of_run(run: Path, dtype: str, which: str | None = None) -> Trained:
     side = chosen.test_image_size
     about: dict[str, Any] = {
         "class_names": config.class_names,
-        "mean": config.mean,
-        "std": config.std,
+        "mean": config.mean if config.pixels else None,  # else only the user knows how his values were normalised
+        "std": config.std if config.pixels else None,
         "size": (side, side) if side else config.image_shape[:2],
         "crop": chosen.test_crop,
-        "keep": not side and pixels <= MEMORY_LIMIT,
+        "keep": not side and (pixels <= MEMORY_LIMIT or chosen.data in ("arrays", "batches")),
         "interpolation": chosen.interpolation,
         "crop_rule": chosen.test_crop_rule,
-        "preparation": PREPARATION.get(chosen.data, "none"),
+        "preparation": preparation_of(chosen.data),
     }
     network = {name: value for name in reaching(MODEL) if (value := getattr(chosen, name)) is not None}
     options = network | {"arch": chosen.arch, "num_classes": config.num_classes} | types_of(dtype)

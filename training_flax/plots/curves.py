@@ -17,8 +17,10 @@ LONGEST_NAME = 20  # characters of a class beside the matrix
 MOST_SQUARES = 1000  # squares on a side of a confusion matrix; the picture has fewer pixels
 
 
-def draw_curves(path: Path, metrics: Sequence[Mapping[str, Any]], title: str) -> None:
-    """Draws loss and error against epochs, from the lines of metrics.jsonl."""
+def draw_curves(
+    path: Path, metrics: Sequence[Mapping[str, Any]], title: str, loss: str = "cross-entropy (nats)"
+) -> None:
+    """Draws loss, labelled as `loss`, and error against epochs, from the lines of metrics.jsonl."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     figure.suptitle(as_label(title))
     losses, errors = figure.subplots(1, 2)
@@ -34,7 +36,7 @@ def draw_curves(path: Path, metrics: Sequence[Mapping[str, Any]], title: str) ->
             points = [(line["epoch"], line[name]) for line in lines if line[name] is not None]
             epochs, values = zip(*points, strict=True) if points else ((), ())
             axes.plot(epochs, [100 * (1 - v) for v in values] if axes is errors else values, label=split, **style)
-    label_axes(losses, errors, "cross-entropy (nats)", "error (%)")
+    label_axes(losses, errors, loss, "error (%)")
     losses.legend()
     errors.legend()
     save_figure(figure, path)

@@ -13,7 +13,7 @@ from common_flax.command_line import parse_options, run_command
 from common_flax.files import save_figure
 from common_flax.palette import COLOURS
 from common_flax.terminal import as_label, say, visible
-from training_flax.config.run_config import FACTS, read_config
+from training_flax.config.run_config import FACTS, OWN, read_config
 from training_flax.plots.curves import label_axes
 from training_flax.run.metrics import METRICS, read_metrics
 from training_flax.run.summary import has_its_metrics, read_summary
@@ -24,7 +24,7 @@ LINES = ("-", "--", "-.", ":")  # line styles, for more runs than colours
 AVERAGED = "test of averaged weights"
 BEST = "test of best weights"
 # Entries of config.json that are no options: they follow from the data, or change no number.
-NOT_OPTIONS = {*FACTS}
+NOT_OPTIONS = {*FACTS} - {*OWN}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,15 @@ from common_flax.errors import one_line
 from common_flax.files import UNFINISHED, make_folder, remove_unfinished, user_path, whole_file
 from common_flax.json_input import read_object
 from common_flax.terminal import complain
-from training_flax.config.config import ResolvedConfig, TrainConfig
+from training_flax.config.config import TrainConfig
 from training_flax.config.of_run import ENDS, Difference, another_run, kind_of, places
-from training_flax.config.run_config import FILE, is_run, numbers_options, plain, read_config
+from training_flax.config.run_config import FILE, OWN, is_run, numbers_options, plain, read_config
 from training_flax.data.dataset import Dataset
-from training_flax.data.held_out import Draw, read_split, write_split
+from training_flax.data.held_out import write_split
 from training_flax.runtime.locks import lock
 from training_flax.runtime.random_numbers import RandomNumbers, by_shape, current
 from training_flax.runtime.signals import RunError
+from training_flax.runtime.users_code import is_users
 from weights_flax.formats.orbax import read_orbax
 from weights_flax.formats.run import newest_checkpoint
 
@@ -43,12 +43,15 @@ class InUse(ValueError):
     """Raised for a folder in which another process trains."""
 
 
-def run_path(config: TrainConfig, dataset: Dataset, *, extend: bool = False) -> Path:
+def run_path(
+    config: TrainConfig, dataset: Dataset, own: Mapping[str, str] | None = None, *, extend: bool = False
+) -> Path:
     """Returns the folder for a run: `config.out`, or a new name under runs/. Writes nothing.
 
     Args:
         config: the resolved options.
         dataset: the run's data.
+        own: see `numbers_options`.
         extend: allow an existing run to get more epochs or steps.
 
     Raises:
@@ -66,7 +69,7 @@ def run_path(config: TrainConfig, dataset: Dataset, *, extend: bool = False) -> 
     except UnicodeEncodeError:
         raise ValueError(f"out {str(out)!r} must be UTF-8, as names of checkpoints are; name another folder") from None
     try:
-        _check_folder(out, numbers_options(config, dataset), extend)
+        _check_folder(out, numbers_options(config, dataset, own), extend)
     except OSError as error:
         raise ValueError(f"out {str(out)!r} cannot be read: {error.strerror}") from None
     return out
@@ -102,7 +105,7 @@ def check_same_run(out: Path, wanted: dict[str, Any], *, ignored: Collection[str
     unknown = {"train_files", "test_files", *LABELS, *chain(*CONTENT.values())} - there.keys()  # runs of older versions
     ignored = {"versions", *ignored, *_addresses(there, now)} | unknown
     validation = [name for name in there if name.startswith("validation_")]  # which the data may have no more
-    names = [name for name in dict.fromkeys((*now, *validation)) if name not in ignored]
+    names = [name for name in dict.fromkeys((*now, *validation, *OWN)) if name not in ignored]
     if differing := [
         Difference(name, there.get(name), now.get(name)) for name in names if there.get(name) != now.get(name)
     ]:
@@ -134,7 +137,7 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name != "model"} | model
 
 
-def mark_of(run: Path, config: TrainConfig, dataset: Dataset) -> str:
+def mark_of(run: Path, config: TrainConfig, dataset: Dataset, own: Mapping[str, str] | None = None) -> str:
     """Returns the mark that a run's checkpoints, weights and summary carry: sixteen hexadecimal digits.
 
     It is a hash of all that the run's numbers depend on except its length, taken when the run begins; config.json keeps
@@ -143,7 +146,8 @@ def mark_of(run: Path, config: TrainConfig, dataset: Dataset) -> str:
     """
     if is_run(run) and (stored := read_config(run).get("mark")):
         return str(stored)
-    values = {k: value for k, value in numbers_options(config, dataset).items() if k not in (*ENDS, *UNMARKED)}
+    values = numbers_options(config, dataset, own)
+    values = {name: value for name, value in values.items() if name not in (*ENDS, *UNMARKED)}
     return hashlib.sha256(json.dumps(plain(values), sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -166,8 +170,10 @@ def random_numbers(run: Path) -> RandomNumbers:
         return current()
 
 
-def write_config(run: Path, config: TrainConfig, dataset: Dataset, mark: str, lengths: Sequence[int] = ()) -> None:
-    """Writes config.json: the values of `numbers_options`, mark, lengths, random numbers, places, and a check sum.
+def write_config(
+    run: Path, config: TrainConfig, dataset: Dataset, mark: str, lengths: Sequence[int] = (), **facts: Any
+) -> None:
+    """Writes config.json: `numbers_options`, mark, lengths, random numbers, places, `facts`, and a check sum.
 
     Images that were drawn for the parts are listed in split.csv.
     """
@@ -176,33 +182,12 @@ def write_config(run: Path, config: TrainConfig, dataset: Dataset, mark: str, le
     values = plain(numbers_options(config, dataset))
     about = {"mark": mark, "lengths": list(lengths), "random": random_numbers(run)._asdict()}
     about |= {"machine": places(config)}
-    write_json(run / FILE, {**values, **about})
+    write_json(run / FILE, {**values, **about, **facts})
     if dataset.drawn:
         labels = {"train": dataset.train.labels, "test": dataset.test.labels}
         labels |= {} if dataset.validation is None else {"validation": dataset.validation.labels}
         names = {part: [dataset.class_names[label] for label in labels[part]] for part in dataset.drawn}
         write_split(run, dataset.drawn, names)
-
-
-def drawing(config: ResolvedConfig) -> Draw:
-    """Returns the draw of the images that are held out: as it was in the run in `config.out`, or a new one.
-
-    Raises ValueError if the run's split.csv is damaged.
-    """
-    seed = config.seed if config.split_seed is None else config.split_seed
-    draw = Draw(config.test_share, config.validation_share, seed)
-    run = config.out
-    if run is None or not is_run(run):
-        return draw
-    try:
-        stored = read_config(run)
-    except ValueError:  # the reader of the run's folder says so
-        return draw
-    begun = stored["seed"] if stored["split_seed"] is None else stored["split_seed"]
-    if (stored["test_share"], stored["validation_share"], begun) != (draw.test_share, draw.validation_share, seed):
-        return draw
-    sums = {part: stored.get(f"{part}_files") for part in ("train", "test", "validation")}
-    return replace(draw, kept=read_split(Path(run), sums))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -255,6 +240,8 @@ def written_to(run: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if is_users(error):
+            raise
         raise RunError(f"run {str(run)!r} cannot be written or read: {one_line(error)}") from error
 
 

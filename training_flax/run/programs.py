@@ -13,14 +13,14 @@ from layers_flax import variables_by_shape
 from layers_flax.nn.normalise import normalise as normalise_images
 from training_flax.augment.mix import mix
 from training_flax.augment.registry import augment_images, example_keys
-from training_flax.data.dataset import Split, StreamedSplit
+from training_flax.data.dataset import AnySplit, BatchedSplit, Split
 from training_flax.data.loader import UNCHANGED, Batch
 from training_flax.learn.evaluation import in_rows, make_indexed_eval_step, pixels_of, whole_batch
 from training_flax.learn.optimizers import make_optimizer
 from training_flax.learn.state import EvalResult, TrainMetrics, TrainState, run_keys, start_state
 from training_flax.learn.steps import make_train_step
 from training_flax.run.folder import checkpoint_steps
-from training_flax.run.plan import Job
+from training_flax.run.job import Job
 from training_flax.runtime.compilation import compile_together, compiler_options, garbage_left
 
 AUGMENT_STREAM = 1 << 20  # folded into the run's key; differs from the numbers of steps, which dropout folds in
@@ -53,7 +53,7 @@ def compile_programs(job: Job) -> Programs:
     shown = _shapes(dataset.train, job.shown // jax.process_count())[1]
     rows = whole_batch(job.batch_size, devices) // jax.process_count()
     watched, tested = (_shapes(split, rows) for split in (dataset.watched[1], dataset.test))
-    eval_step = make_indexed_eval_step(job.eval_model, dataset, job.image_dtype)
+    eval_step = make_indexed_eval_step(job.eval_model, dataset, job.image_dtype, job.own.loss)
 
     def lowered() -> Iterator[jax.stages.Lowered]:
         """Traces the programs, those that take longest to compile first."""
@@ -88,10 +88,10 @@ def lower_train_step(job: Job, rate: optax.Schedule | None = None) -> jax.stages
     config, dataset, devices = job.config, job.dataset, job.devices
     step = make_train_step(
         job.model,
-        make_optimizer(config, job.total_steps, rate),
+        job.optimizer if rate is None else make_optimizer(config, job.total_steps, rate),
         label_smoothing=config.label_smoothing,
         class_weights=job.class_weights,
-        loss=config.loss,
+        loss=job.loss,
         accumulate=config.accumulate,
         ema=config.ema,
         ema_warmup=config.ema_warmup,
@@ -131,7 +131,7 @@ def make_start(job: Job) -> Callable[..., TrainState]:
     """Makes the function (variables, key) → state before the first step."""
     return partial(
         start_state,
-        optimizer=make_optimizer(job.config, job.total_steps),
+        optimizer=job.optimizer,
         ema=bool(job.config.ema),
         loss_scaling=job.config.dtype == "float16",
     )
@@ -162,11 +162,12 @@ def make_loader(job: Job) -> Callable[[jax.Array, Any, Batch], tuple[jax.Array, 
     return load
 
 
-def _shapes(split: Split | StreamedSplit, rows: int) -> tuple[Any, Batch]:
-    """Returns the shapes of a split on the device (None if it is streamed) and of a batch of `rows` examples."""
+def _shapes(split: AnySplit, rows: int) -> tuple[Any, Batch]:
+    """Returns the shapes of a split on the device (None if it is not in memory) and of a batch of `rows` examples."""
     numbers = jax.ShapeDtypeStruct((rows,), np.int32)
     if isinstance(split, Split):
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), in_rows(split))
         return shapes, Batch(*[numbers] * 3)
-    images = jax.ShapeDtypeStruct((rows, *split.image_shape), np.uint8)
+    dtype = split.dtype if isinstance(split, BatchedSplit) else np.uint8
+    images = jax.ShapeDtypeStruct((rows, *split.image_shape), dtype)
     return None, Batch(numbers, numbers, numbers, images, numbers)

@@ -35,6 +35,8 @@ class Summary(msgspec.Struct):
     per_class: dict[str, ClassSummary] | None = None
     images_per_second: Amount = 0.0
     train_seconds: Amount = 0.0
+    stopped_by: str = ""
+    planned_steps: Count = 0
     mark: str = ""
     metrics_check_sum: str | None = None
     predictions_check_sum: str | None = None

@@ -12,7 +12,7 @@ import numpy as np
 from flax import linen as nn
 
 from common_flax.terminal import visible
-from layers_flax import from_torch, image_by_shape, to_torch
+from layers_flax import Network, from_torch, image_by_shape, to_torch
 from layers_flax.model.torch_names import QUICKLY_TRACED
 from weights_flax.formats.open import Unreadable
 from weights_flax.formats.tensors import Tensor, from_memory
@@ -37,7 +37,7 @@ LOG = logging.getLogger("weights_flax")
 class Loaded(NamedTuple):
     """The parts of a `LoadedModel`."""
 
-    model: nn.Module
+    model: Network
     variables: dict[str, Any]
     card: dict[str, Any]
 
