@@ -24,7 +24,7 @@ from training_flax.learn.starting_weights import seen_as_before
 from training_flax.results import score_line
 from training_flax.run.plan import images_of_run
 from weights_flax import load_model
-from weights_flax.formats.run import origin
+from weights_flax.formats.run import origin, run_in
 from weights_flax.io.archs import describe, published_size
 from weights_flax.io.load import HINT
 
@@ -60,7 +60,7 @@ def evaluate_run(config: TrainConfig, *, quiet: bool = False) -> Evaluation:
     """
     if config.out is None and config.weights is None:
         raise ValueError("evaluation needs weights, or the folder of a run as out; neither is given")
-    if config.out is None and config.data is None and is_run(str(config.weights)):
+    if config.out is None and config.data is None and run_in(Path(str(config.weights))):
         config = replace(config, out=Path(str(config.weights)), weights=None)
     if config.out is not None and not is_run(config.out):
         raise ValueError(f"out {str(config.out)!r} holds no run to evaluate; weights takes files of weights")

@@ -33,7 +33,7 @@ from training_flax.plots.grids import draw_predictions
 from training_flax.runtime.compilation import keep_compiled_programs
 from training_flax.runtime.signals import interrupts
 from training_flax.runtime.terminal import complain_above_bar, progress_bar
-from weights_flax.formats.run import check_output
+from weights_flax.formats.run import check_output, run_in
 from weights_flax.io.archs import describe, published_size
 from weights_flax.io.of_file import kind_of
 
@@ -128,7 +128,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def run(options: CommandLine) -> int:
     """Predicts as the options say; returns the exit code."""
-    if options.run is None and options.weights is not None and is_run(options.weights):
+    if options.run is None and options.weights is not None and run_in(Path(options.weights)):
         options = replace(options, run=Path(options.weights), weights=None)
     _check(options)
     check_backend()
