@@ -37,8 +37,8 @@ def draw_curves(
             epochs, values = zip(*points, strict=True) if points else ((), ())
             axes.plot(epochs, [100 * (1 - v) for v in values] if axes is errors else values, label=split, **style)
     label_axes(losses, errors, loss, "error (%)")
-    losses.legend()
-    errors.legend()
+    losses.legend(loc="upper right")  # where falling curves are not; to look for the best place takes seconds
+    errors.legend(loc="upper right")
     save_figure(figure, path)
 
 
