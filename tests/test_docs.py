@@ -116,7 +116,7 @@ def understand(module, options, monkeypatch):
     """Has the real parser of a command read its options, and checks them as far as can be without files."""
     monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
     if module in ("train.py", "training_flax"):
-        if options != ["--help"]:
+        if options not in ([], ["--help"]):  # alone the command shows how to start
             parsed = importlib.import_module("training_flax.train_command").parse(options)
             training = replace(parsed.training, which=None) if parsed.eval_only else parsed.training
             # A run, and weights, know their architecture.
