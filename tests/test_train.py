@@ -107,6 +107,7 @@ def test_the_main_job(arch, options, accuracy, limit, more_seeds, tmp_path, all_
         assert cpu_seconds <= 2 * limit, f"{cpu_seconds:.0f} s of a core"
 
 
+@pytest.mark.slow
 def test_the_second_start_finds_what_was_compiled(tmp_path):
     seconds = []
     for name in ("first", "second"):

@@ -58,6 +58,7 @@ def test_published_depths_go_into_the_next(shallow, deep, options, pixels):
     check_same(model, deepening.trained_or_moved(model, images, labels), deep(**options), images[:32])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_old_parameters_train_as_before_and_new_ones_begin_to(x64, kind):
     """One step of momentum, in float64: the old parameters' gradients are those of the shallow network."""

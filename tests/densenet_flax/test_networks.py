@@ -193,6 +193,7 @@ def test_remat_changes_memory_alone(x64, arch):
     check_remat(model, as_if_trained(model, images), images, less_than=0.6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bottleneck_width", [4, None])
 def test_memory_grows_linearly_with_depth_under_remat(bottleneck_width):
     """Of a layer stay what it adds, and what its bottleneck gives; of a layer at a time, all that it sees."""

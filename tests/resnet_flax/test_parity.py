@@ -13,5 +13,6 @@ def test_resnet_equals_torchvisions(x64, arch):
     check_parity(resnet_flax, arch)
 
 
+@pytest.mark.slow
 def test_vgg_equals_torchvisions(x64):
     check_parity(resnet_flax, "vgg19_bn", dropout=0.0)
