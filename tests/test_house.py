@@ -25,7 +25,7 @@ MAY_TRAIN = ("theory_flax/*/experiment.py", "theory_flax/experiments/*.py", "the
 ROOMS = {
     "layers_flax": ("autodiff", "parameters", "conv", "nn", "model"),
     "weights_flax": ("unread", "formats", "names", "look", "io", "export"),
-    "training_flax": ("runtime", "augment", "data", "config", "learn", "plots", "run", "inference"),
+    "training_flax": ("runtime", "augment", "files", "data", "config", "learn", "given", "plots", "run", "inference"),
     "theory_flax": (
         *("base", "experiments", "gradient_identity", "shattering", "degradation", "identity_mapping", "nesting"),
         *("architectures", "feature_reuse"),

@@ -95,7 +95,7 @@ OPTIONS = {
         "--arch densnet121 --print-config",
         "unknown arch 'densnet121'; did you mean",
     ),
-    "no architecture": (None, "Missing from train.py: --arch STR Architecture: one of those listed above. (required)"),
+    "an architecture with the letter O": ("--arch resnet5O", "unknown arch 'resnet5O'; did you mean 'resnet50'?"),
     "unknown flag": ("--epoch 2", "Unrecognized options: --epoch, 2; did you mean '--epochs'?"),
     "not a number": (
         "--epochs two",
@@ -206,7 +206,7 @@ OPTIONS = {
     ),
     "no run to evaluate": (
         "--eval-only --out absent",
-        "weights 'absent': there is no such file",
+        "out 'absent' holds no run to evaluate; weights takes files of weights",
     ),
     "no TensorBoard": (
         "--tensorboard",
@@ -283,9 +283,7 @@ def test_a_wrong_option_gets_one_line_and_writes_nothing(wrong, here, door, monk
     for library in ("tensorboardX", "wandb"):
         monkeypatch.setitem(sys.modules, library, None)
     before = contents(here)
-    given = (
-        [] if arguments is None else [*([] if "--arch" in arguments else ["--arch", "resnet20"]), *arguments.split()]
-    )
+    given = [*([] if "--arch" in arguments else ["--arch", "resnet20"]), *arguments.split()]
     assert refused(door, *given, network=[]).startswith(message)
     assert contents(here) == before
 
@@ -498,7 +496,7 @@ WORLDS = {
     "shorter": (
         lambda run: None,
         ["--steps", "2", "--extend", "--out", "run"],
-        "extend makes a run longer; steps was 4; given 2",
+        "extend makes a run longer; it has 4 steps; given 2 steps",
     ),
     "no config": (
         lambda run: (run / "config.json").unlink(),

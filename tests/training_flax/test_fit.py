@@ -27,7 +27,7 @@ from weights_flax import ARCHS
 LLVM = 1
 FILES = {
     *("config.json", "metrics.jsonl", "summary.json", "batch.png", "curves.png", "confusion.png"),
-    *("model.safetensors", "checkpoints", ".lock"),
+    *("mistakes.png", "predictions.csv", "model.safetensors", "checkpoints", ".lock"),
 }
 
 
@@ -50,7 +50,7 @@ def test_what_a_run_leaves(result):
     assert (summary["train_examples"], summary["test_examples"], summary["parameters"]) == (1437, 360, 269_722)
     assert summary["images_per_second"] > 0
     assert summary["compile_seconds"] > 0
-    for name in ("batch.png", "curves.png", "confusion.png"):
+    for name in ("batch.png", "curves.png", "confusion.png", "mistakes.png"):
         assert (result.run / name).read_bytes().startswith(b"\x89PNG")
 
 
@@ -107,13 +107,17 @@ def test_evaluation_counts_every_example_once(batch_size):
     def step(batch):
         indices = np.asarray(batch.examples)
         seen.append(indices)
-        return EvalResult(indices.astype(np.float32), (indices % 3 == 0).astype(np.int32))
+        guesses = (indices % 3 == 0).astype(np.int32)
+        return EvalResult(indices.astype(np.float32), guesses, (indices / 360).astype(np.float32), indices % 10)
 
     evaluation = evaluate_part(step, part, batch_size, Devices())
     assert {len(indices) for indices in seen} == {batch_size}
     assert evaluation.loss == pytest.approx(np.arange(360).mean())
     expected = (np.arange(360) % 3 == 0).astype(np.int32)
     np.testing.assert_array_equal(evaluation.predictions, expected)
+    np.testing.assert_array_equal(evaluation.probabilities, (np.arange(360) / 360).astype(np.float32))
+    np.testing.assert_array_equal(evaluation.ranks, np.arange(360) % 10)
+    assert evaluation.top(5) == 0.5
     assert evaluation.accuracy == np.mean(expected == np.asarray(part.labels))
 
 

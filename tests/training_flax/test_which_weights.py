@@ -18,7 +18,7 @@ from weights_flax.__main__ import main as weights_main
 
 OPTIONS = dict(arch="resnet20", width=2, data="fake:8x8x3:4:32", batch_size=16, augment=(), schedule="constant")
 OPTIONS |= dict(warmup=0.0)
-FIT = sys.modules["training_flax.fit"]
+EVALUATE = sys.modules["training_flax.evaluate"]
 FILES = {"averaged": "model_ema.safetensors", "last": "model.safetensors"}
 
 
@@ -70,9 +70,9 @@ def by_evaluation(run, which, folder):
         seen.append(variables)
         return real(model, variables, *args, **options)
 
-    real = FIT.evaluate
+    real = EVALUATE.evaluate
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FIT, "evaluate", evaluate)
+        patch.setattr(EVALUATE, "evaluate", evaluate)
         evaluate_run(TrainConfig(**OPTIONS, which=which, out=run), quiet=True)
     return seen[0]
 

@@ -11,10 +11,10 @@ from flax import linen as nn
 
 from common_flax.checks import check_positive
 from layers_flax import Network
+from layers_flax.nn.normalise import normalise
 from training_flax.data.decode import with_channels
 from training_flax.data.loader import ahead
 from training_flax.learn.evaluation import whole_batch
-from training_flax.learn.steps import normalise
 from training_flax.runtime.compilation import compiler_options
 from training_flax.runtime.devices import Devices
 from weights_flax import fold_batch_norm

@@ -12,11 +12,12 @@ from flax import linen as nn
 
 from common_flax.backend import computes_in_64_bits, usual_settings
 from common_flax.checks import check_positive, one_of
-from training_flax.data.dataset import Dataset, Split, StreamedSplit
+from layers_flax.nn.normalise import normalise
+from training_flax.data.dataset import AnySplit, BatchedSplit, Dataset, Split, StreamedSplit
 from training_flax.data.decode import CROP_RULES, INTERPOLATIONS
-from training_flax.data.loader import Batch, Reader, central_fit, read_ahead, wait_for
+from training_flax.data.loader import Batch, Reader, UnreadableImage, central_fit, read_ahead, wait_for, with_images
 from training_flax.learn.state import EvalResult
-from training_flax.learn.steps import make_eval_step, normalise
+from training_flax.learn.steps import Loss, make_eval_step
 from training_flax.runtime.compilation import compiler_options
 from training_flax.runtime.devices import Devices
 
@@ -27,13 +28,19 @@ class Evaluation(NamedTuple):
     loss: float
     accuracy: float
     predictions: np.ndarray  # (examples,) int32; -1, which is wrong, where a logit is NaN
+    probabilities: np.ndarray  # (examples,) softmax of the predicted class, float32 or wider; NaN where a logit is
+    ranks: np.ndarray  # (examples,) int32: the classes that come before the true one, so 0 is right, under 5 top-5
+
+    def top(self, count: int) -> float:
+        """Returns the share of examples whose true class is among the `count` most probable ones."""
+        return float((self.ranks < count).mean())
 
 
 def make_indexed_eval_step(
-    model: nn.Module, dataset: Dataset, dtype: Any = jnp.float32
+    model: nn.Module, dataset: Dataset, dtype: Any = jnp.float32, loss: Loss | None = None
 ) -> Callable[[Any, Any, Batch], EvalResult]:
     """Makes the evaluation step on a batch of the test split: (variables, split, batch) → `EvalResult`."""
-    step, test = make_eval_step(model), dataset.test
+    step, test = make_eval_step(model, loss), dataset.test
     # Test images may have another size than those of training.
     image_shape = test.images.shape[1:] if isinstance(test, Split) else test.image_shape
 
@@ -60,21 +67,21 @@ def in_rows(split: Split) -> Split:
     return split._replace(images=split.images.reshape(len(split.images), math.prod(split.images.shape[1:])))
 
 
-def on_device(split: Split | StreamedSplit, devices: Devices) -> Any:
-    """Puts a split that is in memory on every device, in rows; returns None for a streamed one."""
+def on_device(split: AnySplit, devices: Devices) -> Any:
+    """Puts a split that is in memory on every device, in rows; returns None for any other."""
     return devices.replicate(in_rows(split)) if isinstance(split, Split) else None
 
 
 def test_reader(
-    split: Split | StreamedSplit,
+    split: AnySplit,
     ratio: float,
     workers: int | None = None,
     *,
     interpolation: str = "bilinear",
     rule: str = "torchvision",
 ) -> Reader | None:
-    """Makes the reader of a streamed test split, which takes the middle of each image; None for a split in memory."""
-    if isinstance(split, Split):
+    """Makes the reader of a streamed test split, which takes the middle of each image; None for any other."""
+    if not isinstance(split, StreamedSplit):
         return None
     return Reader(split, central_fit(split.image_shape[0], ratio, interpolation=interpolation, rule=rule), workers)
 
@@ -122,7 +129,7 @@ def whole_batch(batch_size: int, devices: Devices) -> int:
 
 def evaluate_part(
     step: Callable[[Batch], EvalResult],
-    split: Split | StreamedSplit,
+    split: AnySplit,
     batch_size: int,
     devices: Devices,
     reader: Reader | None = None,
@@ -140,15 +147,17 @@ def evaluate_part(
     """
     results: list[Any] = []
     result = partial(wait_for, check=check)
-    for batch in read_ahead(split, _batches(len(split.labels), batch_size, devices), reader, result):
+    batches = _batches(split.examples, batch_size, devices)
+    if isinstance(split, BatchedSplit):
+        batches = with_images(batches, _in_order(split, batch_size, devices))
+    for batch in read_ahead(split, batches, reader, result):
         check()
         results.append(step(devices.put_rows(batch)))
         if len(results) > 1:
             # Waiting for the previous step frees the pixels of its batch, and lets `check` be heard.
             results[-2] = jax.device_get(results[-2])
-    examples = len(split.labels)
-    loss, predictions = (np.concatenate(parts)[:examples] for parts in zip(*jax.device_get(results), strict=True))
-    return Evaluation(float(loss.mean(dtype=np.float64)), float((predictions == split.labels).mean()), predictions)
+    loss, *each = (np.concatenate(parts)[: split.examples] for parts in zip(*jax.device_get(results), strict=True))
+    return Evaluation(float(loss.mean(dtype=np.float64)), float((each[0] == split.labels).mean()), *each)
 
 
 def _batches(examples: int, batch_size: int, devices: Devices) -> Iterator[Batch]:
@@ -156,3 +165,26 @@ def _batches(examples: int, batch_size: int, devices: Devices) -> Iterator[Batch
         indices = np.minimum(np.arange(start, start + batch_size), examples - 1).astype(np.int32)
         rows = indices[devices.rows(batch_size)]
         yield Batch(rows, np.zeros_like(rows), np.zeros_like(rows))
+
+
+def _in_order(split: BatchedSplit, size: int, devices: Devices) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields images and labels in batches of `size`, whatever sizes they come in; the last image fills the last batch.
+
+    Raises UnreadableImage if the labels are not those that the iterable gave first: predictions belong to images.
+    """
+    given, held, start = split.batches(), [np.zeros((0, *split.image_shape), split.dtype)], 0
+    while start < split.examples:
+        stop = min(start + size, split.examples)
+        while start + sum(map(len, held)) < stop and (batch := next(given, None)) is not None:
+            seen = stop_of = start + sum(map(len, held))
+            stop_of += len(batch[1])
+            if not np.array_equal(batch[1], split.labels[seen:stop_of]):
+                raise UnreadableImage("the test batches come in another order than at first; do not shuffle them")
+            held.append(batch[0])
+        images = np.concatenate(held)
+        if start + len(images) < stop:
+            return  # too few images, which the caller says
+        images, held = images[: stop - start], [images[stop - start :]]
+        rows = np.minimum(np.arange(size), len(images) - 1)
+        yield images[rows], split.labels[start:stop][rows]
+        start = stop

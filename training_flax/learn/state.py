@@ -49,6 +49,8 @@ class EvalResult(NamedTuple):
 
     loss: jax.Array  # (batch,) cross-entropy
     prediction: jax.Array  # (batch,) int32, the class of the largest logit; -1 if a logit is NaN
+    probability: jax.Array  # (batch,) softmax of the predicted class; NaN if a logit is
+    rank: jax.Array  # (batch,) int32, the classes that come before the true one; all of them if a logit is NaN
 
 
 @partial(renamed_keyword, optimiser="optimizer")

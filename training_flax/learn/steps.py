@@ -14,10 +14,14 @@ from jax import lax
 from common_flax.renamed import renamed_keyword
 from layers_flax.autodiff.backend import backend
 from training_flax.learn.averages import averaged, averaging_rate
+from training_flax.learn.class_weights import relative_weights
 from training_flax.learn.freeze import check_patterns, frozen_leaves
 from training_flax.learn.state import EvalResult, LossScale, TrainMetrics, TrainState
 
 STEPS_UNTIL_DOUBLED = 2000
+
+Loss = Callable[[jax.Array, jax.Array], jax.Array]
+"""A pure function (logits, targets) → losses: logits and targets (batch, classes), losses (batch,)."""
 
 
 @partial(renamed_keyword, optimiser="optimizer")
@@ -26,7 +30,8 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     *,
     label_smoothing: float = 0.0,
-    loss: str = "softmax",
+    class_weights: Sequence[float] | None = None,
+    loss: str | Loss = "softmax",
     accumulate: int = 1,
     ema: float = 0.0,
     ema_warmup: bool = False,
@@ -46,8 +51,12 @@ def make_train_step(
         optimizer: any of Optax's.
         label_smoothing: share of the target that is spread evenly over all classes (Szegedy et al.,
             arXiv:1512.00567, section 7). The loss in the metrics is without it.
+        class_weights: a weight for each class, or None: the loss is the weighted mean Σ w·loss / Σ w over the whole
+            batch, as by PyTorch's CrossEntropyLoss(weight) for labels, see `relative_weights`. Under the binary loss
+            an image has the weight of its class. The loss in the metrics is without them.
         loss: "softmax", cross-entropy over classes; or "binary", the mean over classes of binary cross-entropies, in
-            which a class with a share over 0.2 counts as present (Wightman 2021, section 3).
+            which a class with a share over 0.2 counts as present (Wightman 2021, section 3); or a function of your own
+            (logits, targets) → losses (batch,), whose mean is minimised. Targets are shares (batch, classes).
         accumulate: micro-batches per batch, whose gradients are averaged; must divide the batch size. Micro-batch j has
             the examples j, j + accumulate, …, so that each device has a share of each.
         ema: decay of the moving average at each step, if the state has one.
@@ -58,20 +67,26 @@ def make_train_step(
             `axis_name` normalises by the whole batch, a model without by each device's share.
         reduce_dtype: the type in which the members of that axis add their gradients; None is the parameters' own.
 
-    The step raises ValueError, when it is first called or traced, for a pattern that matches no parameter of the state.
+    The step raises ValueError, when it is first called or traced, for a pattern that matches no parameter of the state,
+    or a loss of your own that does not return a number for each image.
+
+    Raises:
+        ValueError: `class_weights` are given with a loss of your own, which has to weigh classes itself.
     """
+    if callable(loss) and class_weights is not None:
+        raise ValueError(f"class_weights are for the losses that have names; given {class_weights} with your own loss")
     # A model without `axis_name` takes each device's share for a batch of its own: its statistics differ, and it would
     # drop the same units on each.
     members_apart = axis_name is not None and getattr(model, "axis_name", None) is None
 
-    def objective(params, batch_stats, images, targets, key, scale):
+    def objective(params, batch_stats, images, targets, key, scale, weights):
         params = jax.tree.map(
             lambda frozen, leaf: lax.stop_gradient(leaf) if frozen else leaf, frozen_leaves(params, freeze), params
         )
         variables = {"params": params, "batch_stats": batch_stats}
         logits, updates = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key})
         plain = _loss(logits, targets, loss)
-        smooth = _loss(logits, optax.smooth_labels(targets, label_smoothing), loss)
+        smooth = _loss(logits, optax.smooth_labels(targets, label_smoothing), loss, weights, targets)
         right = (logits.argmax(-1) == targets.argmax(-1)).mean(dtype=plain.dtype)
         return scale * smooth, (plain, right, updates.get("batch_stats", batch_stats))
 
@@ -79,18 +94,21 @@ def make_train_step(
 
     def gradients(state: TrainState, images: jax.Array, targets: jax.Array, scale: Any):
         """Returns the batch's gradient, loss, accuracy and new statistics."""
+        weights = None if class_weights is None else relative_weights(class_weights, targets, axis_name)
         key = jax.random.fold_in(state.key, state.step)
         if members_apart:
             key = jax.random.fold_in(key, lax.axis_index(axis_name))
         if accumulate == 1:
-            grads, (plain, right, stats) = gradient_of(state.params, state.batch_stats, images, targets, key, scale)
+            grads, (plain, right, stats) = gradient_of(
+                state.params, state.batch_stats, images, targets, key, scale, weights
+            )
             return grads, plain, right, stats
 
         def micro_step(carry, inputs):
             total, stats = carry
             number, images, targets = inputs
             grads, (plain, right, stats) = gradient_of(
-                state.params, stats, images, targets, jax.random.fold_in(key, number), scale
+                state.params, stats, images, targets, jax.random.fold_in(key, number), scale, weights
             )
             return (jax.tree.map(jnp.add, total, grads), stats), (plain, right)
 
@@ -116,7 +134,9 @@ def make_train_step(
         norm = jnp.sqrt(_sum_of_squares(grads))
         finite = jnp.isfinite(norm) & jnp.isfinite(plain)
 
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        # Transformations such as `optax.contrib.reduce_on_plateau` look at the loss.
+        seen = {"value": plain} if isinstance(optimizer, optax.GradientTransformationExtraArgs) else {}
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, **seen)
         params = _thaw(optax.apply_updates(state.params, updates), state.params, freeze)
         stats = _thaw(stats, state.batch_stats, freeze)
         new = {"params": params, "batch_stats": stats}
@@ -180,10 +200,27 @@ def _all_finite(tree: Any) -> jax.Array:
     return jnp.isfinite(_sum_of_squares(tree, 2.0**-20 / math.sqrt(largest)))
 
 
-def _loss(logits: jax.Array, targets: jax.Array, kind: str) -> jax.Array:
+def _loss(logits: jax.Array, targets: jax.Array, kind: str | Loss, weights: Any = None, plain: Any = None) -> jax.Array:
+    """Returns the mean loss of a batch; `weights` are those of classes, and `plain` are targets without smoothing."""
+    if callable(kind):
+        return losses_by(kind, logits, targets).mean()
     if kind == "softmax":
-        return optax.softmax_cross_entropy(logits, targets).mean()
-    return optax.sigmoid_binary_cross_entropy(logits, (targets > 0.2).astype(logits.dtype)).mean()
+        if weights is None:
+            return optax.softmax_cross_entropy(logits, targets).mean()
+        return -(weights * targets * jax.nn.log_softmax(logits)).sum(-1).mean()
+    losses = optax.sigmoid_binary_cross_entropy(logits, (targets > 0.2).astype(logits.dtype))
+    return losses.mean() if weights is None else (losses.mean(-1) * (plain @ weights)).mean()
+
+
+def losses_by(loss: Loss, logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Returns the losses (batch,) by a function of the user's; raises ValueError if it returns anything else."""
+    losses = jnp.asarray(loss(logits, targets))
+    if losses.shape != logits.shape[:1] or not jnp.issubdtype(losses.dtype, jnp.floating):
+        raise ValueError(
+            f"loss must return a number for each image, of shape {logits.shape[:1]} in floating point; given shape "
+            f"{losses.shape} of {losses.dtype}"
+        )
+    return losses
 
 
 def _micro_batches(x: jax.Array, count: int) -> jax.Array:
@@ -205,19 +242,26 @@ def _rescale(state: LossScale, finite: jax.Array) -> LossScale:
     return LossScale(scale, jnp.where(double, 0, good))
 
 
-def make_eval_step(model: nn.Module) -> Callable[[Any, jax.Array, jax.Array], EvalResult]:
-    """Makes the pure function (variables, images, labels) → `EvalResult`, with running statistics and no dropout."""
+def make_eval_step(model: nn.Module, loss: Loss | None = None) -> Callable[[Any, jax.Array, jax.Array], EvalResult]:
+    """Makes the pure function (variables, images, labels) → `EvalResult`, with running statistics and no dropout.
+
+    The loss is the cross-entropy, unless a function (logits, targets) → losses is given.
+    """
 
     def step(variables: Any, images: jax.Array, labels: jax.Array) -> EvalResult:
         logits: Any = model.apply(variables, images, train=False)
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        if loss is None:
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        else:
+            losses = losses_by(loss, logits, jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype))
         # Among values that are NaN `argmax` takes the first, and class 0 would be right by chance.
-        classes = jnp.where(jnp.isnan(logits).any(-1), -1, logits.argmax(-1))
-        return EvalResult(loss, classes.astype(jnp.int32))
+        lost = jnp.isnan(logits).any(-1)
+        classes = jnp.where(lost, -1, logits.argmax(-1))
+        probability = jax.nn.softmax(logits).max(-1)
+        true = jnp.take_along_axis(logits, labels[:, None], -1)
+        # Of equal logits the first counts as larger, as it does for `argmax`: rank 0 is a right prediction.
+        before = (logits > true) | ((logits == true) & (jnp.arange(logits.shape[-1]) < labels[:, None]))
+        rank = jnp.where(lost, logits.shape[-1], before.sum(-1))
+        return EvalResult(losses, classes.astype(jnp.int32), probability, rank.astype(jnp.int32))
 
     return step
-
-
-def normalise(images: jax.Array, mean: Sequence[float], std: Sequence[float], dtype: Any = jnp.float32) -> jax.Array:
-    """Returns (pixel / 255 - mean) / std for images (…, channels) with values from 0 to 255: the input of networks."""
-    return (images.astype(dtype) / 255 - jnp.asarray(mean, dtype)) / jnp.asarray(std, dtype)

@@ -3,7 +3,7 @@ from older_runs import write_older_config
 
 import training_flax
 from training_flax import TrainConfig, plan, with_recipe
-from training_flax.config.config import check
+from training_flax.config.checks import check
 from training_flax.run.folder import read_config
 from training_flax.train_command import parse
 
@@ -12,7 +12,7 @@ from training_flax.train_command import parse
     ("options", "message"),
     [
         (dict(arch="densnet121"), "unknown arch 'densnet121'; did you mean 'densenet121'?"),
-        (dict(data="cats"), "unknown data set 'cats'; allowed: 'digits', 'fake', 'folder', 'tfds'"),
+        (dict(data="cats"), "unknown data set 'cats'; allowed: 'digits', 'fake', 'folder', 'csv', 'tfds'"),
         (dict(dtype="float8"), "unknown dtype 'float8'; did you mean"),
         (dict(batch_size=0), "batch_size must be a positive integer; given 0"),
         (dict(epochs=-1), "epochs must be a positive integer; given -1"),

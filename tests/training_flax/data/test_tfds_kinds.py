@@ -21,7 +21,7 @@ tfds = pytest.importorskip("tensorflow_datasets", reason="tensorflow-datasets is
 
 from pictures_tfds import prepare  # noqa: E402
 
-from training_flax.data.records import masked_crc, open_records  # noqa: E402
+from training_flax.files.records import masked_crc, open_records  # noqa: E402
 
 ARCHIVE = Path(__file__).parents[2] / "golden" / "tfds.tar.xz"
 CLASSES = ("a", "b", "c")

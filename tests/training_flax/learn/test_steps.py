@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 
 from layers_flax import target_backend
 from resnet_flax import plain20, resnet20, vgg11
@@ -306,6 +307,43 @@ def test_images_whose_logits_are_nan_have_no_prediction():
     assert np.isnan(result.loss[2])
     poisoned = {**variables, "params": jax.tree.map(lambda leaf: leaf * jnp.nan, state.params)}
     assert (jax.jit(make_eval_step(model))(poisoned, images, labels).prediction == -1).all()
+
+
+class Logits(nn.Module):
+    """A network whose images are its logits."""
+
+    num_classes: int = 4
+
+    def __call__(self, x, train=False):
+        return x
+
+
+RANKED = [
+    ([4.0, 3.0, 2.0, 1.0], 0, 0, 0),
+    ([4.0, 3.0, 2.0, 1.0], 3, 0, 3),
+    ([0.0, 0.0, 0.0, 0.0], 0, 0, 0),  # of equal logits `argmax` takes the first
+    ([0.0, 0.0, 0.0, 0.0], 2, 0, 2),
+    ([1.0, 5.0, 5.0, 1.0], 2, 1, 1),
+    ([1.0, 5.0, 5.0, 1.0], 0, 1, 2),
+    ([-1e30, 1e30, 0.0, 2.0], 0, 1, 3),
+    ([0.0, np.nan, 0.0, 0.0], 0, -1, 4),
+    ([np.nan] * 4, 1, -1, 4),
+    ([0.0, -np.inf, 1.0, 0.0], 1, 2, 3),
+]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_probabilities_and_ranks(dtype, x64):
+    """Rank 0 is a right prediction, also among equal logits; a NaN gives the true class no rank among the first."""
+    logits, labels, predictions, ranks = (np.array(values) for values in zip(*RANKED, strict=True))
+    result = jax.jit(make_eval_step(Logits()))({}, jnp.asarray(logits, dtype), jnp.asarray(labels, jnp.int32))
+    np.testing.assert_array_equal(result.prediction, predictions)
+    np.testing.assert_array_equal(result.rank, ranks)
+    np.testing.assert_array_equal(result.rank == 0, predictions == labels)
+    assert result.probability.dtype == dtype
+    shares = np.exp(logits - logits.max(-1, keepdims=True))
+    expected = (shares / shares.sum(-1, keepdims=True)).max(-1)
+    np.testing.assert_allclose(result.probability, expected, rtol=8 * jnp.finfo(dtype).eps)
 
 
 def test_accumulated_gradients_are_the_mean_over_the_pieces(x64):

@@ -97,8 +97,8 @@ def test_too_many_bad_steps_end_the_run(tmp_path, poisoned):
 def blind(monkeypatch):
     """Makes the logits of all evaluations NaN, as weights do that have become too large."""
 
-    def make(model):
-        step = make_eval_step(model)
+    def make(*args):
+        step = make_eval_step(*args)
         return lambda variables, images, labels: step(variables, images * jnp.nan, labels)
 
     monkeypatch.setattr("training_flax.learn.evaluation.make_eval_step", make)
