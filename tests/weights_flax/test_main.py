@@ -1,5 +1,6 @@
 """The command line over files of weights."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -124,11 +125,11 @@ def test_an_onnx_file_has_the_mean_and_std_of_the_options_or_of_the_file(capsys,
     def moments(*options):
         said(capsys, "export", "--weights", path, "--format", "onnx", "--out", tmp_path / "net", *options)
         metadata = {entry.key: entry.value for entry in onnx.load(tmp_path / "net").metadata_props}
-        return metadata.get("mean"), metadata.get("std")
+        return json.loads(metadata["mean"]), json.loads(metadata["std"])
 
-    assert moments() == ("0.1 0.2 0.3", "1.0 2.0 3.0")
-    assert moments("--mean", "0.5,0.4,0.3", "--std", "0.2", "0.2", "0.2") == ("0.5 0.4 0.3", "0.2 0.2 0.2")
-    assert moments("--mean", "0.5,0.4,0.3") == ("0.5 0.4 0.3", "1.0 2.0 3.0")
+    assert moments() == ([0.1, 0.2, 0.3], [1.0, 2.0, 3.0])
+    assert moments("--mean", "0.5,0.4,0.3", "--std", "0.2", "0.2", "0.2") == ([0.5, 0.4, 0.3], [0.2] * 3)
+    assert moments("--mean", "0.5,0.4,0.3") == ([0.5, 0.4, 0.3], [1.0, 2.0, 3.0])
 
 
 def test_export_of_an_untrained_network(capsys, tmp_path):
@@ -151,9 +152,9 @@ WRONG = {
         ["export", "--arch", "resnet20", "--out", "x", "--format", "onnx", "--mean", "0,0,0", "--std", "1,0,1"],
         "std must be 3 finite numbers, one for each channel, all of them over 0; given (1.0, 0.0, 1.0)",
     ),
-    "a mean for StableHLO": (
-        ["export", "--arch", "resnet20", "--out", "x", "--format", "stablehlo", "--mean", "0,0,0", "--std", "1,1,1"],
-        "mean and std are for format 'onnx'; given (0.0, 0.0, 0.0) for 'stablehlo'",
+    "a mean for PyTorch": (
+        ["export", "--arch", "resnet20", "--out", "x", "--format", "torch", "--mean", "0,0,0", "--std", "1,1,1"],
+        "mean and std are for formats 'stablehlo' and 'onnx'; given (0.0, 0.0, 0.0) for 'torch'",
     ),
     "another architecture": (
         ["convert", AKAMASTER, "--arch", "resnet32", "--out", "w.npz"],

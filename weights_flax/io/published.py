@@ -125,7 +125,7 @@ def find(name: str) -> Published:
     if name in table().left_out:
         raise ValueError(f"weights {name!r} are not in the table: {table().left_out[name]}")
     try:
-        one_of("weights", name, names())
+        one_of("weights", name, reversed(names()))  # of equally near ones the newest version
     except ValueError as error:
         end = "" if str(error).endswith("?") else ";"
         raise ValueError(f"{error}{end} `python -m weights_flax list` prints all names") from None
