@@ -29,7 +29,7 @@ GROUPS = {
             "warmup_lr",
             "warmup_shape",
         ),
-        *("clip_norm", "ema", "ema_warmup", "max_skipped"),
+        *("clip_norm", "ema", "ema_warmup", "batch_norm_decay", "max_skipped"),
     ),
     "augmentation": ("augment", "augment_until", "mixup", "cutmix", "label_smoothing"),
     "devices": (

@@ -13,6 +13,7 @@ from jax import lax
 
 from common_flax.renamed import renamed_keyword
 from layers_flax.autodiff.backend import backend
+from layers_flax.nn.batch_norm import BatchNorm
 from training_flax.learn.averages import averaged, averaging_rate
 from training_flax.learn.class_weights import relative_weights
 from training_flax.learn.freeze import check_patterns, frozen_leaves
@@ -35,6 +36,7 @@ def make_train_step(
     accumulate: int = 1,
     ema: float = 0.0,
     ema_warmup: bool = False,
+    batch_norm_decay: float = BatchNorm.momentum,
     freeze: Sequence[str] = (),
     axis_name: str | None = None,
     reduce_dtype: Any = None,
@@ -62,6 +64,9 @@ def make_train_step(
         ema: decay of the moving average at each step, if the state has one.
         ema_warmup: the average begins with the weights after the first step, and the decay rises to `ema`, see
             `averaging_rate`. Without it the initial weights have a share of ema ** steps in the average.
+        batch_norm_decay: share of BatchNorm's running statistics that stays at each forward pass in training, 1 minus
+            PyTorch's momentum. The weights move while the statistics are averaged, so these are of older weights, about
+            decay / (1 - decay) steps old; a smaller decay lets them follow, and they then come from fewer images.
         freeze: patterns of parameters and statistics that stay the same, bit for bit, see `frozen_leaves`.
         axis_name: the mapped axis that the batch is sharded over (`pmap`, `shard_map`), if any. A model with the same
             `axis_name` normalises by the whole batch, a model without by each device's share.
@@ -88,7 +93,8 @@ def make_train_step(
         plain = _loss(logits, targets, loss)
         smooth = _loss(logits, optax.smooth_labels(targets, label_smoothing), loss, weights, targets)
         right = (logits.argmax(-1) == targets.argmax(-1)).mean(dtype=plain.dtype)
-        return scale * smooth, (plain, right, updates.get("batch_stats", batch_stats))
+        stats = _moved_further(updates.get("batch_stats", batch_stats), batch_stats, batch_norm_decay)
+        return scale * smooth, (plain, right, stats)
 
     gradient_of = jax.grad(objective, has_aux=True)
 
@@ -164,6 +170,12 @@ def make_train_step(
         return after, TrainMetrics(plain, right, norm, jnp.asarray(after.skipped_in_row))
 
     return step
+
+
+def _moved_further(new: Any, old: Any, decay: float) -> Any:
+    """Returns running statistics under `decay`, from those that the layers moved under their own."""
+    factor = (1 - decay) / (1 - BatchNorm.momentum)
+    return new if decay == BatchNorm.momentum else jax.tree.map(lambda new, old: old + factor * (new - old), new, old)
 
 
 def _choose(condition: jax.Array, new: Any, old: Any) -> Any:

@@ -95,6 +95,7 @@ def lower_train_step(job: Job, rate: optax.Schedule | None = None) -> jax.stages
         accumulate=config.accumulate,
         ema=config.ema,
         ema_warmup=config.ema_warmup,
+        batch_norm_decay=config.batch_norm_decay,
         freeze=config.freeze,
         axis_name=devices.axis_name,
         reduce_dtype=None if config.reduce_dtype == "float32" else config.reduce_dtype,

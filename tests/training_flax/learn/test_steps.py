@@ -368,6 +368,28 @@ def test_pieces_see_batch_norms_statistics_one_after_the_other():
     chex.assert_trees_all_close(after.batch_stats, variables["batch_stats"], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_running_statistics_decay_as_told(decay, pieces, x64):
+    """running ← decay · running + (1 - decay) · batch, for each piece of a batch in turn."""
+    state, step, images, labels = made(
+        resnet20(width=2, param_dtype=jnp.float64), accumulate=pieces, batch_norm_decay=decay
+    )
+    images = images.astype(jnp.float64)
+    after, _ = jax.jit(step)(state, images, labels)
+    mean, variance = (np.asarray(state.batch_stats["bn1"][name]) for name in ("mean", "var"))
+    for piece in range(pieces):
+        maps = jax.lax.conv_general_dilated(
+            *(images[piece::pieces], state.params["conv1"]["kernel"], (1, 1), "SAME"),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        of_batch = maps.mean((0, 1, 2)), maps.var((0, 1, 2))
+        mean, variance = (decay * old + (1 - decay) * new for old, new in zip((mean, variance), of_batch, strict=True))
+    # The layer's own average holds a tenth of the batch's, and rounds in float64: the error is ten times its rounding.
+    np.testing.assert_allclose(after.batch_stats["bn1"]["mean"], mean, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(after.batch_stats["bn1"]["var"], variance, rtol=1e-13)
+
+
 def test_pieces_are_in_a_loop_but_on_the_cpu():
     """Micro-batches run in a loop except on the CPU, where gradients of convolutions in loops are many times slower."""
 
