@@ -8,16 +8,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# When the process ends, XLA folds a constant for over a second, and sounds its alarm.
+# When the process ends, XLA folds constants of rising sizes, until one takes long enough for its alarm: over a second.
 PROVOKE = """
 import atexit
 
 def fold():
-    import jax, numpy as np
+    import jax, numpy as np, time
     print("folding", flush=True)
-    ones = np.ones((900, 900), "f")
-    largest = lambda x: x + jax.lax.reduce_window(ones, -np.inf, jax.lax.max, (31, 31), (1, 1), "SAME").sum()
-    jax.jit(largest).lower(1.0).compile()
+    side, seconds = 20, 0
+    while seconds < 1.5:
+        ones, start = np.ones((side, side), "f"), time.monotonic()
+        largest = lambda x: x + jax.lax.reduce_window(ones, -np.inf, jax.lax.max, (31, 31), (1, 1), "SAME").sum()
+        jax.jit(largest).lower(1.0).compile()
+        side, seconds = 2 * side, time.monotonic() - start
 
 atexit.register(fold)
 """

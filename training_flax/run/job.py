@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import count
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -92,11 +91,11 @@ class Job:
 
     def epoch_at(self, step: int) -> int:
         """Returns the epoch, from 1, that the training step with this number, from 1, belongs to."""
-        return next(epoch for epoch in count(1) if self.last_step(epoch) >= step)
+        return max(1, (step - 1) * self.batch_size // self.dataset.train.examples + 1)
 
     def last_step(self, epoch: int) -> int:
         """Returns the number of steps until `epoch`, counted from 1, is complete, or until training ends."""
-        return min(ceil(epoch * self.dataset.train.examples / self.batch_size), self.total_steps)
+        return min(-(-epoch * self.dataset.train.examples // self.batch_size), self.total_steps)
 
     def epoch_of(self, step: int) -> float:
         """Returns the (fractional) number of epochs after `step` steps."""

@@ -52,6 +52,18 @@ def test_length_of_a_run(options, steps, epochs, tmp_path):
     assert not job.run.exists()
 
 
+@pytest.mark.parametrize("batch_size", [64, 479, 1437])
+def test_each_step_belongs_to_the_epoch_that_it_stands_in(batch_size, tmp_path):
+    """The last step of an epoch is the first with which all of its images were seen, however long a run is."""
+    job = plan(TrainConfig("resnet20", steps=100, batch_size=batch_size, out=tmp_path / "run"))
+    for step in range(1, 101):
+        epoch = job.epoch_at(step)
+        assert job.last_step(epoch - 1) < step <= job.last_step(epoch)
+    assert job.epoch_at(0) == 1
+    job = plan(TrainConfig("resnet20", steps=10**8, batch_size=batch_size, out=tmp_path / "long"))
+    assert job.last_step(job.epochs - 1) < 10**8 == job.last_step(job.epochs)
+
+
 def test_a_batch_larger_than_the_data_is_named(tmp_path):
     with pytest.raises(ValueError, match="batch_size must be at most the 1437 images of digits; given 2000"):
         plan(TrainConfig("resnet20", batch_size=2000, out=tmp_path / "run"))
