@@ -36,6 +36,8 @@ class ExportCard:
         mean, std: of pixels from 0 to 1, channel by channel; None if nobody knows them.
         interpolation, crop, crop_rule, keep: of the centre crop, see `training_flax.data.decode.centre_crop`. `crop` is
             the share of the shorter side; `keep` leaves alone images that have the size already. None if nobody knows.
+        preparation: "digit" if photos have to be made like the digits data set before they are cropped, as
+            `training_flax.inference.ink.as_digit` does; "none" if not, None if nobody knows.
         class_names: one for each class; None if nobody knows them.
         origin: the weights, such as "averaged weights after step 45".
         producer: this project and its version.
@@ -54,6 +56,7 @@ class ExportCard:
     crop: Share | None = None
     crop_rule: Literal["torchvision", "timm", "centred"] | None = None
     keep: bool | None = None
+    preparation: Literal["digit", "none"] | None = None
     class_names: tuple[Text, ...] | None = None
     origin: Text | None = None
     producer: Text = f"{DISTRIBUTION} {__version__}"
@@ -93,7 +96,7 @@ def describe_export(
         "origin": origin(card) or card.get("source"),
     }
     values |= {name: normalised.get(name) for name in ("mean", "std")}
-    values |= {name: about[name] for name in ("interpolation", "crop", "crop_rule") if name in about}
+    values |= {name: about[name] for name in ("interpolation", "crop", "crop_rule", "preparation") if name in about}
     if about:
         # Published networks crop images of any size; those of runs, images that their runs resized.
         values["keep"] = bool(about.get("keep", "run" in card))

@@ -22,7 +22,13 @@ MOMENTS = {"mean": [0.25, 0.5, 0.75], "std": [0.125, 0.25, 0.5]}
 CARD = {
     "class_names": ["heron", "owl, barn", 'a "wren" 猫'],
     "normalisation": MOMENTS,
-    "preprocessing": {"interpolation": "bicubic", "crop": 0.95, "crop_rule": "timm", "keep": False},
+    "preprocessing": {
+        "interpolation": "bicubic",
+        "crop": 0.95,
+        "crop_rule": "timm",
+        "keep": False,
+        "preparation": "digit",
+    },
     "run": {"which": "averaged", "step": 45},
 }
 SHAPE = (16, 16, 3)
@@ -48,6 +54,7 @@ def expected(card, **changes):
             crop=0.95,
             crop_rule="timm",
             keep=False,
+            preparation="digit",
             class_names=("heron", "owl, barn", 'a "wren" 猫'),
             origin="averaged weights after step 45",
         ),
@@ -146,6 +153,10 @@ WRONG = {
     "rule": (
         dict(card={"preprocessing": {"crop_rule": "mine"}}),
         "the card of the weights cannot be exported: crop_rule",
+    ),
+    "preparation": (
+        dict(card={"preprocessing": {"preparation": "mine"}}),
+        "the card .* cannot be exported: preparation",
     ),
     "crop": (dict(card={"preprocessing": {"crop": 2.0}}), "the card of the weights cannot be exported: crop must be"),
     "entry": (dict(metadata={"mean": "0.5"}), "metadata has the entry 'mean', which the card of an export tells"),
