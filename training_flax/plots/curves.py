@@ -2,16 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from common_flax.files import save_figure
 from common_flax.palette import BLUE, GREEN, ORANGE
 from common_flax.terminal import as_label
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 LONGEST_NAME = 20  # characters of a class beside the matrix
 MOST_SQUARES = 1000  # squares on a side of a confusion matrix; the picture has fewer pixels
@@ -21,6 +21,8 @@ def draw_curves(
     path: Path, metrics: Sequence[Mapping[str, Any]], title: str, loss: str = "cross-entropy (nats)"
 ) -> None:
     """Draws loss, labelled as `loss`, and error against epochs, from the lines of metrics.jsonl."""
+    from matplotlib.figure import Figure  # slow to import, and only pictures need matplotlib
+
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     figure.suptitle(as_label(title))
     losses, errors = figure.subplots(1, 2)
@@ -42,8 +44,10 @@ def draw_curves(
     save_figure(figure, path)
 
 
-def label_axes(losses: Axes, errors: Axes, loss_label: str, error_label: str) -> None:
+def label_axes(losses: "Axes", errors: "Axes", loss_label: str, error_label: str) -> None:
     """Sets labels, scales and grids of losses and errors against epochs; call it after drawing the curves."""
+    from matplotlib.ticker import MaxNLocator  # slow to import, see `draw_curves`
+
     positive = any(np.any(np.asarray(line.get_ydata(), float) > 0) for line in losses.get_lines())
     losses.set(xlabel="epoch", ylabel=loss_label, yscale="log" if positive else "linear")  # with one class losses are 0
     errors.set(xlabel="epoch", ylabel=error_label, ylim=(0, None))
@@ -57,6 +61,9 @@ def draw_confusion(path: Path, labels: np.ndarray, predictions: np.ndarray, name
 
     Images without a prediction, -1, are left out. Of more than a thousand classes, neighbours share a square.
     """
+    from matplotlib.figure import Figure  # slow to import, and only pictures need matplotlib
+    from matplotlib.ticker import MaxNLocator
+
     each = -(-len(names) // MOST_SQUARES)  # classes on the side of a square
     classes = -(-len(names) // each)
     counts = np.zeros((classes, classes), int)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from common_flax.files import save_figure
 from common_flax.palette import BLUE, ORANGE
@@ -16,6 +15,8 @@ SHOWN_CLASSES = 3  # per image
 
 def draw_batch(path: Path, images: np.ndarray, targets: np.ndarray, names: Sequence[str]) -> None:
     """Draws a step's images (batch, height, width, channels), 0 to 255, each with its largest targets."""
+    from matplotlib.figure import Figure  # slow to import, and only pictures need matplotlib
+
     rows, columns = _grid(len(images))
     figure = Figure(figsize=(1.6 * columns, 1.85 * rows))
     squares = np.ravel(figure.subplots(rows, columns, squeeze=False))
@@ -52,6 +53,8 @@ def draw_predictions(
         names: the names of the classes.
         format: the file's format as Matplotlib names it, such as "png".
     """
+    from matplotlib.figure import Figure  # slow to import, and only pictures need matplotlib
+
     rows, columns = _grid(len(images))
     shown = min(SHOWN_CLASSES, classes.shape[1])
     figure = Figure(figsize=(1.9 * columns, (2.15 + 0.16 * shown) * rows), layout="constrained")
@@ -88,6 +91,8 @@ def draw_mistakes(
         title: the first line over all images.
         note: the second line.
     """
+    from matplotlib.figure import Figure  # slow to import, and only pictures need matplotlib
+
     rows, columns = _grid(max(len(images), 1))
     inches = max(1.9 * columns, 6.6), 2.45 * rows + 0.65 if len(images) else 1.2
     figure = Figure(figsize=inches)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from common_flax.files import save_figure
 from common_flax.palette import BLUE, ORANGE
@@ -27,6 +26,8 @@ def draw_rates(
         suggestion: the suggested learning rate, or None.
         title: the title.
     """
+    from matplotlib.figure import Figure  # slow to import, and only pictures need matplotlib
+
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     axes.plot(rates, losses, color=BLUE, lw=0.8, alpha=0.45, label="loss of a step")

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from matplotlib.figure import Figure
 from tyro.conf import Positional, arg
 
 from common_flax.command_line import parse_options, run_command
@@ -146,6 +145,8 @@ def draw_comparison(path: Path, runs: Sequence[Run]) -> None:
 
     Raises ValueError if the file cannot be written, or its extension is no format for pictures.
     """
+    from matplotlib.figure import Figure  # slow to import, and only pictures need matplotlib
+
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     losses, errors = figure.subplots(1, 2)
     for i, run in enumerate(runs):
