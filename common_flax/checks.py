@@ -7,7 +7,7 @@ from numbers import Integral, Real
 
 CONFUSED = str.maketrans("oil", "011")
 LEAST_BEGINNING = 3  # characters
-SIMILAR = 0.6  # share of characters in common, as in `difflib.get_close_matches`
+SIMILAR = 0.6  # share of characters in common, of which more than this are needed
 MOST_PIXELS = 2**24  # of an image that a network sees, 4096×4096
 
 
@@ -44,7 +44,7 @@ def nearest(word: str, allowed: Iterable[str]) -> str | None:
                 return each
     score = {each: difflib.SequenceMatcher(None, form, meant).ratio() for each, form in forms.items()}
     best = max(score, key=lambda each: (score[each], _shared(forms[each], meant)), default=None)
-    return best if best is not None and score[best] >= SIMILAR else None
+    return best if best is not None and score[best] > SIMILAR else None
 
 
 def _shared(first: str, second: str) -> int:

@@ -107,6 +107,7 @@ def test_a_run_alone_gives_the_accuracy_of_its_summary_and_names_its_data(run, t
     assert evaluate_run(TrainConfig(out=run), quiet=True).accuracy == summary["test_accuracy"]
 
 
+@pytest.mark.slow
 def test_the_line_at_the_end_of_a_training_is_that_of_an_evaluation(train, here):
     shutil.rmtree("fake/checkpoints/4")
     (here / "fake/summary.json").unlink()
@@ -342,6 +343,7 @@ def test_test_images_that_changed_are_refused_and_train_images_may(train, here):
     assert len(err[0]) <= 200
 
 
+@pytest.mark.slow
 def test_a_run_in_float64_is_evaluated_in_float64(here, monkeypatch):
     fit(TrainConfig(**FAKE | {"steps": 1, "ema": 0.0, "dtype": "float64"}, out="double"), quiet=True)
     seen = []

@@ -50,6 +50,7 @@ def test_as_many_classes_stay_and_are_drawn_anew_when_asked(tmp_path):
     assert not np.array_equal(anew["params"]["fc"]["kernel"], drawn(model)["params"]["fc"]["kernel"])
 
 
+@pytest.mark.slow
 def test_images_are_normalised_as_the_weights_have_seen_them(tmp_path):
     """Normalisation is that of the config, else of the file, else of the data; a run keeps its own without the file."""
     path = weights(tmp_path / "w.safetensors")
@@ -115,6 +116,7 @@ def told(capsys, **options):
     return [line for line in capsys.readouterr().out.splitlines() if "mean" in line]
 
 
+@pytest.mark.slow
 def test_the_header_says_where_mean_and_std_are_from(tmp_path, capsys):
     digits = " ".join(["0.3054"] * 3) + ", std " + " ".join(["0.3753"] * 3)
     with_card, without = weights(tmp_path / "w.npz"), str(tmp_path / "w.pt")

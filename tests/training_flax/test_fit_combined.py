@@ -105,6 +105,7 @@ def still(out, patience, **options):
     return config(out, patience=patience, frozen_batch_norm=True, **options)
 
 
+@pytest.mark.slow
 def test_patience_ends_a_run_of_own_parts_which_goes_on_with_more_of_it(tmp_path, capsys):
     run = tmp_path / "run"
     first = fit(still(run, 1), **STILL)
@@ -127,6 +128,7 @@ ENDS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("event", "at"), ENDS)
 def test_a_callback_ends_a_run_with_validation_which_goes_on_if_it_is_made_longer(event, at, tmp_path, capsys):
     run, callback = tmp_path / "run", StopAt(event, at)
@@ -183,6 +185,7 @@ def test_a_run_of_all_own_parts_is_stopped_and_ends_with_the_same_bits(tmp_path)
     assert looks(again.run) == looks(whole.run)
 
 
+@pytest.mark.slow
 def test_a_data_set_of_ones_own_may_have_a_validation_part(tmp_path):
     options = {"validation_share": None, "epochs": 1}
     given = fit(config(tmp_path / "run", **options), data=HELD_OUT, quiet=True)

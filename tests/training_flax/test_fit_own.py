@@ -254,6 +254,7 @@ def test_an_optimizer_trains_as_in_a_loop_of_ones_own(tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_a_loss_is_the_one_that_is_trained_and_measured(tmp_path):
     """A loss of ten times the cross-entropy has ten times its value, in training and in tests."""
     ten = lambda logits, targets: 10 * cross_entropy(logits, targets)  # noqa: E731
@@ -307,6 +308,7 @@ def test_an_optimizer_is_known_by_its_state():
     assert optimizer_name(optax.adam(1.0), {}) != optimizer_name(optax.adam(1.0), params)
 
 
+@pytest.mark.slow
 def test_callbacks_see_the_run_as_its_files_tell_it(tmp_path):
     seen = Recorder()
     result = fit(config(tmp_path / "run", ema=0.5), data=ARRAYS, callbacks=[seen], quiet=True)
@@ -330,6 +332,7 @@ def test_callbacks_see_the_run_as_its_files_tell_it(tmp_path):
     assert kept["callbacks"] == [f"{Recorder.__module__}.Recorder"]
 
 
+@pytest.mark.slow
 def test_a_view_is_a_copy_that_nothing_changes(tmp_path):
     views, copies = [], []
 
@@ -355,6 +358,7 @@ def test_a_view_is_a_copy_that_nothing_changes(tmp_path):
         _ = views[0].state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("event", "at"), [("on_step", 6), ("on_epoch", 8), ("on_checkpoint", 4)])
 def test_a_callback_ends_a_run_with_results(event, at, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("training_flax.run.loop.SHARE_OF_CHECKPOINTS", float("inf"))

@@ -77,6 +77,7 @@ def test_the_same_seed_draws_the_same_images_and_another_one_others():
     assert drawn(Draw(), (10, 5))["test"] == ("0/1.png", "0/5.png", "1/3.png")
 
 
+@pytest.mark.slow
 def test_every_image_is_as_likely_to_be_held_out():
     times = np.zeros(50)
     for seed in range(400):

@@ -237,6 +237,7 @@ def test_files_that_are_no_tables_of_images(root):
         open_dataset(write(root, lines()), strict=True)
 
 
+@pytest.mark.slow
 def test_a_table_trains_and_a_wrong_one_is_named(root, capsys):
     name = write(root, lines())
     network = ["--arch", "resnet20", "--width", "4", "--batch-size", "4", "--steps", "2", "--out", str(root / "run")]

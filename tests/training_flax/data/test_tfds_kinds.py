@@ -106,6 +106,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINED)
 def test_one_image_and_one_label_train(name, train, made, tmp_path):
     about = {"channels": 3, "classes": CLASSES, "streamed": False, "counts": (12, 12)} | TRAINED[name]

@@ -200,6 +200,7 @@ def test_evaluation_sees_images_as_the_weights_origin_does(place):
     assert (plain.test_crop, plain.test_crop_rule, plain.interpolation) == (0.875, "torchvision", "bilinear")
 
 
+@pytest.mark.slow
 def test_training_and_its_run_carry_them_on(place, tmp_path):
     shutil.copytree(place / "hub", tmp_path / "hub")
     config = TrainConfig(
@@ -233,6 +234,7 @@ def test_training_and_its_run_carry_them_on(place, tmp_path):
     assert plan(config).config.interpolation == "bicubic"
 
 
+@pytest.mark.slow
 def test_a_run_of_before_the_options_keeps_its_crop(place, tmp_path):
     config = TrainConfig("resnet20", width=4, data=f"folder:{place / 'data'}", image_size=24, batch_size=4, steps=1)
     fit(replace(config, out=tmp_path / "run", test_crop_rule="centred"), quiet=True)

@@ -55,6 +55,7 @@ def test_rates_are_powers_of_the_distance_from_the_head():
     assert told(TrainConfig("vgg11", width=4), 0.5) == "stages × 0.0312, 0.0625, 0.125, 0.25, 0.5, head × 1"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lamb"])
 def test_updates_have_the_factors_of_their_parts(optimizer):
     """Weight decay that is decoupled too; moments are those of one rate for all."""
@@ -82,6 +83,7 @@ def test_says_which_factors_there_are(layer_decay):
         plan(TrainConfig("resnet20", layer_decay=layer_decay))
 
 
+@pytest.mark.slow
 def test_stacked_stages_are_kept_apart():
     options = dict(data="fake:8x8x3:2:64", width=2, batch_size=16, augment=())
     assert plan(TrainConfig("resnet1202", **options)).stacked

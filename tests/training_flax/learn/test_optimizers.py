@@ -239,6 +239,7 @@ def states_survive(tmp_path, names):
     assert done.stdout.split() == list(names)
 
 
+@pytest.mark.slow
 def test_factored_states_survive_a_stop(tmp_path):
     """Two steps with a checkpoint between them, sharded over four devices, end with the bits of two without."""
     states_survive(tmp_path, ["adafactor"])

@@ -84,6 +84,7 @@ def test_a_step_is_traced_and_compiled_once():
     assert np.isfinite(metrics.loss)
 
 
+@pytest.mark.slow
 def test_label_smoothing_is_the_cross_entropy_with_smoothed_targets(x64):
     """One step changes the parameters by the gradient for optax's smoothed labels."""
     model = plain20(width=2, param_dtype=jnp.float64)
@@ -105,6 +106,7 @@ def test_label_smoothing_is_the_cross_entropy_with_smoothed_targets(x64):
     assert float(metrics.loss) == pytest.approx(float(loss(state.params, 0.0)), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_a_step_is_pure():
     state, step, images, labels = start(resnet20(width=4))
     step = jax.jit(step)
@@ -346,6 +348,7 @@ def test_probabilities_and_ranks(dtype, x64):
     np.testing.assert_allclose(result.probability, expected, rtol=8 * jnp.finfo(dtype).eps)
 
 
+@pytest.mark.slow
 def test_accumulated_gradients_are_the_mean_over_the_pieces(x64):
     """Without batch statistics micro-batches are independent, so the step equals that of the whole batch."""
     model = resnet20(width=2, param_dtype=jnp.float64, frozen_batch_norm=True)
@@ -358,6 +361,7 @@ def test_accumulated_gradients_are_the_mean_over_the_pieces(x64):
     chex.assert_trees_all_close(metrics, expected_metrics, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_pieces_see_batch_norms_statistics_one_after_the_other():
     state, step, images, labels = made(resnet20(width=2), accumulate=2)
     after, _ = jax.jit(step)(state, images, labels)
@@ -420,6 +424,7 @@ def test_what_is_frozen_stays_bit_for_bit(options):
                 assert (a.tobytes() == b.tobytes()) == frozen, (field, name)
 
 
+@pytest.mark.slow
 def test_loss_scaling_changes_no_gradient_and_doubles_after_enough_good_steps(x64, monkeypatch):
     monkeypatch.setattr("training_flax.learn.steps.STEPS_UNTIL_DOUBLED", 3)
     model = resnet20(width=2, param_dtype=jnp.float64)
@@ -438,6 +443,7 @@ def test_loss_scaling_changes_no_gradient_and_doubles_after_enough_good_steps(x6
     assert scales == [2.0**15, 2.0**15, 2.0**16, 2.0**16]
 
 
+@pytest.mark.slow
 def test_float16_learns_with_a_loss_scale():
     state, step, images, labels = made(resnet20(width=4, dtype=jnp.float16), scaled=True)
     step = jax.jit(step)
@@ -468,6 +474,7 @@ def test_binary_loss_is_each_classs_own(x64):
     chex.assert_trees_all_close(moved, grads, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_targets_may_be_shares():
     state, step, images, labels = made(resnet20(width=2))
     step = jax.jit(step)

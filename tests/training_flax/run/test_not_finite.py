@@ -73,6 +73,7 @@ def test_an_epoch_without_a_step_that_counts_says_so(tmp_path, poisoned, capsys)
     assert strictly((out / "summary.json").read_text())["skipped_steps"] == 5
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_after_a_bad_step_as_if_it_had_not_been(tmp_path, poisoned):
     """A run of one batch of data, so that each step sees the same images: a skipped step is a step less."""
     data = dict(data="fake:8x8x3:4:16", schedule="constant", lr=0.01, momentum=0.0)

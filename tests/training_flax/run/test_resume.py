@@ -124,6 +124,7 @@ def interrupted(config, at, again=None):
     return fit(again or config, quiet=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["fake", "folder"])
 def test_stopped_and_started_again_by_the_folder_alone(kind, folder, tmp_path):
     """The folder of the run says everything, also what is not the default of an option or its recipe."""
@@ -137,6 +138,7 @@ def test_stopped_and_started_again_by_the_folder_alone(kind, folder, tmp_path):
     assert ended.summary["test_accuracy"] == whole.summary["test_accuracy"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [*(pytest.param(at, marks=pytest.mark.slow) for at in (1, 40, 45)), 47])
 def test_told_to_stop_and_started_again(at, tmp_path):
     """Stops within an epoch and around its end change nothing; 45 batches of 32 are the first epoch of 1,437 digits."""
@@ -174,6 +176,7 @@ def test_a_longer_run_is_named_or_extended(tmp_path):
     assert (whole.run / "model.safetensors").read_bytes() == (longer.run / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_killed_after_its_last_checkpoint_is_finished_as_it_was(tmp_path):
     options = dict(arch="resnet20", width=2, steps=4, batch_size=32)
     run = fit(TrainConfig(**options, out=tmp_path / "run"), quiet=True).run
