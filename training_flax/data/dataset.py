@@ -13,7 +13,7 @@ class Split(NamedTuple):
     """A split of a data set, whole in memory."""
 
     images: np.ndarray  # (examples, height, width, channels) uint8, or floating point of the same scale, 0 to 255
-    labels: np.ndarray  # (examples,) int32, from 0 to classes - 1
+    labels: np.ndarray  # (examples,) int32, from 0 to classes - 1; or (examples, classes) uint8 of 0 and 1
 
     @property
     def examples(self) -> int:
@@ -26,7 +26,7 @@ class StreamedSplit:
     """A split of a data set whose images are decoded on demand.
 
     Attributes:
-        labels: (examples,) int32, from 0 to classes - 1.
+        labels: (examples,) int32, from 0 to classes - 1; or (examples, classes) uint8 of 0 and 1.
         image_shape: (size, size, 3), the shape that networks see; the images themselves have any size.
         read: decodes the image at an index, (height, width, 3) uint8. Threads may call it at the same time. Raises
             ValueError, one line that names the image, if it cannot be read.
@@ -48,10 +48,11 @@ class BatchedSplit:
 
     Attributes:
         examples: the number of images in an epoch.
-        labels: (examples,) int32 of a test split; empty for a train split, whose labels come with its images.
+        labels: (examples,) int32, or (examples, classes) uint8, of a test split; of a train split, whose labels come
+            with its images, an empty array of this form.
         image_shape: (height, width, channels).
         dtype: the type of the images: uint8, or floating point of the same scale, 0 to 255.
-        batches: begins the iterable anew, and yields images (batch, *image_shape) and labels (batch,) int32.
+        batches: begins the iterable anew, and yields images (batch, *image_shape) and labels, in the form of `labels`.
     """
 
     examples: int
@@ -122,6 +123,17 @@ class Dataset:
     def image_shape(self) -> tuple[int, int, int]:
         """The shape (height, width, channels) of the images that networks see."""
         return self.train.images.shape[1:] if isinstance(self.train, Split) else self.train.image_shape
+
+    @property
+    def multi_label(self) -> bool:
+        """True if an image may have none, one or several of the classes: labels are (examples, classes) of 0 and 1."""
+        return self.test.labels.ndim == 2
+
+    def named(self, label: np.ndarray, between: str = "|") -> str:
+        """Returns the name of a label's class; of a multi-label one, of 0 and 1, those of its classes."""
+        if not label.ndim:
+            return self.class_names[int(label)]
+        return between.join(self.class_names[place] for place in np.flatnonzero(label == 1))
 
     @property
     def watched(self) -> tuple[str, AnySplit]:

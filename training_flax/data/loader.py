@@ -92,7 +92,7 @@ class Batch(NamedTuple):
     epochs: Any  # (batch,) int32: the epoch of each example, or UNCHANGED
     stop_signal: Any  # (batch,) int32: this process's request to all processes, see `training_flax.runtime.signals`
     images: Any = None  # (batch, height, width, channels) uint8, if the split is streamed
-    labels: Any = None  # (batch,) int32, if the split is streamed
+    labels: Any = None  # (batch,) int32 or (batch, classes) uint8, if the split is streamed
 
 
 class Reader:

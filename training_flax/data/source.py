@@ -27,7 +27,7 @@ class Source(NamedTuple):
     """The labels of a split and functions that read its images. Threads may call them at the same time.
 
     Attributes:
-        labels: (examples,) int32.
+        labels: (examples,) int32; or (examples, classes) uint8 of 0 and 1, if images may have several classes.
         size: returns the (height, width) of the image at an index, from its header, without decoding the image.
         read: decodes the image at an index: (height, width, channels) uint8, of 1 or 3 channels.
         files: see `sum_of_files`; None if the images come from no files, or from files of this installation.
@@ -86,7 +86,7 @@ def of_files(
     Args:
         paths: where the files are.
         names: the files' names within the part, for its hash.
-        labels: (examples,) int32.
+        labels: as in `Source`.
         sizes: the files' sizes in bytes when they were listed, by path: another size later is an error. None does not
             look at sizes.
     """
@@ -141,7 +141,12 @@ def _bytes(file: str) -> int:
 
 def sum_of_labels(labels: np.ndarray) -> str:
     """Returns a hash of a split's labels, in order: sixteen hexadecimal digits."""
-    return hashlib.sha256(labels.astype("<i4").tobytes()).hexdigest()[:16]
+    return hashlib.sha256(label_bytes(labels)).hexdigest()[:16]
+
+
+def label_bytes(labels: np.ndarray) -> bytes:
+    """Returns labels as bytes for hashes, which are the same on all machines."""
+    return labels.astype("<i4").tobytes() if labels.ndim == 1 else repr(labels.shape).encode() + labels.tobytes()
 
 
 def as_dataset(name: str, sources: Sources, image_size: int | None, default_image_size: int) -> Dataset:
@@ -150,6 +155,8 @@ def as_dataset(name: str, sources: Sources, image_size: int | None, default_imag
     parts = {"train": sources.train, "test": sources.test, "validation": sources.validation}
     there = {part: source for part, source in parts.items() if source is not None}
     for source in there.values():
+        if source.labels.ndim == 2:
+            continue  # of 0 and 1, which the reader makes
         if not len(source.labels) or source.labels.min() < 0 or source.labels.max() >= classes:
             given = f"from {source.labels.min()} to {source.labels.max()}" if len(source.labels) else "none"
             raise ValueError(f"{name!r}: labels must be from 0 to {classes - 1}; given {given}")

@@ -166,7 +166,7 @@ WRONG = {
         "its first line must name a column of paths (path, file, image, image_id, …); it has",
     ),
     "no label": (
-        "path,a,b\n0.png,1,0\n",
+        "path,a,b\n0.png,x,y\n",
         "must name a column of labels (label, class, target, …); it has 'path', 'a', 'b'",
     ),
     "one column": ("path\n0.png\n", "must name a column of labels"),
