@@ -14,6 +14,7 @@ import numpy as np
 
 from common_flax.files import open_regular, whole_file
 from training_flax.data.source import Source, Sources, sum_of_files
+from training_flax.data.stratified import draw_several, held_out_of
 
 TEST_SHARE = 0.2
 FILE = "split.csv"
@@ -124,6 +125,14 @@ def _drawn(
         taken: list[int] = []
         lacking: list[str] = []
         labels = labels_of_all[places]
+        if labels.ndim == 2:
+            ranks = [_rank(part, seed, names[place]) for place in places.tolist()]
+            order = np.array(sorted(range(len(ranks)), key=ranks.__getitem__), int)
+            there = draw_several(labels, order, share)
+            parts[part], places = places[there], places[~there]
+            lost = np.flatnonzero(labels.any(0) & ~labels[there].any(0))
+            notes += _told_of(f"no {part} image", [classes[label] for label in lost.tolist()])
+            continue
         groups = np.split(
             places[np.argsort(labels, kind="stable")], np.bincount(labels, minlength=len(classes)).cumsum()
         )
@@ -134,16 +143,16 @@ def _drawn(
             taken += sorted(own.tolist(), key=lambda place: _rank(part, seed, names[place]))[:count]
         parts[part] = np.array(sorted(taken), int)
         places = np.setdiff1d(places, parts[part])
-        if lacking:
-            shown = ", ".join(map(repr, lacking[:3])) + (", …" if len(lacking) > 3 else "")
-            classes_have = "class has" if len(lacking) == 1 else "classes have"
-            notes.append(f"{len(lacking):,} {classes_have} one train image, which stays: {shown}")
+        notes += _told_of("one train image, which stays", lacking)
     return {"train": places, **parts}, notes
 
 
-def held_out_of(examples: int, share: float) -> int:
-    """Returns the number of images that are held out of a class: within one of the share, and never all of them."""
-    return min(max(int(examples * share + 0.5), 1), examples - 1) if examples else 0
+def _told_of(what: str, classes: Sequence[str]) -> list[str]:
+    """Returns a line that counts the classes that have something, and names some; none if there are no such classes."""
+    shown = ", ".join(map(repr, classes[:3])) + (", …" if len(classes) > 3 else "")
+    return (
+        [f"{len(classes):,} {'class has' if len(classes) == 1 else 'classes have'} {what}: {shown}"] if classes else []
+    )
 
 
 def _rank(part: str, seed: int, name: str) -> bytes:

@@ -8,8 +8,9 @@ from PIL import Image
 
 from training_flax import TrainConfig, open_dataset, plan
 from training_flax.data.built_in import digits
-from training_flax.data.held_out import Draw, held_out_of, read_split, with_parts, write_split
+from training_flax.data.held_out import Draw, read_split, with_parts, write_split
 from training_flax.data.source import Sources, of_files, sum_of_files
+from training_flax.data.stratified import held_out_of
 from training_flax.run.folder import write_config
 from training_flax.run.plan import images_of_run
 
