@@ -16,6 +16,7 @@ from layers_flax.nn.normalise import normalise
 from training_flax.data.dataset import AnySplit, BatchedSplit, Dataset, Split, StreamedSplit
 from training_flax.data.decode import CROP_RULES, INTERPOLATIONS
 from training_flax.data.loader import Batch, Reader, UnreadableImage, central_fit, read_ahead, wait_for, with_images
+from training_flax.learn.multi_label import ClassLogits, average_precision, make_multi_label_eval_step
 from training_flax.learn.state import EvalResult
 from training_flax.learn.steps import Loss, make_eval_step
 from training_flax.runtime.compilation import compiler_options
@@ -23,28 +24,60 @@ from training_flax.runtime.devices import Devices
 
 
 class Evaluation(NamedTuple):
-    """Means over all examples, and the predicted class of each."""
+    """Means over all examples, and the predicted class of each, or the predicted classes where there may be several.
+
+    With several classes an example is right if its whole set of classes is; a class is predicted where its probability,
+    sigmoid of its logit, is over a half.
+    """
 
     loss: float
     accuracy: float
-    predictions: np.ndarray  # (examples,) int32; -1, which is wrong, where a logit is NaN
-    probabilities: np.ndarray  # (examples,) softmax of the predicted class, float32 or wider; NaN where a logit is
-    ranks: np.ndarray  # (examples,) int32: the classes that come before the true one, so 0 is right, under 5 top-5
+    predictions: np.ndarray  # (examples,) int32; or (examples, classes) int8 of 0 and 1; -1, which is wrong, for NaN
+    probabilities: np.ndarray  # (examples,) of the predicted class, or (examples, classes); float32 or wider
+    ranks: np.ndarray  # (examples,) int32: the classes before the true one, so 0 is right, under 5 top-5; or empty
+    average_precision: np.ndarray | None = None  # (classes,) of several classes; NaN for one that no example has
 
     def top(self, count: int) -> float:
-        """Returns the share of examples whose true class is among the `count` most probable ones."""
+        """Returns the share of examples whose true class is among the `count` most probable ones.
+
+        Raises ValueError for examples that may have several classes.
+        """
+        if self.average_precision is not None:
+            raise ValueError("top-k accuracy is of one true class an example; these may have several")
         return float((self.ranks < count).mean())
+
+    @property
+    def mean_average_precision(self) -> float | None:
+        """The mean over the classes that any example has; NaN if none has one. None without several classes."""
+        if self.average_precision is None:
+            return None
+        known = self.average_precision[~np.isnan(self.average_precision)]
+        return float(known.mean()) if len(known) else math.nan
+
+    @property
+    def means(self) -> dict[str, float]:
+        """The means by name, as metrics.jsonl has them."""
+        mean = self.mean_average_precision
+        named = {} if mean is None else {"mean_average_precision": mean}
+        return {"loss": self.loss, "accuracy": self.accuracy, **named}
+
+    @property
+    def score(self) -> float:
+        """The number by which the best weights are chosen: mean average precision, if there is one, or accuracy."""
+        mean = self.mean_average_precision
+        return self.accuracy if mean is None else mean
 
 
 def make_indexed_eval_step(
     model: nn.Module, dataset: Dataset, dtype: Any = jnp.float32, loss: Loss | None = None
-) -> Callable[[Any, Any, Batch], EvalResult]:
-    """Makes the evaluation step on a batch of the test split: (variables, split, batch) → `EvalResult`."""
-    step, test = make_eval_step(model, loss), dataset.test
+) -> Callable[[Any, Any, Batch], EvalResult | ClassLogits]:
+    """Makes the evaluation step on a batch of the test split: (variables, split, batch) → results of each image."""
+    step: Callable[..., Any] = (make_multi_label_eval_step if dataset.multi_label else make_eval_step)(model, loss)
+    test = dataset.test
     # Test images may have another size than those of training.
     image_shape = test.images.shape[1:] if isinstance(test, Split) else test.image_shape
 
-    def indexed(variables: Any, split: Any, batch: Batch) -> EvalResult:
+    def indexed(variables: Any, split: Any, batch: Batch) -> EvalResult | ClassLogits:
         images, labels = pixels_of(split, batch, image_shape)
         return step(variables, normalise(images, dataset.mean, dataset.std, dtype), labels)
 
@@ -128,7 +161,7 @@ def whole_batch(batch_size: int, devices: Devices) -> int:
 
 
 def evaluate_part(
-    step: Callable[[Batch], EvalResult],
+    step: Callable[[Batch], EvalResult | ClassLogits],
     split: AnySplit,
     batch_size: int,
     devices: Devices,
@@ -157,7 +190,21 @@ def evaluate_part(
             # Waiting for the previous step frees the pixels of its batch, and lets `check` be heard.
             results[-2] = jax.device_get(results[-2])
     loss, *each = (np.concatenate(parts)[: split.examples] for parts in zip(*jax.device_get(results), strict=True))
-    return Evaluation(float(loss.mean(dtype=np.float64)), float((each[0] == split.labels).mean()), *each)
+    mean = float(loss.mean(dtype=np.float64))
+    if split.labels.ndim == 2:
+        return _of_several(mean, each[0], split.labels)
+    return Evaluation(mean, float((each[0] == split.labels).mean()), *each)
+
+
+def _of_several(loss: float, logits: np.ndarray, labels: np.ndarray) -> Evaluation:
+    """Returns the results for images that may have several classes, from their logits (images, classes)."""
+    predictions = np.where(np.isnan(logits).any(1, keepdims=True), -1, logits > 0).astype(np.int8)
+    right = float((predictions == labels).all(1).mean())
+    # Logits, unlike probabilities, tell images apart whose classes are almost sure.
+    precision = average_precision(labels, logits)
+    small = np.exp(-np.abs(logits))  # sigmoid by it neither overflows nor cancels
+    probabilities = np.where(logits >= 0, np.ones_like(small), small) / (1 + small)
+    return Evaluation(loss, right, predictions, probabilities, np.zeros(0, np.int32), precision)
 
 
 def _batches(examples: int, batch_size: int, devices: Devices) -> Iterator[Batch]:

@@ -20,6 +20,7 @@ from training_flax.learn.freeze import check_patterns, frozen_leaves
 from training_flax.learn.state import EvalResult, LossScale, TrainMetrics, TrainState
 
 STEPS_UNTIL_DOUBLED = 2000
+PRESENT = 0.2  # the binary loss takes a class with a larger share of the target as present
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 """A pure function (logits, targets) → losses: logits and targets (batch, classes), losses (batch,)."""
@@ -40,6 +41,7 @@ def make_train_step(
     freeze: Sequence[str] = (),
     axis_name: str | None = None,
     reduce_dtype: Any = None,
+    multi_label: bool = False,
 ) -> Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, TrainMetrics]]:
     """Makes the pure function (state, images, labels) → (state, metrics) of one optimizer step.
 
@@ -71,13 +73,19 @@ def make_train_step(
         axis_name: the mapped axis that the batch is sharded over (`pmap`, `shard_map`), if any. A model with the same
             `axis_name` normalises by the whole batch, a model without by each device's share.
         reduce_dtype: the type in which the members of that axis add their gradients; None is the parameters' own.
+        multi_label: an image may have none, one or several classes; labels are (batch, classes) of 0 and 1. A class
+            weight is then a factor on the loss of images that have the class, as by PyTorch's
+            BCEWithLogitsLoss(pos_weight). The accuracy is the share of images with all classes right, those over 0.
 
     The step raises ValueError, when it is first called or traced, for a pattern that matches no parameter of the state,
     or a loss of your own that does not return a number for each image.
 
     Raises:
-        ValueError: `class_weights` are given with a loss of your own, which has to weigh classes itself.
+        ValueError: `class_weights` are given with a loss of your own, which has to weigh classes itself; or
+            `multi_label` with the softmax loss or label smoothing, which are for one class an image.
     """
+    if multi_label and (loss == "softmax" or label_smoothing):
+        raise ValueError(f"multi_label needs another loss, without label smoothing; given {loss!r}, {label_smoothing}")
     if callable(loss) and class_weights is not None:
         raise ValueError(f"class_weights are for the losses that have names; given {class_weights} with your own loss")
     # A model without `axis_name` takes each device's share for a batch of its own: its statistics differ, and it would
@@ -91,8 +99,9 @@ def make_train_step(
         variables = {"params": params, "batch_stats": batch_stats}
         logits, updates = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key})
         plain = _loss(logits, targets, loss)
-        smooth = _loss(logits, optax.smooth_labels(targets, label_smoothing), loss, weights, targets)
-        right = (logits.argmax(-1) == targets.argmax(-1)).mean(dtype=plain.dtype)
+        of_one = None if multi_label else targets
+        smooth = _loss(logits, optax.smooth_labels(targets, label_smoothing), loss, weights, of_one)
+        right = _are_right(logits, targets, multi_label).mean(dtype=plain.dtype)
         stats = _moved_further(updates.get("batch_stats", batch_stats), batch_stats, batch_norm_decay)
         return scale * smooth, (plain, right, stats)
 
@@ -100,7 +109,9 @@ def make_train_step(
 
     def gradients(state: TrainState, images: jax.Array, targets: jax.Array, scale: Any):
         """Returns the batch's gradient, loss, accuracy and new statistics."""
-        weights = None if class_weights is None else relative_weights(class_weights, targets, axis_name)
+        weights = None if class_weights is None else jnp.asarray(class_weights, targets.dtype)
+        if class_weights is not None and not multi_label:
+            weights = relative_weights(class_weights, targets, axis_name)
         key = jax.random.fold_in(state.key, state.step)
         if members_apart:
             key = jax.random.fold_in(key, lax.axis_index(axis_name))
@@ -129,6 +140,7 @@ def make_train_step(
         check_patterns(state.params, freeze)
         dtype = _widest_type(state.params)
         targets = labels if labels.ndim == 2 else jax.nn.one_hot(labels, model.num_classes, dtype=dtype)
+        targets = targets.astype(dtype) if multi_label else targets
         scale = 1.0 if state.loss_scale is None else state.loss_scale.scale
         grads, plain, right, stats = gradients(state, images, targets, scale)
         if axis_name is not None:
@@ -212,15 +224,23 @@ def _all_finite(tree: Any) -> jax.Array:
     return jnp.isfinite(_sum_of_squares(tree, 2.0**-20 / math.sqrt(largest)))
 
 
+def _are_right(logits: jax.Array, targets: jax.Array, multi_label: bool) -> jax.Array:
+    if multi_label:
+        return ((logits > 0) == (targets > PRESENT)).all(-1)
+    return logits.argmax(-1) == targets.argmax(-1)
+
+
 def _loss(logits: jax.Array, targets: jax.Array, kind: str | Loss, weights: Any = None, plain: Any = None) -> jax.Array:
-    """Returns the mean loss of a batch; `weights` are those of classes, and `plain` are targets without smoothing."""
+    """Returns the mean loss; `weights` are of classes, `plain` targets without smoothing, None for several classes."""
     if callable(kind):
         return losses_by(kind, logits, targets).mean()
     if kind == "softmax":
         if weights is None:
             return optax.softmax_cross_entropy(logits, targets).mean()
         return -(weights * targets * jax.nn.log_softmax(logits)).sum(-1).mean()
-    losses = optax.sigmoid_binary_cross_entropy(logits, (targets > 0.2).astype(logits.dtype))
+    losses = optax.sigmoid_binary_cross_entropy(logits, (targets > PRESENT).astype(logits.dtype))
+    if plain is None and weights is not None:
+        return (losses * jnp.where(targets > PRESENT, weights, 1)).mean()
     return losses.mean() if weights is None else (losses.mean(-1) * (plain @ weights)).mean()
 
 
