@@ -98,7 +98,8 @@ class TrainConfig:
     steps: int | None = None
     """Steps to train for, instead of epochs."""
     patience: int | None = None
-    """Epochs in a row without a better validation accuracy after which the run ends early."""
+    """Epochs in a row without a better validation accuracy (or mean average precision, where images may have several
+    classes) after which the run ends early."""
     batch_size: int | None = None
     """Images per step, on all devices together."""
     sampling: str | None = None
@@ -119,7 +120,8 @@ class TrainConfig:
     label_smoothing: float | None = None
     """Share of each target that is spread evenly over all classes."""
     loss: str | None = None
-    """softmax (cross-entropy over classes) or binary (cross-entropy of each class on its own)."""
+    """softmax (cross-entropy over classes) or binary (cross-entropy of each class on its own). Left out, binary for
+    images that may have several classes, whatever the recipe says."""
 
     class_weights: tuple[float, ...] | str | None = None
     """Weights of the classes in the loss: balanced, which makes up for classes with few images; or a number for each

@@ -40,12 +40,13 @@ PARTS = ("train", "test", "validation")
 FILES = tuple(f"{part}_{what}" for what in ("files", "bytes", "labels") for part in PARTS)
 SUMS = tuple(f"{part}_sum" for part in PARTS)
 OWN = ("own_loss", "own_optimizer")
+SEVERAL = "multi_label"  # true where an image may have several classes; runs of one class an image have no such entry
 # Entries of runs to which a user passed more than a config.
 OF_FIT = (*OWN, "callbacks", "unused_options", "resumption", "pixels")
 # Entries of FACTS that no reader needs.
 MAY_LACK = (
     *(*FILES, *SUMS, *OF_FIT),
-    *("validation_examples", "weights_sum", "versions", "mark", "lengths", "random", "machine"),
+    *("validation_examples", "weights_sum", "versions", "mark", "lengths", "random", "machine", SEVERAL),
 )
 
 
@@ -61,6 +62,7 @@ class RunConfig:
         mean, std: the normalisation of pixels from 0 to 1, channel by channel.
         pixels: the run saw pixels; False for values that the user had normalised himself.
         mark: the mark of the run; None in runs of older versions.
+        multi_label: an image may have none, one or several classes.
         machine: where the data are on the machine that the run began on.
     """
 
@@ -73,6 +75,7 @@ class RunConfig:
     std: tuple[float, ...]
     mark: str | None
     pixels: bool = True
+    multi_label: bool = False
     machine: Machine = field(default_factory=Machine)
 
     @property
@@ -90,6 +93,7 @@ def numbers_options(config: TrainConfig, dataset: Dataset, own: Mapping[str, str
     values["model"] = {name: getattr(config, name) for name in reaching(MODEL)}
     values["num_classes"] = len(dataset.class_names)
     values["class_names"] = dataset.class_names
+    values |= {SEVERAL: True} if dataset.multi_label else {}
     values["train_examples"] = dataset.train.examples
     values["test_examples"] = dataset.test.examples
     if dataset.validation is not None:
@@ -188,6 +192,7 @@ def read_run_config(run: Path) -> RunConfig:
         std=stored.normalisation.std,
         mark=stored.mark,
         pixels=stored.pixels is not False,
+        multi_label=bool(stored.multi_label),
         machine=stored.machine or Machine(),
     )
 

@@ -55,6 +55,7 @@ FACTS: dict[str, Any] = {
     "test_sum": Text,
     "validation_sum": Text,
     "pixels": bool,
+    "multi_label": bool,
     "own_loss": Text,
     "own_optimizer": Text,
     "weights_sum": Text,

@@ -20,7 +20,7 @@ from common_flax.json_input import read_object
 from common_flax.terminal import complain
 from training_flax.config.config import TrainConfig
 from training_flax.config.of_run import ENDS, Difference, another_run, kind_of, places
-from training_flax.config.run_config import FILE, OWN, is_run, numbers_options, plain, read_config
+from training_flax.config.run_config import FILE, OWN, SEVERAL, is_run, numbers_options, plain, read_config
 from training_flax.data.dataset import Dataset
 from training_flax.data.held_out import write_split
 from training_flax.runtime.locks import lock
@@ -105,7 +105,7 @@ def check_same_run(out: Path, wanted: dict[str, Any], *, ignored: Collection[str
     unknown = {"train_files", "test_files", *LABELS, *chain(*CONTENT.values())} - there.keys()  # runs of older versions
     ignored = {"versions", *ignored, *_addresses(there, now)} | unknown
     validation = [name for name in there if name.startswith("validation_")]  # which the data may have no more
-    names = [name for name in dict.fromkeys((*now, *validation, *OWN)) if name not in ignored]
+    names = [name for name in dict.fromkeys((*now, *validation, *OWN, SEVERAL)) if name not in ignored]
     if differing := [
         Difference(name, there.get(name), now.get(name)) for name in names if there.get(name) != now.get(name)
     ]:
@@ -186,7 +186,7 @@ def write_config(
     if dataset.drawn:
         labels = {"train": dataset.train.labels, "test": dataset.test.labels}
         labels |= {} if dataset.validation is None else {"validation": dataset.validation.labels}
-        names = {part: [dataset.class_names[label] for label in labels[part]] for part in dataset.drawn}
+        names = {part: [dataset.named(label) for label in labels[part]] for part in dataset.drawn}
         write_split(run, dataset.drawn, names)
 
 

@@ -69,6 +69,11 @@ class Job:
         return self.own.loss or self.config.loss
 
     @property
+    def best_by(self) -> str:
+        """The score, in words, by which the best weights are chosen."""
+        return "mean average precision" if self.dataset.multi_label else "accuracy"
+
+    @property
     def stacked(self) -> bool:
         """True if the state stacks the blocks of a stage, see `arranged`."""
         loops = getattr(self.model, "scan", False) and not getattr(self.model, "drop_path", 0)
@@ -106,7 +111,7 @@ class Job:
 
         Args:
             evaluated: the step of the last evaluation.
-            best_step: the step of the evaluation with the best accuracy on the validation part.
+            best_step: the step of the evaluation with the best score on the validation part.
         """
         if self.config.patience is None or not evaluated:
             return False

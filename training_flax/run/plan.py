@@ -16,6 +16,7 @@ from training_flax.config.of_run import options_of_run
 from training_flax.config.optimizers import check_momentum
 from training_flax.config.recipes import RECIPES, with_recipe
 from training_flax.config.run_config import check_bounds, check_model_options, numbers_options, read_run_config
+from training_flax.config.several_classes import for_several_classes
 from training_flax.data.dataset import BatchedSplit, Dataset
 from training_flax.given.callbacks import Callback
 from training_flax.given.data import Data, open_given
@@ -83,6 +84,7 @@ def plan(
     else:  # images stay what they are, whatever sizes the recipe names
         named = replace(named, image_size=config.image_size, test_image_size=config.test_image_size)
         dataset = normalised(given.dataset, named)
+    config = for_several_classes(config, dataset)
     if asked.test_image_size != RECIPES[named.recipe].config.test_image_size:
         check_test_size(asked.test_image_size, dataset)  # a recipe's, which a run keeps, is for streamed images alone
     if named.patience and dataset.validation is None:
