@@ -10,11 +10,12 @@ import numpy as np
 
 from common_flax.checks import check_images, check_pixels
 from training_flax.data.dataset import Dataset, Split
-from training_flax.data.source import CHUNK, MEASURED, channel_moments
+from training_flax.data.source import CHUNK, MEASURED, channel_moments, label_bytes
 
 Array = np.ndarray | jax.Array
 Pair = tuple[Array, Array]
-"""Images (examples, height, width, channels) or (examples, height, width), and labels (examples,)."""
+"""Images (examples, height, width, channels) or (examples, height, width), and labels (examples,), or of 0 and 1,
+(examples, classes), if an image may have several classes."""
 
 
 class Scale(NamedTuple):
@@ -42,7 +43,8 @@ def dataset_from_arrays(
     Args:
         train, test: images and labels. Images are (examples, height, width, channels), or (examples, height, width) for
             grey ones; pixels from 0 to 255 if they are integers, or from 0 to 1 in floating point, or any finite values
-            if `mean` and `std` are given. Labels are (examples,) or (examples, 1) integers from 0.
+            if `mean` and `std` are given. Labels are (examples,) or (examples, 1) integers from 0; or, where an image
+            may have none or several classes, (examples, classes) integers or booleans, 1 for each class that it has.
         class_names: names of the labels, in order; None is "0", "1", … up to the largest label.
         mean, std: a number for each channel: networks see (value - mean) / std, for pixels from 0 to 1. None computes
             them from the train images.
@@ -158,12 +160,18 @@ def _as_bytes(images: np.ndarray) -> np.ndarray | None:
 
 
 def labels_of(given: Any, what: str) -> np.ndarray:
-    """Converts labels to (examples,) int32; raises ValueError, one line, if they are none."""
+    """Converts labels to (examples,) int32, or (examples, classes) uint8; raises ValueError, one line, for others."""
     labels = np.asarray(given)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
+    if labels.ndim == 2 and labels.shape[1] and (labels.dtype == bool or np.issubdtype(labels.dtype, np.integer)):
+        if labels.size and (labels.min() < 0 or labels.max() > 1):
+            given = f"from {labels.min()} to {labels.max()}"
+            raise ValueError(f"{what} labels of several classes an image must be 0 and 1; given {given}")
+        return labels.astype(np.uint8)
     if labels.ndim != 1:
-        hint = ": use labels.argmax(-1)" if labels.ndim == 2 else ""
+        several = "; of several classes an image they are integers of 0 and 1"
+        hint = f": use labels.argmax(-1){several}; given {labels.dtype}" if labels.ndim == 2 else ""
         raise ValueError(f"{what} labels must be (examples,) integers; given shape {labels.shape}{hint}")
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"{what} labels must be integers from 0; given {labels.dtype}")
@@ -178,17 +186,24 @@ def names_of_classes(labels: Sequence[np.ndarray], names: Sequence[str] | None, 
     """Returns the names of classes, which are numbers if none are given.
 
     Args:
-        labels: of all splits, checked by `labels_of`.
+        labels: of all splits, checked by `labels_of`; they must have one form.
         names: the names, or None.
         classes: the number of classes; None is that of the names, or else the largest label and one.
 
     Raises:
-        ValueError: there are labels beyond the classes, or another number of names.
+        ValueError: there are labels beyond the classes, or another number of names or columns.
     """
-    most = max(int(part.max()) for part in labels if len(part)) + 1
+    columns = {part.shape[1:] for part in labels}
+    if len(columns) > 1:
+        raise ValueError(
+            f"labels of all parts must have one form; given {', '.join(str(part.shape) for part in labels)}"
+        )
+    most = labels[0].shape[1] if labels[0].ndim == 2 else max(int(part.max()) for part in labels if len(part)) + 1
     if names is not None and classes not in (None, len(names)):
         raise ValueError(f"class_names must be num_classes, {classes}; given {len(names)}")
     count = len(names) if names is not None else classes or most
+    if labels[0].ndim == 2 and most != count:
+        raise ValueError(f"labels must have a column for each of {count} classes; given {most}")
     if most > count:
         raise ValueError(f"labels must be from 0 to {count - 1}, for {count} classes; given {most - 1}")
     return tuple(map(str, range(count) if names is None else names))
@@ -225,7 +240,7 @@ def sum_of_arrays(split: Split) -> str:
     digest = hashlib.sha256(repr((split.images.shape, str(split.images.dtype))).encode())
     for chunk in _chunks(split.images):
         digest.update(chunk.tobytes())
-    digest.update(split.labels.astype("<i4").tobytes())
+    digest.update(label_bytes(split.labels))
     return digest.hexdigest()[:16]
 
 

@@ -63,12 +63,14 @@ class Form(NamedTuple):
         shape: (height, width, channels) of an image.
         dtype: the type of converted images.
         classes: the number of classes.
+        several: an image may have none, one or several classes.
     """
 
     scale: Scale
     shape: tuple[int, int, int]
     dtype: np.dtype
     classes: int
+    several: bool = False
 
 
 def is_pair(part: object) -> bool:
@@ -103,13 +105,11 @@ def from_batches(
     shape: Any = images.shape[1:]
     test = _test_split(given.test, scale, shape)
     names = names_of_classes([test.labels, *(labels for _, labels in sample)], given.class_names, classes)
-    form = Form(scale, shape, images.dtype, len(names))
+    form = Form(scale, shape, images.dtype, len(names), test.labels.ndim == 2)
     mean, std = moments or moments_of(images)
     check_moments(mean, std, shape[2])
     known = are_pixels(images) and (not isinstance(test, Split) or are_pixels(test.images))
-    split = BatchedSplit(
-        length * size, np.zeros(0, np.int32), shape, images.dtype, lambda: _full(begin, length, size, form)
-    )
+    split = BatchedSplit(length * size, test.labels[:0], shape, images.dtype, lambda: _full(begin, length, size, form))
     origin = "of the first images" if moments is None else "given"
     note = f"an epoch is {length} batches of {size} images, in the order of the iterable"
     data = Dataset("batches", split, test, names, mean, std, notes=(note,), pixels=known, moments_from=origin)
@@ -223,7 +223,10 @@ def _checked(batch: Any, where: str, form: Form) -> Pixels:
         if images.shape[1:] != form.shape or images.dtype != form.dtype:
             given = f"{images.shape[1:]} of {images.dtype}, not {form.shape} of {form.dtype}"
             raise ValueError(f"{where} images must be as those of the first batch; given {given}")
-        if len(labels) and labels.max() >= form.classes:
+        if labels.shape[1:] != ((form.classes,) if form.several else ()):
+            wanted = f"(batch, {form.classes})" if form.several else "(batch,)"
+            raise ValueError(f"{where} labels must be {wanted}, as those of the first batches; given {labels.shape}")
+        if not form.several and len(labels) and labels.max() >= form.classes:
             raise ValueError(f"{where} label {labels.max()} is beyond the {form.classes} classes; give num_classes")
     except ValueError as error:
         raise UnreadableImage(str(error)) from error
@@ -247,6 +250,8 @@ def _test_split(part: Source | Pair, scale: Scale, shape: tuple[int, int, int]) 
         dtype = images.dtype if number == 1 else dtype
         if images.shape[1:] != shape or images.dtype != dtype:
             raise ValueError(f"{where} images must be {shape} of {dtype}; given {images.shape[1:]} of {images.dtype}")
+        if numbers.shape[1:] != (labels or [numbers])[0].shape[1:]:
+            raise ValueError(f"{where} labels must be as those of the first; given shape {numbers.shape}")
         labels.append(numbers)
         total += images.nbytes
         if kept is not None and total <= MEMORY_LIMIT:
@@ -258,7 +263,8 @@ def _test_split(part: Source | Pair, scale: Scale, shape: tuple[int, int, int]) 
     every = np.concatenate(labels)
     if kept is not None:
         return Split(np.concatenate(kept), every)
-    form = Form(scale, shape, dtype, int(every.max()) + 1)
+    several = every.ndim == 2
+    form = Form(scale, shape, dtype, every.shape[1] if several else int(every.max()) + 1, several)
 
     def batches() -> Iterator[Pixels]:
         for number, batch in enumerate(begin(), 1):

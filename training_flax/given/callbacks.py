@@ -31,8 +31,9 @@ class RunView:
         metrics: numbers by name. After a step "loss", "accuracy", "gradient_norm" of its batch, and "learning_rate" of
             the config's schedule; after an epoch, and with a checkpoint, "train_loss" and "train_accuracy", means over
             the epoch, and "test_loss" and "test_accuracy", of the averaged weights if there are any; with a validation
-            part these are "validation_loss" and "validation_accuracy". What a run that has just resumed does not know
-            is left out; a loss that is not finite is NaN.
+            part these are "validation_loss" and "validation_accuracy". Of images with several classes there is the
+            mean average precision too, such as "test_mean_average_precision". What a run that has just resumed does not
+            know is left out; a loss that is not finite is NaN.
         run: the run's folder.
         checkpoint: the folder of the checkpoint that was just written; None in other events.
         model: the network, for `view.model.apply(view.variables, images, train=False)`.

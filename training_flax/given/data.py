@@ -144,10 +144,15 @@ def _shape(split: AnySplit) -> tuple[int, ...]:
 def _check_split(what: str, split: Split | StreamedSplit) -> None:
     """Raises ValueError unless a split holds what its class says."""
     labels = split.labels
-    if not isinstance(labels, np.ndarray) or labels.ndim != 1 or not len(labels) or labels.dtype != np.int32:
-        raise ValueError(f"{what} labels of a Dataset must be (examples,) int32; dataset_from_arrays converts others")
-    if labels.min() < 0:
-        raise ValueError(f"{what} labels must be from 0; given {labels.min()}")
+    known = isinstance(labels, np.ndarray) and (labels.ndim, labels.dtype) in ((1, np.int32), (2, np.uint8))
+    if not known or not labels.size:
+        raise ValueError(
+            f"{what} labels of a Dataset must be (examples,) int32; dataset_from_arrays converts others, and those of "
+            "several classes an image are (examples, classes) uint8"
+        )
+    if labels.min() < 0 or (labels.ndim == 2 and labels.max() > 1):
+        allowed = "from 0" if labels.ndim == 1 else "0 and 1"
+        raise ValueError(f"{what} labels must be {allowed}; given {labels.min() if labels.ndim == 1 else labels.max()}")
     if isinstance(split, StreamedSplit):
         return
     images = split.images
