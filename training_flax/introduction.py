@@ -29,9 +29,10 @@ def introduce(job: Job, terminal: Terminal) -> None:
     processes = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
     terminal.say(f"device  {jax.device_count()} × {device.device_kind}{processes}, JAX {jax.__version__}")
     terminal.say(f"model   {config.arch}, {job.parameters:,} parameters, {config.dtype}")
-    terminal.say(f"data    {config.data}, {counts} of {shape}, {len(dataset.class_names)} classes")
+    several = ", none, one or several an image" if dataset.multi_label else ""
+    terminal.say(f"data    {config.data}, {counts} of {shape}, {len(dataset.class_names)} classes{several}")
     resumes = [f"resumes {how}"] if (how := resumption(job)) else []
-    for note in (normalised(job), *dataset.notes, *passed_over(dataset), *resumes):
+    for note in (normalised(job), *several_classes(dataset), *dataset.notes, *passed_over(dataset), *resumes):
         terminal.say(f"        {note}")
     for line in own_parts(job):
         terminal.say(line)
@@ -39,8 +40,21 @@ def introduce(job: Job, terminal: Terminal) -> None:
     if config.layer_decay != 1:
         terminal.say(f"rates   {layer_rates(config, config.layer_decay)}")
     if job.class_weights is not None:
-        terminal.say(f"loss    weights {_shown_weights(job.class_weights, dataset.class_names)}")
+        of_class = " of images that have the class" if dataset.multi_label else ""
+        terminal.say(f"loss    weights{of_class} {_shown_weights(job.class_weights, dataset.class_names)}")
     terminal.say(f"run     {job.run}")
+
+
+def several_classes(dataset: Dataset) -> list[str]:
+    """Returns a line on the classes of a train image; none where each has one, or its labels come with the images."""
+    labels = dataset.train.labels
+    if not dataset.multi_label or not len(labels):
+        return []
+    numbers = labels.sum(1, dtype=int)
+    if (numbers == 1).all():
+        return ["each train image has one class; labels of one class an image would train by softmax"]
+    without = f", {100 * (numbers == 0).mean():.3g} % of the images without any"
+    return [f"{numbers.mean():.3g} classes a train image{without}; each has a probability of its own, by sigmoid"]
 
 
 def _shown_weights(weights: Sequence[float], names: Sequence[str]) -> str:

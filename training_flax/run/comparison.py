@@ -13,7 +13,7 @@ from common_flax.files import save_figure
 from common_flax.palette import COLOURS
 from common_flax.terminal import as_label, say, visible
 from training_flax.config.run_config import FACTS, OWN, read_config
-from training_flax.plots.curves import label_axes
+from training_flax.plots.curves import MEAN, label_axes
 from training_flax.run.metrics import METRICS, read_metrics
 from training_flax.run.summary import has_its_metrics, read_summary
 from training_flax.runtime.signals import RunError
@@ -98,14 +98,16 @@ def tabulate(runs: Sequence[Run]) -> str:
 
     Accuracies are from metrics.jsonl: the best and the last one of the weights, and the last one of the averaged
     weights if a run has any, on the test part, or on the validation part of a run that has one; and then that of the
-    best weights on the test part. A dash stands for values that a run does not have yet.
+    best weights on the test part. Of images that may have several classes there is the best mean average precision, on
+    the part that is looked at. A dash stands for values that a run does not have yet.
     """
     options = differing_options(runs)
     averaged = any(run.curve(run.averaged, "accuracy")[1] for run in runs)
     parts = [part for part in ("test", "validation") if any(run.watched == part for run in runs)]
     head = ["run", "arch", *map(visible, options), "parameters", "steps"]
     head += [f"{which} {part}" for part in parts for which in ("best", "last")] + ["averaged"] * averaged
-    head += ["test"] * ("validation" in parts) + ["images/s", "train time"]
+    scored = any(run.curve(run.watched, MEAN)[1] for run in runs)
+    head += ["test"] * ("validation" in parts) + ["best mean AP"] * scored + ["images/s", "train time"]
     rows = [head]
     for run in runs:
         speeds = run.curve("train", "images_per_second")[1]
@@ -118,6 +120,7 @@ def tabulate(runs: Sequence[Run]) -> str:
             row += [_percent(sorted(accuracies)[-1:]), _percent(accuracies[-1:])]
         row += [_percent(run.curve(run.averaged, "accuracy")[1][-1:])] * averaged
         row += [_percent(run.curve(BEST, "accuracy")[1][-1:])] * ("validation" in parts)
+        row += [_percent(sorted(run.curve(run.watched, MEAN)[1])[-1:])] * scored
         row += [_cell(speed, "{:,.0f}"), _cell(run.summary.get("train_seconds"), "{:,.0f} s")]
         rows.append([visible(cell) for cell in row])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

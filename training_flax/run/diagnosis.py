@@ -32,7 +32,8 @@ def first_not_finite(job: Job, state: TrainState, split: Any, batch: Batch) -> s
             variables = {"params": params, "batch_stats": state.batch_stats}
             rngs = {"dropout": jax.random.fold_in(state.key, state.step)}
             logits, updated = job.eval_model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
-            losses = optax.softmax_cross_entropy(logits, targets) if own_loss is None else own_loss(logits, targets)
+            usual = optax.sigmoid_binary_cross_entropy if job.dataset.multi_label else optax.softmax_cross_entropy
+            losses = usual(logits, targets) if own_loss is None else own_loss(logits, targets)
             return losses.mean(), (logits, updated)
 
         gradient, (logits, updated) = jax.grad(loss, has_aux=True)(state.params)

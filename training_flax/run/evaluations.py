@@ -51,7 +51,7 @@ class Evaluations:
         return evaluation
 
     def of_best(self, step: int, best_step: int) -> tuple[Any, Evaluation]:
-        """Evaluates the weights with the best validation accuracy on the test part, which is looked at here alone.
+        """Evaluates the weights with the best validation score on the test part, which is looked at here alone.
 
         Args:
             step: the last step of the run.
@@ -91,4 +91,4 @@ class Evaluations:
     def _log(self, split: str, evaluation: Evaluation, step: int, trained: int) -> None:
         """Writes an evaluation at the step `step`, of weights after the step `trained`."""
         line = {"split": split, "step": step, "epoch": self._job.epoch_of(trained)}
-        self._logs.write(line | {"loss": evaluation.loss, "accuracy": evaluation.accuracy})
+        self._logs.write(line | evaluation.means)

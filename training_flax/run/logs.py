@@ -81,7 +81,8 @@ class Logs:
         start = time.monotonic()
         if self._here and (final or start >= self._draw_at):
             title = f"{self._job.config.arch} on {self._job.config.data}"
-            label = {"loss": "loss"} if self._job.own.loss else {}  # in place of cross-entropy
+            binary = {"loss": "binary cross-entropy (nats)"} if self._job.dataset.multi_label else {}
+            label = {"loss": "loss"} if self._job.own.loss else binary  # in place of cross-entropy
             draw_curves(self._job.run / "curves.png", read_metrics(self._job.run), title, **label)
             end = time.monotonic()
             self._draw_at = end + max(SECONDS_BETWEEN_CURVES, (end - start) / SHARE_OF_CURVES)
@@ -120,6 +121,12 @@ def train_means(progress: Progress, steps: int) -> str:
         return f"train: no step counted, all {steps} were skipped  "
     skipped = f" ({steps - count} of {steps} steps were skipped)" if count < steps else ""
     return f"train loss {loss / count:.4f}, accuracy {100 * accuracy / count:.2f} %{skipped}  "
+
+
+def told_means(means: Mapping[str, float]) -> str:
+    """Says the means of an evaluation: the loss, and shares in percent."""
+    shares = [f"{name.replace('_', ' ')} {100 * value:.2f} %" for name, value in means.items() if name != "loss"]
+    return ", ".join([f"loss {means['loss']:.4f}", *shares])
 
 
 def epoch_means(progress: Progress) -> dict[str, float]:

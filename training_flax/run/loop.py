@@ -20,7 +20,7 @@ from training_flax.run.checkpoints import Checkpoints, Progress
 from training_flax.run.diagnosis import first_not_finite
 from training_flax.run.evaluations import Evaluations
 from training_flax.run.job import Job
-from training_flax.run.logs import Logs, StepLog, epoch_means, train_means
+from training_flax.run.logs import Logs, StepLog, epoch_means, told_means, train_means
 from training_flax.run.programs import Programs
 from training_flax.runtime.lost_processes import ProcessLost, check_processes
 from training_flax.runtime.memory import trim_memory
@@ -39,7 +39,7 @@ class LoopResult(NamedTuple):
 
     state: TrainState
     evaluation: Evaluation  # on the test part: of the best weights, if there are any, else of the averaged or last ones
-    best: Any  # the variables after the step with the best validation accuracy; None without a validation part
+    best: Any  # the variables after the step with the best validation score; None without a validation part
     progress: Progress
     images_per_second: float  # of training alone, since this start
 
@@ -106,7 +106,9 @@ class Loop:
                         self.terminal.say(stopped)
                         break
                     if early:
-                        self.terminal.say(f"no better validation accuracy in {job.config.patience} epochs: the end")
+                        self.terminal.say(
+                            f"no better validation {job.best_by} in {job.config.patience} epochs: the end"
+                        )
                         break
                 best = None
                 if job.dataset.validation is not None:
@@ -132,7 +134,7 @@ class Loop:
 
     @property
     def is_best(self) -> bool:
-        """True after an evaluation on the validation part with the best accuracy; its checkpoint is kept."""
+        """True after an evaluation on the validation part with the best score; its checkpoint is kept."""
         return self.job.dataset.validation is not None and self.progress.best_step == self.step
 
     @property
@@ -268,14 +270,14 @@ class Loop:
         # A run that only repeats its last evaluation has the sums of no epoch.
         repeated = self.progress.evaluated == self.step
         train = "" if repeated else train_means(self.progress, self.step - job.last_step(epoch - 1))
-        seen = {f"{part}_loss": evaluation.loss, f"{part}_accuracy": evaluation.accuracy}
+        seen = {f"{part}_{name}": value for name, value in evaluation.means.items()}
         self.means = epoch_means(self.progress) | seen
         self.progress = self.progress._replace(evaluated=self.step, epoch_sums=(0.0, 0.0, 0))
-        if evaluation.accuracy > self.progress.best_accuracy:
-            self.progress = self.progress._replace(best_accuracy=evaluation.accuracy, best_step=self.step)
+        if evaluation.score > self.progress.best_accuracy:
+            self.progress = self.progress._replace(best_accuracy=evaluation.score, best_step=self.step)
         self.terminal.say(
             f"epoch {epoch}/{job.epochs}  {train}"
-            f"{part} loss {evaluation.loss:.4f}, accuracy {100 * evaluation.accuracy:.2f} %  "
+            f"{part} {told_means(evaluation.means)}  "
             f"{self.images_per_second:.0f} images/s"
         )
         self.logs.draw()

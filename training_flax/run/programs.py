@@ -16,6 +16,7 @@ from training_flax.augment.registry import augment_images, example_keys
 from training_flax.data.dataset import AnySplit, BatchedSplit, Split
 from training_flax.data.loader import UNCHANGED, Batch
 from training_flax.learn.evaluation import in_rows, make_indexed_eval_step, pixels_of, whole_batch
+from training_flax.learn.multi_label import ClassLogits
 from training_flax.learn.optimizers import make_optimizer
 from training_flax.learn.state import EvalResult, TrainMetrics, TrainState, run_keys, start_state
 from training_flax.learn.steps import make_train_step
@@ -32,8 +33,8 @@ class Programs(NamedTuple):
     state: TrainState  # shapes, types and shardings
     init: Callable[[], TrainState]
     train_step: Callable[[TrainState, Any, Batch], tuple[TrainState, tuple[TrainMetrics, jax.Array]]]
-    eval_step: Callable[[Any, Any, Batch], EvalResult]  # on the part that is looked at after each epoch
-    test_step: Callable[[Any, Any, Batch], EvalResult]  # on the test part
+    eval_step: Callable[[Any, Any, Batch], EvalResult | ClassLogits]  # on the part that is looked at after each epoch
+    test_step: Callable[[Any, Any, Batch], EvalResult | ClassLogits]  # on the test part
     show: Callable[[TrainState, Any, Batch], tuple[jax.Array, jax.Array]]  # see `make_loader`; pixels 0 to 255
 
 
@@ -99,6 +100,7 @@ def lower_train_step(job: Job, rate: optax.Schedule | None = None) -> jax.stages
         freeze=config.freeze,
         axis_name=devices.axis_name,
         reduce_dtype=None if config.reduce_dtype == "float32" else config.reduce_dtype,
+        multi_label=dataset.multi_label,
     )
     load = make_loader(job)
 
@@ -148,7 +150,8 @@ def make_loader(job: Job) -> Callable[[jax.Array, Any, Batch], tuple[jax.Array, 
 
     def load(key: jax.Array, split: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
         images, labels = pixels_of(split, batch, job.dataset.image_shape)
-        targets = jax.nn.one_hot(labels, classes, dtype=job.image_dtype)
+        several = labels.ndim == 2
+        targets = labels.astype(job.image_dtype) if several else jax.nn.one_hot(labels, classes, dtype=job.image_dtype)
         if not (augmentations or config.mixup or config.cutmix):
             return images, targets
         keys = example_keys(jax.random.fold_in(key, AUGMENT_STREAM), batch.epochs, batch.examples)
@@ -171,4 +174,5 @@ def _shapes(split: AnySplit, rows: int) -> tuple[Any, Batch]:
         return shapes, Batch(*[numbers] * 3)
     dtype = split.dtype if isinstance(split, BatchedSplit) else np.uint8
     images = jax.ShapeDtypeStruct((rows, *split.image_shape), dtype)
-    return None, Batch(numbers, numbers, numbers, images, numbers)
+    labels = jax.ShapeDtypeStruct((rows, *split.labels.shape[1:]), split.labels.dtype)
+    return None, Batch(numbers, numbers, numbers, images, labels)

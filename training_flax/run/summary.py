@@ -23,6 +23,7 @@ class ClassSummary(msgspec.Struct):
     recall: Share
     f1: Share
     support: Count
+    average_precision: Share | None = None  # where images may have several classes, and any has this one
 
 
 class Summary(msgspec.Struct):
@@ -32,6 +33,7 @@ class Summary(msgspec.Struct):
     parameters: Count = 0
     test_accuracy: Share = 0.0
     top5_accuracy: Share | None = None
+    mean_average_precision: Share | None = None
     per_class: dict[str, ClassSummary] | None = None
     images_per_second: Amount = 0.0
     train_seconds: Amount = 0.0
