@@ -36,7 +36,7 @@ from training_flax.runtime.terminal import Terminal
 from weights_flax import load_weights, read_card, save_weights
 from weights_flax.formats.run import FILES, SUMMARY, data_of
 
-PICTURES = ("batch.png", "curves.png", "confusion.png")
+CONFUSION = "confusion.png"
 PICTURES_SIZE = 1_000_000  # bytes of the pictures and short texts together, an upper estimate
 END_OF_PNG = b"IEND\xaeB`\x82"
 
@@ -47,11 +47,16 @@ def origins(job: Job, step: int, best_step: int) -> dict[str, dict[str, Any]]:
     Args:
         job: the run.
         step: the last step.
-        best_step: the one with the best accuracy on the validation part, if there is one.
+        best_step: the one with the best score on the validation part, if there is one.
     """
     steps = {"last": step, **({"averaged": step} if job.config.ema else {})}
     steps |= {} if job.dataset.validation is None else {"best": best_step}
     return {FILES[which]: {"mark": job.mark, "step": step, "which": which} for which, step in steps.items()}
+
+
+def pictures(job: Job) -> tuple[str, ...]:
+    """Returns the names of a run's pictures, but for that of mistakes; several classes an image have no confusions."""
+    return ("batch.png", "curves.png", *(() if job.dataset.multi_label else (CONFUSION,)))
 
 
 def preprocessing(job: Job) -> dict[str, Any]:
@@ -125,7 +130,7 @@ def finish_of(run: Path) -> Finish | None:
 
 def broken_results(job: Job, steps: int) -> list[str]:
     """Returns the names of the results of a run finished after `steps` that are missing, damaged, or another run's."""
-    broken = [name for name in PICTURES if not is_whole_picture(job.run / name)]
+    broken = [name for name in pictures(job) if not is_whole_picture(job.run / name)]
     summary = read_summary(job.run)
     if (expected := summary.get("predictions_check_sum")) is not None:  # older versions wrote no mistakes
         broken += [] if is_whole_picture(job.run / MISTAKES) else [MISTAKES]
@@ -167,7 +172,7 @@ def write_results(
         weights["best"] = best
     tested = [*weights][-1]
     labels, names = dataset.test.labels, dataset.class_names
-    steps = int(jax.device_get(state.step))
+    steps, best_by = int(jax.device_get(state.step)), job.best_by.replace(" ", "_")
     summary = {
         "arch": config.arch,
         "data": config.data,
@@ -181,7 +186,7 @@ def write_results(
         "test_loss": evaluation.loss,
         "tested_weights": tested,
         **scores_in_summary(evaluation, dataset),
-        "best_accuracy": progress.best_accuracy,
+        f"best_{best_by}": progress.best_accuracy,
         "best_step": progress.best_step,
         # A run that only repeats its results takes no steps.
         "images_per_second": images_per_second or steps * job.batch_size / max(progress.seconds, 1e-9),
@@ -192,7 +197,7 @@ def write_results(
     }
     if dataset.validation is not None:
         summary["validation_examples"] = dataset.validation.examples
-        summary["validation_accuracy"] = progress.best_accuracy  # of the best weights
+        summary[f"validation_{best_by}"] = progress.best_accuracy  # of the best weights
     if progress.stopped_by:
         summary |= {"stopped_by": progress.stopped_by, "planned_steps": job.total_steps}
     if steps < job.total_steps and job.ends_early(steps, progress.best_step):
@@ -200,7 +205,7 @@ def write_results(
     if jax.process_index() == 0:
         # Values that the user normalised himself have a mean and std that only he knows.
         about: dict[str, Any] = {"mean": dataset.mean, "std": dataset.std} if dataset.pixels else {}
-        about |= {"class_names": names}
+        about |= {"class_names": names, "multi_label": dataset.multi_label or None}
         about |= {"image_shape": dataset.image_shape, "preprocessing": preprocessing(job)}
         seed = {"split_seed": config.seed} if dataset.drawn else {}
         about |= {"data": seed | data_of(config), "training_images": training_images(job)}
@@ -209,7 +214,8 @@ def write_results(
             save_weights(job.eval_model, values, job.run / name, **about, run=origin)
         right = f"{100 * evaluation.accuracy:.2f} % of {len(labels):,} test images right"
         score = f"{right}: {config.arch} on {config.data}"
-        draw_confusion(job.run / "confusion.png", labels, evaluation.predictions, names, score)
+        if CONFUSION in pictures(job):
+            draw_confusion(job.run / CONFUSION, labels, evaluation.predictions, names, score)
         _write_mistakes(job, evaluation)
         sync(job.run / METRICS)
         sums = {"metrics_check_sum": sum_of_metrics(job.run), "predictions_check_sum": sum_of_predictions(job.run)}
@@ -218,7 +224,8 @@ def write_results(
     step = progress.best_step if tested == "best" else steps
     terminal.say(score_line(f"{tested} weights after step {step}", dataset, evaluation))
     files = f"mistakes in {MISTAKES}, predictions in {PREDICTIONS}"
-    terminal.say(f"weights, curves and confusion matrix are in {job.run} after {seconds:.0f} s; {files}")
+    drawn = "weights and curves" if dataset.multi_label else "weights, curves and confusion matrix"
+    terminal.say(f"{drawn} are in {job.run} after {seconds:.0f} s; {files}")
     for line in lines_about(evaluation, dataset):
         terminal.say(line)
     return summary, variables
@@ -232,10 +239,14 @@ def score_line(weights: str, dataset: Dataset, evaluation: Evaluation) -> str:
         dataset: its test part was evaluated; mean and std are those that the network saw.
         evaluation: the result.
     """
-    right, total = int((evaluation.predictions == dataset.test.labels).sum()), len(dataset.test.labels)
+    labels, mean = dataset.test.labels, evaluation.mean_average_precision
+    same = (evaluation.predictions == labels).reshape(len(labels), -1).all(1)
+    right, total = int(same.sum()), len(labels)
     moments = ", ".join(f"{name} {_moment(getattr(dataset, name))}" for name in ("mean", "std"))
     part = f"{dataset.test_part}, {total:,} image{'s' * (total != 1)}"
-    score = f"{100 * evaluation.accuracy:.2f} % ({right:,} right), loss {evaluation.loss:.4f}"
+    of_all = " in all classes" if dataset.multi_label else ""
+    score = f"{100 * evaluation.accuracy:.2f} % ({right:,} right{of_all}), loss {evaluation.loss:.4f}"
+    score += "" if mean is None else f", mean average precision {100 * mean:.2f} %"
     return f"test accuracy of the {weights} on {dataset.name} ({part}; {moments}): {score}"
 
 

@@ -14,13 +14,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LONGEST_NAME = 20  # characters of a class beside the matrix
+MEAN = "mean_average_precision"
 MOST_SQUARES = 1000  # squares on a side of a confusion matrix; the picture has fewer pixels
 
 
 def draw_curves(
     path: Path, metrics: Sequence[Mapping[str, Any]], title: str, loss: str = "cross-entropy (nats)"
 ) -> None:
-    """Draws loss, labelled as `loss`, and error against epochs, from the lines of metrics.jsonl."""
+    """Draws loss, labelled as `loss`, and error against epochs, from the lines of metrics.jsonl.
+
+    Where images may have several classes, a dashed line is 1 - mean average precision, by which weights are chosen.
+    """
     from matplotlib.figure import Figure  # slow to import, and only pictures need matplotlib
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -38,9 +42,15 @@ def draw_curves(
             points = [(line["epoch"], line[name]) for line in lines if line[name] is not None]
             epochs, values = zip(*points, strict=True) if points else ((), ())
             axes.plot(epochs, [100 * (1 - v) for v in values] if axes is errors else values, label=split, **style)
+            if axes is errors and (
+                points := [(line["epoch"], line[MEAN]) for line in lines if line.get(MEAN) is not None]
+            ):
+                epochs, values = zip(*points, strict=True)
+                dashed = style | ({"ls": "--", "lw": 1.2, "marker": ""} if len(points) > 1 else {"mfc": "w"})
+                axes.plot(epochs, [100 * (1 - v) for v in values], label=f"{split}, 1 - mean AP", **dashed)
     label_axes(losses, errors, loss, "error (%)")
     losses.legend(loc="upper right")  # where falling curves are not; to look for the best place takes seconds
-    errors.legend(loc="upper right")
+    errors.legend(loc="upper right", fontsize="small" if any(MEAN in line for line in metrics) else None)
     save_figure(figure, path)
 
 

@@ -11,6 +11,7 @@ from common_flax.palette import BLUE, ORANGE
 from common_flax.terminal import as_label
 
 SHOWN_CLASSES = 3  # per image
+WIDTH = 23  # characters of the usual size above an image
 
 
 def draw_batch(path: Path, images: np.ndarray, targets: np.ndarray, names: Sequence[str]) -> None:
@@ -27,9 +28,10 @@ def draw_batch(path: Path, images: np.ndarray, targets: np.ndarray, names: Seque
     for axes, image, target in zip(squares, images, targets, strict=False):
         pixels = np.clip(np.rint(image), 0, 255).astype(np.uint8)
         axes.imshow(pixels[..., 0] if pixels.shape[-1] != 3 else pixels, cmap="gray", vmin=0, vmax=255)
-        shares = [(target[i], names[i]) for i in np.argsort(-target)[:2] if target[i] > 0.005]
-        title = " + ".join(name if share > 0.995 else f"{100 * share:.0f} % {name}" for share, name in shares)
-        axes.set_title(as_label(title, 40), fontsize=8)
+        shares = [(target[i], names[i]) for i in np.argsort(-target, kind="stable") if target[i] > 0.005]
+        parts = [name if share > 0.995 else f"{100 * share:.0f} % {name}" for share, name in shares]
+        title = as_label(" + ".join(parts) if parts else "no class", 40)
+        axes.set_title(title, fontsize=8 * WIDTH / max(WIDTH, len(title)))
     save_figure(figure, path)
 
 
