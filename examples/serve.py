@@ -42,6 +42,7 @@ def server(path, port=8000):
     """A server of the file on this machine's own address, which others cannot reach."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     about = session.get_modelmeta().custom_metadata_map
+    most = None if about.get("multi_label") else 5  # an image may have several classes: each has its own probability
 
     if about.get("pixels") != "0..255":
         sys.exit(f"serve.py: error: {path} does not take pixels; export it with --from-pixels")
@@ -55,7 +56,7 @@ def server(path, port=8000):
                 images = seen(self.rfile.read(size), about).transpose(2, 0, 1)[None]
                 (found,) = session.run([about["output"]], {about["input"]: images})[0]
                 names = json.loads(about.get("class_names", "0")) or list(map(str, range(len(found))))
-                best = [{"class": names[i], "probability": float(found[i])} for i in found.argsort()[::-1][:5]]
+                best = [{"class": names[i], "probability": float(found[i])} for i in found.argsort()[::-1][:most]]
                 code, answer = 200, {"classes": best}
             except Exception as error:  # what is no photo makes Pillow raise many kinds
                 code, answer = 400, {"error": " ".join(f"{error}".split())[:200]}

@@ -92,7 +92,8 @@ class Export:
     std: Numbers | None = None
     """Standard deviation of each channel, in the same form."""
     from_pixels: bool = False
-    """Put normalisation and softmax into the program: pixels from 0 to 255, uint8, go in, probabilities come out."""
+    """Put normalisation and softmax (sigmoid where an image may have several classes) into the program: pixels from 0
+    to 255, uint8, go in, probabilities come out."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,9 @@ def convert(options: Convert) -> None:
     which = kind_of(options.which, options.ema or None)
     model, variables, card = load_model(options.file, options.arch, which=which, ignore_unused=options.ignore_unused)
     normalised = card.get("normalisation") or {}
-    about = {name: card.get(name) for name in ("class_names", "image_shape", "licence", "source", "data")}
+    about = {
+        name: card.get(name) for name in ("class_names", "image_shape", "licence", "source", "data", "multi_label")
+    }
     about |= {"run": card["run"] if origin(card) else None}
     save_weights(model, variables, options.out, mean=normalised.get("mean"), std=normalised.get("std"), **about)
     values = sum(np.size(leaf) for leaf in jax.tree.leaves(variables))

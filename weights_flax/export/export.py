@@ -66,7 +66,8 @@ def export(
         metadata: more strings for the metadata, under names that `ExportCard` does not have; for example the licence.
         opset: the version of ONNX' operations that an ONNX file uses, 9 to 22; None is 17.
         card: what is known of the network's images and classes: the card of a file of weights, see `load_model`.
-        from_pixels: put (pixel / 255 - mean) / std, by the card's values, and softmax into the program.
+        from_pixels: put (pixel / 255 - mean) / std, by the card's values, and softmax into the program; or
+            sigmoid, if the card says that an image may have several classes ("multi_label").
 
     Raises:
         ValueError: an argument is not allowed, the variables do not fit the model, onnx is missing, or the file cannot

@@ -28,7 +28,7 @@ class ExportCard:
     Attributes:
         architecture: the network's class with its options.
         input: the name of the input of an ONNX file.
-        output: "logits", or "probabilities" after softmax: what comes out, and the output's name in an ONNX file.
+        output: "logits", or "probabilities" by softmax or sigmoid: what comes out, its name in an ONNX file.
         layout: "NCHW", (batch, channels, height, width), or "NHWC".
         image_shape: (height, width, channels) that go in.
         dtype: type of the input, "float32" or "uint8".
@@ -39,6 +39,8 @@ class ExportCard:
         preparation: "digit" if photos have to be made like the digits data set before they are cropped, as
             `training_flax.inference.ink.as_digit` does; "none" if not, None if nobody knows.
         class_names: one for each class; None if nobody knows them.
+        multi_label: True if an image may have several classes, each with a probability of its own by sigmoid; None
+            stands for one class an image, and softmax.
         origin: the weights, such as "averaged weights after step 45".
         producer: this project and its version.
     """
@@ -58,12 +60,21 @@ class ExportCard:
     keep: bool | None = None
     preparation: Literal["digit", "none"] | None = None
     class_names: tuple[Text, ...] | None = None
+    multi_label: bool | None = None
     origin: Text | None = None
     producer: Text = f"{DISTRIBUTION} {__version__}"
 
 
 NAMES = tuple(field.name for field in fields(ExportCard))
-IN_JSON = ("image_shape", "mean", "std", "crop", "keep", "class_names")  # within strings; others are words
+IN_JSON = (
+    "image_shape",
+    "mean",
+    "std",
+    "crop",
+    "keep",
+    "class_names",
+    "multi_label",
+)  # within strings; others are words
 
 
 def describe_export(
@@ -94,6 +105,7 @@ def describe_export(
         "image_shape": [int(side) for side in image_shape],
         "class_names": None if names is None else [str(name) for name in names],
         "origin": origin(card) or card.get("source"),
+        "multi_label": card.get("multi_label") or None,
     }
     values |= {name: normalised.get(name) for name in ("mean", "std")}
     values |= {name: about[name] for name in ("interpolation", "crop", "crop_rule", "preparation") if name in about}

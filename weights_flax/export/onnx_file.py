@@ -32,8 +32,8 @@ def to_onnx(
     Args:
         model: any network of these packages, or one made of `layers_flax`; its compute type is ignored.
         variables: {"params", "batch_stats"}.
-        card: the names of input and output, the shape of images, and normalisation and softmax within the graph; it
-            becomes the file's metadata.
+        card: the names of input and output, the shape of images, and normalisation and softmax (or sigmoid) within the
+            graph; it becomes the file's metadata.
         metadata: more entries of the file's metadata.
         opset: the version of ONNX' operations, one of `OPSETS`.
 
@@ -55,7 +55,8 @@ def to_onnx(
     (logits,) = graph.write(trace.closed, [*jax.tree.leaves(variables), images])
     last = graph.name_of(logits, (0, 1))
     if card.output == "probabilities":
-        last = graph.add("Softmax", [last], (0, 1), axis=1).name
+        options: dict[str, Any] = {} if card.multi_label else {"axis": 1}
+        last = graph.add("Sigmoid" if card.multi_label else "Softmax", [last], (0, 1), **options).name
     height, width, channels = card.image_shape
     # The last node gives the output itself: ONNX' converter to other opsets has no way back for an Identity.
     renamed = {last: card.output}

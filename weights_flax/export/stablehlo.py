@@ -22,7 +22,7 @@ def to_stablehlo(model: nn.Module, variables: Mapping[str, Any], card: ExportCar
     Args:
         model: any network; it computes in its own `dtype`, but float64 becomes float32.
         variables: {"params", "batch_stats"}, which become constants of the program.
-        card: its `image_shape`; and `pixels`, from which normalisation and softmax follow.
+        card: its `image_shape`; and `pixels`, from which normalisation and softmax, or sigmoid, follow.
 
     Returns:
         The serialised function from images (batch, height, width, channels), of `card.dtype`, to logits or
@@ -39,7 +39,8 @@ def to_stablehlo(model: nn.Module, variables: Mapping[str, Any], card: ExportCar
         if card.mean is not None and card.std is not None and card.pixels == "0..255":
             images = normalise(images, card.mean, card.std)
         logits = jnp.asarray(model.apply(variables, images, train=False), jnp.float32)
-        return jax.nn.softmax(logits) if card.output == "probabilities" else logits
+        probabilities = jax.nn.sigmoid if card.multi_label else jax.nn.softmax
+        return probabilities(logits) if card.output == "probabilities" else logits
 
     # One program for all platforms has no formulas for CPUs, whatever it is made on.
     with target_backend("gpu"):

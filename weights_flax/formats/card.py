@@ -34,6 +34,7 @@ class Card(msgspec.Struct):
     licence: str | None = None
     source: str | None = None
     data: Data | Text | None = None
+    multi_label: bool | None = None
 
 
 def card_text(card: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:

@@ -18,7 +18,7 @@ FILES = {"best": "model_best.safetensors", "averaged": "model_ema.safetensors", 
 CONFIG = "config.json"
 SUMMARY = "summary.json"
 OWN = (*FILES.values(), CONFIG, SUMMARY, "metrics.jsonl")  # files that only train.py writes
-ABOUT = ("class_names", "normalisation", "image_shape")  # entries of config.json that cards have too
+ABOUT = ("class_names", "normalisation", "image_shape", "multi_label")  # entries of config.json that cards have too
 
 
 # Types of entries of config.json, with bounds that no run reaches.
@@ -71,6 +71,7 @@ class Stored(msgspec.Struct):
     class_names: tuple[Text, ...] | None = None
     normalisation: Normalisation | None = None
     image_shape: tuple[Side, Side, Channels] | None = None
+    multi_label: bool | None = None
 
 
 class Checkpoint(NamedTuple):

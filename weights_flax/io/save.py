@@ -35,6 +35,7 @@ def save_weights(
     source: str | None = None,
     run: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None,
+    multi_label: bool | None = None,
 ) -> Path:
     """Writes the variables of `model` to a file that `load_weights` and `load_model` read.
 
@@ -60,6 +61,7 @@ def save_weights(
         source: the origin of the weights.
         run: of weights of a run, their "step", the run's "mark", and "which": "best", "averaged" or "last".
         data: the data set of the training, by options of `train.py`, see `weights_flax.formats.run.DATA`.
+        multi_label: True if images may have several classes: each has a probability of its own, sigmoid of its logit.
 
     Returns:
         The path.
@@ -85,6 +87,7 @@ def save_weights(
     card |= {"preprocessing": None if preprocessing is None else dict(preprocessing)}
     card |= {"training_images": None if training_images is None else dict(training_images)}
     card |= {"run": None if run is None else dict(run), "data": None if data is None else dict(data)}
+    card |= {"multi_label": multi_label or None}
     card = {name: value for name, value in card.items() if value is not None}
     tensors = to_torch(model, variables)
     variables = from_torch(model, tensors)  # raises an error for missing variables
