@@ -19,6 +19,12 @@ from training_flax.given.batches import Batches
 from training_flax.given.callbacks import Callback, RunView
 from training_flax.inference.predict import Predictions, predict
 from training_flax.learn.evaluation import Evaluation, evaluate
+from training_flax.learn.multi_label import (
+    ClassLogits,
+    average_precision,
+    make_multi_label_eval_step,
+    multi_label_scores,
+)
 from training_flax.learn.optimizers import learning_rate, make_optimizer
 from training_flax.learn.per_class import ClassScores, Confusion, class_scores, commonest_confusion, worst_class
 from training_flax.learn.state import EvalResult, LossScale, TrainMetrics, TrainState, init_state, start_state
@@ -39,6 +45,7 @@ __all__ = [
     "RECIPES",
     "Batches",
     "Callback",
+    "ClassLogits",
     "ClassScores",
     "Confusion",
     "Dataset",
@@ -61,6 +68,7 @@ __all__ = [
     "TrainState",
     "__version__",
     "augment_images",
+    "average_precision",
     "batch_indices",
     "build_model",
     "class_scores",
@@ -78,9 +86,11 @@ __all__ = [
     "learning_rate",
     "lr_range",
     "make_eval_step",
+    "make_multi_label_eval_step",
     "make_optimizer",
     "make_train_step",
     "mix",
+    "multi_label_scores",
     "normalise",
     "open_dataset",
     "parse_augmentations",

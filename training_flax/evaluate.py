@@ -93,7 +93,7 @@ def _weights(known: TrainConfig, given: TrainConfig) -> _Evaluated:
             raise
         raise ValueError(f"{error}; these data are named by the card of weights {source!r}, others by --data") from None
     check_test_size(given.test_image_size, dataset)
-    _check_classes(source, getattr(model, "num_classes"), card.get("class_names"), dataset)  # noqa: B009
+    _check_classes(source, getattr(model, "num_classes"), card, dataset)  # noqa: B009
     return _Evaluated(f"{origin(card) or 'weights'} in {source}", model, variables, dataset, config)
 
 
@@ -109,15 +109,19 @@ def _network(known: TrainConfig) -> tuple[nn.Module, Mapping[str, Any], Mapping[
     return model, variables, card
 
 
-def _check_classes(source: str, classes: int, names: Any, dataset: Dataset) -> None:
-    """Raises ValueError if a network has other classes than its images, or has them in another order."""
-    there = len(dataset.class_names)
+def _check_classes(source: str, classes: int, card: Mapping[str, Any], dataset: Dataset) -> None:
+    """Raises ValueError if a network has other classes than its images, another number an image, or another order."""
+    there, several = len(dataset.class_names), bool(card.get("multi_label"))
+    if "num_classes" in card and "run" in card and several != dataset.multi_label:
+        kinds = "may have several classes", "has one class"
+        theirs, ours = kinds if several else kinds[::-1]
+        raise ValueError(f"an image {theirs} by weights {source!r}, and an image of {dataset.name} {ours}")
     if classes != there:
         raise ValueError(
             f"weights {source!r} have {classes:,} classes, and {dataset.name} has {there:,}: evaluate on data of "
             f"{classes:,} classes, or train a classifier for these (--num-classes {there} without --eval-only)"
         )
-    names = tuple(map(str, names or dataset.class_names))
+    names = tuple(map(str, card.get("class_names") or dataset.class_names))
     if names == dataset.class_names:
         return
     place = next(i for i, pair in enumerate(zip(names, dataset.class_names, strict=True)) if len({*pair}) > 1)

@@ -41,14 +41,18 @@ def dataset_of(options: Options) -> Dataset:
     """Opens the data set of the run, which its network has seen, or the one that the options name, or digits.
 
     Raises:
-        ValueError: as `open_dataset`; or the options name other data than the run's.
+        ValueError: as `open_dataset`; the options name other data than the run's, or an image may have several classes.
     """
     if options.run is None:
-        return open_dataset(data_name(options), data_dir=options.data_dir)
-    try:
-        return images_of_run(TrainConfig(out=options.run, data=options.data, data_dir=options.data_dir))[1]
-    except ValueError as error:
-        raise ValueError(re.sub("^out ", "run ", str(error))) from None
+        dataset = open_dataset(data_name(options), data_dir=options.data_dir)
+    else:
+        try:
+            dataset = images_of_run(TrainConfig(out=options.run, data=options.data, data_dir=options.data_dir))[1]
+        except ValueError as error:
+            raise ValueError(re.sub("^out ", "run ", str(error))) from None
+    if dataset.multi_label:
+        raise ValueError(f"claims are measured on images of one class each; those of {dataset.name} may have several")
+    return dataset
 
 
 def init_for(dataset: Dataset, model: nn.Module, seed: int = 0) -> Any:

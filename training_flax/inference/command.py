@@ -139,18 +139,19 @@ def run(options: CommandLine) -> int:
     for name, path in (("out", options.out), ("picture", options.picture)):
         if path is not None:
             check_output(name, path, [options.run, options.weights, *paths])
-    seen = {
-        name: getattr(options, name) or getattr(trained, name) for name in ("interpolation", "crop_rule", "preparation")
-    }
+    names_seen = ("interpolation", "crop_rule", "preparation")
+    seen = {name: getattr(options, name) or getattr(trained, name) for name in names_seen}
     view = View(size, image_channels(trained.model, trained.variables), crop, keep, **seen)
     if not view.keep or view.interpolation != "bilinear":
         _say(f"crops {crop:.4g} of the shorter side, {view.interpolation}, rounded as by {view.crop_rule}")
     if view.preparation == "digit":
         _say("finds the ink of one digit in each image, and centres and scales it as in the digits data set")
-    batch_size = (
-        max(1, min(BATCH_SIZE, MOST_PIXELS // prod(size))) if options.batch_size is None else options.batch_size
-    )
-    classifier = Classifier(trained.model, trained.variables, mean, std, options.top, batch_size, len(paths))
+    if trained.multi_label:
+        _say("an image may have several classes, or none: each has a probability of its own")
+    usual = max(1, min(BATCH_SIZE, MOST_PIXELS // prod(size)))
+    batch_size = usual if options.batch_size is None else options.batch_size
+    network, several = (trained.model, trained.variables), trained.multi_label
+    classifier = Classifier(*network, mean, std, options.top, batch_size, len(paths), several)
     stream = FileStream(classifier, paths, view, options.workers)
     keep_compiled_programs()
     with interrupts() as check, nullcontext(sys.stdout) if options.out is None else _writing(options.out) as out:

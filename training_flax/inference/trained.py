@@ -35,6 +35,7 @@ class Trained:
         preparation: of photos, see `View`.
         likeness: what the training images are like.
         origin: the weights that were taken, such as "averaged weights after step 45".
+        multi_label: an image may have several classes, each with a probability of its own.
     """
 
     model: nn.Module
@@ -50,6 +51,7 @@ class Trained:
     preparation: str = "none"
     likeness: Likeness | None = None
     origin: str | None = None
+    multi_label: bool = False
 
 
 def network_of_run(run: Path, dtype: str, which: str | None = None) -> Trained:
@@ -78,6 +80,7 @@ def network_of_run(run: Path, dtype: str, which: str | None = None) -> Trained:
         "interpolation": chosen.interpolation,
         "crop_rule": chosen.test_crop_rule,
         "preparation": preparation_of(chosen.data),
+        "multi_label": config.multi_label,
     }
     network = {name: value for name in reaching(MODEL) if (value := getattr(chosen, name)) is not None}
     options = network | {"arch": chosen.arch, "num_classes": config.num_classes} | types_of(dtype)
@@ -111,7 +114,7 @@ def _metadata(values: Mapping[str, Any]) -> dict[str, Any]:
     mean, std = (None if moments[name] is None else tuple(map(float, moments[name])) for name in ("mean", "std"))
     if names is not None and len(names) != values["num_classes"]:
         raise ValueError
-    metadata: dict[str, Any] = {"mean": mean, "std": std}
+    metadata: dict[str, Any] = {"mean": mean, "std": std, "multi_label": bool(values.get("multi_label"))}
     metadata["class_names"] = None if names is None else tuple(map(str, names))
     if shape := values.get("image_shape"):
         metadata["size"] = (int(shape[0]), int(shape[1]))
