@@ -309,6 +309,18 @@ def test_other_labels_are_another_run(finished, tmp_path):
         plan(TrainConfig(out=finished.run, data=data))
 
 
+def test_a_run_of_one_class_an_image_does_not_go_on_with_several(tmp_path):
+    images, labels = squares(48)
+    data = write(tmp_path / "squares", images, np.eye(3, dtype=np.uint8)[np.arange(48) % 3])
+    options = dict(arch="resnet20", width=2, batch_size=16, steps=1, recipe="quick-digits")
+    run = fit(TrainConfig(**options, data=data, out=tmp_path / "run"), quiet=True).run
+    assert read_config(run)["loss"] == "softmax"
+    write(tmp_path / "squares", images, labels)
+    for config in (TrainConfig(out=run), TrainConfig(**options, data=data, out=run)):
+        with pytest.raises(ValueError, match="holds another run, which differs in "):
+            plan(config)
+
+
 def test_each_class_is_predicted_by_its_own_probability(finished, logits, tmp_path, capsys):
     found, dataset = logits
     expected = 1 / (1 + np.exp(-found.astype(float)))

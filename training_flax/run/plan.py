@@ -84,7 +84,7 @@ def plan(
     else:  # images stay what they are, whatever sizes the recipe names
         named = replace(named, image_size=config.image_size, test_image_size=config.test_image_size)
         dataset = normalised(given.dataset, named)
-    config = for_several_classes(config, dataset)
+    config = for_several_classes(config, asked, dataset)
     if asked.test_image_size != RECIPES[named.recipe].config.test_image_size:
         check_test_size(asked.test_image_size, dataset)  # a recipe's, which a run keeps, is for streamed images alone
     if named.patience and dataset.validation is None:

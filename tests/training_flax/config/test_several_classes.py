@@ -29,7 +29,7 @@ def test_the_loss_is_binary_whatever_the_recipe_says(recipe):
 
 def test_other_data_keep_their_options():
     config = replace(TINY, label_smoothing=0.1)
-    assert for_several_classes(config, ONE) is config
+    assert for_several_classes(config, config, ONE) is config
     assert planned(ONE).config.loss == "softmax"
     assert planned(ONE, loss="binary").config.loss == "binary"
     assert planned(ONE, recipe="quick-digits").config.label_smoothing == 0.1
