@@ -23,6 +23,7 @@ DRAWN = 24  # mistakes
 DRAWN_BYTES = 3 * 230**2  # of an image in the picture, where large ones have fewer pixels
 TEXTS_BYTES = 200_000  # of all that stands around them
 TOP_FIVE = 5  # top-5 accuracy is of more classes than these
+MOST_COLUMNS = 1_000  # of probabilities in predictions.csv
 MOST_SCORED = 50_000  # classes in summary.json; readers refuse a JSON file with a million fields
 
 
@@ -90,18 +91,19 @@ def write_predictions(path: Path, evaluation: Evaluation, dataset: Dataset) -> N
     The columns are the path of the image, or its index in the split if it is no file of its own; the names of the true
     class and of the predicted one; the probability of the prediction; and the rank of the true class among all classes,
     from 1. An image whose numbers are not finite has neither prediction nor probability. Where images may have several
-    classes, names have | between, and a column for each class has its probability.
+    classes, names have | between, and a column for each of at most `MOST_COLUMNS` classes has its probability.
     """
     names, paths = dataset.class_names, dataset.test_paths
     several = dataset.multi_label
+    listed = names if len(names) <= MOST_COLUMNS else ()
     columns = (dataset.test.labels, evaluation.predictions, evaluation.probabilities)
     with whole_file(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow([*COLUMNS[:3], *(f"probability of {name}" for name in names)] if several else COLUMNS)
+        writer.writerow([*COLUMNS[:3], *(f"probability of {name}" for name in listed)] if several else COLUMNS)
         for index, (label, guess, probability) in enumerate(zip(*columns, strict=True)):
             image = plain_text(paths[index]) if len(paths) else index
             lost = guess.min() < 0
-            shares = ["" if lost else str(share) for share in np.ravel(probability)]
+            shares = [] if several and not listed else ["" if lost else str(share) for share in np.ravel(probability)]
             rank = [] if several else [min(int(evaluation.ranks[index]) + 1, len(names))]
             writer.writerow([image, dataset.named(label), "" if lost else dataset.named(guess), *shares, *rank])
 
@@ -121,7 +123,8 @@ def mistakes_size(dataset: Dataset) -> int:
     picture = DRAWN * min(prod(shape), DRAWN_BYTES) + TEXTS_BYTES
     sizes = [len(name.encode()) for name in dataset.class_names]
     paths = sum(2 * len(plain_text(path).encode()) for path in dataset.test_paths)
-    line = 4 * (sum(sizes) + len(sizes)) + 30 * len(sizes) if dataset.multi_label else 4 * max(sizes)
+    shares = 30 * len(sizes) * (len(sizes) <= MOST_COLUMNS)
+    line = 4 * (sum(sizes) + len(sizes)) + shares if dataset.multi_label else 4 * max(sizes)
     return picture + len(dataset.test.labels) * (line + 60) + paths + len(sizes) * (4 * max(sizes) + 260)
 
 

@@ -94,6 +94,13 @@ def test_an_image_that_is_not_finite_has_no_guess(tmp_path):
     assert [*row.values()] == ["0", "red|blue", "", "", "", ""]
 
 
+def test_over_a_thousand_classes_have_no_columns(tmp_path):
+    labels = np.eye(3, 1001, dtype=np.uint8)
+    dataset, evaluation = made(labels, 0.75 * labels, [str(number) for number in range(1001)])
+    write_predictions(tmp_path / "p.csv", evaluation, dataset)
+    assert rows_of(tmp_path / "p.csv")[2] == {"image": "2", "truth": "2", "guess": "2"}
+
+
 def test_the_most_confident_wrong_labels_come_first():
     dataset, evaluation = made(LABELS, [*SHARES[:3], [np.nan, 0.0, 0.0]])
     wrong, images, classes, confidence = most_confident_labels(evaluation, dataset.test.labels)
