@@ -242,6 +242,7 @@ class Stopper:
             self.stop.stop_signal = STOP + signal.SIGTERM
 
 
+@pytest.mark.slow
 def test_stopped_and_called_again_it_ends_with_the_same_weights(finished, data, tmp_path):
     run, stop = tmp_path / "run", StopRequest()
     with pytest.raises(Stopped):
@@ -251,6 +252,7 @@ def test_stopped_and_called_again_it_ends_with_the_same_weights(finished, data, 
     assert_same(run, finished.run)
 
 
+@pytest.mark.slow
 def test_patience_is_of_mean_average_precision(data, tmp_path, capsys):
     words = ["--arch", "resnet20", "--width", "2", "--batch-size", "16", "--epochs", "4", "--lr", "1e-30"]
     words += [
@@ -282,6 +284,7 @@ def test_an_evaluation_of_the_run_gives_its_own_numbers(finished, capsys):
     assert evaluate_run(TrainConfig(weights=str(file)), quiet=True).accuracy == found.accuracy
 
 
+@pytest.mark.slow
 def test_weights_and_data_must_be_of_one_kind(finished, tmp_path, data):
     with pytest.raises(ValueError, match=r"^an image may have several classes by weights '.*', and an image of digits"):
         evaluate_run(TrainConfig(weights=str(finished.run), data="digits"))
@@ -309,6 +312,7 @@ def test_other_labels_are_another_run(finished, tmp_path):
         plan(TrainConfig(out=finished.run, data=data))
 
 
+@pytest.mark.slow
 def test_a_run_of_one_class_an_image_does_not_go_on_with_several(tmp_path):
     images, labels = squares(48)
     data = write(tmp_path / "squares", images, np.eye(3, dtype=np.uint8)[np.arange(48) % 3])
@@ -359,6 +363,7 @@ def test_an_export_from_pixels_has_sigmoid_inside(format, finished, logits, tmp_
     np.testing.assert_allclose(shares, 1 / (1 + np.exp(-found[:5].astype(float))), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_export_of_one_class_an_image_has_softmax_still(tmp_path):
     model, variables, _ = load_model(fit(TrainConfig("resnet20", width=2, steps=1, out=tmp_path / "r"), quiet=True).run)
     card = {"normalisation": {"mean": [0.5] * 3, "std": [0.5] * 3}}
@@ -439,8 +444,9 @@ def test_a_comparison_has_mean_average_precision(finished, tmp_path, capsys):
     assert f"{100 * finished.summary['best_mean_average_precision']:.2f} %" in row
 
 
-def test_streamed_and_mixed_images_with_weights_train_and_are_learned(tmp_path):
-    """Images of several sizes, mixed with their neighbours; several devices' arguments are those of one."""
+@pytest.mark.slow
+def test_streamed_and_mixed_images_with_weights_of_classes_are_trained_and_evaluated(tmp_path):
+    """Images of several sizes, mixed with their neighbours, with averaged weights."""
     images, labels = squares(48)
     folder = tmp_path / "squares"
     data = write(folder, images, labels)
@@ -452,6 +458,7 @@ def test_streamed_and_mixed_images_with_weights_train_and_are_learned(tmp_path):
     assert evaluate_run(TrainConfig(out=run.run), quiet=True).score == run.summary["mean_average_precision"]
 
 
+@pytest.mark.slow
 def test_batches_and_a_loss_of_ones_own(tmp_path):
     images, labels = squares(48)
     batches = [(images[start : start + 16], labels[start : start + 16]) for start in (0, 16)]
