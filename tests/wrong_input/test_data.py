@@ -43,10 +43,6 @@ def link(path, target):
 
 
 DATA = {
-    "no test part": (
-        lambda root: shutil.rmtree(root / "test"),
-        "'images' has neither a folder 'test' nor one 'val'",
-    ),
     "one class": (
         lambda root: [shutil.rmtree(root / part / "dog") for part in ("train", "test")],
         "'images/train' must have a folder for each of at least 2 classes; it has 1",

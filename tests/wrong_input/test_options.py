@@ -161,7 +161,10 @@ OPTIONS = {
     ),
     "folder that is absent": ("--data folder:absent", "'absent': No such file or directory"),
     "folder that is a file": ("--data folder:file", "'file': Not a directory"),
-    "folder that is empty": ("--data folder:empty", "'empty' has no folder 'train'"),
+    "folder that is empty": (
+        "--data folder:empty",
+        "'empty' must have a folder for each of at least 2 classes; it has 0. Images are expected as one of:",
+    ),
     "out is a file": ("--out file", "out 'file' is not a folder; name a new one"),
     "out below a device": (
         "--out /dev/null/run",

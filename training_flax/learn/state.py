@@ -39,9 +39,7 @@ class TrainMetrics(NamedTuple):
     """Metrics of a step on its batch; all are ()."""
 
     loss: jax.Array  # mean cross-entropy, without label smoothing
-    accuracy: (
-        jax.Array
-    )  # share of images whose largest logit and target are of one class, or whose set of classes is right
+    accuracy: jax.Array  # share of images whose largest logit and target are of one class, or whose classes are right
     gradient_norm: jax.Array  # before clipping
     skipped_in_row: jax.Array  # int32
 

@@ -39,9 +39,7 @@ class Progress(NamedTuple):
     """The values of a run besides its `TrainState`; JSON in the checkpoint."""
 
     evaluated: int = 0  # step of the last evaluation
-    best_accuracy: float = (
-        -1.0
-    )  # or other score, on the part that is looked at, of the averaged weights if there are any
+    best_accuracy: float = -1.0  # or other score, on the part that is looked at; of averaged weights if there are any
     best_step: int = 0
     seconds: float = 0.0  # training time over all starts, without evaluation
     lines: int = 0  # of metrics.jsonl
