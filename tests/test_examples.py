@@ -246,7 +246,7 @@ def test_a_server_imports_nothing_of_ours_and_refuses_other_files(exported):
     command = [sys.executable, str(EXAMPLES / "serve.py"), str(exported / "normalised.onnx")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr.endswith("normalised.onnx does not take pixels; export it with --from-pixels\n")
+    assert done.stderr.endswith("normalised.onnx needs to be exported with --from-pixels\n")
     assert done.stderr.count("\n") == 1
 
 
