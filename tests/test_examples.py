@@ -59,6 +59,7 @@ def test_thirty_lines_train_a_network(capsys):
     assert float(accuracy[1]) > 90
 
 
+@pytest.mark.slow
 def test_the_identity_on_functions_of_ones_own(capsys):
     _, lines = run("gradient_identity.py", capsys)
     shares = re.findall(r"([-\d.]+)%", "\n".join(lines))
@@ -85,6 +86,7 @@ def test_trained_features_are_read_better_than_random_ones(capsys):
     assert all(number(r"of ([\d.]+) % scikit-learn", line) > 99 for line in lines)
 
 
+@pytest.mark.slow
 def test_what_is_served_is_what_the_network_says(capsys):
     _, lines = run("export_and_serve.py", capsys)
     assert lines[1] == "the server has imported Flax: False"
@@ -250,6 +252,7 @@ def test_a_server_imports_nothing_of_ours_and_refuses_other_files(exported):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_four_commands_lead_from_a_folder_of_photos_to_a_served_prediction(tmp_path):
     """Runs the block of docs/export.md, with a narrow network, few steps and tiny photos."""
     page = (EXAMPLES.parent / "docs" / "export.md").read_text()

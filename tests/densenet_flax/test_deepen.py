@@ -40,6 +40,7 @@ def check_same(model, variables, deeper, images):
         assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_trained_network_is_the_same_in_a_deeper_one(kind):
     images, labels = deepening.digits()

@@ -7,5 +7,6 @@ import densenet_flax
 LLVM = 1
 
 
+@pytest.mark.slow
 def test_densenet_equals_torchvisions(x64):
     check_parity(densenet_flax, "densenet121")

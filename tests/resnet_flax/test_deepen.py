@@ -57,6 +57,7 @@ def check_same(model, variables, deeper, images):
     return deepened
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_trained_network_is_the_same_in_a_deeper_one(kind, some_of_llvm):
     images, labels = deepening.digits()

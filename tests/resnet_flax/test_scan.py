@@ -148,6 +148,7 @@ def test_a_thousand_layers_compile_in_a_minute_and_train(all_of_llvm):
     assert losses[-1] < losses[0] / 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["basic_v2"])
 def test_forward_mode_and_second_order(x64, kind):
     rolled, unrolled, variables, images = setting(kind)

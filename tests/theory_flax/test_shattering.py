@@ -242,6 +242,7 @@ def lag_1_between_images(model, seeds=3, points=32):
     return np.array([one.autocorrelation[1] for one in found])
 
 
+@pytest.mark.slow
 def test_convolutional_twins_shatter_in_the_same_order():
     small = dict(num_classes=5, width=4)
     pairs = (plain20, plain56), (resnet20, resnet56)

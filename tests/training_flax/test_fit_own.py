@@ -548,6 +548,7 @@ def test_a_run_on_values_of_the_users_own_scale_asks_for_mean_and_std(tmp_path, 
     )
 
 
+@pytest.mark.slow
 def test_a_signal_stops_a_run_with_callbacks_as_any_other(by_name, tmp_path):
     request = StopRequest()
 

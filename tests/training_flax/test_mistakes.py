@@ -59,6 +59,7 @@ def logits(finished):
     return model.apply(variables, normalise(dataset.test.images, dataset.mean, dataset.std), train=False)
 
 
+@pytest.mark.slow
 def test_the_summary_has_the_scores_of_scikit_learn(finished, logits):
     summary, labels = json.loads((finished / "summary.json").read_text()), open_dataset(DATA).test.labels
     expected = precision_recall_fscore_support(labels, logits.argmax(-1), labels=range(7), zero_division=0)
@@ -230,6 +231,7 @@ def photos(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_streamed_photos_are_named_and_drawn_as_the_network_saw_them(photos, tmp_path, monkeypatch, capsys):
     shown = []
     monkeypatch.setattr(
@@ -281,6 +283,7 @@ def pipe(path):
     os.mkfifo(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "harm"),
     [("mistakes.png", harm) for harm in (halve, Path.unlink, pipe)]

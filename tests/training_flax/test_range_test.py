@@ -17,6 +17,7 @@ def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_rates_rise_by_equal_factors_and_files_tell_them(tmp_path):
     found = lr_range(TrainConfig(**SMALL, steps=9, out=tmp_path / "range"), low=1e-6, high=1e-2, quiet=True)
     np.testing.assert_allclose(found.rates, np.logspace(-6, -2, 9), rtol=1e-12)
@@ -34,6 +35,7 @@ def test_rates_rise_by_equal_factors_and_files_tell_them(tmp_path):
     assert told["optimizer"] == "sgd"
 
 
+@pytest.mark.slow
 def test_steps_are_those_of_a_run_at_these_rates(tmp_path):
     """The first step's loss is that of a run; and a test that repeats gives the same bits."""
     options = SMALL | dict(steps=4)
@@ -63,6 +65,7 @@ def test_the_suggestion_is_a_tenth_of_the_best_rate(smoothed, expected):
     assert suggested([0.01, 0.1, 1.0, 10.0], smoothed) == (None if expected is None else pytest.approx(expected))
 
 
+@pytest.mark.slow
 def test_under_linear_scaling_the_suggestion_is_for_a_batch_of_256(tmp_path):
     options = SMALL | dict(steps=6)
     plain = lr_range(TrainConfig(**options, out=tmp_path / "a"), low=1e-3, high=1e-1, quiet=True)
@@ -74,6 +77,7 @@ def test_under_linear_scaling_the_suggestion_is_for_a_batch_of_256(tmp_path):
         assert scaled.suggestion == pytest.approx(plain.suggestion * 256 / 16)
 
 
+@pytest.mark.slow
 def test_a_run_is_not_touched(tmp_path, capsys):
     run = fit(TrainConfig(**SMALL, steps=1, out=tmp_path / "run"), quiet=True).run
     before = contents(tmp_path)

@@ -69,6 +69,7 @@ def run(*arguments, cwd=ROOT, **environment):
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [80, 120])
 def test_help_of_train_is_in_groups_and_fits_the_terminal(columns):
     done = run("--help", COLUMNS=str(columns))

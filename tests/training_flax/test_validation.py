@@ -72,6 +72,7 @@ def whole(request, tmp_path_factory):
     return result, seen
 
 
+@pytest.mark.slow
 def test_the_test_part_is_looked_at_once_at_the_end(whole):
     result, seen = whole
     kinds = [

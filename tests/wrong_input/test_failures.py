@@ -79,6 +79,7 @@ def test_a_folder_that_is_removed_while_training_is_told(moment, message, here, 
     assert not contents(here)
 
 
+@pytest.mark.slow
 def test_numbers_that_are_not_finite_stop_the_run_and_leave_finite_weights(here, door):
     """Trains at so high a learning rate that no gradient after the first step is finite."""
     rate = ["--lr", "1e38", "--max-skipped", "3"]
@@ -97,6 +98,7 @@ def test_numbers_that_are_not_finite_stop_the_run_and_leave_finite_weights(here,
     assert all(np.isfinite(weight).all() for weight in load_file(here / "one" / "model.safetensors").values())
 
 
+@pytest.mark.slow
 def test_of_finite_logits_the_first_gradient_that_is_not_is_named(here, door):
     """The gradient of a kernel before BatchNorm grows as the kernel shrinks, while the logits stay the same."""
     assert door("--steps", "1", "--out", "one")[0] == 0

@@ -46,6 +46,7 @@ def trained(place):
     return train(place)
 
 
+@pytest.mark.slow
 def test_the_run_is_whole_and_its_names_are_text(trained, place):
     assert trained == 0
     run = place / "run"

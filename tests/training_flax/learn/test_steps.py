@@ -372,8 +372,7 @@ def test_pieces_see_batch_norms_statistics_one_after_the_other():
     chex.assert_trees_all_close(after.batch_stats, variables["batch_stats"], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.5, 0.9, 0.99])
-@pytest.mark.parametrize("pieces", [1, 2])
+@pytest.mark.parametrize(("decay", "pieces"), [(0.0, 1), (0.9, 1), (0.5, 2)])
 def test_running_statistics_decay_as_told(decay, pieces, x64):
     """running ← decay · running + (1 - decay) · batch, for each piece of a batch in turn."""
     state, step, images, labels = made(

@@ -280,6 +280,7 @@ def test_the_terminal_shows_one_line_of_an_error(command, monkeypatch, capfd, tm
     assert said == f"train.py: error: a checkpoint could not be written to {tmp_path / 'run'}: {left}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verbose", [False, True])
 def test_verbose_hides_nothing(verbose, command, monkeypatch):
     hidden = []

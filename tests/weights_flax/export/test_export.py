@@ -138,6 +138,7 @@ assert not NAMES & {name.partition(".")[0] for name in sys.modules}
 """
 
 
+@pytest.mark.slow
 def test_stablehlo_runs_by_jax_alone_at_any_batch_size(networks, tmp_path):
     for number, name in enumerate(RUN_BY_JAX_ALONE):
         network = networks(name)
