@@ -1,5 +1,6 @@
 """Equal to torchvision's networks in float64: values, gradients, running statistics."""
 
+import pytest
 from parity import check_parity
 
 import densenet_flax
