@@ -70,6 +70,7 @@ def test_too_few_descriptors_end_a_run_in_one_line(tmp_path):
     assert done.stderr.count("\n") == 1, done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_when_its_reader_has_gone(tmp_path):
     options = "--arch resnet20 --width 2 --data fake:8x8x3:4:64 --batch-size 16 --steps 4 --out run"
     command = f"set -o pipefail; {sys.executable} {ROOT / 'train.py'} {options} | head -1"

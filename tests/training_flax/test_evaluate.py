@@ -124,6 +124,7 @@ def test_the_weights_of_a_run_can_be_chosen_and_are_named(which, train):
     assert (code, read(out[0])["weights"]) == (0, f"{which} weights after step 4")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", DATA)
 def test_options_that_agree_may_be_given_beside_a_run(run, train):
     alone = train("--out", run, "--eval-only")
@@ -142,6 +143,7 @@ def test_a_finished_run_says_so(run, train):
     assert (code, json.loads("".join(out))["data"]) == (0, DATA[run]["data"])
 
 
+@pytest.mark.slow
 def test_a_file_of_a_run_knows_its_data(train):
     code, out, err = train("--weights", "fake/model_ema.safetensors", "--eval-only")
     assert code == 0, err
@@ -172,6 +174,7 @@ def test_data_of_a_card_that_are_not_here_are_said_to_be_the_cards(train, here):
     )
 
 
+@pytest.mark.slow
 def test_weights_can_be_evaluated_on_other_data(train, here):
     photos(here / "others")
     for source in ("folder", "folder/model.safetensors"):
@@ -198,6 +201,7 @@ def bare(path="bare.safetensors", **about):
     return path
 
 
+@pytest.mark.slow
 def test_weights_of_others_need_data_alone(train):
     code, out, err = train("--weights", bare(), "--data", "fake:8x8x3:4:64", "--eval-only")
     assert code == 0, err
@@ -361,6 +365,7 @@ def test_a_run_in_float64_is_evaluated_in_float64(here, monkeypatch):
 # Runs where weights are taken: --run, --weights, or as they stand.
 
 
+@pytest.mark.slow
 def test_predictions_take_a_run_by_either_option(here, capsys):
     lines = []
     for source in (["--run", "folder"], ["--weights", "folder"], ["--weights", "folder", "--arch", "resnet20"]):

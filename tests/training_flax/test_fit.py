@@ -76,6 +76,7 @@ def test_weights_are_readable_by_either_side(result):
     assert model_of["class_names"] == list("0123456789")
 
 
+@pytest.mark.slow
 def test_the_newest_checkpoint_holds_the_last_state(result):
     model, variables = restore(result.run)
     chex.assert_trees_all_equal(variables, jax.device_get(result.variables))

@@ -152,6 +152,7 @@ GIVEN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", GIVEN.values(), ids=GIVEN)
 def test_what_is_the_same_gives_the_same_bits(given, by_name, tmp_path):
     result = fit(config(tmp_path / "run"), **given, quiet=True)
@@ -162,6 +163,7 @@ def test_what_is_the_same_gives_the_same_bits(given, by_name, tmp_path):
     assert again.summary == result.summary
 
 
+@pytest.mark.slow
 def test_batches_in_the_order_of_an_epoch_give_the_same_weights(tmp_path):
     """An epoch of four batches, by name and as a list: without augmentation only the order counts.
 
@@ -178,6 +180,7 @@ def test_batches_in_the_order_of_an_epoch_give_the_same_weights(tmp_path):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_is_killed_by_a_callback_and_goes_on_bit_for_bit(by_name, tmp_path):
     error = FileNotFoundError(2, "mine")  # an OSError, which the run would call a full disk if it were its own
     error.__cause__ = ValueError("its cause")
@@ -244,6 +247,7 @@ def test_options_that_do_not_apply_may_differ_and_are_named(own):
     assert {line["learning_rate"] for line in lines if line["split"] == "train"} == {None}
 
 
+@pytest.mark.slow
 def test_an_optimizer_trains_as_in_a_loop_of_ones_own(tmp_path):
     """A step with plain gradient descent at rate 0 changes nothing; weight decay of the config does not count."""
     still = fit(config(tmp_path / "run", steps=1, weight_decay=0.5), data=ARRAYS, optimizer=optax.sgd(0.0), quiet=True)
@@ -268,6 +272,7 @@ def test_a_loss_is_the_one_that_is_trained_and_measured(tmp_path):
     assert entries(result)["own_loss"].endswith("<locals>.<lambda>")
 
 
+@pytest.mark.slow
 def test_a_reduction_on_plateaus_sees_the_loss(tmp_path):
     optimizer = optax.chain(optax.sgd(0.05), optax.contrib.reduce_on_plateau(patience=1))
     result = fit(config(tmp_path / "run", steps=4), data=ARRAYS, optimizer=optimizer, quiet=True)
@@ -384,6 +389,7 @@ def test_a_callback_ends_a_run_with_results(event, at, tmp_path, monkeypatch, ca
     assert "stopped_by" not in longer.summary
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_after_its_callback_has_stopped_it_writes_its_results(tmp_path, monkeypatch):
     """A kill between the last checkpoint and the results leaves the checkpoint, which tells that the run has ended."""
     with monkeypatch.context() as context:
@@ -441,6 +447,7 @@ def test_a_wrong_part_is_told_in_one_line(parts, said, tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_parts_go_to_the_plan_of_a_job(tmp_path):
     job = plan(config(tmp_path / "run", steps=1), data=ARRAYS, loss=partial(cross_entropy))
     with pytest.raises(ValueError, match="give data, callbacks to plan"):
@@ -463,6 +470,7 @@ def batches_of(labels=DATA.train.labels, fail_at=None, calls=None):
     return Batches(generate, ARRAYS[1], length=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parallel", ["jit", "pmap"])
 def test_batches_train_and_resume_by_epochs(parallel, tmp_path, capsys):
     calls = []
@@ -484,12 +492,14 @@ def test_batches_train_and_resume_by_epochs(parallel, tmp_path, capsys):
     assert kept["resumption"].startswith("by epochs")
 
 
+@pytest.mark.slow
 def test_too_few_batches_end_in_a_line_and_the_run_is_saved(tmp_path):
     short = Batches(batches_of().train, ARRAYS[1], length=5)
     with pytest.raises(RunError, match=r"ended after 4 batches, before the epoch did; the state after step 4 is saved"):
         fit(config(tmp_path / "run", batch_size=None), data=short, quiet=True)
 
 
+@pytest.mark.slow
 def test_a_wrong_batch_ends_in_a_line_and_the_run_is_saved(tmp_path):
     labels = np.where(np.arange(64) >= 45, 9, DATA.train.labels)
     wrong = batches_of(labels=labels)
@@ -498,6 +508,7 @@ def test_a_wrong_batch_ends_in_a_line_and_the_run_is_saved(tmp_path):
         fit(config(tmp_path / "run", **about), data=wrong, quiet=True)
 
 
+@pytest.mark.slow
 def test_floats_of_batches_give_nearly_the_bits_of_bytes(tmp_path):
     rows = [(DATA.train.images[i : i + 16], DATA.train.labels[i : i + 16]) for i in range(0, 64, 16)]
     floats = [(images.astype(np.float32) / 255, labels) for images, labels in rows]
@@ -510,6 +521,7 @@ def test_floats_of_batches_give_nearly_the_bits_of_bytes(tmp_path):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_large_test_part_is_read_again_at_each_evaluation(tmp_path, monkeypatch):
     rows = [(DATA.train.images[i : i + 16], DATA.train.labels[i : i + 16]) for i in range(0, 64, 16)]
     tests = [(ARRAYS[1][0][i : i + 5], ARRAYS[1][1][i : i + 5]) for i in range(0, 32, 5)]
@@ -522,6 +534,7 @@ def test_a_large_test_part_is_read_again_at_each_evaluation(tmp_path, monkeypatc
     assert kept.summary["test_loss"] == pytest.approx(read.summary["test_loss"], rel=2**-20)
 
 
+@pytest.mark.slow
 def test_the_readers_of_runs_take_such_a_run_or_say_what_is_missing(own, tmp_path, capsys):
     model, variables, card = load_model(own.run)
     assert card["class_names"] == ["0", "1", "2", "3"]
@@ -535,6 +548,7 @@ def test_the_readers_of_runs_take_such_a_run_or_say_what_is_missing(own, tmp_pat
     assert "image.png" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_on_values_of_the_users_own_scale_asks_for_mean_and_std(tmp_path, capsys):
     values = [(3 * (images / 255) - 1.5, labels) for images, labels in ARRAYS]
     about = dict(steps=1, mean=(0.0,) * 3, std=(1.0,) * 3)
@@ -562,6 +576,7 @@ def test_a_signal_stops_a_run_with_callbacks_as_any_other(by_name, tmp_path):
     assert_same(fit(config(tmp_path / "run"), data=ARRAYS, quiet=True), by_name)
 
 
+@pytest.mark.slow
 def test_a_data_set_of_the_users_may_decode_on_demand(tmp_path):
     """A user's own `StreamedSplit` trains, and its labels tell it from another."""
     images, labels = ARRAYS[0]

@@ -307,6 +307,7 @@ def test_a_finished_run_of_an_older_version_stays_finished(run, capsys):
     assert not (run / "predictions.csv").exists()
 
 
+@pytest.mark.slow
 def test_the_last_lines_of_a_run_are_about_its_mistakes(run, capsys):
     (run / "mistakes.png").unlink()
     *_, place, top, worst, confusion = again(capsys).splitlines()

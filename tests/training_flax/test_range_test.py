@@ -47,6 +47,7 @@ def test_steps_are_those_of_a_run_at_these_rates(tmp_path):
     assert first.losses[0] == pytest.approx(loss, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_rate_that_blows_up_ends_the_test(tmp_path, capsys):
     config = TrainConfig(**SMALL, steps=40, optimizer="sgd", out=tmp_path / "range")
     found = lr_range(config, low=1e2, high=1e30)

@@ -105,6 +105,7 @@ def test_the_command_alone_shows_how_to_start(prog, capsys, tmp_path, monkeypatc
     assert err.splitlines()[-1].endswith(f"{command} --help")
 
 
+@pytest.mark.slow
 def test_the_command_alone_from_the_shell(tmp_path):
     done = run(cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")

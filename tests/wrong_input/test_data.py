@@ -107,12 +107,14 @@ def kinds(here, monkeypatch):
     return here / "images"
 
 
+@pytest.mark.slow
 def test_images_of_all_kinds_train(kinds, door):
     code, out, err = door(*KINDS, "run", "--steps", "4")
     assert (code, err) == (0, "")
     assert "16 train and 2 test images of 32×32×3, 2 classes" in out
 
 
+@pytest.mark.slow
 def test_an_image_found_broken_in_the_middle_of_a_run(kinds, here, door):
     """The state before the broken image is saved; after a repair the run ends with the weights of an unbroken one."""
     command = ["--steps", "8", *KINDS]

@@ -41,6 +41,7 @@ def no_room_for_a_file(monkeypatch):
     monkeypatch.setattr(Checkpoints, "save", limited)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("full", "reason"),
     [
@@ -111,6 +112,7 @@ def test_of_finite_logits_the_first_gradient_that_is_not_is_named(here, door):
     assert where in message
 
 
+@pytest.mark.slow
 def test_a_run_whose_last_steps_were_skipped_is_not_finished_by_starting_it_again(here, door):
     command = ["--lr", "1e38", "--max-skipped", "3", "--steps", "4", "--out", "run"]
     refused(door, *command)

@@ -124,6 +124,7 @@ def test_only_damaged_checkpoints_are_not_gone_on_from(run, door):
     assert not (run / "summary.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "model.safetensors", "confusion.png", "summary.json"])
 def test_a_file_that_cannot_be_written_is_named(name, run, door, monkeypatch):
     """A disk that fails while a file is synced leaves the file as it was, and a run that goes on."""
@@ -211,6 +212,7 @@ def test_a_finished_run_without_checkpoints_is_not_trained_anew_to_be_longer(run
     assert contents(run) == before
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_run_is_refused(here, run, door):
     assert door("--seed", "1", "--steps", "4", "--out", "other")[0] == 0
     unfinished(run)

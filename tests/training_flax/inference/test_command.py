@@ -134,6 +134,7 @@ def test_a_run_predicts_what_it_was_evaluated_to(run, capsys):
     assert err.splitlines()[1].endswith(" (the run's)")
 
 
+@pytest.mark.slow
 def test_a_run_that_has_not_ended_predicts_from_its_newest_checkpoint(run, tmp_path, capsys):
     path, _ = run
     going = tmp_path / "going"
@@ -148,6 +149,7 @@ def test_a_run_that_has_not_ended_predicts_from_its_newest_checkpoint(run, tmp_p
         assert one == other | {"probability": pytest.approx(one["probability"], rel=1e-5)}
 
 
+@pytest.mark.slow
 def test_what_the_file_does_not_say_is_said_to_be_assumed(weights, folder, capsys):
     model, variables, _ = load_model(weights)
     save_weights(model, variables, "plain.pt")

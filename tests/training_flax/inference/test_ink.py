@@ -82,6 +82,7 @@ def test_an_image_of_the_data_set_stays_as_it_is():
     assert not is_made_of_cells(np.asarray(typed(3).resize((32, 32))))
 
 
+@pytest.mark.slow
 def test_an_image_of_the_data_set_is_found_again_on_paper():
     """A digit of the data set, drawn large and dark on light paper, comes back nearer to itself than to others."""
     originals = DIGITS.train.images[:40, ::4, ::4, 0] / 255
@@ -146,6 +147,7 @@ def predicted(capsys, *arguments):
     return code, [json.loads(line)["classes"][0]["class"] for line in out.splitlines()], err
 
 
+@pytest.mark.slow
 def test_the_command_prepares_says_so_and_can_be_told_not_to(run, tmp_path, capsys):
     paths = [tmp_path / f"{digit}.png" for digit in range(10)]
     for digit, path in enumerate(paths):
@@ -160,6 +162,7 @@ def test_the_command_prepares_says_so_and_can_be_told_not_to(run, tmp_path, caps
     assert "predict: 7 more images are unlike the training images" in err
 
 
+@pytest.mark.slow
 def test_an_image_without_ink_is_named_and_skipped(run, tmp_path, capsys):
     typed(3).save(tmp_path / "a.png")
     Image.new("RGB", (60, 60), (255, 255, 255)).save(tmp_path / "b.png")

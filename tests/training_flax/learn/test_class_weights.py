@@ -37,6 +37,7 @@ def gradient(targets, **options):
     return ARRAYS["logits"] - np.asarray(after.params["logits"]), float(metrics.loss)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_gradients_are_torchs_for_labels(x64, smoothing, accumulate):
@@ -55,6 +56,7 @@ def test_gradients_of_mixed_targets_are_torchs_but_for_the_mean(x64, smoothing):
     np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.slow
 def test_under_the_binary_loss_an_image_has_the_weight_of_its_class(x64):
     ours, _ = gradient(ARRAYS["labels"], loss="binary")
     weights = ARRAYS["weights"][ARRAYS["labels"]]
@@ -72,6 +74,7 @@ def test_equal_weights_are_none(x64):
     np.testing.assert_allclose(*ends, rtol=1e-13)
 
 
+@pytest.mark.slow
 def test_the_mean_is_over_all_devices(x64):
     """Two members of a mapped axis with other classes have one mean weight."""
     targets = jnp.eye(4)[ARRAYS["labels"]].reshape(2, 6, 4)

@@ -20,6 +20,7 @@ SMALL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", SMALL)
 def test_each_parameter_is_in_one_part(arch):
     model = build_network(TrainConfig(arch, **SMALL[arch]), 3)

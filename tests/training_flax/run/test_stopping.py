@@ -98,6 +98,7 @@ def test_an_evaluation_stops_between_its_batches_and_is_repeated(look, whole, tm
     assert [each for each in splits[0] if each[0] != "train"] == [each for each in splits[1] if each[0] != "train"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("look", [3, 10, 39, 50])
 def test_the_button_of_a_notebook_saves_and_then_interrupts(look, whole, tmp_path):
     config = TrainConfig(**OPTIONS, out=tmp_path / "run")
@@ -122,6 +123,7 @@ def test_a_second_push_of_the_button_interrupts_at_once_and_leaves_whole_checkpo
     assert weights(fit(config, quiet=True).run) == weights(whole)
 
 
+@pytest.mark.slow
 def test_an_interrupt_while_results_are_written_comes_after_them(whole, tmp_path, monkeypatch):
     module = sys.modules["training_flax.fit"]
     write = module.write_results
@@ -147,6 +149,7 @@ def command(tmp_path, monkeypatch):
         yield lambda *more: train_command.main([*given, "--out", str(tmp_path / "run"), *more])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_after_the_last_step_does_not_keep_a_run_from_its_results(
     number, command, monkeypatch, tmp_path, capfd

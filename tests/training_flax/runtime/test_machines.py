@@ -176,6 +176,7 @@ def test_types_of_64_bits_are_used_where_a_run_names_them(dtype, stopped, tmp_pa
     assert bits[0] == bits[1]
 
 
+@pytest.mark.slow
 def test_evaluation_and_prediction_have_the_types_of_the_network():
     from weights_flax import build_model
 
@@ -287,6 +288,7 @@ def test_a_run_goes_on_when_nobody_reads_it(redirection, tmp_path):
     assert (tmp_path / "run" / "summary.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("redirection", ["| head -c 0; exit ${PIPESTATUS[0]}", "> /dev/full", ">&-"])
 def test_a_file_is_written_when_nobody_reads_of_it(redirection, tmp_path):
     words = f"-m weights_flax export --arch resnet20 --format torch --out {tmp_path / 'weights.pt'}"

@@ -262,6 +262,7 @@ def test_onnx_says_what_it_is(networks, tmp_path):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["basic blocks, A", "v2, A, drop path", "DenseNet", "padded same", "VGG"])
 def test_onnx_is_written_for_each_opset(name, networks, tmp_path):
     """As runtimes compute it, as ONNX' checker knows it, and on the way up by ONNX' own converter."""

@@ -308,6 +308,7 @@ def resnet18_here(by_hand, cache):
     return by_hand[1]
 
 
+@pytest.mark.slow
 def test_a_name_is_a_network_with_its_card(resnet18_here, caplog):
     loaded = load_model(NAME)
     check_same(loaded.variables, resnet18_here)
