@@ -1,1 +1,0 @@
-"""The parts of a run that users pass to `fit`: their own data, loss, optimizer and callbacks."""
