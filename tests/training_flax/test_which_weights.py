@@ -104,6 +104,7 @@ DOORS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("state", STATES)
 def test_the_same_weights_to_the_bit(state, door, finished, tmp_path):
