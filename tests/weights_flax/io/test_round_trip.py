@@ -11,8 +11,6 @@ from weights_flax import ARCHS, build_model, load_model, load_weights, save_weig
 from weights_flax.io.archs import constructor_options, describe
 from weights_flax.io.save import FORMATS
 
-DEEP = ("resnet1202", "resnet1001_v2", "resnet200_v2")
-
 
 def narrow(arch):
     """Builds the architecture with few channels, so that files are small; all its names remain."""
@@ -25,7 +23,7 @@ def narrow(arch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", [pytest.param(a, marks=pytest.mark.slow) if a in DEEP else a for a in ARCHS])
+@pytest.mark.parametrize("arch", ARCHS)
 def test_every_architecture_through_every_format(tmp_path, arch):
     model = narrow(arch)
     assert build_model(describe(model)[0], num_classes=3, **describe(model)[1]) == model
