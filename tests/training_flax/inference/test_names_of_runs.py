@@ -35,7 +35,6 @@ NAMES = [
     *("$HOME", r"$\frac$", "_hidden", "~", "~nobody", "*", "?[a]", "#a", "a:b", "hf:", "hf:owner", "quote'\"", "a\\b"),
     *("ünï-日本-🦊", "e\u0301", "x" * 255, "a" * 200 + "/" + "b" * 200, "run.safetensors", "config.json"),
 ]
-QUICK = ("with space", "-dash", "ünï-日本-🦊")  # the others are tried with the slow tests
 CONFIG = TrainConfig("resnet20", width=4, data="fake:8x8x3:4:64", batch_size=16, steps=4, ema=0.5, tensorboard=True)
 TRAIN = ["--arch", "resnet20", "--width", "4", "--data", "fake:8x8x3:4:64", "--batch-size", "16", "--steps", "4"]
 TRAIN += ["--ema", "0.5"]
@@ -69,6 +68,9 @@ def printed(capsys):
     assert "Traceback" not in error
     assert all(line.isprintable() for line in (out + error).splitlines())
     return out
+
+
+QUICK = ("with space", "-dash", "ünï-日本-🦊")
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,7 @@ def test_a_setting_that_jax_does_not_know_is_one_line(entry, name, tmp_path):
 TRAINING = dict(arch="resnet20", data="fake:8x8x3:4:64", width=2, batch_size=16, recipe="quick-digits", ema=0.9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped", [False, True], ids=["fresh", "going on"])
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
 def test_types_of_64_bits_are_used_where_a_run_names_them(dtype, stopped, tmp_path):
@@ -234,6 +235,7 @@ class AfterThree(StopRequest):
 KINDS = [("threefry2x32", True), ("rbg", True), ("threefry2x32", False), ("unsafe_rbg", True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "second"),
     [

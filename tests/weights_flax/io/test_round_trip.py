@@ -11,6 +11,8 @@ from weights_flax import ARCHS, build_model, load_model, load_weights, save_weig
 from weights_flax.io.archs import constructor_options, describe
 from weights_flax.io.save import FORMATS
 
+DEEP = ("resnet1202", "resnet1001_v2", "resnet200_v2")
+
 
 def narrow(arch):
     """Builds the architecture with few channels, so that files are small; all its names remain."""
@@ -23,7 +25,7 @@ def narrow(arch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", [pytest.param(a, marks=pytest.mark.slow) if a in DEEP else a for a in ARCHS])
 def test_every_architecture_through_every_format(tmp_path, arch):
     model = narrow(arch)
     assert build_model(describe(model)[0], num_classes=3, **describe(model)[1]) == model
