@@ -49,7 +49,6 @@ def setting(kind):
     return model, model.clone(scan=False), as_if_trained(model, images), images
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_loop_over_blocks_computes_the_same(x64, kind):
     rolled, unrolled, variables, images = setting(kind)

@@ -104,7 +104,6 @@ DOORS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("state", STATES)
 def test_the_same_weights_to_the_bit(state, door, finished, tmp_path):

@@ -20,7 +20,6 @@ NETWORKS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_no_memory_is_taken_for_networks_of_terabytes(name):
     make, options = NETWORKS[name]

@@ -89,7 +89,6 @@ def same(one, other):
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("door", DOORS)
 def test_no_door_takes_a_broken_config(door, run, capsys):
     written = (run / "config.json").read_bytes()

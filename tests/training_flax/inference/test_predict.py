@@ -245,7 +245,6 @@ def test_a_network_of_one_channel_sees_grey(network, tmp_path):
         np.testing.assert_allclose(found.probabilities, by_class, rtol=300 * EPS, atol=EPS)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["resnet18", "resnet18_v2", "plain20", "densenet121", "densenet_40_12", "vgg19_bn"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_family_tells_how_many_channels_it_sees(arch, channels):

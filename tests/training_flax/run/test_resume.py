@@ -160,7 +160,6 @@ def test_a_longer_run_is_named_or_extended(tmp_path):
     assert (whole.run / "model.safetensors").read_bytes() == (longer.run / "model.safetensors").read_bytes()
 
 
-@pytest.mark.slow
 def test_a_run_killed_after_its_last_checkpoint_is_finished_as_it_was(tmp_path):
     options = dict(arch="resnet20", width=2, steps=4, batch_size=32)
     run = fit(TrainConfig(**options, out=tmp_path / "run"), quiet=True).run

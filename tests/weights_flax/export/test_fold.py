@@ -63,7 +63,6 @@ def draw(name, **options):
     return model, draw_variables(model)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIONS)
 def test_logits_are_the_same(x64, name):
     model, variables = draw(name, param_dtype=jnp.float64)

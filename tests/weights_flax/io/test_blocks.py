@@ -129,7 +129,6 @@ OTHERS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", OTHERS)
 def test_what_cannot_be_built_is_said_by_the_nearest_and_the_first_difference(name, tmp_path, capsys):
     state, said = OTHERS[name]

@@ -24,7 +24,6 @@ def narrow(arch):
     return build_model(arch, width=16 if arch.startswith("resnext") else 4, num_classes=3, **groups.get(arch, {}))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("arch", [pytest.param(a, marks=pytest.mark.slow) if a in DEEP else a for a in ARCHS])
 def test_every_architecture_through_every_format(tmp_path, arch):
     model = narrow(arch)
