@@ -43,7 +43,6 @@ def test_thirty_lines_train_a_network(capsys):
     assert float(accuracy[1]) > 90
 
 
-@pytest.mark.slow
 def test_the_identity_on_functions_of_ones_own(capsys):
     _, lines = run("gradient_identity.py", capsys)
     shares = re.findall(r"([-\d.]+)%", "\n".join(lines))
@@ -70,7 +69,6 @@ def test_trained_features_are_read_better_than_random_ones(capsys):
     assert all(number(r"of ([\d.]+) % scikit-learn", line) > 99 for line in lines)
 
 
-@pytest.mark.slow
 def test_what_is_served_is_what_the_network_says(capsys):
     _, lines = run("export_and_serve.py", capsys)
     assert lines[1] == "the server has imported Flax: False"

@@ -155,7 +155,6 @@ def test_importing_the_families_loads_nothing_heavy():
     assert run(code).strip() == "[]"
 
 
-@pytest.mark.slow
 def test_importing_the_families_takes_little_longer_than_jax_and_flax():
     code = """
 import time, jax, flax.linen

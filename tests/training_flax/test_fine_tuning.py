@@ -48,7 +48,6 @@ def test_as_many_classes_stay_and_are_drawn_anew_when_asked(tmp_path):
     assert not np.array_equal(anew["params"]["fc"]["kernel"], drawn(model)["params"]["fc"]["kernel"])
 
 
-@pytest.mark.slow
 def test_images_are_normalised_as_the_weights_have_seen_them(tmp_path):
     """Normalisation is that of the config, else of the file, else of the data; a run keeps its own without the file."""
     path = weights(tmp_path / "w.safetensors")

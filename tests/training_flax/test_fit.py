@@ -76,7 +76,6 @@ def test_weights_are_readable_by_either_side(result):
     assert model_of["class_names"] == list("0123456789")
 
 
-@pytest.mark.slow
 def test_the_newest_checkpoint_holds_the_last_state(result):
     model, variables = restore(result.run)
     chex.assert_trees_all_equal(variables, jax.device_get(result.variables))
@@ -85,14 +84,12 @@ def test_the_newest_checkpoint_holds_the_last_state(result):
     assert evaluation.loss == pytest.approx(result.summary["test_loss"], rel=1e-5)
 
 
-@pytest.mark.slow
 def test_the_same_options_give_the_same_weights(result, tmp_path):
     again = fit(TrainConfig("resnet20", **OPTIONS, out=tmp_path / "run"), quiet=True)
     first, second = ((run / "model.safetensors").read_bytes() for run in (result.run, again.run))
     assert first == second
 
 
-@pytest.mark.slow
 def test_a_run_tells_what_it_found(tmp_path, capsys):
     fit(TrainConfig("resnet20", steps=1, out=tmp_path / "run"))
     out = capsys.readouterr().out
@@ -148,7 +145,6 @@ def two_layers_a_block(monkeypatch):
     monkeypatch.setitem(ARCHS, "densenet_40_12", shallow)
 
 
-@pytest.mark.slow
 def test_a_run_by_a_recipe_with_options_of_other_networks_is_restored(two_layers_a_block, tmp_path):
     options = dict(growth_rate=2, steps=1, batch_size=8, image_size=16, recipe="goyal2017", augment=())
     result = fit(TrainConfig("densenet_40_12", "fake:16x16x3:2:16", **options, out=tmp_path / "run"), quiet=True)
@@ -166,7 +162,6 @@ def test_a_finished_run_is_left_as_it_is(result, capsys):
     assert {path: path.stat().st_mtime_ns for path in result.run.rglob("*")} == before
 
 
-@pytest.mark.slow
 def test_averaged_weights_are_evaluated_and_left_too(tmp_path):
     result = fit(TrainConfig("resnet20", width=4, steps=12, ema=0.5, out=tmp_path / "run"), quiet=True)
     lines = [json.loads(line) for line in (result.run / "metrics.jsonl").read_text().splitlines()]
@@ -177,7 +172,6 @@ def test_averaged_weights_are_evaluated_and_left_too(tmp_path):
     assert not np.array_equal(raw["fc.weight"], average["fc.weight"])
 
 
-@pytest.mark.slow
 def test_fine_tuning_starts_from_weights_and_leaves_what_is_frozen(result, tmp_path):
     options = dict(steps=3, batch_size=32, freeze=("conv1/*", "layer1_*"), frozen_batch_norm=True)
     tuned = fit(TrainConfig("resnet20", weights=result.run, out=tmp_path / "run", **options), quiet=True)
@@ -187,7 +181,6 @@ def test_fine_tuning_starts_from_weights_and_leaves_what_is_frozen(result, tmp_p
         assert (tensor.tobytes() == after[name].tobytes()) == still, name
 
 
-@pytest.mark.slow
 def test_options_reach_the_network_of_a_restored_run(two_layers_a_block, tmp_path):
     config = TrainConfig("densenet_40_12", growth_rate=2, dropout=0.1, steps=1, batch_size=8, out=tmp_path / "run")
     result = fit(config, quiet=True)

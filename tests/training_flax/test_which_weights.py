@@ -152,7 +152,6 @@ def test_commands_say_which_weights_they_took(finished, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1].startswith("test accuracy of the last weights ")
 
 
-@pytest.mark.slow
 def test_a_run_that_was_extended_and_stopped_gives_its_newest_weights(finished, tmp_path):
     """Its files are those of its first end; what they hold is older than the newest checkpoint."""
     run, model, weights = finished
@@ -167,7 +166,6 @@ def test_a_run_that_was_extended_and_stopped_gives_its_newest_weights(finished, 
     assert load_model(longer).card["run"]["step"] == 6
 
 
-@pytest.mark.slow
 def test_weights_of_another_run_are_refused(finished, tmp_path):
     run, _, weights = finished
     mixed = shutil.copytree(run, tmp_path / "run")

@@ -180,7 +180,6 @@ def test_wrong_input_is_one_line_and_leaves_nothing(capsys, tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.slow
 def test_help_of_the_whole_and_as_a_program(tmp_path):
     done = subprocess.run([sys.executable, "-m", "weights_flax", "--help"], capture_output=True, text=True, check=True)
     for command in ("inspect", "convert", "export"):

@@ -114,7 +114,6 @@ def linear(function, arguments, cotangent, tangents):
     return jax.jit(run)(*arguments)
 
 
-@pytest.mark.slow
 @settings(LAWS, max_examples=8)
 @given(convolutions(), st.sampled_from([jnp.float32, jnp.bfloat16]), st.sampled_from([conv2d, inference_conv2d]))
 def test_convolution_in_narrow_types(x64, small_blocks, case, dtype, function):

@@ -34,7 +34,6 @@ def test_keys_follow_from_seed_epoch_and_example_alone():
     assert len(np.unique(np.concatenate([jax.random.key_data(k) for k in many]), axis=0)) == 800
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_an_image_is_changed_alike_in_any_batch_and_place(name):
     images = draw(5, 16, 16, 3)

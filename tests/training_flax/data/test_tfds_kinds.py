@@ -106,7 +106,6 @@ REFUSED = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINED)
 def test_one_image_and_one_label_train(name, train, made, tmp_path):
     about = {"channels": 3, "classes": CLASSES, "streamed": False, "counts": (12, 12)} | TRAINED[name]
@@ -134,7 +133,6 @@ def test_the_others_name_what_to_change(name, train, tmp_path):
 FORMATS = [("array_record", "plain"), ("tfrecord", "plain"), ("parquet", "plain"), ("tfrecord", "extra")]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("stored", "name"), [*FORMATS, ("parquet", "extra"), ("sharded", "other_keys")])
 def test_every_format_trains(stored, name, train):
     assert train(f"tfds:{name}", stored) == (0, "")

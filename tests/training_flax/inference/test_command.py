@@ -74,7 +74,6 @@ def folder(tmp_path, monkeypatch):
 FOUND = ["images/a/0000.png", "images/a/0001.png", "images/a/0002.png", "images/b/0000.png", "images/b/0001.png"]
 
 
-@pytest.mark.slow
 def test_json_lines_are_what_the_function_gives(weights, folder, capsys):
     assert main(["--weights", str(weights), "--image-size", "32", "--batch-size", "2", "--json", "images"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -133,7 +132,6 @@ def test_a_run_predicts_what_it_was_evaluated_to(run, capsys):
     assert "sees 32×32 pixels" in err
 
 
-@pytest.mark.slow
 def test_a_run_that_has_not_ended_predicts_from_its_newest_checkpoint(run, tmp_path, capsys):
     path, _ = run
     going = tmp_path / "going"
@@ -148,7 +146,6 @@ def test_a_run_that_has_not_ended_predicts_from_its_newest_checkpoint(run, tmp_p
         assert one == other | {"probability": pytest.approx(one["probability"], rel=1e-5)}
 
 
-@pytest.mark.slow
 def test_what_the_file_does_not_say_is_said_to_be_assumed(weights, folder, capsys):
     model, variables, _ = load_model(weights)
     save_weights(model, variables, "plain.pt")
@@ -259,7 +256,6 @@ def test_wrong_input_gets_one_line(arguments, message, weights, folder, capsys):
     assert sorted(Path().rglob("*")) == before
 
 
-@pytest.mark.slow
 def test_names_that_are_no_text_are_predicted_too(weights, folder):
     name = os.fsdecode(b"images/a/\xff.png")
     shutil.copy(FOUND[0], name)
@@ -288,7 +284,6 @@ def start(*arguments, code=None, **options):
     )
 
 
-@pytest.mark.slow
 def test_a_reader_that_leaves_ends_the_command_quietly(weights, folder):
     paths = [str(folder.absolute() / "a")] * 400
     process = start("--weights", str(weights), "--image-size", "32", "--batch-size", "8", *paths)
@@ -300,7 +295,6 @@ def test_a_reader_that_leaves_ends_the_command_quietly(weights, folder):
     assert [line for line in err.splitlines() if "sees 32×32" not in line] == []
 
 
-@pytest.mark.slow
 def test_an_interrupt_ends_the_command_without_a_traceback_or_a_file(weights, folder):
     paths = [str(folder.absolute() / "a")] * 4000
     process = start("--weights", str(weights), "--image-size", "64", "--batch-size", "8", *paths)

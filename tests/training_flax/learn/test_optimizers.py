@@ -127,7 +127,6 @@ def test_patterns_freeze_by_path():
         check_patterns(PARAMS, ["*"])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("decay", [0.02, 0.0])
 def test_six_steps_of_lamb_are_timms(x64, decay):
     """What does not decay has no trust ratio; without decay nothing has one; gradients are clipped to the norm 1."""

@@ -73,7 +73,6 @@ def test_three_steps_are_nesterovs_with_decay_of_kernels_alone(x64):
     chex.assert_trees_all_close(state.batch_stats, stats, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.slow
 def test_a_step_is_traced_and_compiled_once():
     state, step, images, labels = start(resnet20())
     step = jax.jit(chex.assert_max_traces(step, 1), donate_argnums=0)
@@ -84,7 +83,6 @@ def test_a_step_is_traced_and_compiled_once():
     assert np.isfinite(metrics.loss)
 
 
-@pytest.mark.slow
 def test_label_smoothing_is_the_cross_entropy_with_smoothed_targets(x64):
     """One step changes the parameters by the gradient for optax's smoothed labels."""
     model = plain20(width=2, param_dtype=jnp.float64)
@@ -106,14 +104,12 @@ def test_label_smoothing_is_the_cross_entropy_with_smoothed_targets(x64):
     assert float(metrics.loss) == pytest.approx(float(loss(state.params, 0.0)), rel=1e-12)
 
 
-@pytest.mark.slow
 def test_a_step_is_pure():
     state, step, images, labels = start(resnet20(width=4))
     step = jax.jit(step)
     chex.assert_trees_all_equal(step(state, images, labels), step(state, images, labels))
 
 
-@pytest.mark.slow
 def test_a_network_learns_a_batch_by_heart():
     state, step, images, labels = start(resnet20(width=4), total_steps=60)
     step = jax.jit(step, donate_argnums=0)
@@ -123,7 +119,6 @@ def test_a_network_learns_a_batch_by_heart():
     assert float(metrics.loss) < 0.1
 
 
-@pytest.mark.slow
 def test_dropout_changes_from_step_to_step():
     """A learning rate of 0 changes nothing but the step, and with it dropout's mask."""
     model = vgg11(width=2, num_classes=10, dropout=0.5)
@@ -137,7 +132,6 @@ def test_dropout_changes_from_step_to_step():
     assert float(metrics.loss) != float(later.loss)
 
 
-@pytest.mark.slow
 def test_parameters_and_statistics_stay_float32_under_bfloat16():
     state, step, images, labels = start(resnet20(width=4, dtype=jnp.bfloat16))
     state, metrics = jax.jit(step)(state, images, labels)
@@ -184,7 +178,6 @@ def as_arrays(state):
     return jax.tree.map(np.asarray, state._replace(key=jax.random.key_data(state.key)))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["jit", "pmap"])
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
 @pytest.mark.parametrize("name", OPTIONS)
@@ -216,7 +209,6 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counters(name, poison
     assert not np.array_equal(state.params["fc"]["kernel"], before.params["fc"]["kernel"])
 
 
-@pytest.mark.slow
 def test_averaged_weights_are_the_recurrence(x64):
     state, step, images, labels = made(resnet20(width=2), ema=0.75)
     step = jax.jit(step)
@@ -240,7 +232,6 @@ def test_the_decay_of_averages_rises_as_timms(x64, decay):
     assert float(averaging_rate(jnp.int32(10**8), decay)) == np.float32(1 - decay)
 
 
-@pytest.mark.slow
 def test_a_short_average_forgets_the_initial_weights():
     """Without the warm-up, after ten steps 99.9 % of the average are the initial weights; with it none are."""
     state, step, images, labels = made(resnet20(width=2), ema=0.9999, ema_warmup=True)
@@ -254,7 +245,6 @@ def test_a_short_average_forgets_the_initial_weights():
         chex.assert_trees_all_equal(state.ema, {"params": state.params, "batch_stats": state.batch_stats})
 
 
-@pytest.mark.slow
 def test_skipped_steps_do_not_warm_the_average_up():
     """An average over finite steps is the same whether bad batches came between them or not."""
     state, step, images, labels = made(resnet20(width=2), ema=0.99, ema_warmup=True)
@@ -268,7 +258,6 @@ def test_skipped_steps_do_not_warm_the_average_up():
     chex.assert_trees_all_equal(as_arrays(state).ema, as_arrays(other).ema)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("ema_warmup", [False, True])
 def test_what_is_frozen_stays_bit_for_bit_in_the_average(ema_warmup):
     state, step, images, labels = made(resnet20(width=2), freeze=("conv1/*", "bn1/*"), ema=0.7, ema_warmup=ema_warmup)
@@ -281,7 +270,6 @@ def test_what_is_frozen_stays_bit_for_bit_in_the_average(ema_warmup):
     assert not np.array_equal(after.ema["params"]["fc"]["kernel"], state.ema["params"]["fc"]["kernel"])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("where", ["images", "parameters", "statistics", "labels"])
 def test_a_run_goes_on_after_values_that_are_not_finite(where):
     """A bad batch, or a bit that flips in memory for one step: state and counters are those of a skipped step."""
@@ -320,7 +308,6 @@ def test_images_whose_logits_are_nan_have_no_prediction():
     assert (jax.jit(make_eval_step(model))(poisoned, images, labels).prediction == -1).all()
 
 
-@pytest.mark.slow
 def test_accumulated_gradients_are_the_mean_over_the_pieces(x64):
     """Without batch statistics micro-batches are independent, so the step equals that of the whole batch."""
     model = resnet20(width=2, param_dtype=jnp.float64, frozen_batch_norm=True)
@@ -333,7 +320,6 @@ def test_accumulated_gradients_are_the_mean_over_the_pieces(x64):
     chex.assert_trees_all_close(metrics, expected_metrics, rtol=1e-12)
 
 
-@pytest.mark.slow
 def test_pieces_see_batch_norms_statistics_one_after_the_other():
     state, step, images, labels = made(resnet20(width=2), accumulate=2)
     after, _ = jax.jit(step)(state, images, labels)
@@ -356,7 +342,6 @@ def test_pieces_are_in_a_loop_but_on_the_cpu():
             assert loops() == expected, backend
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, dict(ema=0.5), dict(accumulate=2)])
 def test_what_is_frozen_stays_bit_for_bit(options):
     patterns = ("conv1/*", "bn1/*", "layer1_*")
@@ -375,7 +360,6 @@ def test_what_is_frozen_stays_bit_for_bit(options):
                 assert (a.tobytes() == b.tobytes()) == frozen, (field, name)
 
 
-@pytest.mark.slow
 def test_loss_scaling_changes_no_gradient_and_doubles_after_enough_good_steps(x64, monkeypatch):
     monkeypatch.setattr("training_flax.learn.steps.STEPS_UNTIL_DOUBLED", 3)
     model = resnet20(width=2, param_dtype=jnp.float64)
@@ -394,7 +378,6 @@ def test_loss_scaling_changes_no_gradient_and_doubles_after_enough_good_steps(x6
     assert scales == [2.0**15, 2.0**15, 2.0**16, 2.0**16]
 
 
-@pytest.mark.slow
 def test_float16_learns_with_a_loss_scale():
     state, step, images, labels = made(resnet20(width=4, dtype=jnp.float16), scaled=True)
     step = jax.jit(step)
@@ -406,7 +389,6 @@ def test_float16_learns_with_a_loss_scale():
     assert losses[-1] < 0.8 * losses[0]
 
 
-@pytest.mark.slow
 def test_binary_loss_is_each_classs_own(x64):
     model = plain20(width=2, param_dtype=jnp.float64)
     state, _, images, labels = made(model)
@@ -426,7 +408,6 @@ def test_binary_loss_is_each_classs_own(x64):
     chex.assert_trees_all_close(moved, grads, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.slow
 def test_targets_may_be_shares():
     state, step, images, labels = made(resnet20(width=2))
     step = jax.jit(step)

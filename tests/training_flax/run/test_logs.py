@@ -55,7 +55,6 @@ def test_a_library_that_is_missing_is_named_in_one_line(options, library, extra,
     assert str(error.value) == f"{extra} needs {library}: pip install 'resnet-densenet-flax[{extra}]'"
 
 
-@pytest.mark.slow
 def test_a_profile_is_a_trace_of_a_few_steps(tmp_path):
     assert PROFILED.stop <= 12
     run = fit(TrainConfig("resnet20", steps=12, profile=True, out=tmp_path / "run", **SMALL), quiet=True).run

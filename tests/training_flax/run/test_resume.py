@@ -122,7 +122,6 @@ def interrupted(config, at):
     return fit(config, quiet=True)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("at", [*(pytest.param(at, marks=pytest.mark.slow) for at in (1, 40, 45)), 47])
 def test_told_to_stop_and_started_again(at, tmp_path):
     """Stops within an epoch and around its end change nothing; 45 batches of 32 are the first epoch of 1,437 digits."""

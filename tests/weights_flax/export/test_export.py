@@ -137,7 +137,6 @@ assert not NAMES & {name.partition(".")[0] for name in sys.modules}
 """
 
 
-@pytest.mark.slow
 def test_stablehlo_runs_by_jax_alone_at_any_batch_size(networks, tmp_path):
     for number, name in enumerate(RUN_BY_JAX_ALONE):
         network = networks(name)
@@ -255,7 +254,6 @@ def test_onnx_says_what_it_is(networks, tmp_path):
     }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["basic blocks, A", "v2, A, drop path", "DenseNet", "padded same", "VGG"])
 def test_onnx_is_written_for_each_opset(name, networks, tmp_path):
     """As runtimes compute it, as ONNX' checker knows it, and on the way up by ONNX' own converter."""
