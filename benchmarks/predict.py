@@ -16,7 +16,7 @@ from tyro.conf import Positional
 
 from benchmarks.command_line import compared, run_benchmark
 from training_flax import build_model, normalise
-from training_flax.data.listing import find_images
+from training_flax.files.listing import find_images
 from training_flax.inference.classifier import Classifier
 from training_flax.inference.predict import FileStream
 from training_flax.inference.transform import View

@@ -1,9 +1,13 @@
 """Checks of arguments: each raises a ValueError of one line that names the value and the allowed ones."""
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from numbers import Integral, Real
 
+CONFUSED = str.maketrans("oil", "011")
+LEAST_BEGINNING = 3  # characters
+SIMILAR = 0.6  # share of characters in common, of which more than this are needed
 MOST_PIXELS = 2**24  # of an image that a network sees, 4096×4096
 
 
@@ -12,13 +16,46 @@ def one_of(what: str, value: object, allowed: Iterable[object]) -> None:
     allowed = list(allowed)
     if value in allowed:
         return
-    near = difflib.get_close_matches(str(value), [str(a) for a in allowed], n=1)
-    if near:
-        hint = f"did you mean {near[0]!r}?"
+    near = nearest(str(value), [str(a) for a in allowed])
+    if near is not None:
+        hint = f"did you mean {near!r}?"
     else:
         shown = [repr(a) for a in allowed[:12]]
         hint = "allowed: " + ", ".join(shown) + (", …" if len(allowed) > 12 else "")
     raise ValueError(f"unknown {what} {value!r}; {hint}")
+
+
+def nearest(word: str, allowed: Iterable[str]) -> str | None:
+    """Returns the allowed word that was probably meant; None if none is near.
+
+    First come words that differ in what eyes and fingers confuse alone: capitals, O and 0, l, I and 1, and signs
+    between parts; then those of the same letters in another order, longer words that begin so, and the most similar
+    one. Of equals the one with the longer common beginning is taken, then the first.
+    """
+    meant, forms = _form(word), {each: _form(each) for each in allowed}
+    alike: tuple[Callable[[str], bool], ...] = (
+        lambda form: form == meant,
+        lambda form: sorted(form) == sorted(meant),
+        lambda form: len(meant) >= LEAST_BEGINNING and form.startswith(meant),
+    )
+    for is_alike in alike:
+        for each, form in forms.items():
+            if is_alike(form):
+                return each
+    score = {each: difflib.SequenceMatcher(None, form, meant).ratio() for each, form in forms.items()}
+    best = max(score, key=lambda each: (score[each], _shared(forms[each], meant)), default=None)
+    return best if best is not None and score[best] > SIMILAR else None
+
+
+def _shared(first: str, second: str) -> int:
+    """Returns the number of characters with which both words begin."""
+    return next(
+        (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second))
+    )
+
+
+def _form(word: str) -> str:
+    return re.sub(r"[\W_]", "", word.lower()).translate(CONFUSED)
 
 
 def check_images(shape: tuple[int, ...]) -> None:

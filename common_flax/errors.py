@@ -1,7 +1,8 @@
-"""Errors of other libraries in one line."""
+"""Errors of other libraries in one line, and those of ours that need a few."""
 
 import errno
 import re
+from collections.abc import Sequence
 
 # Texts of XLA, of C++ and of the system, which raise errors of several kinds.
 OUT_OF_MEMORY = re.compile(
@@ -22,3 +23,16 @@ def out_of_memory(error: BaseException) -> str | None:
         return None
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return f"memory ran out: {lines[0][:LONGEST_REASON]}"
+
+
+class InLines(ValueError):
+    """An error that needs more than one line, such as for a picture of what is expected.
+
+    Attributes:
+        first: the line that names the value given and what is wrong.
+        rest: the lines below it.
+    """
+
+    def __init__(self, first: str, rest: Sequence[str]):
+        super().__init__("\n".join([first, *rest]))
+        self.first, self.rest = first, tuple(rest)

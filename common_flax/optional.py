@@ -3,12 +3,17 @@
 import importlib
 import os
 import re
+import sys
 from typing import Any
 
 from common_flax.errors import one_line
 from common_flax.terminal import complain
 
 DISTRIBUTION = "resnet-densenet-flax"
+
+# XLA logs alarms as errors, "Very slow compile?" and "Constant folding an instruction is taking > 1s", and absl and
+# gRPC their own state. Errors themselves are raised in Python, and fatal ones are logged at any level.
+QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "GRPC_VERBOSITY": "NONE"}
 
 
 def library(name: str, *, extra: str, purpose: str) -> Any:
@@ -37,7 +42,11 @@ def import_jax(name: str) -> None:
     """Imports JAX for the command called `name`; a setting that JAX does not take ends the process with one line.
 
     JAX reads the variables JAX_* of the environment while it is imported, before any command could mind its errors.
+    Its C++ code reads its own while it is loaded, so that their noise must be turned off here too: see `QUIET`.
     """
+    if "--verbose" not in sys.argv:
+        for name_of_setting, value in QUIET.items():
+            os.environ.setdefault(name_of_setting, value)
     try:
         import jax  # noqa: F401
     except ValueError as error:

@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO
 
@@ -36,6 +36,11 @@ def as_label(text: str, longest: int = 80) -> str:
     """
     shown = visible(text[: longest + 1])
     return (shown if len(shown) <= longest else f"{shown[: longest - 1]}…").replace("$", r"\$")
+
+
+def as_numbers(values: Sequence[float]) -> str:
+    """Returns numbers as a line shows them: of four digits each, with blanks between them."""
+    return " ".join(f"{value:.4g}" for value in values)
 
 
 def say(*lines: str, file: IO[str] | None = None) -> None:

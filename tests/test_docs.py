@@ -6,13 +6,14 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from training_flax import RECIPES, parse_options, with_recipe
-from training_flax.config.config import check
+from training_flax.config.checks import check
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -24,6 +25,7 @@ SMALLER = {
     'resnet50(num_classes=10, stem_type="cifar"': 'resnet50(num_classes=10, stem_type="cifar", width=4',
     "resnet18()": "resnet18(width=4)",
     "resnet20(), resnet56()": "resnet20(width=4), resnet56(width=4)",
+    'TrainConfig("resnet20", epochs=3, ': 'TrainConfig("resnet20" , steps=1, width=4, augment=(), ',
     'TrainConfig("resnet20", ': 'TrainConfig("resnet20", steps=1, width=4, augment=(), ',
 }
 # What must hold of a page's values when it has been run.
@@ -31,6 +33,7 @@ LAWS = {
     "README.md": lambda v: v["logits"].shape == (8, 10) and set(v["variables"]) == {"params", "batch_stats"},
     "docs/densenet.md": lambda v: v["logits"].shape == (8, 10) and set(v["updates"]) == {"batch_stats"},
     "docs/training.md": lambda v: v["evaluation"].accuracy == v["result"].summary["test_accuracy"],
+    "docs/fit.md": lambda v: v["result"].summary["data"] == "dataset:digits",
     "docs/export.md": lambda v: (
         max(abs(v[name] - v["logits"]).max() for name in ("theirs", "same")) < 1e-5 * abs(v["logits"]).max()
     ),
@@ -113,8 +116,11 @@ def understand(module, options, monkeypatch):
     """Has the real parser of a command read its options, and checks them as far as can be without files."""
     monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
     if module in ("train.py", "training_flax"):
-        if options != ["--help"]:
-            check(with_recipe(importlib.import_module("training_flax.train_command").parse(options).training))
+        if options not in ([], ["--help"]):  # alone the command shows how to start
+            parsed = importlib.import_module("training_flax.train_command").parse(options)
+            training = replace(parsed.training, which=None) if parsed.eval_only else parsed.training
+            # A run, and weights, know their architecture.
+            check(training if training.arch is None and (training.out or training.weights) else with_recipe(training))
     elif module == "theory_flax":
         command = importlib.import_module("theory_flax.__main__")
         parsed = command.parse(options)
@@ -122,7 +128,7 @@ def understand(module, options, monkeypatch):
             command.meant_for(name, command.find(name), parsed)
     elif module == "weights_flax":
         command = importlib.import_module("weights_flax.__main__")
-        kinds = command.Inspect | command.Convert | command.Export
+        kinds = command.Inspect | command.Convert | command.Export | command.List
         parse_options(kinds, options, prog=module, description="")
     elif module == "training_flax.predict":
         command = importlib.import_module("training_flax.inference.command")

@@ -1,7 +1,18 @@
 """The examples do what they say."""
 
+import contextlib
+import http.client
+import io
+import itertools
+import json
+import os
 import re
 import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import jax
@@ -9,6 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from laws import assert_close
+from PIL import Image
+
+from resnet_flax import resnet20
+from training_flax import predict
+from weights_flax import export, load_model, save_weights
 
 LLVM = 1
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -43,6 +59,7 @@ def test_thirty_lines_train_a_network(capsys):
     assert float(accuracy[1]) > 90
 
 
+@pytest.mark.slow
 def test_the_identity_on_functions_of_ones_own(capsys):
     _, lines = run("gradient_identity.py", capsys)
     shares = re.findall(r"([-\d.]+)%", "\n".join(lines))
@@ -69,6 +86,7 @@ def test_trained_features_are_read_better_than_random_ones(capsys):
     assert all(number(r"of ([\d.]+) % scikit-learn", line) > 99 for line in lines)
 
 
+@pytest.mark.slow
 def test_what_is_served_is_what_the_network_says(capsys):
     _, lines = run("export_and_serve.py", capsys)
     assert lines[1] == "the server has imported Flax: False"
@@ -137,3 +155,137 @@ def test_the_top_eigenvalue_is_that_of_the_hessian(capsys, request):
     found, direction = names["top_eigenpair"](lambda vector: hessian @ vector, 12, iterations=12)
     assert found == pytest.approx(np.linalg.eigvalsh(hessian)[-1], rel=1e-12)
     assert np.linalg.norm(hessian @ direction - found * direction) < 1e-11 * found
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """A network with its weights' card, exported from pixels to probabilities."""
+    folder = tmp_path_factory.mktemp("exported")
+    model = resnet20(num_classes=3, width=4)
+    about = dict(class_names=["heron", "owl", "wren"], mean=[0.5] * 3, std=[0.25] * 3, image_shape=(32, 32, 3))
+    about |= dict(preprocessing={"crop": 0.875, "crop_rule": "torchvision", "interpolation": "bilinear", "keep": False})
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), train=False)
+    save_weights(model, variables, folder / "net.safetensors", **about)
+    model, variables, card = load_model(folder / "net.safetensors")
+    export(model, variables, folder / "net.onnx", format="onnx", image_shape=(32, 32, 3), card=card, from_pixels=True)
+    export(model, variables, folder / "normalised.onnx", format="onnx", image_shape=(32, 32, 3), card=card)
+    return folder
+
+
+def post(port, body):
+    """The status and the answer of a server on loopback."""
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+        connection.request("POST", "/", body)
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+
+
+@pytest.fixture
+def served(exported, capsys):
+    names, lines = run("serve.py", capsys)
+    assert lines == []
+    server = names["server"](str(exported / "net.onnx"), 0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_port
+    server.shutdown()
+    server.server_close()
+
+
+def photo(size, format, mode="RGB"):
+    pixels = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8)
+    Image.fromarray(pixels).convert(mode).save(body := io.BytesIO(), format)
+    return body.getvalue()
+
+
+PHOTOS = {
+    "JPEG": photo((61, 47), "JPEG"),
+    "PNG, upright": photo((33, 80), "PNG"),
+    "of the network's size": photo((32, 32), "PNG"),
+    "grey": photo((40, 40), "PNG", "L"),
+}
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+def test_a_server_answers_what_we_predict(name, exported, served, tmp_path):
+    (tmp_path / "photo").write_bytes(PHOTOS[name])
+    model, variables, card = load_model(exported / "net.safetensors")
+    about = dict(**card["normalisation"], crop=0.875, image_size=32, top=3)
+    probabilities, classes = predict(model, variables, tmp_path / "photo", **about)
+    status, answer = post(served, PHOTOS[name])
+    assert status == 200
+    assert [each["class"] for each in answer["classes"]] == [card["class_names"][i] for i in classes[0]]
+    found = [each["probability"] for each in answer["classes"]]
+    # Pixels are the same; sums of the network, of logits up to ten, are in another order: tests/weights_flax/export.
+    np.testing.assert_allclose(found, probabilities[0], rtol=0, atol=64 * np.finfo(np.float32).eps * 10)
+
+
+@pytest.mark.parametrize("body", [b"", b"hello", PHOTOS["JPEG"][:200], b"\x93NUMPY", bytes(100)])
+def test_a_server_refuses_what_is_no_photo_in_one_line(body, served):
+    status, answer = post(served, body)
+    assert status == 400
+    assert list(answer) == ["error"] and answer["error"]
+    assert "\n" not in answer["error"]
+    assert post(served, PHOTOS["JPEG"])[0] == 200  # and goes on
+
+
+def test_without_pillow_a_server_takes_arrays(served, monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    np.save(body := io.BytesIO(), np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8))
+    status, answer = post(served, body.getvalue())
+    assert status == 200
+    assert sum(each["probability"] for each in answer["classes"]) == pytest.approx(1, abs=1e-6)
+    np.save(body := io.BytesIO(), np.zeros((31, 32, 3), np.uint8))
+    assert post(served, body.getvalue())[0] == 400
+    assert post(served, PHOTOS["JPEG"])[0] == 400
+
+
+def test_a_server_imports_nothing_of_ours_and_refuses_other_files(exported):
+    code = f"import runpy; runpy.run_path({str(EXAMPLES / 'serve.py')!r}); import sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = {name.partition(".")[0] for name in done.stdout.split()}
+    assert not {"PIL", "jax", "flax", "onnx", "common_flax", "weights_flax", "training_flax"} & found
+    assert "onnxruntime" in found
+    command = [sys.executable, str(EXAMPLES / "serve.py"), str(exported / "normalised.onnx")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.endswith("normalised.onnx needs to be exported with --from-pixels\n")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_four_commands_lead_from_a_folder_of_photos_to_a_served_prediction(tmp_path):
+    """Runs the block of docs/export.md, with a narrow network, few steps and tiny photos."""
+    page = (EXAMPLES.parent / "docs" / "export.md").read_text()
+    block = page.split("## From a folder of photos to a server\n")[1].split("```sh\n")[1].split("```")[0]
+    train, exporting, serving, asking = (shlex.split(line) for line in block.splitlines())
+    rng, colours = np.random.default_rng(0), {"red": (200, 40, 40), "blue": (40, 40, 200)}
+    for part, name in itertools.product(("train", "test"), colours):
+        (tmp_path / "photos" / part / name).mkdir(parents=True)
+        for number in range(4):
+            pixels = np.clip(rng.normal(colours[name], 20, (40, 36 + number, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / part / name / f"{number}.jpg")
+    shutil.copy(tmp_path / "photos" / "test" / "red" / "0.jpg", tmp_path / "photo.jpg")
+    environment = os.environ | {"PYTHONPATH": str(EXAMPLES.parent)}
+
+    def words(command):
+        assert command[0] == "python"
+        return [sys.executable, *(str(EXAMPLES.parent / w) if w.endswith(".py") else w for w in command[1:])]
+
+    small = ["--width", "4", "--steps", "2", "--batch-size", "4", "--image-size", "32"]
+    for command in (words(train) + small, words(exporting)):
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    server = subprocess.Popen([*words(serving), "0"], cwd=tmp_path, env=environment, **pipes)
+    try:
+        address = server.stdout.readline().strip()
+        assert asking[0] == "curl" and asking[-1] == "http://127.0.0.1:8000"
+        if shutil.which("curl"):
+            command = ["curl", "-s", *asking[1:-1], address]
+            answer = json.loads(subprocess.run(command, cwd=tmp_path, capture_output=True, check=True).stdout)
+        else:
+            _, answer = post(int(address.rpartition(":")[2]), (tmp_path / "photo.jpg").read_bytes())
+    finally:
+        server.terminate()
+        server.communicate()
+    assert {each["class"] for each in answer["classes"]} == set(colours)

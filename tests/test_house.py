@@ -25,7 +25,7 @@ MAY_TRAIN = ("theory_flax/*/experiment.py", "theory_flax/experiments/*.py", "the
 ROOMS = {
     "layers_flax": ("autodiff", "parameters", "conv", "nn", "model"),
     "weights_flax": ("unread", "formats", "names", "look", "io", "export"),
-    "training_flax": ("runtime", "augment", "data", "config", "learn", "plots", "run", "inference"),
+    "training_flax": ("runtime", "augment", "files", "data", "config", "learn", "given", "plots", "run", "inference"),
     "theory_flax": (
         *("base", "experiments", "gradient_identity", "shattering", "degradation", "identity_mapping", "nesting"),
         *("architectures", "feature_reuse"),
@@ -155,6 +155,7 @@ def test_importing_the_families_loads_nothing_heavy():
     assert run(code).strip() == "[]"
 
 
+@pytest.mark.slow
 def test_importing_the_families_takes_little_longer_than_jax_and_flax():
     code = """
 import time, jax, flax.linen

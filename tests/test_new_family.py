@@ -89,6 +89,7 @@ def variables_of(model):
     return model.init(jax.random.key(1), IMAGES, train=False)
 
 
+@pytest.mark.slow
 def test_it_trains_and_its_run_is_used(run):
     out, result = run
     assert result.summary["steps"] == 12

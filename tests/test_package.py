@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import jax
@@ -25,6 +26,7 @@ COMMANDS = {
     "compare": ["training_flax.compare", "run"],
     "inspect": ["weights_flax", "inspect", "run"],
     "convert": ["weights_flax", "convert", "run", "--out", "network.npz"],
+    "list": ["weights_flax", "list", "resnet50"],
     "export": ["weights_flax", "export", "--run", "run", "--format", "stablehlo", "--out", "network.stablehlo"],
     "theory": ["theory_flax", "architectures", "--quick"],
 }
@@ -96,3 +98,12 @@ def test_the_documented_commands_run_from_an_empty_folder(installed, tmp_path):
 
 def test_what_is_installed_has_the_version_of_the_source():
     assert importlib.metadata.version("resnet-densenet-flax") == common_flax.__version__
+
+
+def test_data_files_are_in_the_wheel():
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        data = tomllib.load(file)["tool"]["setuptools"]["package-data"]
+    for path in ROOT.glob("*_flax/**/*"):
+        if path.is_file() and path.suffix not in (".py", ".pyc"):
+            package = ".".join(path.relative_to(ROOT).parts[:-1])
+            assert path.name in [*data["*"], *data.get(package, ())], path

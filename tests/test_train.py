@@ -47,6 +47,7 @@ def test_help_lists_the_architectures_by_family():
     assert max(map(len, done.stdout.splitlines())) <= 140
 
 
+@pytest.mark.slow
 def test_a_run_from_the_shell(tmp_path):
     done = train("--arch", "resnet20", "--steps", "2", "--out", "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -55,6 +56,7 @@ def test_a_run_from_the_shell(tmp_path):
     assert "test accuracy" in done.stdout
 
 
+@pytest.mark.slow
 def test_too_few_descriptors_end_a_run_in_one_line(tmp_path):
     """Threads of Orbax hang without descriptors; the process ends without them."""
     options = ["--arch", "resnet20", "--width", "2", "--data", "fake:8x8x3:4:64", "--batch-size", "16", "--steps", "4"]
@@ -68,6 +70,7 @@ def test_too_few_descriptors_end_a_run_in_one_line(tmp_path):
     assert done.stderr.count("\n") == 1, done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_when_its_reader_has_gone(tmp_path):
     options = "--arch resnet20 --width 2 --data fake:8x8x3:4:64 --batch-size 16 --steps 4 --out run"
     command = f"set -o pipefail; {sys.executable} {ROOT / 'train.py'} {options} | head -1"

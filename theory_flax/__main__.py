@@ -16,6 +16,7 @@ from common_flax.terminal import tell
 from theory_flax.base.figures import save_figure
 from theory_flax.base.options import ALWAYS, Claim, Options, meant_for
 from theory_flax.base.results import save_result
+from theory_flax.experiments.networks import data_name
 from training_flax import RunError, keep_compiled_programs
 
 # The claims, and the options that each of them uses besides --out and --quick.
@@ -83,7 +84,7 @@ def show(name: str, claim: Claim, options: Options) -> None:
     tell(f"{name}:")
     result = claim.measure(options, lambda line: tell(f"  {line}"))
     seconds = time.perf_counter() - start
-    about = {"claim": name, "quick": options.quick, "data": options.data, "seconds": round(seconds, 1)}
+    about = {"claim": name, "quick": options.quick, "data": data_name(options), "seconds": round(seconds, 1)}
     save_result(result, options.out / f"{name}.json", **about, jax=jax.__version__)
     save_figure(claim.draw(result), options.out / f"{name}.png")
     for line in claim.summary(result):

@@ -17,8 +17,12 @@ from common_flax.errors import one_line
 from common_flax.signals import STOP, StopRequest, leave, stop_on_signals
 from common_flax.terminal import complain, complaining, say
 from training_flax.config.config import OLD_NAMES, TrainConfig
-from training_flax.config.recipes import RECIPES, with_recipe
-from training_flax.fit import evaluate_run, fit
+from training_flax.config.of_run import options_of_run
+from training_flax.config.recipes import with_recipe
+from training_flax.config.train_help import GROUPS, help_text, how_to_start
+from training_flax.evaluate import evaluate_run
+from training_flax.fit import fit
+from training_flax.range_test import lr_range
 from training_flax.run.plan import plan
 from training_flax.runtime.compilation import keep_compiled_programs
 from training_flax.runtime.distributed import join_processes
@@ -26,7 +30,6 @@ from training_flax.runtime.lost_processes import ProcessLost, watched
 from training_flax.runtime.memory import keep_memory
 from training_flax.runtime.signals import RunError, Stopped
 from training_flax.runtime.terminal import orbax_hidden
-from weights_flax.io.archs import FAMILIES
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,8 @@ class CommandLine(TrainConfig):
     """Let an existing run continue for more epochs or steps."""
     eval_only: bool = False
     """Evaluate the run in --out, or --weights, on the whole test split, and train nothing."""
+    lr_range: bool = False
+    """Take 100 steps, or --steps, at rising learning rates, and suggest one; writes lr_range.png and lr_range.json."""
     print_config: bool = False
     """Print all options, with those of the recipe, and train nothing."""
     verbose: bool = False
@@ -54,35 +59,32 @@ class CommandLine(TrainConfig):
         return TrainConfig(**{option.name: getattr(self, option.name) for option in fields(TrainConfig)})
 
 
-def help_text() -> str:
-    """Returns the text above the options in --help, with the architectures and recipes."""
-    width = max(map(len, FAMILIES))
-    families = [f"  {name:{width}}  {', '.join(arch.__name__ for arch in archs)}" for name, archs in FAMILIES.items()]
-    recipes = [f"  {name:{width}}  {recipe.target}" for name, recipe in RECIPES.items()]
-    lines = ["Trains a residual or densely connected network in JAX.", "", "Architectures:", *families]
-    return "\n".join([*lines, "", "Recipes, and what they aim for:", *recipes])
-
-
 def parse(arguments: Sequence[str], prog: str = "train.py") -> CommandLine:
     """Parses the command line, which may have old names of options; raises ValueError, one line, if it is wrong."""
     words = list(arguments)
     for old, new in OLD_NAMES.items():
         words = [re.sub(f"^--{old}(?==|$)", f"--{new.replace('_', '-')}", word) for word in words]
-    return parse_options(CommandLine, words, prog=prog, description=help_text())
+    return parse_options(CommandLine, words, prog=prog, description=help_text(), groups=GROUPS)
 
 
 def run(options: CommandLine, stop: StopRequest) -> None:
     """Trains, evaluates or prints the config, as the options say."""
+    if options.eval_only and options.extend:
+        raise ValueError("eval_only trains nothing, and extend trains longer; give one of them")
+    training = options.training
+    # An evaluation takes only some of the run's; a range test refuses a run.
+    if options.print_config or not (options.eval_only or options.lr_range):
+        training = options_of_run(training, extend=options.extend)
     if options.print_config:
-        say(*json.dumps(asdict(with_recipe(options.training)), indent=2, default=str).splitlines())
+        say(*json.dumps(asdict(with_recipe(training)), indent=2, default=str).splitlines())
         return
     keep_memory()
     keep_compiled_programs()
-    jax.config.update("jax_enable_x64", options.dtype == "float64")
+    jax.config.update("jax_enable_x64", training.dtype == "float64")
     join_processes(options.coordinator, options.num_processes, options.process_id, show_all=options.verbose)
     others = watched()
     try:
-        _run(options, stop)
+        _run(options, training, stop)
     except Exception as error:
         if others is None or isinstance(error, Stopped):
             raise
@@ -94,13 +96,17 @@ def run(options: CommandLine, stop: StopRequest) -> None:
         others.finished()
 
 
-def _run(options: CommandLine, stop: StopRequest) -> None:
-    check_backend(x64=options.dtype == "float64")
+def _run(options: CommandLine, training: TrainConfig, stop: StopRequest) -> None:
+    check_backend(x64=training.dtype == "float64")
     if options.eval_only:
         stop.unarmed = "in the evaluation; there is nothing to save"
-        evaluate_run(options.training)
+        evaluate_run(training)
         return
-    fit(plan(options.training, extend=options.extend), stop=stop)
+    if options.lr_range:
+        stop.unarmed = "in the range test; there is nothing to save"
+        lr_range(training)
+        return
+    fit(plan(training, extend=options.extend), stop=stop)
     if stop.stop_signal >= STOP:
         complain(f"{signal.Signals(stop.stop_signal - STOP).name} came after the last step; the run is finished")
 
@@ -121,6 +127,9 @@ def main(
         else 0.
     """
     name = prog.split()[-1]
+    if not arguments:
+        say(*how_to_start(prog), file=sys.stderr)
+        return 2
     with ExitStack() as stack:
         request = stop or stack.enter_context(stop_on_signals())
 

@@ -4,6 +4,7 @@ from common_flax import __version__
 from layers_flax import from_torch, to_torch
 from weights_flax.export.export import export
 from weights_flax.export.fold import fold_batch_norm
+from weights_flax.export.metadata import ExportCard, read_export_card
 from weights_flax.io.archs import ARCHS, FAMILIES, build_model
 from weights_flax.io.load import LoadedModel, load_model, load_weights, read_card
 from weights_flax.io.save import save_weights
@@ -15,6 +16,7 @@ from weights_flax.look.summary import summary
 __all__ = [
     "ARCHS",
     "FAMILIES",
+    "ExportCard",
     "FeatureInfo",
     "LoadedModel",
     "__version__",
@@ -31,6 +33,7 @@ __all__ = [
     "load_model",
     "load_weights",
     "read_card",
+    "read_export_card",
     "save_weights",
     "summary",
     "to_torch",

@@ -1,4 +1,4 @@
-"""Command line over files of weights: python -m weights_flax inspect, convert or export."""
+"""Command line over weights: python -m weights_flax inspect, convert, export or list."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,15 +13,18 @@ from tyro.conf import Positional, arg
 
 from common_flax.backend import check_backend
 from common_flax.checks import one_of
-from common_flax.command_line import parse_options, run_command, start_command
+from common_flax.command_line import Numbers, parse_options, run_command, start_command
 from common_flax.terminal import complaining, say, tell, visible
 from weights_flax.export.export import export
+from weights_flax.export.metadata import card_path
 from weights_flax.formats.run import check_new_file, check_output, origin
-from weights_flax.io.archs import build_model, published_size
+from weights_flax.io.archs import ARCHS, build_model, published_size
 from weights_flax.io.inspect import called
+from weights_flax.io.listing import facts, tabulate
 from weights_flax.io.load import LoadedModel, load_model
 from weights_flax.io.look import look_into
 from weights_flax.io.of_file import kind_of
+from weights_flax.io.published import find, names
 from weights_flax.io.save import FORMATS, save_weights
 
 DESCRIPTION = "Reads, converts and exports the weights of networks from many sources. No code in a file is run."
@@ -33,9 +36,9 @@ class Inspect:
     """Prints the content of a file of weights, the source of its names, and the architectures that it fits."""
 
     file: Annotated[Positional[str], arg(metavar="FILE")]
-    """A file of weights, a run's folder, or hf://OWNER/NAME."""
+    """A file of weights, a run's folder, hf://OWNER/NAME, or a name that `list` prints."""
     which: str | None = None
-    """Weights of a run: averaged or last. Left out, averaged if the run has any."""
+    """Weights of a run: best, averaged or last. Left out, the first of these that it has."""
     ema: bool = False
     """Take the averaged weights, as --which averaged; a checkpoint of others gives those that are no average else."""
     tensors: bool = False
@@ -47,7 +50,7 @@ class Convert:
     """Converts a file of weights to this project's names, in the format that the ending of the new file chooses."""
 
     file: Annotated[Positional[str], arg(metavar="FILE")]
-    """A file of weights, a run's folder, or hf://OWNER/NAME."""
+    """A file of weights, a run's folder, hf://OWNER/NAME, or a name that `list` prints."""
     out: Path
     """The new file: .safetensors, .npz, .pt, .pth, .th or .msgpack."""
     arch: str | None = None
@@ -55,7 +58,7 @@ class Convert:
     ignore_unused: bool = False
     """Pass over entries of the file beside the network; they are refused else."""
     which: str | None = None
-    """Weights of a run: averaged or last. Left out, averaged if the run has any."""
+    """Weights of a run: best, averaged or last. Left out, the first of these that it has."""
     ema: bool = False
     """Take the averaged weights, as --which averaged; a checkpoint of others gives those that are no average else."""
 
@@ -73,17 +76,32 @@ class Export:
     ignore_unused: bool = False
     """Pass over entries of the file beside the network; they are refused else."""
     weights: str | None = None
-    """A file of weights; without weights and run the network has its initial weights."""
+    """A file or a name of weights; without weights and run the network has its initial weights."""
     run: Path | None = None
     """The folder of a run."""
     which: str | None = None
-    """Weights of a run: averaged or last. Left out, averaged if the run has any."""
+    """Weights of a run: best, averaged or last. Left out, the first of these that it has."""
     ema: bool = False
     """Take the averaged weights, as --which averaged; a checkpoint of others gives those that are no average else."""
     image_size: int | None = None
     """Height and width in pixels; by default those of the training, else those that the network was published for."""
     opset: int | None = None
     """Version of ONNX' operations, 9 to 22; by default 17."""
+    mean: Numbers | None = None
+    """Mean of each channel, for pixels from 0 to 1; by default the run's or the file's."""
+    std: Numbers | None = None
+    """Standard deviation of each channel, in the same form."""
+    from_pixels: bool = False
+    """Put normalisation and softmax (sigmoid where an image may have several classes) into the program: pixels from 0
+    to 255, uint8, go in, probabilities come out."""
+
+
+@dataclass(frozen=True)
+class List:
+    """Prints the weights that torchvision and timm publish for the networks here."""
+
+    what: Annotated[Positional[str | None], arg(metavar="ARCH|NAME")] = None
+    """The networks of one architecture, or all facts of one name; left out, all names."""
 
 
 def inspect(options: Inspect) -> None:
@@ -127,7 +145,9 @@ def convert(options: Convert) -> None:
     which = kind_of(options.which, options.ema or None)
     model, variables, card = load_model(options.file, options.arch, which=which, ignore_unused=options.ignore_unused)
     normalised = card.get("normalisation") or {}
-    about = {name: card.get(name) for name in ("class_names", "image_shape", "licence", "source")}
+    about = {
+        name: card.get(name) for name in ("class_names", "image_shape", "licence", "source", "data", "multi_label")
+    }
     about |= {"run": card["run"] if origin(card) else None}
     save_weights(model, variables, options.out, mean=normalised.get("mean"), std=normalised.get("std"), **about)
     values = sum(np.size(leaf) for leaf in jax.tree.leaves(variables))
@@ -140,18 +160,36 @@ def _taken(card: dict[str, Any]) -> str:
 
 def export_network(options: Export) -> None:
     """Writes a network to a file that runs without this project."""
-    check_output("out", options.out, [options.run, options.weights])
+    for written in (options.out, *([card_path(options.out)] if options.format == "stablehlo" else [])):
+        check_output("out", written, [options.run, options.weights])
+    if options.format == "torch" and (given := options.mean or options.std):
+        raise ValueError(f"mean and std are for formats 'stablehlo' and 'onnx'; given {given} for {options.format!r}")
     check_new_file("out", options.out)
     model, variables, card = _network(options)
     size = options.image_size or published_size(model)
     shape = card.get("image_shape") if options.image_size is None else None
     channels = model.first_kernel(variables).shape[-2]
     image_shape = tuple(shape or (size, size, channels))
-    normalised = card.get("normalisation") or {} if options.format == "onnx" else {}
-    metadata = {name: " ".join(map(str, value)) for name, value in normalised.items()}
-    about: dict[str, Any] = dict(format=options.format, image_shape=image_shape, metadata=metadata, opset=options.opset)
-    export(model, variables, options.out, **about)
-    tell(f"{called(model)}, images {'×'.join(map(str, image_shape))}{_taken(card)}: {options.out}")
+    moments = _normalisation(options, card, channels) if options.format != "torch" else {}
+    about: dict[str, Any] = dict(format=options.format, image_shape=image_shape, opset=options.opset)
+    about["card"] = card | ({"normalisation": moments} if moments else {})
+    export(model, variables, options.out, from_pixels=options.from_pixels, **about)
+    pixels = ", from pixels to probabilities" * options.from_pixels
+    tell(f"{called(model)}, images {'×'.join(map(str, image_shape))}{pixels}{_taken(card)}: {options.out}")
+
+
+def _normalisation(options: Export, card: dict[str, Any], channels: int) -> dict[str, Numbers]:
+    """Returns the mean and std that the options give, else those of the card; empty if neither has any."""
+    known = card.get("normalisation") or {}
+    given = {"mean": options.mean or known.get("mean"), "std": options.std or known.get("std")}
+    if (given["mean"] is None) != (given["std"] is None):
+        raise ValueError(f"give mean and std, or neither; given mean={given['mean']} and std={given['std']}")
+    found = {name: tuple(values) for name, values in given.items() if values is not None}
+    for name, values in found.items():
+        if len(values) != channels or not np.isfinite(values).all() or (name == "std" and min(values) <= 0):
+            what = f"{channels} finite numbers, one for each channel" + ", all of them over 0" * (name == "std")
+            raise ValueError(f"{name} must be {what}; given {values}")
+    return found
 
 
 def _network(options: Export) -> LoadedModel:
@@ -168,14 +206,23 @@ def _network(options: Export) -> LoadedModel:
     return LoadedModel(model, dict(variables), {})
 
 
-COMMANDS: dict[type, Any] = {Inspect: inspect, Convert: convert, Export: export_network}
+def list_published(options: List) -> None:
+    """Prints the table of published weights, or all that it has on one name."""
+    if options.what is not None and options.what not in ARCHS:
+        one_of("architecture or name of weights", options.what, [*ARCHS, *names()])
+        say(*facts(find(options.what)))
+    else:
+        say(*tabulate(options.what))
+
+
+COMMANDS: dict[type, Any] = {Inspect: inspect, Convert: convert, Export: export_network, List: list_published}
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command line and returns its exit code: 2 after an error that the user can correct."""
 
     def run() -> None:
-        kinds: Any = Inspect | Convert | Export
+        kinds: Any = Inspect | Convert | Export | List
         options = parse_options(kinds, arguments, prog="python -m weights_flax", description=DESCRIPTION)
         check_backend()
         with complaining("weights_flax", "weights_flax"):

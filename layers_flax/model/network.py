@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import fields
 from functools import partial
 from math import isqrt
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -83,6 +83,11 @@ class Network(nn.Module, kw_only=True):
             elif isinstance(value, np.integer):
                 object.__setattr__(self, field.name, int(value))
         super().__post_init__()
+
+    if TYPE_CHECKING:
+        # Flax's own type is a union that has to be taken apart at each call, whatever `mutable` is.
+        def apply(self, variables: Any, *args: Any, **kwargs: Any) -> Any:
+            """Runs the network, or `method`, with `variables`."""
 
     @property
     def stem_kind(self) -> str:

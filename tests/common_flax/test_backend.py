@@ -46,6 +46,7 @@ def test_a_platform_that_jax_does_not_know_is_told_in_one_line(door, tmp_path):
     assert "'quantum' is not in the list of known backends" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("platform", "extra"), [("cuda", "gpu"), ("tpu", "tpu")])
 def test_an_accelerator_that_is_not_there_is_told_with_what_to_install(platform, extra, tmp_path):
     has = f"import jax; jax.devices({platform!r})"
@@ -56,6 +57,7 @@ def test_an_accelerator_that_is_not_there_is_told_with_what_to_install(platform,
     assert f"'resnet-densenet-flax[{extra}]'" in line
 
 
+@pytest.mark.slow
 def test_the_older_variable_is_named_where_it_asks(tmp_path):
     line = refused("train.py", "quantum", tmp_path, "JAX_PLATFORM_NAME")
     assert "JAX_PLATFORM_NAME asks for 'quantum', which JAX cannot start here: " in line

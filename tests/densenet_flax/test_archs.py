@@ -35,6 +35,7 @@ def image_shape(arch):
     return (32, 32, 3) if "_" in arch else (224, 224, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", PARAMETERS)
 def test_parameters(arch):
     assert count_parameters(ARCHS[arch](), image_shape(arch)) == PARAMETERS[arch]

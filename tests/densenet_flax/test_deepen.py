@@ -40,6 +40,7 @@ def check_same(model, variables, deeper, images):
         assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_trained_network_is_the_same_in_a_deeper_one(kind):
     images, labels = deepening.digits()
@@ -89,6 +90,7 @@ def test_old_parameters_train_as_before_and_new_ones_begin_to(x64, kind):
         assert np.any(leaf != 0), name
 
 
+@pytest.mark.slow
 def test_moments_of_new_parameters_start_at_zero():
     model, deeper = pair("bottleneck")
     variables = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
@@ -119,6 +121,7 @@ def test_what_does_not_go_into_the_other_is_refused(deeper, says):
         deepen(model, {"params": {}, "batch_stats": {}}, deeper)
 
 
+@pytest.mark.slow
 def test_variables_of_another_network_are_refused():
     model, deeper = pair("bottleneck")
     image = jnp.zeros((1, 16, 16, 3))

@@ -44,6 +44,7 @@ def test_derivatives_equal_those_with_stock_convolutions(x64, kind, train, stock
     assert_close(ours, derivatives(run, (variables["params"], x)), 1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bottleneck_width", [4, None])
 def test_statistics_computed_once_equal_those_computed_by_every_layer(x64, bottleneck_width):
     """Output, updated running averages and gradients equal those of layers that each look at all features again."""
@@ -158,6 +159,7 @@ def test_statistics_over_a_mapped_axis_make_one_batch():
         np.testing.assert_allclose(ours[0], theirs, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_images_of_the_wrong_rank_or_too_small_are_named():
     def shape_of(*shape):
         return jax.eval_shape(lambda x: densenet121().init(jax.random.key(0), x), jnp.zeros(shape))
@@ -173,6 +175,7 @@ def test_the_class_takes_any_number_of_blocks():
     check_parts_compose(model, draw_images(2, 16, 16, 3), 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bottleneck_width", [4, None])
 def test_derivatives_are_the_same_under_remat(x64, bottleneck_width):
     block, x = DenseBlock(size=3, growth_rate=2, bottleneck_width=bottleneck_width), draw(2, 6, 5, 4)
@@ -212,6 +215,7 @@ def test_memory_grows_linearly_with_depth_under_remat(bottleneck_width):
     assert again[-1] < 0.5 * plain[-1]
 
 
+@pytest.mark.slow
 def test_frozen_batch_norm_is_that_of_evaluation(x64):
     model = SMALL["densenet121"].clone(param_dtype=jnp.float64)
     images = draw_images(2, 32, 32, 3).astype(jnp.float64)

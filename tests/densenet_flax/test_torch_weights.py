@@ -17,6 +17,7 @@ from densenet_flax import ARCHS
 TORCHVISION = ["densenet121", "densenet161", "densenet169", "densenet201"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", [*TORCHVISION, "densenet_40_12", "densenet_bc_40_12"])
 def test_round_trip(arch):
     check_round_trip(densenet_flax, ARCHS[arch]())

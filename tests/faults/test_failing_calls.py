@@ -6,6 +6,7 @@ from file_calls import WHY_MISSING, missing
 from tools import succeeds
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(missing, reason=WHY_MISSING)
 @pytest.mark.parametrize(
     ("modes", "sample"), [(["full-once", "error", "half"], 2), pytest.param(list(MODES), 5, marks=pytest.mark.slow)]

@@ -72,6 +72,7 @@ def test_changes_of_content(data, change, after):
     assert changed(data, change) == after
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(missing, reason=WHY_MISSING)
 @pytest.mark.parametrize("again", [3, pytest.param(40, marks=pytest.mark.slow)])
 def test_nothing_is_lost_when_power_fails_at_any_call(again, tmp_path):

@@ -35,6 +35,7 @@ def test_a_batch_spread_over_four_devices_gives_the_same_values_and_derivatives(
     assert max(errors.values()) <= 1e-12, errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", SMALL)
 def test_networks_learn_and_infer_on_a_mesh_with_explicit_axes(network):
     errors = errors_on_four_devices(network, "explicit")

@@ -57,6 +57,7 @@ def check_same(model, variables, deeper, images):
     return deepened
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_trained_network_is_the_same_in_a_deeper_one(kind, some_of_llvm):
     images, labels = deepening.digits()
@@ -99,6 +100,7 @@ def test_resnext_goes_into_a_deeper_one_of_the_same_groups(some_of_llvm):
     check_same(model, deepening.moved(model, images), deeper, images[:32])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_old_parameters_train_as_before_and_new_ones_begin_to(x64, kind):
     """One step of momentum, in float64: the old parameters' gradients are those of the shallow network."""
@@ -121,6 +123,7 @@ def test_old_parameters_train_as_before_and_new_ones_begin_to(x64, kind):
         assert np.any(leaf != 0), name
 
 
+@pytest.mark.slow
 def test_a_state_of_adam_goes_on():
     model, deeper = pair("basic")
     variables = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
@@ -141,6 +144,7 @@ def test_a_state_of_adam_goes_on():
         deepen_state(model, optax.sgd(0.1, 0.9).init(variables["params"]), deeper, state)
 
 
+@pytest.mark.slow
 def test_new_blocks_are_drawn_by_the_key():
     model, deeper = pair("basic")
     variables = model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
@@ -155,6 +159,7 @@ def test_new_blocks_are_drawn_by_the_key():
     assert np.std(kernels[0]) == pytest.approx((2 / (9 * 8)) ** 0.5, rel=0.2)  # He's, by fan-out
 
 
+@pytest.mark.slow
 def test_options_that_change_no_number_may_differ():
     model, deeper = pair("basic_v2")
     images, _ = deepening.digits()

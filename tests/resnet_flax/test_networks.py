@@ -95,6 +95,7 @@ def test_a_pre_activation_stage_is_a_sum_of_its_input_and_residuals():
     np.testing.assert_allclose(total + sum(residuals), x, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("plain", "residual"), [(plain20, resnet20), (plain34, resnet34)])
 def test_a_plain_network_is_its_residual_twin_without_shortcuts(plain, residual):
     """The same parameters, but for projections."""
@@ -160,6 +161,7 @@ def test_images_that_are_too_small_are_named():
         jax.eval_shape(lambda x: vgg11().init(jax.random.key(0), x), jnp.zeros((1, 16, 16, 3)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["resnet20", "resnet20_v2", "resnet50", "plain20"])
 def test_remat_changes_memory_alone(x64, arch):
     model, images = SMALL[arch].clone(param_dtype=jnp.float64), draw_images(8, 32, 32, 3).astype(jnp.float64)

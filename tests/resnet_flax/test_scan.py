@@ -89,6 +89,7 @@ def test_stacked_variables_are_those_of_single_blocks(x64, kind):
     assert_close(jax.jit(model.apply)(stacked, images), jax.jit(model.apply)(variables, images), 1e-14)
 
 
+@pytest.mark.slow
 def test_a_step_moves_stacked_variables_as_single_blocks(x64):
     model, _, variables, images = setting("basic")
     optimiser, labels = optax.sgd(0.1, momentum=0.9), jnp.arange(4) % 5
@@ -148,6 +149,7 @@ def test_a_thousand_layers_compile_in_a_minute_and_train(all_of_llvm):
     assert losses[-1] < losses[0] / 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["basic_v2"])
 def test_forward_mode_and_second_order(x64, kind):
     rolled, unrolled, variables, images = setting(kind)

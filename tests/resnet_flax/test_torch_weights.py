@@ -19,6 +19,7 @@ TORCHVISION = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", [*TORCHVISION, "resnet20", "resnet20_v2", "plain20", "wide_resnet28_10"])
 def test_round_trip(arch):
     check_round_trip(resnet_flax, ARCHS[arch]())
@@ -29,6 +30,7 @@ def test_names_are_torchvisions():
     assert {"conv1.weight", "bn1.running_var", "layer1.0.downsample.0.weight", "layer4.2.bn3.bias", "fc.bias"} <= names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["resnet20", "vgg11_bn"])
 def test_wrappers_and_counters(arch):
     check_wrappers_and_counters(resnet_flax, ARCHS[arch]())

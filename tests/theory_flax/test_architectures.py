@@ -128,6 +128,7 @@ def test_equal_blocks_that_follow_each_other_are_merged():
     assert tuple(index for block in blocks(found, merge=False) for index in block.layers) == shown(found)
 
 
+@pytest.mark.slow
 def test_other_modules_and_images_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="Dense is none"):
         architecture(nn.Dense(3))

@@ -86,6 +86,7 @@ def test_kernels_are_named_from_the_first_layer_to_the_last():
         kernel_paths(vgg11())
 
 
+@pytest.mark.slow
 def test_a_training_is_noted_in_windows():
     said = []
     found = command.training_of("plain20", TINY, open_dataset("digits"), said.append)(0.1, 0)

@@ -66,6 +66,7 @@ def gradients(model, variables, stage, hold):
     return jax.grad(loss)([jnp.zeros((4, size, size, channels))] * count)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 1])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_both_parts_are_those_of_the_models_blocks(x64, name, stage):
@@ -92,6 +93,7 @@ def test_the_last_layer_is_supervised_directly_alone_and_a_plain_networks_others
         assert (found.direct > 0).all()
 
 
+@pytest.mark.slow
 def test_at_initialisation_dense_layers_get_more_directly_than_residual_blocks_of_the_same_depth():
     """Huang 2017, section 5: implicit deep supervision, for the first of six layers. 95 % intervals of five seeds."""
     dense = densenet_bc_40_12(block_sizes=(6,), growth_rate=12, num_classes=5)

@@ -75,6 +75,7 @@ def taken_apart(name):
     return *made, gradient_identity(*made, stage=1, train=True)
 
 
+@pytest.mark.slow
 def test_the_two_sides_are_equal_in_float64(network):
     *made, found = network
     assert found.relative_error <= 1e-12
@@ -134,6 +135,7 @@ def test_only_activations_after_the_sum_cost_the_plain_identity(network):
         assert found.plain_error > 1e-2
 
 
+@pytest.mark.slow
 def test_the_left_side_is_the_gradient_of_the_model_itself(network):
     """A loss without the decomposition: the model's own call, inside which x_1 is moved."""
     model, variables, images, labels, found = network
@@ -217,6 +219,7 @@ def test_paths_of_length_one_pass_one_residual(x64):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["resnet20_v2", "resnet20"])
 def test_of_a_whole_network_the_one_is_the_composition_of_its_shortcuts(arch, x64):
     made = make(*NETWORKS[arch], jnp.float64)

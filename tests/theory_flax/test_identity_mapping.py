@@ -83,6 +83,7 @@ def test_a_step_goes_down_the_gradient_of_the_whole_stack(x64, kind, shortcut):
         assert_close(new["batch_stats"], own["batch_stats"], 0)
 
 
+@pytest.mark.slow
 def test_residual_stacks_learn_the_identity_better_the_deeper_the_more():
     found = identity_mapping(
         BasicBlock, counts=(1, 3), rates=(0.03,), seeds=range(3), steps=60, window=10, features=4, size=6

@@ -52,6 +52,7 @@ def test_residual_families_only_come_nearer_and_plain_ones_go_away_again(some_of
     assert np.all(found.embedded[1:] >= found.distances[1:] - 1e-6)
 
 
+@pytest.mark.slow
 def test_a_fit_is_a_member_of_the_deeper_family():
     distances, found = fits(ResNet, (1, 2), steps=40, names=("sine",))
     assert np.all(np.diff(distances, axis=0) <= 1e-6)

@@ -40,6 +40,7 @@ def misses(found, law):
 
 
 # Theorems 1 and 2 assume a co-activation of one quarter, which centred networks have.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "base", "depths"), [("plain", 1 / 2, (1, 2, 4, 8)), ("residual", 3 / 4, (1, 2, 4, 8, 16))]
 )
@@ -170,6 +171,7 @@ def test_fifty_plain_layers_with_batch_norm_give_white_noise():
     assert (np.abs(found.mean(0)) + 2 * error < white_noise_band(256))[1:].all()
 
 
+@pytest.mark.slow
 def test_fifty_residual_layers_with_small_branches_do_not():
     lag_1 = lines("residual", "batch", 0.1)[:, 1]
     assert lag_1.mean() - 2 * lag_1.std(ddof=1) / np.sqrt(len(lag_1)) > 0.5
@@ -220,6 +222,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "train"), [*((name, True) for name in NETWORKS), ("plain20", False)])
 def test_by_blocks_is_the_model(name, train, x64):
     model = NETWORKS[name].clone(param_dtype=jnp.float64)
@@ -242,6 +245,7 @@ def lag_1_between_images(model, seeds=3, points=32):
     return np.array([one.autocorrelation[1] for one in found])
 
 
+@pytest.mark.slow
 def test_convolutional_twins_shatter_in_the_same_order():
     small = dict(num_classes=5, width=4)
     pairs = (plain20, plain56), (resnet20, resnet56)

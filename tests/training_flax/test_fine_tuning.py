@@ -10,7 +10,9 @@ from drawn import check_same, drawn
 
 from resnet_flax import resnet20
 from training_flax import TrainConfig, evaluate_run, fit, plan
+from training_flax.introduction import introduce
 from training_flax.learn.starting_weights import normalisation, starting_weights
+from training_flax.runtime.terminal import Terminal
 from weights_flax import load_model, load_weights, save_weights
 
 LLVM = 1
@@ -48,6 +50,7 @@ def test_as_many_classes_stay_and_are_drawn_anew_when_asked(tmp_path):
     assert not np.array_equal(anew["params"]["fc"]["kernel"], drawn(model)["params"]["fc"]["kernel"])
 
 
+@pytest.mark.slow
 def test_images_are_normalised_as_the_weights_have_seen_them(tmp_path):
     """Normalisation is that of the config, else of the file, else of the data; a run keeps its own without the file."""
     path = weights(tmp_path / "w.safetensors")
@@ -105,3 +108,38 @@ def few_images(folder, seed):
             files = sorted((Path(CIFAR) / part / name).iterdir())
             for index in rng.choice(len(files), count, replace=False):
                 (inside / files[index].name).symlink_to(files[index])
+
+
+def told(capsys, **options):
+    """The lines of a run's header that are about mean and std."""
+    introduce(plan(TrainConfig(**SMALL, **options)), Terminal())
+    return [line for line in capsys.readouterr().out.splitlines() if "mean" in line]
+
+
+@pytest.mark.slow
+def test_the_header_says_where_mean_and_std_are_from(tmp_path, capsys):
+    digits = " ".join(["0.3054"] * 3) + ", std " + " ".join(["0.3753"] * 3)
+    with_card, without = weights(tmp_path / "w.npz"), str(tmp_path / "w.pt")
+    save_weights(resnet20(width=4), drawn(resnet20(width=4)), without)
+    ours = dict(mean=MEAN, std=STD)
+    imagenet = "        mean 0.485 0.456 0.406, std 0.229 0.224 0.225, as given"
+    own = "        mean 0.1 0.2 0.3, std 1 2 3, "
+    assert told(capsys) == [f"        mean {digits}, measured on the train images"]
+    assert told(capsys, **ours) == [imagenet]
+    assert told(capsys, weights=with_card) == [f"{own}of the weights {with_card}"]
+    assert told(capsys, weights=with_card, **ours) == [imagenet]
+    silent = f"        mean {digits}, measured on the train images; the weights {without} name none (--mean, --std)"
+    assert told(capsys, weights=without) == [silent]
+    assert told(capsys, weights=without, **ours) == [imagenet]
+    fit(TrainConfig(**SMALL, weights=with_card, out=tmp_path / "run"), quiet=True)
+    Path(with_card).unlink()
+    assert told(capsys, weights=with_card, out=tmp_path / "run") == [f"{own}as the run began"]
+
+
+def test_mean_and_std_of_other_channels_are_named_with_their_file(tmp_path):
+    path = weights(tmp_path / "w.npz")
+    with pytest.raises(ValueError) as error:
+        plan(TrainConfig(**SMALL, weights=path, data="fake:32x32x1:10"))
+    there = "(0.1, 0.2, 0.3) and (1.0, 2.0, 3.0)"
+    one = f"mean and std must have a number for each of 1 channels; those of the weights {path} are {there}"
+    assert str(error.value) == one

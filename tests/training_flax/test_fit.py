@@ -27,7 +27,7 @@ from weights_flax import ARCHS
 LLVM = 1
 FILES = {
     *("config.json", "metrics.jsonl", "summary.json", "batch.png", "curves.png", "confusion.png"),
-    *("model.safetensors", "checkpoints", ".lock"),
+    *("mistakes.png", "predictions.csv", "model.safetensors", "checkpoints", ".lock"),
 }
 
 
@@ -50,7 +50,7 @@ def test_what_a_run_leaves(result):
     assert (summary["train_examples"], summary["test_examples"], summary["parameters"]) == (1437, 360, 269_722)
     assert summary["images_per_second"] > 0
     assert summary["compile_seconds"] > 0
-    for name in ("batch.png", "curves.png", "confusion.png"):
+    for name in ("batch.png", "curves.png", "confusion.png", "mistakes.png"):
         assert (result.run / name).read_bytes().startswith(b"\x89PNG")
 
 
@@ -76,6 +76,7 @@ def test_weights_are_readable_by_either_side(result):
     assert model_of["class_names"] == list("0123456789")
 
 
+@pytest.mark.slow
 def test_the_newest_checkpoint_holds_the_last_state(result):
     model, variables = restore(result.run)
     chex.assert_trees_all_equal(variables, jax.device_get(result.variables))
@@ -84,12 +85,14 @@ def test_the_newest_checkpoint_holds_the_last_state(result):
     assert evaluation.loss == pytest.approx(result.summary["test_loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_same_options_give_the_same_weights(result, tmp_path):
     again = fit(TrainConfig("resnet20", **OPTIONS, out=tmp_path / "run"), quiet=True)
     first, second = ((run / "model.safetensors").read_bytes() for run in (result.run, again.run))
     assert first == second
 
 
+@pytest.mark.slow
 def test_a_run_tells_what_it_found(tmp_path, capsys):
     fit(TrainConfig("resnet20", steps=1, out=tmp_path / "run"))
     out = capsys.readouterr().out
@@ -107,13 +110,17 @@ def test_evaluation_counts_every_example_once(batch_size):
     def step(batch):
         indices = np.asarray(batch.examples)
         seen.append(indices)
-        return EvalResult(indices.astype(np.float32), (indices % 3 == 0).astype(np.int32))
+        guesses = (indices % 3 == 0).astype(np.int32)
+        return EvalResult(indices.astype(np.float32), guesses, (indices / 360).astype(np.float32), indices % 10)
 
     evaluation = evaluate_part(step, part, batch_size, Devices())
     assert {len(indices) for indices in seen} == {batch_size}
     assert evaluation.loss == pytest.approx(np.arange(360).mean())
     expected = (np.arange(360) % 3 == 0).astype(np.int32)
     np.testing.assert_array_equal(evaluation.predictions, expected)
+    np.testing.assert_array_equal(evaluation.probabilities, (np.arange(360) / 360).astype(np.float32))
+    np.testing.assert_array_equal(evaluation.ranks, np.arange(360) % 10)
+    assert evaluation.top(5) == 0.5
     assert evaluation.accuracy == np.mean(expected == np.asarray(part.labels))
 
 
@@ -145,6 +152,7 @@ def two_layers_a_block(monkeypatch):
     monkeypatch.setitem(ARCHS, "densenet_40_12", shallow)
 
 
+@pytest.mark.slow
 def test_a_run_by_a_recipe_with_options_of_other_networks_is_restored(two_layers_a_block, tmp_path):
     options = dict(growth_rate=2, steps=1, batch_size=8, image_size=16, recipe="goyal2017", augment=())
     result = fit(TrainConfig("densenet_40_12", "fake:16x16x3:2:16", **options, out=tmp_path / "run"), quiet=True)
@@ -162,6 +170,7 @@ def test_a_finished_run_is_left_as_it_is(result, capsys):
     assert {path: path.stat().st_mtime_ns for path in result.run.rglob("*")} == before
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_evaluated_and_left_too(tmp_path):
     result = fit(TrainConfig("resnet20", width=4, steps=12, ema=0.5, out=tmp_path / "run"), quiet=True)
     lines = [json.loads(line) for line in (result.run / "metrics.jsonl").read_text().splitlines()]
@@ -172,6 +181,7 @@ def test_averaged_weights_are_evaluated_and_left_too(tmp_path):
     assert not np.array_equal(raw["fc.weight"], average["fc.weight"])
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_from_weights_and_leaves_what_is_frozen(result, tmp_path):
     options = dict(steps=3, batch_size=32, freeze=("conv1/*", "layer1_*"), frozen_batch_norm=True)
     tuned = fit(TrainConfig("resnet20", weights=result.run, out=tmp_path / "run", **options), quiet=True)
@@ -181,6 +191,7 @@ def test_fine_tuning_starts_from_weights_and_leaves_what_is_frozen(result, tmp_p
         assert (tensor.tobytes() == after[name].tobytes()) == still, name
 
 
+@pytest.mark.slow
 def test_options_reach_the_network_of_a_restored_run(two_layers_a_block, tmp_path):
     config = TrainConfig("densenet_40_12", growth_rate=2, dropout=0.1, steps=1, batch_size=8, out=tmp_path / "run")
     result = fit(config, quiet=True)

@@ -18,7 +18,7 @@ from weights_flax.__main__ import main as weights_main
 
 OPTIONS = dict(arch="resnet20", width=2, data="fake:8x8x3:4:32", batch_size=16, augment=(), schedule="constant")
 OPTIONS |= dict(warmup=0.0)
-FIT = sys.modules["training_flax.fit"]
+EVALUATE = sys.modules["training_flax.evaluate"]
 FILES = {"averaged": "model_ema.safetensors", "last": "model.safetensors"}
 
 
@@ -70,9 +70,9 @@ def by_evaluation(run, which, folder):
         seen.append(variables)
         return real(model, variables, *args, **options)
 
-    real = FIT.evaluate
+    real = EVALUATE.evaluate
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(FIT, "evaluate", evaluate)
+        patch.setattr(EVALUATE, "evaluate", evaluate)
         evaluate_run(TrainConfig(**OPTIONS, which=which, out=run), quiet=True)
     return seen[0]
 
@@ -152,6 +152,7 @@ def test_commands_say_which_weights_they_took(finished, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[-1].startswith("test accuracy of the last weights ")
 
 
+@pytest.mark.slow
 def test_a_run_that_was_extended_and_stopped_gives_its_newest_weights(finished, tmp_path):
     """Its files are those of its first end; what they hold is older than the newest checkpoint."""
     run, model, weights = finished
@@ -166,6 +167,7 @@ def test_a_run_that_was_extended_and_stopped_gives_its_newest_weights(finished, 
     assert load_model(longer).card["run"]["step"] == 6
 
 
+@pytest.mark.slow
 def test_weights_of_another_run_are_refused(finished, tmp_path):
     run, _, weights = finished
     mixed = shutil.copytree(run, tmp_path / "run")

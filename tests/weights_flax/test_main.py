@@ -1,5 +1,6 @@
 """The command line over files of weights."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -116,6 +117,21 @@ def test_export(capsys, tmp_path, format):
             np.testing.assert_allclose(logits, stored["logits"], atol=1e-4, rtol=0)
 
 
+def test_an_onnx_file_has_the_mean_and_std_of_the_options_or_of_the_file(capsys, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    model, path = resnet20(width=4), tmp_path / "w.npz"
+    save_weights(model, drawn(model), path, mean=[0.1, 0.2, 0.3], std=[1.0, 2.0, 3.0])
+
+    def moments(*options):
+        said(capsys, "export", "--weights", path, "--format", "onnx", "--out", tmp_path / "net", *options)
+        metadata = {entry.key: entry.value for entry in onnx.load(tmp_path / "net").metadata_props}
+        return json.loads(metadata["mean"]), json.loads(metadata["std"])
+
+    assert moments() == ([0.1, 0.2, 0.3], [1.0, 2.0, 3.0])
+    assert moments("--mean", "0.5,0.4,0.3", "--std", "0.2", "0.2", "0.2") == ([0.5, 0.4, 0.3], [0.2] * 3)
+    assert moments("--mean", "0.5,0.4,0.3") == ([0.5, 0.4, 0.3], [1.0, 2.0, 3.0])
+
+
 def test_export_of_an_untrained_network(capsys, tmp_path):
     said(capsys, "export", "--arch", "resnet20", "--format", "torch", "--out", tmp_path / "net.pt")
     assert load_model(tmp_path / "net.pt").model == resnet20()
@@ -124,6 +140,22 @@ def test_export_of_an_untrained_network(capsys, tmp_path):
 WRONG = {
     "no such file": (["inspect", "absent"], "weights 'absent': there is no such file"),
     "no command": (["inspct", "absent"], "Unrecognized options: inspct"),
+    "a mean without a deviation": (
+        ["export", "--arch", "resnet20", "--out", "x", "--format", "onnx", "--mean", "0.5", "0.5", "0.5"],
+        "give mean and std, or neither; given mean=(0.5, 0.5, 0.5) and std=None",
+    ),
+    "a mean of two channels": (
+        ["export", "--arch", "resnet20", "--out", "x", "--format", "onnx", "--mean", "0.5,0.5", "--std", "1,1,1"],
+        "mean must be 3 finite numbers, one for each channel; given (0.5, 0.5)",
+    ),
+    "a deviation of zero": (
+        ["export", "--arch", "resnet20", "--out", "x", "--format", "onnx", "--mean", "0,0,0", "--std", "1,0,1"],
+        "std must be 3 finite numbers, one for each channel, all of them over 0; given (1.0, 0.0, 1.0)",
+    ),
+    "a mean for PyTorch": (
+        ["export", "--arch", "resnet20", "--out", "x", "--format", "torch", "--mean", "0,0,0", "--std", "1,1,1"],
+        "mean and std are for formats 'stablehlo' and 'onnx'; given (0.0, 0.0, 0.0) for 'torch'",
+    ),
     "another architecture": (
         ["convert", AKAMASTER, "--arch", "resnet32", "--out", "w.npz"],
         "are not those of resnet32",
@@ -180,6 +212,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(capsys, tmp_path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_help_of_the_whole_and_as_a_program(tmp_path):
     done = subprocess.run([sys.executable, "-m", "weights_flax", "--help"], capture_output=True, text=True, check=True)
     for command in ("inspect", "convert", "export"):

@@ -60,6 +60,7 @@ def test_logits_in_evaluation_are_linens_to_the_last_bit(network):
     assert_same(from_nnx(module), variables)
 
 
+@pytest.mark.slow
 def test_a_step_of_training_is_linens(network, x64):
     """Returns loss, gradient, updated statistics, and the parameters after SGD."""
     model, *arrays = network

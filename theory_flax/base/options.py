@@ -24,11 +24,11 @@ class Options:
     run: Path | None = None
     """The folder of a training run of train.py, whose network is measured."""
     which: str | None = None
-    """Weights of the run: averaged or last. Left out, averaged if the run has any."""
+    """Weights of a run: best, averaged or last. Left out, the first of these that it has."""
     quick: bool = False
     """Measure in minutes on a laptop; without this option the claim is measured as thoroughly as in the paper."""
-    data: str = "digits"
-    """Data set, as train.py takes it."""
+    data: str | None = None
+    """Data set, as train.py takes it. Left out, the run's, or digits."""
     data_dir: Path | None = None
     """Folder of prepared data sets of TFDS."""
     seeds: int | None = None

@@ -14,7 +14,7 @@ import numpy as np
 from common_flax.files import whole_file
 from theory_flax.base.options import Options
 from theory_flax.degradation.claim import Degradation, Training, degradation, kernel_paths
-from theory_flax.experiments.networks import dataset_of, error_on
+from theory_flax.experiments.networks import data_name, dataset_of, error_on
 from theory_flax.experiments.setting import PLAIN, RESIDUAL, Setting, learning_rate_in, setting_of, training_on
 from training_flax import Dataset, Split
 
@@ -59,7 +59,7 @@ def measure(options: Options, say: Callable[[str], None]) -> Report:
 
     learning_rates = (0.1, 0.03, 0.01) if options.quick else (0.1,)
     found = degradation(train, plain=PLAIN, residual=RESIDUAL, rates=learning_rates, seeds=seeds)
-    published = None if options.quick or options.data == "digits" else HE2015
+    published = None if options.quick or data_name(options) == "digits" else HE2015
     return Report(setting, found, published)
 
 

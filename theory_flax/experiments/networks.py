@@ -1,5 +1,6 @@
 """Networks and images that claims are measured on: those of a run, or new networks on the data set of the options."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,8 +11,9 @@ import numpy as np
 from flax import linen as nn
 
 from theory_flax.base.options import Options
-from training_flax import Dataset, Split, evaluate, normalise, open_dataset, restore
-from training_flax.run.comparison import read_run
+from training_flax import Dataset, Split, TrainConfig, evaluate, normalise, open_dataset, restore
+from training_flax.config.run_config import read_run_config
+from training_flax.run.plan import images_of_run
 
 
 class NamedNetwork(NamedTuple):
@@ -25,15 +27,32 @@ class NamedNetwork(NamedTuple):
 def of_run(run: Path, which: str | None) -> NamedNetwork:
     """Loads the network of a training run with the weights that `restore` takes; raises as `restore`."""
     model, variables = restore(run, which=which)
-    return NamedNetwork(read_run(run).options["arch"], model, variables)
+    return NamedNetwork(read_run_config(run).options.arch, model, variables)
+
+
+def data_name(options: Options) -> str:
+    """Returns the name of the data set: that of the run, or the one that the options name, or digits."""
+    if options.run is not None:
+        return read_run_config(options.run).options.data
+    return options.data or "digits"
 
 
 def dataset_of(options: Options) -> Dataset:
-    """Opens the data set of the run, or the one that the options name."""
+    """Opens the data set of the run, which its network has seen, or the one that the options name, or digits.
+
+    Raises:
+        ValueError: as `open_dataset`; the options name other data than the run's, or an image may have several classes.
+    """
     if options.run is None:
-        return open_dataset(options.data, data_dir=options.data_dir)
-    kept = read_run(options.run).options
-    return open_dataset(kept["data"], data_dir=kept.get("data_dir"), image_size=kept.get("image_size"))
+        dataset = open_dataset(data_name(options), data_dir=options.data_dir)
+    else:
+        try:
+            dataset = images_of_run(TrainConfig(out=options.run, data=options.data, data_dir=options.data_dir))[1]
+        except ValueError as error:
+            raise ValueError(re.sub("^out ", "run ", str(error))) from None
+    if dataset.multi_label:
+        raise ValueError(f"claims are measured on images of one class each; those of {dataset.name} may have several")
+    return dataset
 
 
 def init_for(dataset: Dataset, model: nn.Module, seed: int = 0) -> Any:

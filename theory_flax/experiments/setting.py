@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from theory_flax.base.options import Options
+from theory_flax.experiments.networks import data_name
 from theory_flax.experiments.training import Moment, make_training
 from training_flax import Dataset, Split, augment_images, build_model, normalise, parse_augmentations
 
@@ -41,8 +42,8 @@ class Setting:
 def setting_of(options: Options) -> Setting:
     """The quick setting, which takes minutes on two cores, or that of He 2015, section 4.2."""
     if options.quick:
-        return Setting(options.data, width=8, every=4, augment=(), steps=160, batch_size=64, window=8)
-    return Setting(options.data, 16, 1, ("pad-crop:4", "flip"), 64_000, 128, 500, (32_000, 48_000))
+        return Setting(data_name(options), width=8, every=4, augment=(), steps=160, batch_size=64, window=8)
+    return Setting(data_name(options), 16, 1, ("pad-crop:4", "flip"), 64_000, 128, 500, (32_000, 48_000))
 
 
 def training_on(dataset: Dataset, name: str, setting: Setting) -> tuple[Any, Callable[..., Iterator[Moment]]]:

@@ -13,7 +13,7 @@ from densenet_flax import feature_reuse
 from layers_flax import count_multiply_adds, count_parameters
 from theory_flax.base.estimates import Estimate, estimate
 from theory_flax.base.options import Options
-from theory_flax.experiments.networks import dataset_of, error_on, images_of, init_for, of_run, some
+from theory_flax.experiments.networks import data_name, dataset_of, error_on, images_of, init_for, of_run, some
 from theory_flax.experiments.training import make_training
 from theory_flax.feature_reuse.claim import PUBLISHED, Reuse, Supervision, of_same_depth, reuse_of, supervision
 from training_flax import Dataset, build_model, open_dataset
@@ -156,7 +156,7 @@ def _train_all(options: Options, size: Size, say: Callable[[str], None]) -> _Net
     arch = options.arch[0] if options.arch else ARCH
     of_same_depth(build_model(arch))  # refuses other networks before anything is trained
     pixels = size.pixels if published_size(build_model(arch)) == 32 else 32
-    dataset = open_dataset("digits", image_size=pixels) if options.data == "digits" else dataset_of(options)
+    dataset = open_dataset("digits", image_size=pixels) if data_name(options) == "digits" else dataset_of(options)
     networks: dict[str, tuple[str, dict[str, Any]]] = {arch: (arch, {})}
     networks |= {f"{arch}, k = {k}": (arch, dict(growth_rate=k)) for k in size.growth_rates}
     networks |= {f"resnet20, width {width}": ("resnet20", dict(width=width)) for width in size.widths}
@@ -178,8 +178,8 @@ def _train_all(options: Options, size: Size, say: Callable[[str], None]) -> _Net
         say(f"{name}: test error {', '.join(f'{error:.1f}' for error in errors)} % after {size.steps} steps")
         models.append(model)
         moments.append((before, after))
-        points.append(_point(name, model, dataset.image_shape, errors, options.data))
-    title = f"{arch}, {size.steps} steps on {options.data}, {dataset.image_shape[0]} px"
+        points.append(_point(name, model, dataset.image_shape, errors, data_name(options)))
+    title = f"{arch}, {size.steps} steps on {data_name(options)}, {dataset.image_shape[0]} px"
     return _Networks(title, arch, models[0], dataset, *moments[0], points)
 
 

@@ -1,9 +1,11 @@
-"""Brightness, contrast, saturation and sharpness of an image: pure functions on the device.
+"""Brightness, contrast, saturation, sharpness and hue of an image: pure functions on the device.
 
-Each function mixes an image (height, width, channels) of values from 0 to 255 with a dull image and clips the result to
+The first four mix an image (height, width, channels) of values from 0 to 255 with a dull image and clip the result to
 0 to 255: a factor of 0 gives the dull image, 1 the image itself, more exaggerates. The definitions are from Pillow's
 ImageEnhance and torchvision's ColorJitter, without their rounding to whole grey levels.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +34,25 @@ def sharpness(image: jax.Array, factor: jax.Array) -> jax.Array:
     return _blend(smooth, image, factor)
 
 
+def turn_hue(image: jax.Array, turn: jax.Array) -> jax.Array:
+    """Turns each pixel's hue by a share of the colour circle; images of one channel stay the same.
+
+    Value and saturation of HSV stay (Smith, Color gamut transform pairs, SIGGRAPH 1978). Raises ValueError as `grey`.
+    """
+    if grey(image).shape == image.shape:
+        return image
+    red, green, blue = jnp.moveaxis(image, -1, 0)
+    high, low = image.max(-1), image.min(-1)
+    span = high - low
+    whole = jnp.where(span > 0, span, 1)
+    # The hue in sixths of the circle, from red on; that of grey pixels has no effect.
+    sixths = jnp.where(high == green, 2 + (blue - red) / whole, 4 + (red - green) / whole)
+    sixths = jnp.where(high == red, (green - blue) / whole, sixths)
+    places = (sixths + 6 * turn)[..., None] + jnp.array([5, 3, 1], image.dtype)
+    places = places % 6
+    return high[..., None] - span[..., None] * jnp.clip(jnp.minimum(places, 4 - places), 0, 1)
+
+
 def grey(image: jax.Array) -> jax.Array:
     """Returns the luma of ITU-R BT.601, (height, width, 1).
 
@@ -46,16 +67,21 @@ def grey(image: jax.Array) -> jax.Array:
     return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
-def colour_jitter(key: jax.Array, image: jax.Array, *, strength: float = 0.4) -> jax.Array:
+def colour_jitter(key: jax.Array, image: jax.Array, *, strength: float = 0.4, hue: float = 0.0) -> jax.Array:
     """Changes brightness, contrast and saturation, in random order, by factors uniform in 1 ± `strength`.
 
-    The amounts and the random order are those of torchvision's ColorJitter; the idea is from Howard, arXiv:1312.5402,
-    section 2. The result is float32. The largest `strength` is 1. Raises ValueError as `grey`.
+    With `hue`, a fourth change among them turns the hue by a share of the colour circle that is uniform in ± `hue`. The
+    amounts and the random order are those of torchvision's ColorJitter; the idea is from Howard, arXiv:1312.5402,
+    section 2. The result is float32. The largest `strength` is 1, the largest `hue` 0.5. Raises ValueError as `grey`.
     """
     factor_key, order_key = jax.random.split(key)
     factors = jax.random.uniform(factor_key, (3,), minval=1 - strength, maxval=1 + strength)
-    for which in jax.random.permutation(order_key, 3):
-        image = jax.lax.switch(which, (brightness, contrast, saturation), image, factors[which])
+    changes: tuple[Callable[[jax.Array, jax.Array], jax.Array], ...] = (brightness, contrast, saturation)
+    if hue:
+        turn = jax.random.uniform(jax.random.fold_in(factor_key, 1), (1,), minval=-hue, maxval=hue)
+        factors, changes = jnp.concatenate([factors, turn]), (*changes, turn_hue)
+    for which in jax.random.permutation(order_key, len(changes)):
+        image = jax.lax.switch(which, changes, image, factors[which])
     return image
 
 

@@ -11,6 +11,8 @@ from common_flax.checks import one_of
 from training_flax.augment.affine import random_affine
 from training_flax.augment.color import colour_jitter
 from training_flax.augment.crops import pad_and_crop, random_flip, random_resized_crop
+from training_flax.augment.erasing import random_erasing
+from training_flax.augment.policies import auto_augment, auto_augment_cifar10, trivial_augment
 from training_flax.augment.rand_augment import rand_augment
 
 Augmentation = Callable[[jax.Array, jax.Array], jax.Array]
@@ -22,7 +24,8 @@ class _Choice(NamedTuple):
     keyword: str = ""  # the argument that a number after the name's colon sets; empty if there is none
     kind: type[int] | type[float] = float
     most: float = 0.0  # the largest allowed number
-    second: str = ""  # the argument that a second number sets, of the same bounds
+    second: str = ""  # the argument that a second number sets
+    most_of_second: float = 0.0
 
 
 _CHOICES = {
@@ -30,8 +33,12 @@ _CHOICES = {
     "pad-crop": _Choice(pad_and_crop, "padding", int, 64),
     "flip": _Choice(random_flip),
     "random-resized-crop": _Choice(random_resized_crop, "min_area", float, 1.0),
-    "color": _Choice(colour_jitter, "strength", float, 1.0),
-    "rand-augment": _Choice(rand_augment, "magnitude", float, 10.0, "noise"),
+    "color": _Choice(colour_jitter, "strength", float, 1.0, "hue", 0.5),
+    "rand-augment": _Choice(rand_augment, "magnitude", float, 10.0, "noise", 10.0),
+    "auto-augment": _Choice(auto_augment),
+    "auto-augment-cifar10": _Choice(auto_augment_cifar10),
+    "trivial-augment": _Choice(trivial_augment),
+    "random-erasing": _Choice(random_erasing, "probability", float, 1.0),
 }
 AUGMENTATIONS = (*_CHOICES, "none")
 
@@ -45,8 +52,10 @@ def parse_augmentations(names: Sequence[str], *, interpolation: str = "bilinear"
     """Returns the functions of `names`, each one of `AUGMENTATIONS` with or without a number: ("pad-crop:4", "flip").
 
     The number is the factor on all amounts of "affine" (1), the padding of "pad-crop" (4), the smallest area of
-    "random-resized-crop" (0.08), the strength of "color" (0.4) or the magnitude of "rand-augment" (6), which takes the
-    standard deviation of its magnitude too (0): "rand-augment:6:0.5". "random-resized-crop" interpolates as asked.
+    "random-resized-crop" (0.08), the strength of "color" (0.4), the magnitude of "rand-augment" (6) or the probability
+    of "random-erasing" (0.5). Two take a second number: "color" the largest turn of the hue (0), "color:0.4:0.1", and
+    "rand-augment" the standard deviation of its magnitude (0), "rand-augment:6:0.5". "random-resized-crop" interpolates
+    as asked.
 
     Raises:
         ValueError: a name is unknown or repeated, a number is out of range, or "none" stands beside others.
@@ -73,19 +82,20 @@ def _parse(text: str) -> Augmentation:
     choice = _CHOICES[current_names([name])[0]]
     if not numbers:
         return choice.function
-    keywords = [keyword for keyword in (choice.keyword, choice.second) if keyword]
-    if not keywords:
+    bounds = {choice.keyword: choice.most, choice.second: choice.most_of_second}
+    bounds.pop("", None)
+    if not bounds:
         raise ValueError(f"augmentation {name!r} takes no number; given {text!r}")
     values: dict[str, float] = {}
-    for keyword, number in zip(keywords, numbers, strict=False):
+    for keyword, number in zip(bounds, numbers, strict=False):
         try:
             values[keyword] = choice.kind(number)
         except ValueError:
             values[keyword] = -1
-    if len(numbers) > len(keywords) or not all(0 <= value <= choice.most for value in values.values()):
+    if len(numbers) > len(bounds) or not all(0 <= value <= bounds[keyword] for keyword, value in values.items()):
         what = "a whole number" if choice.kind is int else "a number"
-        shown = keywords if len(numbers) > 1 else keywords[:1]
-        each = " and one".join(f" from 0 to {choice.most:g} as {keyword}" for keyword in shown)
+        shown = list(bounds.items())[: 2 if len(numbers) > 1 else 1]
+        each = " and one".join(f" from 0 to {most:g} as {keyword}" for keyword, most in shown)
         raise ValueError(f"augmentation {name!r} takes {what}{each}; given {text!r}")
     return partial(choice.function, **values)
 

@@ -1,23 +1,19 @@
-"""The options of a training run, typed and checked."""
+"""The options of a training run, typed."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from functools import partial
-from math import inf
-from operator import lt
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
-from flax import linen as nn
 
-from common_flax.checks import check_positive, check_rate, one_of
 from common_flax.renamed import renamed_keyword
-from training_flax.augment.registry import parse_augmentations
-from training_flax.data.decode import CROP_RULES, INTERPOLATIONS
-from training_flax.data.open import KINDS
-from weights_flax.formats.run import WHICH
-from weights_flax.io.archs import ARCHS, build_model
+from layers_flax import Network
+from weights_flax.io.archs import build_model
+
+if TYPE_CHECKING:
+    AnyPath = str | Path
+else:
+    AnyPath = Path  # what the command line makes of a word
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16, "float64": jnp.float64}
 
@@ -28,28 +24,46 @@ MODEL, RUN = {"reaches": "model"}, {"reaches": "run"}
 OLD_NAMES = {"optimiser": "optimizer", "stem": "stem_type"}
 """Old names of options, and their new names; old names are read everywhere and written nowhere."""
 
-BEFORE = {"ema_warmup": False, "test_crop_rule": "centred"}
+OF_OPTIMIZER = (
+    *("optimizer", "lr", "lr_scaling", "momentum", "nesterov", "weight_decay", "decay", "schedule", "decay_at"),
+    *("warmup", "warmup_lr", "warmup_shape", "clip_norm"),
+)
+"""Options that do not apply where an optimizer of the user's is passed to `fit`."""
+
+BEFORE = {"ema_warmup": False, "test_crop_rule": "centred", "validation_split": "none"}
 """Values of options in runs that began before there was the option, where they differ from the default of new runs."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The options of a training run. Options that are None come from the recipe, see `with_recipe` and `RECIPES`."""
+    """The options of a training run.
 
-    arch: str
-    """Architecture: one of those listed above."""
-    data: str = "digits"
-    """Data set: "digits" (scikit-learn's, no download), "folder:PATH", "tfds:NAME[:VERSION]", "tfds:NAME:80%" or
-    "fake:HEIGHTxWIDTHxCHANNELS:CLASSES"."""
+    Options that are None come from the run in `out`, where it exists, see `training_flax.config.of_run`; else from the
+    recipe, see `with_recipe` and `RECIPES`; else from `ResolvedConfig`.
+    """
+
+    arch: str | None = None
+    """Architecture; --help begins with a list. A run that exists knows its own."""
+    data: str | None = None
+    """Data set: "digits" (scikit-learn's, no download), "folder:PATH", "csv:FILE", "tfds:NAME[:VERSION]",
+    "tfds:NAME:80%" or "fake:HEIGHTxWIDTHxCHANNELS:CLASSES". Left out, digits in a new run."""
     recipe: str | None = None
-    """Recipe with defaults for the other options: one of those listed above. Left out, data and network decide."""
+    """Recipe with defaults for the other options; --help begins with a list. Left out, data and network decide."""
 
-    data_dir: Path | None = field(default=None, metadata=RUN)
+    data_dir: AnyPath | None = field(default=None, metadata=RUN)
     """Folder of the data sets that TFDS has prepared."""
     train_split: str | None = None
     """Split to train on: of TFDS, as TFDS spells it, such as "train[:80%]"; or a folder in PATH. Left out, train."""
     test_split: str | None = None
     """Split to test on. Left out, test, or else validation, val and the like."""
+    validation_split: str | None = None
+    """Folder in PATH to choose the best weights on, or none. Left out, val, valid or validation beside a test part."""
+    test_share: float | None = None
+    """Share of each class that is held out for tests, of images without a test part. Left out, 0.2."""
+    validation_share: float | None = None
+    """Share of each class of the train part that is held out to choose the best weights on. Left out, 0."""
+    split_seed: int | None = None
+    """Seed of the images that are held out. Left out, seed."""
     strict: bool = field(default=False, metadata=RUN)
     """End with an error if a file among the images of a folder is none; left out, it is passed over and told."""
     image_size: int | None = None
@@ -67,28 +81,35 @@ class TrainConfig:
     std: tuple[float, ...] | None = None
     """Standard deviation of each channel, for pixels from 0 to 1."""
     weights: str | None = None
-    """Weights to start from: a run's folder, hf://OWNER/NAME, or a file of safetensors, PyTorch, .npz, Keras or Flax,
-    with our tensor names or those of torchvision, timm and others."""
+    """Weights to start from: a run's folder, a name such as timm:resnet50.a1_in1k (`python -m weights_flax list` prints
+    all), hf://OWNER/NAME, or a file of safetensors, PyTorch, .npz, Keras or Flax, with our tensor names or those of
+    torchvision, timm and others."""
     which: str | None = None
-    """Weights of a run that is started from or evaluated: averaged or last. Left out, averaged if the run has any."""
+    """Weights of a run that is started from or evaluated: best, averaged or last. Left out, the first that it has."""
     num_classes: int | None = None
     """Number of classes of the data. If the weights have another number, the classifier starts from random values."""
-    new_head: bool = False
+    new_head: bool | None = None
     """Start the classifier from random values, whatever classes the weights have, and whatever its name."""
-    ignore_unused: bool = False
+    ignore_unused: bool | None = None
     """Pass over entries of the weights' file beside the network; they are refused else."""
 
     epochs: int | None = None
     """Passes over the train split."""
     steps: int | None = None
     """Steps to train for, instead of epochs."""
+    patience: int | None = None
+    """Epochs in a row without a better validation accuracy (or mean average precision, where images may have several
+    classes) after which the run ends early."""
     batch_size: int | None = None
     """Images per step, on all devices together."""
+    sampling: str | None = None
+    """shuffled: each train image once an epoch; balanced: each class equally often."""
     accumulate: int | None = None
     """Micro-batches per batch: a step adds up their gradients, and BatchNorm sees them one by one."""
 
     augment: tuple[str, ...] | None = None
-    """Changes of train images: affine, pad-crop, flip, random-resized-crop, color, rand-augment (:AMOUNT); or none."""
+    """Changes of train images, in this order: affine, pad-crop, flip, random-resized-crop, color, rand-augment,
+    auto-augment, auto-augment-cifar10, trivial-augment, random-erasing, some with :AMOUNT behind the name; or none."""
     mixup: float | None = None
     """Parameter of mixup's Beta distribution; 0 is no mixup."""
     cutmix: float | None = None
@@ -99,20 +120,28 @@ class TrainConfig:
     label_smoothing: float | None = None
     """Share of each target that is spread evenly over all classes."""
     loss: str | None = None
-    """softmax (cross-entropy over classes) or binary (cross-entropy of each class on its own)."""
+    """softmax (cross-entropy over classes) or binary (cross-entropy of each class on its own). Left out, binary for
+    images that may have several classes, whatever the recipe says."""
+
+    class_weights: tuple[float, ...] | str | None = None
+    """Weights of the classes in the loss: balanced, which makes up for classes with few images; or a number for each
+    class."""
 
     optimizer: str | None = None
-    """sgd, lamb or adamw."""
+    """Optimizer of Optax: sgd, adam, adamw, nadamw, lion, rmsprop, lamb, lars, adafactor or one of eleven others."""
     lr: float | None = None
     """Peak learning rate."""
     lr_scaling: str | None = None
     """none, or linear: the peak learning rate is lr · batch_size / 256 (Goyal et al., arXiv:1706.02677)."""
     momentum: float | None = None
-    """Momentum of sgd."""
+    """Momentum of sgd, rmsprop and lars; other optimizers have values of their own."""
     nesterov: bool | None = None
     """Nesterov's form of momentum."""
+    layer_decay: float | None = None
+    """Factor on the learning rate from the head to the last stage, from there to the stage before, down to the stem:
+    for weights that are fine-tuned. 1 is one rate for all."""
     weight_decay: float | None = None
-    """Weight decay."""
+    """Weight decay: added to the gradient, or decoupled, as the optimizer has it."""
     decay: str | None = None
     """Parameters that decay: all, or kernels (no biases, no BatchNorm)."""
     schedule: str | None = None
@@ -132,7 +161,10 @@ class TrainConfig:
     ema_warmup: bool | None = None
     """Let the decay rise to `ema` from 0 at the first step, so that the average forgets the initial weights in short
     runs too. Left out, a run that exists goes on as it began."""
-    freeze: tuple[str, ...] = ()
+    batch_norm_decay: float | None = None
+    """Decay of BatchNorm's running statistics at each step, 1 minus PyTorch's momentum. Left out, 0.9. Under a smaller
+    one they follow the weights more closely, and come from fewer images."""
+    freeze: tuple[str, ...] | None = None
     """Parameters, and statistics beside them, that training does not change: patterns such as "conv1/*", "layer1_*"."""
 
     stem_type: str | None = field(default=None, metadata=MODEL)
@@ -158,16 +190,18 @@ class TrainConfig:
     frozen_batch_norm: bool | None = field(default=None, metadata=MODEL)
     """Normalise by the running statistics in training too, and never update them."""
 
-    dtype: str = "float32"
-    """Compute type: float32, bfloat16, float16 (loss scaling) or float64. Parameters stay float32 at least."""
-    batch_norm: str = "global"
-    """global: statistics over the whole batch; local: over each device's share of it."""
-    reduce_dtype: str = "float32"
-    """Type in which devices add their gradients; with bfloat16 they send half as much."""
-    max_skipped: int = 20
-    """Number of steps in a row, skipped because of infinite or NaN values, after which the run stops."""
-    seed: int = 0
-    """Seed of the initial parameters, of the order of the data and of all augmentation."""
+    dtype: str | None = None
+    """Compute type: float32, bfloat16, float16 (loss scaling) or float64. Parameters stay float32 at least. Left out,
+    float32."""
+    batch_norm: str | None = None
+    """global: statistics over the whole batch; local: over each device's share of it. Left out, global."""
+    reduce_dtype: str | None = None
+    """Type in which devices add their gradients: float32, or bfloat16, in which they send half as much. Left out,
+    float32."""
+    max_skipped: int | None = None
+    """Number of steps in a row, skipped because of infinite or NaN values, after which the run stops. Left out, 20."""
+    seed: int | None = None
+    """Seed of the initial parameters, of the order of the data and of all augmentation. Left out, 0."""
 
     parallel: str = field(default="jit", metadata=RUN)
     """jit (one program over sharded arrays) or pmap (one program per device)."""
@@ -183,8 +217,9 @@ class TrainConfig:
     """Project at Weights & Biases to write metrics to."""
     profile: bool = field(default=False, metadata=RUN)
     """Write a trace of a few steps to the run's folder."""
-    out: Path | None = field(default=None, metadata=RUN)
-    """Folder of the run; an existing run continues where it stopped. Left out, a new folder under runs/."""
+    out: AnyPath | None = field(default=None, metadata=RUN)
+    """Folder of the run. A run that exists needs no other option, and continues where it stopped. Left out, a new
+    folder under runs/."""
 
 
 TrainConfig.__init__ = renamed_keyword(TrainConfig.__init__, **OLD_NAMES)  # type: ignore[method-assign]
@@ -194,11 +229,17 @@ TrainConfig.__init__ = renamed_keyword(TrainConfig.__init__, **OLD_NAMES)  # typ
 class ResolvedConfig(TrainConfig):
     """The options of a run after `with_recipe`, with defaults for options that neither user nor recipe sets."""
 
-    recipe: str
+    arch: str = field()  # without `field`, the default of `TrainConfig` would be that of this class too
+    data: str = "digits"
+    recipe: str = field()
+    validation_share: float = 0.0
     test_crop: float = 0.875
     test_crop_rule: str = "torchvision"
     interpolation: str = "bilinear"
-    batch_size: int
+    new_head: bool = False
+    ignore_unused: bool = False
+    batch_size: int = field()
+    sampling: str = "shuffled"
     accumulate: int = 1
     augment: tuple[str, ...] = ()
     mixup: float = 0.0
@@ -207,10 +248,11 @@ class ResolvedConfig(TrainConfig):
     label_smoothing: float = 0.0
     loss: str = "softmax"
     optimizer: str = "sgd"
-    lr: float
+    lr: float = field()
     lr_scaling: str = "none"
     momentum: float = 0.9
     nesterov: bool = False
+    layer_decay: float = 1.0
     weight_decay: float = 1e-4
     decay: str = "all"
     schedule: str = "step"
@@ -221,6 +263,13 @@ class ResolvedConfig(TrainConfig):
     clip_norm: float = 0.0
     ema: float = 0.0
     ema_warmup: bool = True
+    batch_norm_decay: float = 0.9
+    freeze: tuple[str, ...] = ()
+    dtype: str = "float32"
+    batch_norm: str = "global"
+    reduce_dtype: str = "float32"
+    max_skipped: int = 20
+    seed: int = 0
 
 
 def reaching(purpose: dict[str, str]) -> tuple[str, ...]:
@@ -228,72 +277,11 @@ def reaching(purpose: dict[str, str]) -> tuple[str, ...]:
     return tuple(option.name for option in fields(TrainConfig) if option.metadata == purpose)
 
 
-def build_network(config: TrainConfig, num_classes: int) -> nn.Module:
+def build_network(config: TrainConfig, num_classes: int) -> Network:
     """Builds the network of a config with its MODEL options; raises as `build_model`."""
     options: dict[str, Any] = {name: getattr(config, name) for name in reaching(MODEL)}
     options = {name: value for name, value in options.items() if value is not None}
-    if config.dtype == "float64":
+    dtype = config.dtype or "float32"
+    if dtype == "float64":
         options["param_dtype"] = jnp.float64
-    return build_model(config.arch, num_classes=num_classes, dtype=DTYPES[config.dtype], **options)
-
-
-def check(config: TrainConfig) -> None:
-    """Raises ValueError, which names the value and the allowed ones, if an option has a wrong value."""
-    check_values({option.name: getattr(config, option.name) for option in fields(config)})
-
-
-def check_values(options: Mapping[str, Any]) -> None:
-    """Checks as `check` the options that are given, by their names."""
-    mean, std, epochs, steps = (options.get(name) for name in ("mean", "std", "epochs", "steps"))
-    if (mean is None) != (std is None):
-        raise ValueError(f"give mean and std, or neither; given mean={mean} and std={std}")
-    for name in ("new_head", "which", "ignore_unused"):
-        if options.get(name) and options.get("weights") is None:
-            raise ValueError(f"{name} is for weights to start from; none are given")
-    if epochs is not None and steps is not None:
-        raise ValueError(f"give epochs or steps, not both; given epochs={epochs} and steps={steps}")
-    for name, check_value in CHECKS.items():
-        if (value := options.get(name)) is not None:
-            check_value(name, value)
-
-
-def _must_be(allowed: str, is_allowed: Callable[[Any], bool]) -> Callable[[str, Any], None]:
-    def check_value(name: str, value: Any) -> None:
-        if not is_allowed(value):
-            raise ValueError(f"{name} must be {allowed}; given {value!r}")
-
-    return check_value
-
-
-_positive = _must_be("positive and finite", lambda number: 0 < number < inf)
-_not_negative = _must_be("at least 0 and finite", lambda number: 0 <= number < inf)
-_share = _must_be("over 0 and at most 1", lambda number: 0 < number <= 1)
-
-CHECKS: dict[str, Callable[[str, Any], object]] = {
-    "arch": partial(one_of, allowed=ARCHS),
-    "data": lambda name, value: one_of("data set", value.partition(":")[0], KINDS),
-    **dict.fromkeys(("image_size", "test_image_size", "epochs", "steps", "batch_size"), check_positive),
-    **dict.fromkeys(("accumulate", "num_classes", "max_skipped", "workers"), check_positive),
-    **dict.fromkeys(("lr", "checkpoint_minutes"), _positive),
-    **dict.fromkeys(("mixup", "cutmix", "weight_decay", "warmup_lr", "clip_norm"), _not_negative),
-    **dict.fromkeys(("momentum", "label_smoothing", "warmup", "ema"), check_rate),
-    **dict.fromkeys(("test_crop", "augment_until"), _share),
-    "mean": _must_be("finite", lambda mean: all(-inf < number < inf for number in mean)),
-    "std": lambda name, std: [_positive(name, number) for number in std],
-    "which": partial(one_of, allowed=WHICH),
-    "augment": lambda name, value: parse_augmentations(value),
-    "decay_at": _must_be("rising shares over 0 and under 1", lambda given: all(map(lt, (0, *given), (*given, 1)))),
-    "test_crop_rule": partial(one_of, allowed=CROP_RULES),
-    "interpolation": partial(one_of, allowed=INTERPOLATIONS),
-    "loss": partial(one_of, allowed=("softmax", "binary")),
-    "optimizer": partial(one_of, allowed=("sgd", "lamb", "adamw")),
-    "lr_scaling": partial(one_of, allowed=("none", "linear")),
-    "decay": partial(one_of, allowed=("all", "kernels")),
-    "schedule": partial(one_of, allowed=("constant", "step", "cosine", "whole-cosine")),
-    "warmup_shape": partial(one_of, allowed=("linear", "constant")),
-    "dtype": partial(one_of, allowed=DTYPES),
-    "batch_norm": partial(one_of, allowed=("global", "local")),
-    "reduce_dtype": partial(one_of, allowed=("float32", "bfloat16")),
-    "parallel": partial(one_of, allowed=("jit", "pmap")),
-    "seed": _must_be("from 0 to 4294967295", lambda seed: 0 <= seed < 2**32),
-}
+    return build_model(str(config.arch), num_classes=num_classes, dtype=DTYPES[dtype], **options)

@@ -5,7 +5,8 @@ from typing import Any
 
 from common_flax.checks import one_of
 from training_flax.augment.registry import current_names
-from training_flax.config.config import MODEL, ResolvedConfig, TrainConfig, check, reaching
+from training_flax.config.checks import check
+from training_flax.config.config import MODEL, ResolvedConfig, TrainConfig, reaching
 from weights_flax.io.archs import ARCHS, constructor_options, published_size
 
 
@@ -132,11 +133,12 @@ RECIPES = {name: replace(recipe, config=replace(recipe.config, recipe=name)) for
 
 def suitable_recipe(config: TrainConfig) -> str:
     """Names the recipe for a config without one, by the data, or else by the network and its published image size."""
-    if config.data == "digits":
+    arch = str(config.arch)
+    if config.data in (None, "digits", "dataset:digits"):  # by name, or opened and passed to `fit`
         return "quick-digits"
-    if published_size(ARCHS[config.arch]()) > 32:
+    if published_size(ARCHS[arch]()) > 32:
         return "he2015-imagenet"
-    return "huang2017-cifar" if config.arch.startswith("densenet") else "he2015-cifar"
+    return "huang2017-cifar" if arch.startswith("densenet") else "he2015-cifar"
 
 
 def with_recipe(config: TrainConfig, *, batch_norm: bool = True) -> ResolvedConfig:
@@ -150,9 +152,12 @@ def with_recipe(config: TrainConfig, *, batch_norm: bool = True) -> ResolvedConf
             tenth.
 
     Raises:
-        ValueError: an option has a wrong value, or there is no such recipe (the message names the nearest).
+        ValueError: an option has a wrong value, there is no architecture, or no such recipe (the message names the
+            nearest).
     """
     check(config)
+    if config.arch is None:
+        raise ValueError("arch is missing: name one, such as densenet121, or as out the folder of a run that exists")
     name = config.recipe or suitable_recipe(config)
     one_of("recipe", name, RECIPES)
     recipe = RECIPES[name].config

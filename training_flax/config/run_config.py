@@ -4,19 +4,18 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, cast, get_type_hints
-
-import msgspec
+from typing import Any, cast
 
 from common_flax.check_sums import KEY, unsealed
 from common_flax.checks import one_of
 from common_flax.files import open_regular, user_path
 from common_flax.json_input import read_object, shortened, typed
 from training_flax.augment.registry import current_names
+from training_flax.config.checks import check_values
 from training_flax.config.config import (
     BEFORE,
     MODEL,
@@ -25,59 +24,30 @@ from training_flax.config.config import (
     ResolvedConfig,
     TrainConfig,
     build_network,
-    check_values,
     reaching,
 )
 from training_flax.config.recipes import RECIPES
+from training_flax.config.schema import FACTS, Machine, schema, stored_options
 from training_flax.data.dataset import Dataset
 from training_flax.data.source import sum_of_files
-from weights_flax.formats.run import CONFIG, Channels, Normalisation, NumClasses, Side, Text
+from weights_flax.formats.run import CONFIG
 from weights_flax.io.archs import constructor_options
 
 FILE = CONFIG
 LONGEST = 400  # characters of an error
 NEEDED = ("arch", "recipe", "batch_size", "lr")  # the options without a default
-FILES = ("train_files", "test_files", "train_bytes", "test_bytes", "train_labels", "test_labels")
-MAY_LACK = (*FILES, "weights_sum", "versions", "mark", "lengths", "random")  # entries of FACTS that no reader needs
-# Bounds that no run reaches, so that a damaged file asks for no more memory than a machine has.
-MOST = 2**32
-MOST_OF = {
-    **dict.fromkeys(("image_size", "test_image_size", "width", "growth_rate"), 2**16),
-    "batch_size": 2**24,
-}
-MOST_LISTED = 2**10
-
-Count = Annotated[int, msgspec.Meta(ge=1, le=MOST)]
-Bytes = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-
-
-class RandomNumbers(msgspec.Struct, forbid_unknown_fields=True):
-    """The entry "random" of config.json, see `training_flax.runtime.random_numbers`."""
-
-    impl: Text
-    partitionable: bool
-
-
-# The entries beside the options, with their types.
-FACTS: dict[str, Any] = {
-    "num_classes": NumClasses,
-    "class_names": tuple[Text, ...],
-    "train_examples": Count,
-    "test_examples": Count,
-    "train_files": Text,
-    "test_files": Text,
-    "train_bytes": Bytes,
-    "test_bytes": Bytes,
-    "train_labels": Text,
-    "test_labels": Text,
-    "weights_sum": Text,
-    "image_shape": tuple[Side, Side, Channels],
-    "normalisation": Normalisation,
-    "versions": Annotated[dict[str, Text], msgspec.Meta(max_length=MOST_LISTED)],
-    "random": RandomNumbers,
-    "mark": Text,
-    "lengths": Annotated[tuple[Count, ...], msgspec.Meta(max_length=MOST_LISTED)],
-}
+PARTS = ("train", "test", "validation")
+FILES = tuple(f"{part}_{what}" for what in ("files", "bytes", "labels") for part in PARTS)
+SUMS = tuple(f"{part}_sum" for part in PARTS)
+OWN = ("own_loss", "own_optimizer")
+SEVERAL = "multi_label"  # true where an image may have several classes; runs of one class an image have no such entry
+# Entries of runs to which a user passed more than a config.
+OF_FIT = (*OWN, "callbacks", "unused_options", "resumption", "pixels")
+# Entries of FACTS that no reader needs.
+MAY_LACK = (
+    *(*FILES, *SUMS, *OF_FIT),
+    *("validation_examples", "weights_sum", "versions", "mark", "lengths", "random", "machine", SEVERAL),
+)
 
 
 @dataclass(frozen=True)
@@ -90,7 +60,10 @@ class RunConfig:
         train_examples, test_examples: the numbers of images.
         image_shape: (height, width, channels) of the images that the network sees in training.
         mean, std: the normalisation of pixels from 0 to 1, channel by channel.
+        pixels: the run saw pixels; False for values that the user had normalised himself.
         mark: the mark of the run; None in runs of older versions.
+        multi_label: an image may have none, one or several classes.
+        machine: where the data are on the machine that the run began on.
     """
 
     options: ResolvedConfig
@@ -101,6 +74,9 @@ class RunConfig:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     mark: str | None
+    pixels: bool = True
+    multi_label: bool = False
+    machine: Machine = field(default_factory=Machine)
 
     @property
     def num_classes(self) -> int:
@@ -108,16 +84,24 @@ class RunConfig:
         return len(self.class_names)
 
 
-def numbers_options(config: TrainConfig, dataset: Dataset) -> dict[str, Any]:
-    """Returns everything that a run's numbers depend on: resolved options, classes, normalisation, versions."""
+def numbers_options(config: TrainConfig, dataset: Dataset, own: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Returns everything that a run's numbers depend on: resolved options, classes, normalisation, versions.
+
+    `own` are the names of a loss and an optimizer of the user's, as the entries of `OWN`.
+    """
     values = {name: value for name, value in asdict(config).items() if name not in reaching(RUN) + reaching(MODEL)}
     values["model"] = {name: getattr(config, name) for name in reaching(MODEL)}
     values["num_classes"] = len(dataset.class_names)
     values["class_names"] = dataset.class_names
-    values["train_examples"] = len(dataset.train.labels)
-    values["test_examples"] = len(dataset.test.labels)
-    files = {name: getattr(dataset, name) for name in FILES} | {"weights_sum": _sum_of_weights(config.weights)}
+    values |= {SEVERAL: True} if dataset.multi_label else {}
+    values["train_examples"] = dataset.train.examples
+    values["test_examples"] = dataset.test.examples
+    if dataset.validation is not None:
+        values["validation_examples"] = dataset.validation.examples
+    files = {name: getattr(dataset, name) for name in (*FILES, *SUMS)}
+    files |= {"weights_sum": _sum_of_weights(config.weights)}
     values |= {name: listed for name, listed in files.items() if listed is not None}
+    values |= own or {}
     values["image_shape"] = dataset.image_shape
     values["normalisation"] = {"mean": dataset.mean, "std": dataset.std}
     values["versions"] = {name: version(name) for name in ("jax", "flax", "optax")}
@@ -147,7 +131,7 @@ def _sum_of_file(path: Path, size: int, changed: int) -> str | None:
 
 def check_bounds(values: Mapping[str, Any]) -> None:
     """Raises ValueError, which names the option, if one has a value that no config.json may have."""
-    typed(plain(values), _schema())
+    typed(plain(values), schema())
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,7 +162,7 @@ def read_config(run: Path | str) -> dict[str, Any]:
         raise ValueError(f"{str(path)!r} cannot be read: {error.strerror or error}") from None
     try:
         current = _current(values)
-        typed(current, _schema())
+        typed(current, schema())
         _check(current)
         unsealed(values)  # last, because the checks before can name the field
     except ValueError as error:
@@ -196,8 +180,8 @@ def read_run_config(run: Path) -> RunConfig:
     missing = [name for name in (*NEEDED, *FACTS) if name not in values and name not in MAY_LACK]
     if missing:
         raise ValueError(f"{str(run / FILE)!r} is damaged: {missing[0]} is missing")
-    stored = typed(values, _schema())
-    options = {name: getattr(stored, name) for name in _stored_options()} | values["model"]
+    stored = typed(values, schema())
+    options = {name: getattr(stored, name) for name in stored_options()} | values["model"]
     return RunConfig(
         options=ResolvedConfig(**options, num_classes=stored.num_classes),
         class_names=stored.class_names,
@@ -207,43 +191,16 @@ def read_run_config(run: Path) -> RunConfig:
         mean=stored.normalisation.mean,
         std=stored.normalisation.std,
         mark=stored.mark,
+        pixels=stored.pixels is not False,
+        multi_label=bool(stored.multi_label),
+        machine=stored.machine or Machine(),
     )
-
-
-def _stored_options() -> tuple[str, ...]:
-    """Returns the names of the options at the top of config.json."""
-    names = (option.name for option in fields(ResolvedConfig))
-    return tuple(name for name in names if name not in {*reaching(RUN), *reaching(MODEL), *FACTS})
-
-
-@cache
-def _schema() -> Any:
-    """Returns the type of config.json: options by the types in `ResolvedConfig`, and the facts beside them."""
-    hints = get_type_hints(ResolvedConfig)
-    options = [(name, _bounded(name, hints[name]), None) for name in reaching(MODEL)]
-    model = msgspec.defstruct("Model", options, forbid_unknown_fields=True)
-    entries = [(name, _bounded(name, hints[name]), None) for name in _stored_options()]
-    entries += [(name, kind, None) for name, kind in FACTS.items()]
-    return msgspec.defstruct("Config", [*entries, ("model", model, None)], forbid_unknown_fields=True)
-
-
-def _bounded(name: str, hint: Any) -> Any:
-    """Returns the type of an option, with bounds on integers and lengths."""
-    integer = Annotated[int, msgspec.Meta(ge=0, le=MOST_OF.get(name, MOST))]
-    bounded: dict[Any, Any] = {
-        int: integer,
-        str: Text,
-        tuple[str, ...]: Annotated[tuple[Text, ...], msgspec.Meta(max_length=MOST_LISTED)],
-        tuple[float, ...]: Annotated[tuple[float, ...], msgspec.Meta(max_length=MOST_LISTED)],
-    }
-    bounded |= {kind | None: short | None for kind, short in bounded.items()}
-    return bounded.get(hint, hint)
 
 
 def _defaults() -> dict[str, Any]:
     """Returns the values of the options that an older run may lack."""
     defaults = {option.name: option.default for option in fields(ResolvedConfig) if option.default is not MISSING}
-    return plain({name: defaults[name] for name in _stored_options() if name in defaults} | BEFORE)
+    return plain({name: defaults[name] for name in stored_options() if name in defaults} | BEFORE)
 
 
 def _current(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -286,8 +243,13 @@ def _check(values: Mapping[str, Any]) -> None:
 
 def _check_network(arch: str, model: Mapping[str, Any], dtype: str, classes: int | None) -> None:
     """Raises ValueError unless the architecture has the options, and allows their values."""
+    check_model_options(arch, model)
+    build_network(TrainConfig(arch, dtype=dtype, **model), classes or 1)
+
+
+def check_model_options(arch: str, options: Mapping[str, Any]) -> None:
+    """Raises ValueError for an option, which is not None, that an architecture does not have."""
     known = [name for name in reaching(MODEL) if name in constructor_options(arch)]
-    for name, value in model.items():
+    for name, value in options.items():
         if value is not None and name not in known:
             raise ValueError(f"{arch} has no option {name}; it has {', '.join(known)}; given {value!r}")
-    build_network(TrainConfig(arch, dtype=dtype, **model), classes or 1)

@@ -13,6 +13,11 @@ TRAIN, TEST = 1024, 256  # images of noise
 MOST_CLASSES, MOST_IMAGES = 10**6, 5 * 10**7
 
 
+def preparation_of(name: str) -> str:
+    """Returns how photos become images like those of the data set called `name`, see `View`: "digit" or "none"."""
+    return "digit" if name in ("digits", "dataset:digits") else "none"  # by name, or opened and passed to `fit`
+
+
 def digits(rest: str = "") -> Sources:
     """Reads handwritten digits: 1,437 train and 360 test images of 32×32×3 pixels, 10 classes.
 

@@ -11,7 +11,7 @@ from PIL import ExifTags, Image
 
 from common_flax.checks import MOST_PIXELS
 from common_flax.files import open_regular
-from training_flax.data.image_files import opened, without_metadata
+from training_flax.files.image_files import opened, without_metadata
 
 T = TypeVar("T")
 INTERPOLATIONS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}

@@ -6,15 +6,16 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from training_flax.data.dataset import Split, StreamedSplit
+from training_flax.data.dataset import AnySplit, BatchedSplit, StreamedSplit
 from training_flax.data.decode import centre_crop, random_resized_crop
 from training_flax.runtime.devices import Devices
 
+SAMPLINGS = ("shuffled", "balanced")
 AHEAD = 3  # batches that are being decoded at the same time
 UNCHANGED = -1  # in place of an example's epoch: the image is not augmented
 
@@ -41,6 +42,45 @@ def _epoch_order(seed: int, epoch: int, examples: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(examples)
 
 
+class BalancedOrder:
+    """An endless sequence of examples in which each class comes equally often.
+
+    Each round has every class of the labels once, in random order. A class's own examples come in turns: each of them
+    once, in random order, before any comes again. All follows from the seed and the place in the sequence alone.
+
+    Args:
+        labels: (examples,) integers.
+        seed: the run's seed.
+    """
+
+    def __init__(self, labels: np.ndarray, seed: int):
+        self._seed, self._by_class = seed, np.argsort(labels, kind="stable")
+        _, self._starts, self._counts = np.unique(labels[self._by_class], return_index=True, return_counts=True)
+        self._turns: dict[int, tuple[int, np.ndarray]] = {}  # of each class the newest turn, and its order
+
+    def batch(self, step: int, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the examples of the batch of `step`, counted from 0, and the turn of each: (batch_size,) int32."""
+        classes = len(self._counts)
+        first, last = step * batch_size, (step + 1) * batch_size - 1
+        rounds = {number: self._round(number) for number in range(first // classes, last // classes + 1)}
+        drawn = [self._draw(int(rounds[p // classes][p % classes]), p // classes) for p in range(first, last + 1)]
+        examples, turns = np.array(drawn, np.int32).T
+        return examples, turns
+
+    def _round(self, number: int) -> np.ndarray:
+        return np.random.default_rng((self._seed, number, 1)).permutation(len(self._counts))
+
+    def _draw(self, which: int, number: int) -> tuple[int, int]:
+        """Returns the example of class `which` in round `number`, and its turn."""
+        turn, place = divmod(number, int(self._counts[which]))
+        known, order = self._turns.get(which, (-1, self._starts))
+        if known != turn:
+            # The last number tells the draws of examples from those of classes; a 0 at the end would count for nothing.
+            order = np.random.default_rng((self._seed, turn, which, 2)).permutation(self._counts[which])
+            self._turns[which] = turn, order
+        return int(self._by_class[self._starts[which] + order[place]]), turn
+
+
 class UnreadableImage(ValueError):
     """Raised for a missing or broken image of a streamed split: one line that names the image."""
 
@@ -52,7 +92,7 @@ class Batch(NamedTuple):
     epochs: Any  # (batch,) int32: the epoch of each example, or UNCHANGED
     stop_signal: Any  # (batch,) int32: this process's request to all processes, see `training_flax.runtime.signals`
     images: Any = None  # (batch, height, width, channels) uint8, if the split is streamed
-    labels: Any = None  # (batch,) int32, if the split is streamed
+    labels: Any = None  # (batch,) int32 or (batch, classes) uint8, if the split is streamed
 
 
 class Reader:
@@ -95,7 +135,7 @@ def ahead(count: int, started: Iterable[T]) -> Iterator[T]:
 
 
 def read_ahead(
-    split: Split | StreamedSplit,
+    split: AnySplit,
     batches: Iterable[Batch],
     reader: Reader | None,
     result: Callable[[Future[np.ndarray]], np.ndarray] = Future.result,
@@ -108,12 +148,21 @@ def read_ahead(
         reader: decodes a streamed split; without a reader, batches are yielded unchanged.
         result: waits for a decoded image and returns it.
     """
-    if reader is None:
+    if reader is None or not isinstance(split, StreamedSplit):
         yield from batches
         return
     for batch, images in ahead(AHEAD, ((batch, reader.start(batch.examples, batch.epochs)) for batch in batches)):
         pixels = np.stack([result(image) for image in images])
         yield batch._replace(images=pixels, labels=split.labels[batch.examples])
+
+
+def with_images(rows: Iterable[Batch], batches: Iterator[tuple[np.ndarray, np.ndarray]]) -> Iterator[Batch]:
+    """Adds the images and labels of a user's batches to `rows`; raises UnreadableImage if there are too few batches."""
+    for number, batch in enumerate(rows):
+        given = next(batches, None)
+        if given is None:
+            raise UnreadableImage(f"the iterable of batches ended after {number} batches, before the epoch did")
+        yield batch._replace(images=given[0], labels=given[1])
 
 
 def wait_for(image: Future[np.ndarray], check: Callable[[], None], seconds: float = 0.05) -> np.ndarray:
@@ -161,12 +210,13 @@ class Loader:
         reader: decodes a streamed split.
         stop_signal: returns this process's request to all processes, see `training_flax.runtime.signals`.
         change_until: the first step without augmentation; None augments to the end.
+        sampling: "shuffled", see `batch_indices`, or "balanced", see `BalancedOrder`.
         idle: returns True if the devices have nothing to do.
         check: called while the caller waits for images; may raise an error to end the waiting.
         waited: seconds, so far, in which both the caller and the devices waited for images.
     """
 
-    split: Split | StreamedSplit
+    split: AnySplit
     steps: range
     batch_size: int
     seed: int
@@ -174,23 +224,49 @@ class Loader:
     reader: Reader | None = None
     stop_signal: Callable[[], int] = lambda: 0
     change_until: int | None = None
+    sampling: str = "shuffled"
     idle: Callable[[], bool] = lambda: False
     check: Callable[[], None] = lambda: None
     waited: float = 0.0
 
     def __iter__(self) -> Iterator[Batch]:
-        for rows in read_ahead(self.split, map(self.rows, self.steps), self.reader, self._result):
+        rows_of_steps: Iterable[Batch] = map(self.rows, self.steps)
+        if isinstance(self.split, BatchedSplit):
+            rows_of_steps = with_images(rows_of_steps, self._timed(self.split.batches()))
+        for rows in read_ahead(self.split, rows_of_steps, self.reader, self._result):
             rows = rows._replace(stop_signal=np.full(len(rows.examples), self.stop_signal(), np.int32))
             yield self.devices.put_rows(rows, mapped=True)
 
     def rows(self, step: int) -> Batch:
         """Returns this process's rows of the batch of `step`, without images."""
-        batch, examples = self.batch_size, len(self.split.labels)
-        mine = self.devices.rows(batch)
-        epochs = (np.arange(step * batch, (step + 1) * batch) // examples).astype(np.int32)
+        batch, examples = self.batch_size, self.split.examples
+        mine, positions = self.devices.rows(batch), np.arange(step * batch, (step + 1) * batch)
+        epochs = (positions // examples).astype(np.int32)
+        if isinstance(self.split, BatchedSplit):
+            indices = (positions % examples).astype(np.int32)  # tells the images of an epoch apart
+        elif self.sampling == "balanced":
+            # An example may come twice in an epoch: its turn tells the changes of its image apart.
+            indices, epochs = self._balanced.batch(step, batch)
+        else:
+            indices = batch_indices(step, batch, examples, self.seed)
         if self.change_until is not None and step >= self.change_until:
             epochs[:] = UNCHANGED
-        return Batch(batch_indices(step, batch, examples, self.seed)[mine], epochs[mine], np.zeros(0, np.int32))
+        return Batch(indices[mine], epochs[mine], np.zeros(0, np.int32))
+
+    @cached_property
+    def _balanced(self) -> BalancedOrder:
+        return BalancedOrder(self.split.labels, self.seed)
+
+    def _timed(self, batches: Iterator[T]) -> Iterator[T]:
+        """Yields the batches, and counts the time that they take while the devices are idle."""
+        while True:
+            self.check()
+            before, idle = time.perf_counter(), self.idle()
+            batch = next(batches, None)
+            self.waited += (time.perf_counter() - before) * idle
+            if batch is None:
+                return
+            yield batch
 
     def _result(self, image: "Future[np.ndarray]") -> np.ndarray:
         # Only waiting while the devices are idle costs time, so only that is counted.

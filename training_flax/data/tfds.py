@@ -17,7 +17,6 @@ from common_flax.errors import one_line
 from common_flax.files import user_path
 from common_flax.optional import not_installed
 from training_flax.data.decode import read_image, read_size
-from training_flax.data.records import Features, Records, choose_features, open_records
 from training_flax.data.source import CHUNK, MEMORY_LIMIT, Source, Sources
 from training_flax.data.splits import (
     choose_splits,
@@ -28,6 +27,7 @@ from training_flax.data.splits import (
     sum_of_shards,
     without_slice,
 )
+from training_flax.files.records import Features, Records, choose_features, open_records
 
 
 def data_folder(data_dir: str | Path | None) -> Path:
@@ -118,7 +118,7 @@ def prepared(
         names, labels = _classes(data.features, splits, [part.labels for part in parts])
         train, test = (_source(data, *part) for part in zip(splits, parts, labels, strict=True))
         told = (*notes(info.splits, *splits), *([data.features.note] * bool(data.features.note)))
-        return Sources(train, test, names, told)
+        return Sources(train, test, names, told, test_part=splits[1])
 
 
 def _find(name: str, version: str, data: Path) -> Path:

@@ -11,10 +11,10 @@ from flax import linen as nn
 
 from common_flax.checks import check_positive
 from layers_flax import Network
+from layers_flax.nn.normalise import normalise
 from training_flax.data.decode import with_channels
 from training_flax.data.loader import ahead
 from training_flax.learn.evaluation import whole_batch
-from training_flax.learn.steps import normalise
 from training_flax.runtime.compilation import compiler_options
 from training_flax.runtime.devices import Devices
 from weights_flax import fold_batch_norm
@@ -24,7 +24,7 @@ WORTH_FOLDING = 256  # images: folding takes a second or two, and saves a fifth 
 
 
 class Predictions(NamedTuple):
-    """The most probable classes of images, in the order of `torch.topk(logits.softmax(-1), top)`."""
+    """The most probable classes of images, in the order of `torch.topk(logits.softmax(-1), top)`, or of sigmoid."""
 
     probabilities: Any  # (images, top) float32
     classes: Any  # (images, top) int32
@@ -38,13 +38,19 @@ def image_channels(model: nn.Module, variables: Mapping[str, Any]) -> int:
 @cache
 def _jitted() -> Any:
     """Returns the jitted function of all classifiers; made at the first call, because this starts JAX's backend."""
-    return jax.jit(_likeliest, static_argnames=("model", "top"), compiler_options=compiler_options())
+    return jax.jit(_likeliest, static_argnames=("model", "top", "multi_label"), compiler_options=compiler_options())
 
 
-def _likeliest(model: nn.Module, top: int, variables: Any, images: jax.Array, mean: Any, std: Any) -> Predictions:
+def _likeliest(
+    model: nn.Module, top: int, multi_label: bool, variables: Any, images: jax.Array, mean: Any, std: Any
+) -> Predictions:
     dtype = jnp.promote_types(getattr(model, "param_dtype"), jnp.float32)  # noqa: B009
     logits: Any = model.apply(variables, normalise(images, mean, std, dtype), train=False)
-    probabilities, classes = jax.lax.top_k(jax.nn.softmax(logits.astype(dtype)), top)
+    logits = logits.astype(dtype)
+    if multi_label:  # logits, unlike probabilities, tell classes apart that are almost sure
+        largest, classes = jax.lax.top_k(logits, top)
+        return Predictions(jax.nn.sigmoid(largest), classes)
+    probabilities, classes = jax.lax.top_k(jax.nn.softmax(logits), top)
     return Predictions(probabilities, classes)
 
 
@@ -56,7 +62,7 @@ class Classifier:
 
     Args:
         images: the number of images that will come; a batch is not larger.
-        model, variables, mean, std, top, batch_size: see `predict`, also for errors.
+        model, variables, mean, std, top, batch_size, multi_label: see `predict`, also for errors.
 
     Attributes:
         batch_size: images at a time, a multiple of the number of devices.
@@ -72,6 +78,7 @@ class Classifier:
         top: int | None,
         batch_size: int,
         images: int,
+        multi_label: bool = False,
     ):
         check_positive("batch_size", batch_size)
         num_classes: int = getattr(model, "num_classes")  # noqa: B009
@@ -87,8 +94,8 @@ class Classifier:
         self.batch_size = whole_batch(min(batch_size, max(images, 1)), self._devices)
         if images >= WORTH_FOLDING and isinstance(model, Network) and not model.folded:
             model, variables = fold_batch_norm(model, variables)
-        self._model = model
-        self._step: Callable[..., Predictions] = partial(_jitted(), model, self.top)
+        self._model, self._multi_label = model, multi_label
+        self._step: Callable[..., Predictions] = partial(_jitted(), model, self.top, multi_label)
         self._variables = self._devices.replicate(jax.device_get(dict(variables)))
         widest = jax.dtypes.canonicalize_dtype(np.float64)
         self._moments = self._devices.replicate([np.asarray(values, widest) for values in (mean, std)])
@@ -96,7 +103,8 @@ class Classifier:
     def compile(self, image_shape: tuple[int, int, int]) -> None:
         """Compiles for images of one shape ahead of time."""
         images = jax.ShapeDtypeStruct((self.batch_size, *image_shape), np.uint8, sharding=self._devices.spread)
-        self._step = _jitted().lower(self._model, self.top, self._variables, images, *self._moments).compile()
+        static = self._model, self.top, self._multi_label
+        self._step = _jitted().lower(*static, self._variables, images, *self._moments).compile()
 
     def start(self, images: np.ndarray) -> Predictions:
         """Starts on a batch, (up to batch_size, height, width, channels) uint8, filled up with its last image.

@@ -34,6 +34,7 @@ def predict(
     interpolation: str = "bilinear",
     crop_rule: str = "torchvision",
     workers: int | None = None,
+    multi_label: bool = False,
 ) -> Predictions:
     """Predicts the most probable classes of images, on all devices, with running statistics and no dropout.
 
@@ -55,6 +56,8 @@ def predict(
         interpolation: for files: "bilinear" or "bicubic".
         crop_rule: for files: "torchvision", "timm" or "centred", see `training_flax.data.decode.centre_crop`.
         workers: for files: threads that decode; None is one per core.
+        multi_label: an image may have none, one or several classes, each with a probability of its own: sigmoid, not
+            softmax.
 
     Returns:
         `Predictions`: probabilities (images, top), softmax in float32 or wider, and classes (images, top) int32.
@@ -69,14 +72,14 @@ def predict(
                 raise ValueError(f"images must be uint8, pixels from 0 to 255; given {images.dtype}")
             if image_size is not None or crop is not None:
                 raise ValueError("image_size and crop are for files; arrays are seen as they are")
-            classifier = Classifier(model, variables, mean, std, top, batch_size, len(images))
+            classifier = Classifier(model, variables, mean, std, top, batch_size, len(images), multi_label)
             return _joined(classifier, classifier.in_batches(images))
         paths = [str(path) for path in ([images] if isinstance(images, str | Path) else images)]
         size = published_size(model) if image_size is None else image_size
         seen = dict(interpolation=interpolation, crop_rule=crop_rule)
         channels = image_channels(model, variables)
         view = View((size, size), channels, CROP if crop is None else crop, keep=crop is None, **seen)
-        classifier = Classifier(model, variables, mean, std, top, batch_size, len(paths))
+        classifier = Classifier(model, variables, mean, std, top, batch_size, len(paths), multi_label)
         return _joined(classifier, (_unbroken(batch) for batch in FileStream(classifier, paths, view, workers)))
 
 

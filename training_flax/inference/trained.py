@@ -11,7 +11,9 @@ from flax import linen as nn
 
 from training_flax.config.config import DTYPES, MODEL, reaching
 from training_flax.config.run_config import read_run_config
+from training_flax.data.built_in import preparation_of
 from training_flax.data.source import MEMORY_LIMIT
+from training_flax.inference.likeness import Likeness, read_likeness
 from training_flax.inference.transform import CROP
 from weights_flax import load_model
 from weights_flax.formats.run import origin
@@ -30,7 +32,10 @@ class Trained:
         crop: share of a test image's shorter side that the centre crop keeps.
         keep: images that have the size already are neither cropped nor resized.
         interpolation, crop_rule: of the centre crop.
+        preparation: of photos, see `View`.
+        likeness: what the training images are like.
         origin: the weights that were taken, such as "averaged weights after step 45".
+        multi_label: an image may have several classes, each with a probability of its own.
     """
 
     model: nn.Module
@@ -43,7 +48,10 @@ class Trained:
     keep: bool = True
     interpolation: str = "bilinear"
     crop_rule: str = "torchvision"
+    preparation: str = "none"
+    likeness: Likeness | None = None
     origin: str | None = None
+    multi_label: bool = False
 
 
 def network_of_run(run: Path, dtype: str, which: str | None = None) -> Trained:
@@ -52,7 +60,7 @@ def network_of_run(run: Path, dtype: str, which: str | None = None) -> Trained:
     Args:
         run: the run's folder.
         dtype: the compute type, one of `DTYPES`; float64 needs JAX's x64.
-        which: "averaged" or "last" weights; None takes averaged ones if the run has any.
+        which: "best", "averaged" or "last" weights; None takes the first of these that the run has.
 
     Raises:
         ValueError: there is no run, it has no such weights, or one of its files is damaged.
@@ -64,17 +72,20 @@ def network_of_run(run: Path, dtype: str, which: str | None = None) -> Trained:
     side = chosen.test_image_size
     about: dict[str, Any] = {
         "class_names": config.class_names,
-        "mean": config.mean,
-        "std": config.std,
+        "mean": config.mean if config.pixels else None,  # else only the user knows how his values were normalised
+        "std": config.std if config.pixels else None,
         "size": (side, side) if side else config.image_shape[:2],
         "crop": chosen.test_crop,
-        "keep": not side and pixels <= MEMORY_LIMIT,
+        "keep": not side and (pixels <= MEMORY_LIMIT or chosen.data in ("arrays", "batches")),
         "interpolation": chosen.interpolation,
         "crop_rule": chosen.test_crop_rule,
+        "preparation": preparation_of(chosen.data),
+        "multi_label": config.multi_label,
     }
     network = {name: value for name in reaching(MODEL) if (value := getattr(chosen, name)) is not None}
-    options = network | {"arch": chosen.arch, "num_classes": config.num_classes} | _types(dtype)
+    options = network | {"arch": chosen.arch, "num_classes": config.num_classes} | types_of(dtype)
     model, variables, card = load_model(run, which=which, **options)
+    about["likeness"] = _likeness(card)
     return Trained(model, variables, **about, origin=origin(card))
 
 
@@ -85,14 +96,15 @@ def network_of_weights(
 
     Also raises ValueError if the file's classes or normalisation make no sense.
     """
-    loaded = load_model(source, arch, which=which, ignore_unused=ignore_unused, **_types(dtype))
+    loaded = load_model(source, arch, which=which, ignore_unused=ignore_unused, **types_of(dtype))
     try:
         return Trained(loaded.model, loaded.variables, **_metadata(loaded.card), origin=origin(loaded.card))
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         raise ValueError(f"weights {source!r} have a damaged card") from None
 
 
-def _types(dtype: str) -> dict[str, Any]:
+def types_of(dtype: str) -> dict[str, Any]:
+    """Returns the options of a network for a compute type, one of `DTYPES`."""
     return {"dtype": DTYPES[dtype], **({"param_dtype": jnp.float64} if dtype == "float64" else {})}
 
 
@@ -102,13 +114,18 @@ def _metadata(values: Mapping[str, Any]) -> dict[str, Any]:
     mean, std = (None if moments[name] is None else tuple(map(float, moments[name])) for name in ("mean", "std"))
     if names is not None and len(names) != values["num_classes"]:
         raise ValueError
-    metadata: dict[str, Any] = {"mean": mean, "std": std}
+    metadata: dict[str, Any] = {"mean": mean, "std": std, "multi_label": bool(values.get("multi_label"))}
     metadata["class_names"] = None if names is None else tuple(map(str, names))
     if shape := values.get("image_shape"):
         metadata["size"] = (int(shape[0]), int(shape[1]))
     if about := values.get("preprocessing"):
-        metadata |= {name: str(about[name]) for name in ("interpolation", "crop_rule") if name in about}
+        metadata |= {name: str(about[name]) for name in ("interpolation", "crop_rule", "preparation") if name in about}
         metadata |= {"crop": float(about["crop"])} if "crop" in about else {}
         # Published networks crop images of any size; those of runs, images that their runs resized.
         metadata["keep"] = bool(about.get("keep", "run" in values))
-    return metadata
+    return metadata | {"likeness": _likeness(values)}
+
+
+def _likeness(card: Mapping[str, Any]) -> Likeness | None:
+    entry = card.get("training_images")
+    return None if entry is None else read_likeness(entry)

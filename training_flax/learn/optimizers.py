@@ -1,13 +1,16 @@
 """The optimizer, learning-rate schedule and weight decay of a config, all from Optax."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from training_flax.config.config import TrainConfig
+from training_flax.config.config import ResolvedConfig, TrainConfig
+from training_flax.config.optimizers import OPTIMIZERS
 from training_flax.config.recipes import with_recipe
+from training_flax.learn.layer_rates import scale_by_part
 
 
 def peak_rate(config: TrainConfig) -> float:
@@ -61,20 +64,41 @@ def make_optimizer(
 
     SGD is PyTorch's: weight decay is added to the gradient, v ← m v + g, and the parameters change by -lr · v, or by
     -lr · (g + m v) in Nesterov's form. LAMB (You et al., arXiv:1904.00962) is timm's: parameters that do not decay get
-    no trust ratio.
+    no trust ratio; so do those of LARS (You et al., arXiv:1708.03888). `OPTIMIZERS` tells of the others. With a
+    `layer_decay` the rates fall from head to stem, see `factors_of`.
     """
     config, schedule = with_recipe(config), rate or learning_rate(config, total_steps)
     mask = kernels if config.decay == "kernels" else None
-    if config.optimizer == "sgd":
-        optimizer = optax.chain(
-            optax.add_decayed_weights(config.weight_decay, mask),
-            optax.sgd(schedule, config.momentum or None, nesterov=config.nesterov),
-        )
-    elif config.optimizer == "lamb":
-        optimizer = _lamb(schedule, config.weight_decay, mask)
-    else:
-        optimizer = optax.adamw(schedule, weight_decay=config.weight_decay, mask=mask)
+    optimizer = _optimizer(config, schedule, mask)
+    if config.layer_decay != 1:
+        optimizer = optax.chain(optimizer, scale_by_part(config, config.layer_decay))
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), optimizer) if config.clip_norm else optimizer
+
+
+def _optimizer(config: ResolvedConfig, schedule: optax.Schedule, mask: Any) -> optax.GradientTransformation:
+    name, weight_decay = config.optimizer, config.weight_decay
+    about, make = OPTIMIZERS[name], getattr(optax, config.optimizer)
+    momentum: dict[str, Any] = {"nesterov": config.nesterov, "momentum": config.momentum or None}
+    if name == "lars":
+        momentum["momentum"] = config.momentum
+        adapted = True if mask is None else mask
+        return make(schedule, weight_decay, adapted, trust_ratio_mask=adapted, **momentum)
+    if about.decay == "gradient":
+        core = make(schedule, **momentum) if about.momentum else make(schedule)
+        return optax.chain(optax.add_decayed_weights(weight_decay, mask), core)
+    if name in _WITHOUT_DECAY:
+        decay = optax.add_decayed_weights(weight_decay, mask)
+        return optax.chain(_WITHOUT_DECAY[name](), decay, optax.scale_by_learning_rate(schedule))
+    if name == "lamb":
+        return _lamb(schedule, weight_decay, mask)
+    return make(schedule, weight_decay=weight_decay, mask=mask)
+
+
+# Of these Optax has no decoupled weight decay with a mask, so it is added behind them.
+_WITHOUT_DECAY: dict[str, Callable[[], optax.GradientTransformation]] = {
+    "novograd": optax.scale_by_novograd,
+    "adafactor": lambda: optax.chain(optax.adafactor(), optax.scale(-1)),
+}
 
 
 def _lamb(schedule: optax.Schedule, weight_decay: float, mask: Any) -> optax.GradientTransformation:

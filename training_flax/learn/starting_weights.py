@@ -5,7 +5,8 @@ from typing import Any, cast
 
 from flax import linen as nn
 
-from training_flax.config.config import TrainConfig, check_values
+from training_flax.config.checks import check_values
+from training_flax.config.config import TrainConfig
 from training_flax.config.recipes import RECIPES, suitable_recipe
 from training_flax.config.run_config import is_run, read_config
 from weights_flax import load_weights, read_card
@@ -17,9 +18,10 @@ Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 def starting_weights(config: TrainConfig, model: nn.Module) -> dict[str, Any]:
     """Loads the variables of `model` from `config.weights`, with a new head if needed; raises as `load_weights`."""
     source = cast(str, config.weights)
-    chosen: dict[str, Any] = {"which": config.which, "ignore_unused": config.ignore_unused, "seed": config.seed}
+    chosen: dict[str, Any] = {"which": config.which, "seed": config.seed or 0}
+    chosen["ignore_unused"] = bool(config.ignore_unused)
     try:
-        return load_weights(model, source, new_head=config.new_head, **chosen)
+        return load_weights(model, source, new_head=bool(config.new_head), **chosen)
     except ValueError as error:
         if HINT not in str(error):
             raise
@@ -78,5 +80,13 @@ def normalisation(config: TrainConfig, channels: int) -> Normalisation | None:
     if not mean and not std:
         return None
     if len(mean) != channels or len(std) != channels:
-        raise ValueError(f"mean and std must have a number for each of {channels} channels; given {mean} and {std}")
+        given = "given" if config.mean is not None else f"those {moments_from(config)} are"
+        raise ValueError(f"mean and std must have a number for each of {channels} channels; {given} {mean} and {std}")
     return mean, std
+
+
+def moments_from(config: TrainConfig) -> str:
+    """Returns the origin, in words, of the mean and std that `normalisation` finds."""
+    if config.mean is not None:
+        return "as given"
+    return "as the run began" if config.out is not None and is_run(config.out) else f"of the weights {config.weights}"

@@ -39,7 +39,7 @@ class TrainMetrics(NamedTuple):
     """Metrics of a step on its batch; all are ()."""
 
     loss: jax.Array  # mean cross-entropy, without label smoothing
-    accuracy: jax.Array  # share of images whose largest logit and largest target are of one class
+    accuracy: jax.Array  # share of images whose largest logit and target are of one class, or whose classes are right
     gradient_norm: jax.Array  # before clipping
     skipped_in_row: jax.Array  # int32
 
@@ -49,6 +49,8 @@ class EvalResult(NamedTuple):
 
     loss: jax.Array  # (batch,) cross-entropy
     prediction: jax.Array  # (batch,) int32, the class of the largest logit; -1 if a logit is NaN
+    probability: jax.Array  # (batch,) softmax of the predicted class; NaN if a logit is
+    rank: jax.Array  # (batch,) int32, the classes that come before the true one; all of them if a logit is NaN
 
 
 @partial(renamed_keyword, optimiser="optimizer")

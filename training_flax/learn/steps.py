@@ -13,11 +13,17 @@ from jax import lax
 
 from common_flax.renamed import renamed_keyword
 from layers_flax.autodiff.backend import backend
+from layers_flax.nn.batch_norm import BatchNorm
 from training_flax.learn.averages import averaged, averaging_rate
+from training_flax.learn.class_weights import relative_weights
 from training_flax.learn.freeze import check_patterns, frozen_leaves
 from training_flax.learn.state import EvalResult, LossScale, TrainMetrics, TrainState
 
 STEPS_UNTIL_DOUBLED = 2000
+PRESENT = 0.2  # the binary loss takes a class with a larger share of the target as present
+
+Loss = Callable[[jax.Array, jax.Array], jax.Array]
+"""A pure function (logits, targets) → losses: logits and targets (batch, classes), losses (batch,)."""
 
 
 @partial(renamed_keyword, optimiser="optimizer")
@@ -26,13 +32,16 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     *,
     label_smoothing: float = 0.0,
-    loss: str = "softmax",
+    class_weights: Sequence[float] | None = None,
+    loss: str | Loss = "softmax",
     accumulate: int = 1,
     ema: float = 0.0,
     ema_warmup: bool = False,
+    batch_norm_decay: float = BatchNorm.momentum,
     freeze: Sequence[str] = (),
     axis_name: str | None = None,
     reduce_dtype: Any = None,
+    multi_label: bool = False,
 ) -> Callable[[TrainState, jax.Array, jax.Array], tuple[TrainState, TrainMetrics]]:
     """Makes the pure function (state, images, labels) → (state, metrics) of one optimizer step.
 
@@ -46,51 +55,77 @@ def make_train_step(
         optimizer: any of Optax's.
         label_smoothing: share of the target that is spread evenly over all classes (Szegedy et al.,
             arXiv:1512.00567, section 7). The loss in the metrics is without it.
+        class_weights: a weight for each class, or None: the loss is the weighted mean Σ w·loss / Σ w over the whole
+            batch, as by PyTorch's CrossEntropyLoss(weight) for labels, see `relative_weights`. Under the binary loss
+            an image has the weight of its class. The loss in the metrics is without them.
         loss: "softmax", cross-entropy over classes; or "binary", the mean over classes of binary cross-entropies, in
-            which a class with a share over 0.2 counts as present (Wightman 2021, section 3).
+            which a class with a share over 0.2 counts as present (Wightman 2021, section 3); or a function of your own
+            (logits, targets) → losses (batch,), whose mean is minimised. Targets are shares (batch, classes).
         accumulate: micro-batches per batch, whose gradients are averaged; must divide the batch size. Micro-batch j has
             the examples j, j + accumulate, …, so that each device has a share of each.
         ema: decay of the moving average at each step, if the state has one.
         ema_warmup: the average begins with the weights after the first step, and the decay rises to `ema`, see
             `averaging_rate`. Without it the initial weights have a share of ema ** steps in the average.
+        batch_norm_decay: share of BatchNorm's running statistics that stays at each forward pass in training, 1 minus
+            PyTorch's momentum. The weights move while the statistics are averaged, so these are of older weights, about
+            decay / (1 - decay) steps old; a smaller decay lets them follow, and they then come from fewer images.
         freeze: patterns of parameters and statistics that stay the same, bit for bit, see `frozen_leaves`.
         axis_name: the mapped axis that the batch is sharded over (`pmap`, `shard_map`), if any. A model with the same
             `axis_name` normalises by the whole batch, a model without by each device's share.
         reduce_dtype: the type in which the members of that axis add their gradients; None is the parameters' own.
+        multi_label: an image may have none, one or several classes; labels are (batch, classes) of 0 and 1. A class
+            weight is then a factor on the loss of images that have the class, as by PyTorch's
+            BCEWithLogitsLoss(pos_weight). The accuracy is the share of images with all classes right, those over 0.
 
-    The step raises ValueError, when it is first called or traced, for a pattern that matches no parameter of the state.
+    The step raises ValueError, when it is first called or traced, for a pattern that matches no parameter of the state,
+    or a loss of your own that does not return a number for each image.
+
+    Raises:
+        ValueError: `class_weights` are given with a loss of your own, which has to weigh classes itself; or
+            `multi_label` with the softmax loss or label smoothing, which are for one class an image.
     """
+    if multi_label and (loss == "softmax" or label_smoothing):
+        raise ValueError(f"multi_label needs another loss, without label smoothing; given {loss!r}, {label_smoothing}")
+    if callable(loss) and class_weights is not None:
+        raise ValueError(f"class_weights are for the losses that have names; given {class_weights} with your own loss")
     # A model without `axis_name` takes each device's share for a batch of its own: its statistics differ, and it would
     # drop the same units on each.
     members_apart = axis_name is not None and getattr(model, "axis_name", None) is None
 
-    def objective(params, batch_stats, images, targets, key, scale):
+    def objective(params, batch_stats, images, targets, key, scale, weights):
         params = jax.tree.map(
             lambda frozen, leaf: lax.stop_gradient(leaf) if frozen else leaf, frozen_leaves(params, freeze), params
         )
         variables = {"params": params, "batch_stats": batch_stats}
         logits, updates = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key})
         plain = _loss(logits, targets, loss)
-        smooth = _loss(logits, optax.smooth_labels(targets, label_smoothing), loss)
-        right = (logits.argmax(-1) == targets.argmax(-1)).mean(dtype=plain.dtype)
-        return scale * smooth, (plain, right, updates.get("batch_stats", batch_stats))
+        of_one = None if multi_label else targets
+        smooth = _loss(logits, optax.smooth_labels(targets, label_smoothing), loss, weights, of_one)
+        right = _are_right(logits, targets, multi_label).mean(dtype=plain.dtype)
+        stats = _moved_further(updates.get("batch_stats", batch_stats), batch_stats, batch_norm_decay)
+        return scale * smooth, (plain, right, stats)
 
     gradient_of = jax.grad(objective, has_aux=True)
 
     def gradients(state: TrainState, images: jax.Array, targets: jax.Array, scale: Any):
         """Returns the batch's gradient, loss, accuracy and new statistics."""
+        weights = None if class_weights is None else jnp.asarray(class_weights, targets.dtype)
+        if class_weights is not None and not multi_label:
+            weights = relative_weights(class_weights, targets, axis_name)
         key = jax.random.fold_in(state.key, state.step)
         if members_apart:
             key = jax.random.fold_in(key, lax.axis_index(axis_name))
         if accumulate == 1:
-            grads, (plain, right, stats) = gradient_of(state.params, state.batch_stats, images, targets, key, scale)
+            grads, (plain, right, stats) = gradient_of(
+                state.params, state.batch_stats, images, targets, key, scale, weights
+            )
             return grads, plain, right, stats
 
         def micro_step(carry, inputs):
             total, stats = carry
             number, images, targets = inputs
             grads, (plain, right, stats) = gradient_of(
-                state.params, stats, images, targets, jax.random.fold_in(key, number), scale
+                state.params, stats, images, targets, jax.random.fold_in(key, number), scale, weights
             )
             return (jax.tree.map(jnp.add, total, grads), stats), (plain, right)
 
@@ -105,6 +140,7 @@ def make_train_step(
         check_patterns(state.params, freeze)
         dtype = _widest_type(state.params)
         targets = labels if labels.ndim == 2 else jax.nn.one_hot(labels, model.num_classes, dtype=dtype)
+        targets = targets.astype(dtype) if multi_label else targets
         scale = 1.0 if state.loss_scale is None else state.loss_scale.scale
         grads, plain, right, stats = gradients(state, images, targets, scale)
         if axis_name is not None:
@@ -116,7 +152,9 @@ def make_train_step(
         norm = jnp.sqrt(_sum_of_squares(grads))
         finite = jnp.isfinite(norm) & jnp.isfinite(plain)
 
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        # Transformations such as `optax.contrib.reduce_on_plateau` look at the loss.
+        seen = {"value": plain} if isinstance(optimizer, optax.GradientTransformationExtraArgs) else {}
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, **seen)
         params = _thaw(optax.apply_updates(state.params, updates), state.params, freeze)
         stats = _thaw(stats, state.batch_stats, freeze)
         new = {"params": params, "batch_stats": stats}
@@ -144,6 +182,12 @@ def make_train_step(
         return after, TrainMetrics(plain, right, norm, jnp.asarray(after.skipped_in_row))
 
     return step
+
+
+def _moved_further(new: Any, old: Any, decay: float) -> Any:
+    """Returns running statistics under `decay`, from those that the layers moved under their own."""
+    factor = (1 - decay) / (1 - BatchNorm.momentum)
+    return new if decay == BatchNorm.momentum else jax.tree.map(lambda new, old: old + factor * (new - old), new, old)
 
 
 def _choose(condition: jax.Array, new: Any, old: Any) -> Any:
@@ -180,10 +224,35 @@ def _all_finite(tree: Any) -> jax.Array:
     return jnp.isfinite(_sum_of_squares(tree, 2.0**-20 / math.sqrt(largest)))
 
 
-def _loss(logits: jax.Array, targets: jax.Array, kind: str) -> jax.Array:
+def _are_right(logits: jax.Array, targets: jax.Array, multi_label: bool) -> jax.Array:
+    if multi_label:
+        return ((logits > 0) == (targets > PRESENT)).all(-1)
+    return logits.argmax(-1) == targets.argmax(-1)
+
+
+def _loss(logits: jax.Array, targets: jax.Array, kind: str | Loss, weights: Any = None, plain: Any = None) -> jax.Array:
+    """Returns the mean loss; `weights` are of classes, `plain` targets without smoothing, None for several classes."""
+    if callable(kind):
+        return losses_by(kind, logits, targets).mean()
     if kind == "softmax":
-        return optax.softmax_cross_entropy(logits, targets).mean()
-    return optax.sigmoid_binary_cross_entropy(logits, (targets > 0.2).astype(logits.dtype)).mean()
+        if weights is None:
+            return optax.softmax_cross_entropy(logits, targets).mean()
+        return -(weights * targets * jax.nn.log_softmax(logits)).sum(-1).mean()
+    losses = optax.sigmoid_binary_cross_entropy(logits, (targets > PRESENT).astype(logits.dtype))
+    if plain is None and weights is not None:
+        return (losses * jnp.where(targets > PRESENT, weights, 1)).mean()
+    return losses.mean() if weights is None else (losses.mean(-1) * (plain @ weights)).mean()
+
+
+def losses_by(loss: Loss, logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Returns the losses (batch,) by a function of the user's; raises ValueError if it returns anything else."""
+    losses = jnp.asarray(loss(logits, targets))
+    if losses.shape != logits.shape[:1] or not jnp.issubdtype(losses.dtype, jnp.floating):
+        raise ValueError(
+            f"loss must return a number for each image, of shape {logits.shape[:1]} in floating point; given shape "
+            f"{losses.shape} of {losses.dtype}"
+        )
+    return losses
 
 
 def _micro_batches(x: jax.Array, count: int) -> jax.Array:
@@ -205,19 +274,26 @@ def _rescale(state: LossScale, finite: jax.Array) -> LossScale:
     return LossScale(scale, jnp.where(double, 0, good))
 
 
-def make_eval_step(model: nn.Module) -> Callable[[Any, jax.Array, jax.Array], EvalResult]:
-    """Makes the pure function (variables, images, labels) → `EvalResult`, with running statistics and no dropout."""
+def make_eval_step(model: nn.Module, loss: Loss | None = None) -> Callable[[Any, jax.Array, jax.Array], EvalResult]:
+    """Makes the pure function (variables, images, labels) → `EvalResult`, with running statistics and no dropout.
+
+    The loss is the cross-entropy, unless a function (logits, targets) → losses is given.
+    """
 
     def step(variables: Any, images: jax.Array, labels: jax.Array) -> EvalResult:
         logits: Any = model.apply(variables, images, train=False)
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        if loss is None:
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        else:
+            losses = losses_by(loss, logits, jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype))
         # Among values that are NaN `argmax` takes the first, and class 0 would be right by chance.
-        classes = jnp.where(jnp.isnan(logits).any(-1), -1, logits.argmax(-1))
-        return EvalResult(loss, classes.astype(jnp.int32))
+        lost = jnp.isnan(logits).any(-1)
+        classes = jnp.where(lost, -1, logits.argmax(-1))
+        probability = jax.nn.softmax(logits).max(-1)
+        true = jnp.take_along_axis(logits, labels[:, None], -1)
+        # Of equal logits the first counts as larger, as it does for `argmax`: rank 0 is a right prediction.
+        before = (logits > true) | ((logits == true) & (jnp.arange(logits.shape[-1]) < labels[:, None]))
+        rank = jnp.where(lost, logits.shape[-1], before.sum(-1))
+        return EvalResult(losses, classes.astype(jnp.int32), probability, rank.astype(jnp.int32))
 
     return step
-
-
-def normalise(images: jax.Array, mean: Sequence[float], std: Sequence[float], dtype: Any = jnp.float32) -> jax.Array:
-    """Returns (pixel / 255 - mean) / std for images (…, channels) with values from 0 to 255: the input of networks."""
-    return (images.astype(dtype) / 255 - jnp.asarray(mean, dtype)) / jnp.asarray(std, dtype)

@@ -14,17 +14,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from flax import linen as nn
 
 from common_flax.check_sums import damage, write_check_sums
 from common_flax.files import UNFINISHED, make_folder, remove, sync, sync_tree
+from layers_flax import Network
 from training_flax.config.config import build_network
 from training_flax.config.run_config import read_run_config
+from training_flax.files.disk_space import checkpoint_size, reserve
 from training_flax.learn.state import TrainState
-from training_flax.run.alone import whole_here, write_alone
-from training_flax.run.disk_space import checkpoint_size, reserve
 from training_flax.run.folder import checkpoint_steps
 from training_flax.run.metrics import METRICS
+from training_flax.runtime.alone import whole_here, write_alone
 from training_flax.runtime.locks import let_checkpoints_be_written
 from training_flax.runtime.random_numbers import current
 from training_flax.runtime.signals import RunError
@@ -39,11 +39,12 @@ class Progress(NamedTuple):
     """The values of a run besides its `TrainState`; JSON in the checkpoint."""
 
     evaluated: int = 0  # step of the last evaluation
-    best_accuracy: float = -1.0  # on the test split, of the averaged weights if there are any
+    best_accuracy: float = -1.0  # or other score, on the part that is looked at; of averaged weights if there are any
     best_step: int = 0
     seconds: float = 0.0  # training time over all starts, without evaluation
     lines: int = 0  # of metrics.jsonl
     epoch_sums: tuple[float, float, int] = (0.0, 0.0, 0)  # sums of loss and accuracy and steps of the current epoch
+    stopped_by: str = ""  # the callback that ended the run before its last step
 
 
 class Checkpoints:
@@ -56,6 +57,9 @@ class Checkpoints:
         run: the run's folder.
         mark: the run's mark, see `mark_of`.
         lengths: the numbers of steps that the run was planned for, see `lengths_of`; the last one holds now.
+
+    Attributes:
+        steps: the steps of all checkpoints, whole or being written.
     """
 
     def __init__(self, run: Path, mark: str, lengths: Sequence[int]):
@@ -70,7 +74,7 @@ class Checkpoints:
                         remove(path)
         let_checkpoints_be_written(run)
         self._saver = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
-        self._steps = checkpoint_steps(run)
+        self.steps = checkpoint_steps(run)
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
         self._started = self._ended = 0.0  # of the last checkpoint, by the monotonic clock
@@ -80,7 +84,7 @@ class Checkpoints:
 
         Raises RunError if this or the last checkpoint could not be written.
         """
-        if step in self._steps:
+        if step in self.steps:
             return
         self.wait()
         tree, unfinished = _as_tree(state), self._folder / f"{step}{UNFINISHED}"
@@ -103,7 +107,7 @@ class Checkpoints:
             self._saver.save(unfinished / "state", args=ocp.args.StandardSave(tree))
         except Exception as error:
             raise self._failure(error) from error
-        self._steps.append(step)
+        self.steps.append(step)
         # Not a daemon: when Python ends, it waits until the checkpoint is whole.
         self._thread = threading.Thread(target=finish, name="checkpoint")
         self._thread.start()
@@ -150,7 +154,7 @@ class Checkpoints:
         sync_tree(unfinished)
         unfinished.rename(self._folder / str(step))
         sync(self._folder)
-        for old in set(self._steps[:-KEPT]) - {progress.best_step}:
+        for old in set(self.steps[:-KEPT]) - {progress.best_step}:
             self._remove(old)
 
     def _remove(self, step: int) -> None:
@@ -158,7 +162,7 @@ class Checkpoints:
         gone = self._folder / f"{step}{UNFINISHED}"
         with suppress(OSError):  # the next start removes the rest
             (self._folder / str(step)).rename(gone)
-            self._steps.remove(step)
+            self.steps.remove(step)
             remove(gone)
 
     @property
@@ -184,7 +188,7 @@ class Checkpoints:
             RunError: all checkpoints are damaged, or one belongs to another run.
         """
         lines: list[str] = []
-        for step in reversed(self._steps):
+        for step in reversed(self.steps):
             try:  # for each damaged array Orbax would print a message
                 mark, length, progress = self._read_progress(step)
             except ValueError as error:
@@ -198,9 +202,9 @@ class Checkpoints:
             except Exception as error:  # damaged files make Orbax and TensorStore raise many kinds of errors
                 lines.append(f"checkpoint {step} is damaged and passed over: {_first_line(error)}")
                 continue
-            for later in [s for s in self._steps if s > step] if self._primary else []:
+            for later in [s for s in self.steps if s > step] if self._primary else []:
                 self._remove(later)
-            self._steps = [s for s in self._steps if s <= step]
+            self.steps = [s for s in self.steps if s <= step]
             return step, _as_state(stored, abstract), progress, lines
         if lines:
             raise RunError(f"no checkpoint in {self._run} is whole; {lines[0]}")
@@ -211,9 +215,11 @@ class Checkpoints:
         stored = read_progress(Checkpoint(step, self._folder / str(step)))
         mark, length, _ = (stored.pop(name, None) for name in ("mark", "length", "step"))
         try:
-            return mark, length, Progress(**stored | {"epoch_sums": tuple(stored["epoch_sums"])})
+            progress = Progress(**stored | {"epoch_sums": tuple(stored["epoch_sums"])})
         except (TypeError, KeyError):
             raise ValueError("its file progress/metadata is not what was written") from None
+        # A run that is extended goes on, whatever callback had stopped it.
+        return mark, length, progress if length == self._lengths[-1] else progress._replace(stopped_by="")
 
     def wait(self) -> None:
         """Waits until the last checkpoint is on the disk; raises RunError if it could not be written."""
@@ -239,12 +245,12 @@ class Checkpoints:
 
 def restore(
     run: Path | str, *, which: str | None = None, averaged: bool | None = None
-) -> tuple[nn.Module, dict[str, Any]]:
+) -> tuple[Network, dict[str, Any]]:
     """Reads a run's network and its variables, from its files or its newest checkpoint.
 
     Args:
         run: the run's folder, as in `train.py --out`.
-        which: "averaged" or "last" weights; None takes averaged ones if the run has any, as `load_model` does.
+        which: "best", "averaged" or "last" weights; None takes the first of these that the run has, as `load_model`.
         averaged: True stands for which="averaged", False for which="last".
 
     Returns:

@@ -6,15 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from matplotlib.figure import Figure
 from tyro.conf import Positional, arg
 
 from common_flax.command_line import parse_options, run_command
 from common_flax.files import save_figure
 from common_flax.palette import COLOURS
 from common_flax.terminal import as_label, say, visible
-from training_flax.config.run_config import FACTS, read_config
-from training_flax.plots.curves import label_axes
+from training_flax.config.run_config import FACTS, OWN, read_config
+from training_flax.plots.curves import MEAN, label_axes
 from training_flax.run.metrics import METRICS, read_metrics
 from training_flax.run.summary import has_its_metrics, read_summary
 from training_flax.runtime.signals import RunError
@@ -22,8 +21,9 @@ from weights_flax.formats.run import check_output
 
 LINES = ("-", "--", "-.", ":")  # line styles, for more runs than colours
 AVERAGED = "test of averaged weights"
+BEST = "test of best weights"
 # Entries of config.json that are no options: they follow from the data, or change no number.
-NOT_OPTIONS = {*FACTS}
+NOT_OPTIONS = {*FACTS} - {*OWN}
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,16 @@ class Run:
     options: dict[str, Any]
     metrics: list[dict[str, Any]]
     summary: dict[str, Any]
+
+    @property
+    def watched(self) -> str:
+        """The part that is looked at after each epoch: "validation", or else "test"."""
+        return "validation" if any(line["split"] == "validation" for line in self.metrics) else "test"
+
+    @property
+    def averaged(self) -> str:
+        """The name of this part's entries of averaged weights."""
+        return AVERAGED.replace("test", self.watched)
 
     def curve(self, split: str, name: str) -> tuple[list[float], list[float]]:
         """Returns epochs and the values of a metric, without lines that have no finite value."""
@@ -86,23 +96,31 @@ def differing_options(runs: Sequence[Run]) -> list[str]:
 def tabulate(runs: Sequence[Run]) -> str:
     """Formats the table: headings, and a line for each run.
 
-    Test accuracies are from metrics.jsonl: the best and the last one of the weights, and the last one of the averaged
-    weights if a run has any. A dash stands for values that a run does not have yet.
+    Accuracies are from metrics.jsonl: the best and the last one of the weights, and the last one of the averaged
+    weights if a run has any, on the test part, or on the validation part of a run that has one; and then that of the
+    best weights on the test part. Of images that may have several classes there is the best mean average precision, on
+    the part that is looked at. A dash stands for values that a run does not have yet.
     """
     options = differing_options(runs)
-    averaged = any(run.curve(AVERAGED, "accuracy")[1] for run in runs)
-    head = ["run", "arch", *map(visible, options), "parameters", "steps", "best test", "last test"]
-    head += ["averaged"] * averaged + ["images/s", "train time"]
+    averaged = any(run.curve(run.averaged, "accuracy")[1] for run in runs)
+    parts = [part for part in ("test", "validation") if any(run.watched == part for run in runs)]
+    head = ["run", "arch", *map(visible, options), "parameters", "steps"]
+    head += [f"{which} {part}" for part in parts for which in ("best", "last")] + ["averaged"] * averaged
+    scored = any(run.curve(run.watched, MEAN)[1] for run in runs)
+    head += ["test"] * ("validation" in parts) + ["best mean AP"] * scored + ["images/s", "train time"]
     rows = [head]
     for run in runs:
-        accuracies = run.curve("test", "accuracy")[1]
         speeds = run.curve("train", "images_per_second")[1]
         speed = run.summary.get("images_per_second", statistics.median(speeds) if speeds else None)
         last_step = max((line["step"] for line in run.metrics), default=None)
         row = [run.name, *(_cell(run.options.get(name)) for name in ("arch", *options))]
         row += [_cell(run.summary.get("parameters"), "{:,}"), _cell(last_step)]
-        row += [_percent(sorted(accuracies)[-1:]), _percent(accuracies[-1:])]
-        row += [_percent(run.curve(AVERAGED, "accuracy")[1][-1:])] * averaged
+        for part in parts:
+            accuracies = run.curve(part, "accuracy")[1]
+            row += [_percent(sorted(accuracies)[-1:]), _percent(accuracies[-1:])]
+        row += [_percent(run.curve(run.averaged, "accuracy")[1][-1:])] * averaged
+        row += [_percent(run.curve(BEST, "accuracy")[1][-1:])] * ("validation" in parts)
+        row += [_percent(sorted(run.curve(run.watched, MEAN)[1])[-1:])] * scored
         row += [_cell(speed, "{:,.0f}"), _cell(run.summary.get("train_seconds"), "{:,.0f} s")]
         rows.append([visible(cell) for cell in row])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -126,19 +144,23 @@ def _cell(value: Any, form: str = "{}") -> str:
 
 
 def draw_comparison(path: Path, runs: Sequence[Run]) -> None:
-    """Draws train loss and test error of all runs against epochs; open circles are averaged weights.
+    """Draws train loss and test or validation error of all runs against epochs; open circles are averaged weights.
 
     Raises ValueError if the file cannot be written, or its extension is no format for pictures.
     """
+    from matplotlib.figure import Figure  # slow to import, and only pictures need matplotlib
+
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     losses, errors = figure.subplots(1, 2)
     for i, run in enumerate(runs):
         line: dict[str, Any] = dict(color=COLOURS[i % len(COLOURS)], ls=LINES[i // len(COLOURS) % len(LINES)])
         losses.plot(*run.curve("train", "loss"), lw=1.2, label=str(i), **line)
-        for split, style in (("test", dict(lw=2, marker="o", ms=4)), (AVERAGED, dict(lw=1, marker="o", ms=5, mfc="w"))):
+        filled, open_ = dict(lw=2, marker="o", ms=4), dict(lw=1, marker="o", ms=5, mfc="w")
+        for split, style in ((run.watched, filled), (run.averaged, open_)):
             epochs, accuracies = run.curve(split, "accuracy")
             errors.plot(epochs, [100 * (1 - accuracy) for accuracy in accuracies], **style, **line)
-    label_axes(losses, errors, "train loss (nats)", "test error (%)")
+    parts = " or ".join(dict.fromkeys(run.watched for run in runs))
+    label_axes(losses, errors, "train loss (nats)", f"{parts or 'test'} error (%)")
     names = [as_label(run.name) for run in runs]
     legend = figure.legend(loc="outside lower center", ncols=max(1, 120 // (8 + max(map(len, names)))))
     for text, name in zip(legend.get_texts(), names, strict=True):

@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import optax
 from flax.traverse_util import flatten_dict
 
+from layers_flax.nn.normalise import normalise
 from training_flax.data.loader import Batch
-from training_flax.learn.optimizers import make_optimizer
 from training_flax.learn.state import TrainState
-from training_flax.learn.steps import normalise
-from training_flax.run.plan import Job
+from training_flax.run.job import Job
 from training_flax.run.programs import make_loader
 
 
@@ -24,7 +23,7 @@ def first_not_finite(job: Job, state: TrainState, split: Any, batch: Batch) -> s
         split, batch: the examples, as the training step takes them.
     """
     load, names = make_loader(job), forward_order(job)
-    optimizer = make_optimizer(job.config, job.total_steps)
+    optimizer, own_loss = job.optimizer, job.own.loss
 
     def step(state: TrainState, split: Any, rows: Batch) -> Any:
         def loss(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
@@ -33,10 +32,13 @@ def first_not_finite(job: Job, state: TrainState, split: Any, batch: Batch) -> s
             variables = {"params": params, "batch_stats": state.batch_stats}
             rngs = {"dropout": jax.random.fold_in(state.key, state.step)}
             logits, updated = job.eval_model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
-            return optax.softmax_cross_entropy(logits, targets).mean(), (logits, updated)
+            usual = optax.sigmoid_binary_cross_entropy if job.dataset.multi_label else optax.softmax_cross_entropy
+            losses = usual(logits, targets) if own_loss is None else own_loss(logits, targets)
+            return losses.mean(), (logits, updated)
 
         gradient, (logits, updated) = jax.grad(loss, has_aux=True)(state.params)
-        updates, _ = optimizer.update(gradient, state.opt_state, state.params)
+        seen = {"value": jnp.zeros(())} if isinstance(optimizer, optax.GradientTransformationExtraArgs) else {}
+        updates, _ = optimizer.update(gradient, state.opt_state, state.params, **seen)
         trees = (gradient, updated, optax.apply_updates(state.params, updates))
         return jnp.isfinite(logits).all(), *map(_bad, trees)
 

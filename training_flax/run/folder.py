@@ -5,9 +5,8 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -19,20 +18,23 @@ from common_flax.errors import one_line
 from common_flax.files import UNFINISHED, make_folder, remove_unfinished, user_path, whole_file
 from common_flax.json_input import read_object
 from common_flax.terminal import complain
-from training_flax.config.config import BEFORE, ResolvedConfig, TrainConfig
-from training_flax.config.run_config import FILE, is_run, numbers_options, plain, read_config
+from training_flax.config.config import TrainConfig
+from training_flax.config.of_run import ENDS, Difference, another_run, kind_of, places
+from training_flax.config.run_config import FILE, OWN, SEVERAL, is_run, numbers_options, plain, read_config
 from training_flax.data.dataset import Dataset
+from training_flax.data.held_out import write_split
 from training_flax.runtime.locks import lock
 from training_flax.runtime.random_numbers import RandomNumbers, by_shape, current
 from training_flax.runtime.signals import RunError
+from training_flax.runtime.users_code import is_users
 from weights_flax.formats.orbax import read_orbax
 from weights_flax.formats.run import newest_checkpoint
 
-LENGTH = ("epochs", "steps")
 LOCK = ".lock"
 # Options that are addresses, and the entries that tell the content apart, beside the names of files.
-CONTENT = {"data": ("train_bytes", "test_bytes"), "weights": ("weights_sum",)}
-LABELS = ("train_labels", "test_labels")
+CONTENT = {"data": ("train_bytes", "test_bytes", "validation_bytes"), "weights": ("weights_sum",)}
+LABELS = ("train_labels", "test_labels", "validation_labels")
+TRAIN_FACTS = ("train_examples", "train_files", "train_bytes", "train_labels", "normalisation")
 # A broken image may be mended; and marks that are older than the sums of labels must stay what they are.
 UNMARKED = ("versions", *chain(*CONTENT.values()), *LABELS)
 
@@ -41,12 +43,15 @@ class InUse(ValueError):
     """Raised for a folder in which another process trains."""
 
 
-def run_path(config: TrainConfig, dataset: Dataset, *, extend: bool = False) -> Path:
+def run_path(
+    config: TrainConfig, dataset: Dataset, own: Mapping[str, str] | None = None, *, extend: bool = False
+) -> Path:
     """Returns the folder for a run: `config.out`, or a new name under runs/. Writes nothing.
 
     Args:
         config: the resolved options.
         dataset: the run's data.
+        own: see `numbers_options`.
         extend: allow an existing run to get more epochs or steps.
 
     Raises:
@@ -55,8 +60,7 @@ def run_path(config: TrainConfig, dataset: Dataset, *, extend: bool = False) -> 
     if config.out is None and jax.process_count() > 1:
         raise ValueError(f"out must be given to {jax.process_count()} processes: each would name another folder")
     if config.out is None:
-        data = config.data.partition(":")[0]
-        stem = f"runs/{config.arch}-{data}-{time.strftime('%Y%m%d-%H%M%S')}"
+        stem = f"runs/{config.arch}-{kind_of(str(config.data))}-{time.strftime('%Y%m%d-%H%M%S')}"
         names = chain([stem], (f"{stem}-{i}" for i in count(2)))  # a clock may stand still, or go back
         return next(Path(name) for name in names if not Path(name).exists())
     out = Path(config.out)
@@ -65,7 +69,7 @@ def run_path(config: TrainConfig, dataset: Dataset, *, extend: bool = False) -> 
     except UnicodeEncodeError:
         raise ValueError(f"out {str(out)!r} must be UTF-8, as names of checkpoints are; name another folder") from None
     try:
-        _check_folder(out, numbers_options(config, dataset), extend)
+        _check_folder(out, numbers_options(config, dataset, own), extend)
     except OSError as error:
         raise ValueError(f"out {str(out)!r} cannot be read: {error.strerror}") from None
     return out
@@ -79,24 +83,7 @@ def _check_folder(out: Path, wanted: dict[str, Any], extend: bool) -> None:
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise ValueError(f"out {str(out)!r} cannot be made: {str(parent)!r} is no folder that may be written to")
     if out.is_dir() and any(path.name != LOCK and not path.name.endswith(UNFINISHED) for path in out.iterdir()):
-        _check_same_run(out, wanted, extend)
-
-
-def as_begun(resolved: ResolvedConfig, given: TrainConfig) -> ResolvedConfig:
-    """Returns the options with those of `BEFORE` as an existing run has them, unless the user gave them.
-
-    Args:
-        resolved: the resolved options.
-        given: the options that the user gave.
-    """
-    if given.out is None or not is_run(Path(given.out)):
-        return resolved
-    try:
-        stored = read_config(Path(given.out))
-    except ValueError:  # `run_path` says so
-        return resolved
-    kept = {name: stored[name] for name in BEFORE if getattr(given, name) is None}
-    return replace(resolved, **kept)
+        check_same_run(out, wanted, ignored=ENDS if extend else ())
 
 
 def checkpoint_steps(run: Path) -> list[int]:
@@ -106,8 +93,8 @@ def checkpoint_steps(run: Path) -> list[int]:
     return sorted(int(name) for name in names if re.fullmatch("[0-9]+", name))
 
 
-def _check_same_run(out: Path, wanted: dict[str, Any], extend: bool) -> None:
-    """Raises ValueError unless the run in `out` has the options `wanted`."""
+def check_same_run(out: Path, wanted: dict[str, Any], *, ignored: Collection[str] = (), hint: str = "") -> None:
+    """Raises ValueError, whose line `hint` ends, unless the run in `out` has the options `wanted`, but for some."""
     if not (out / FILE).is_file():
         raise ValueError(f"out {str(out)!r} is not empty, and holds no run to go on with; name a new folder")
     try:
@@ -116,21 +103,13 @@ def _check_same_run(out: Path, wanted: dict[str, Any], extend: bool) -> None:
         raise ValueError(f"out {str(out)!r} has a damaged config.json; name a new folder: {error}") from None
     there, now = _flat(stored), _flat(plain(wanted))
     unknown = {"train_files", "test_files", *LABELS, *chain(*CONTENT.values())} - there.keys()  # runs of older versions
-    ignored = {"versions", *(LENGTH if extend else ()), *_addresses(there, now)} | unknown
-    differing = [
-        f"{name} ({there.get(name)!r} there, {now.get(name)!r} now)"
-        for name in now
-        if name not in ignored and there.get(name) != now.get(name)
-    ]
-    if differing:
-        longer = not extend and all(item.split(" ")[0] in LENGTH for item in differing)
-        hint = "; --extend makes a run longer" if longer else ""
-        raise ValueError(f"out {str(out)!r} holds another run, which differs in {', '.join(differing)}{hint}")
-    if extend:
-        for name in LENGTH:
-            before, now = stored.get(name), wanted[name]
-            if before and now and now < before:
-                raise ValueError(f"extend makes a run longer; {name} was {before}; given {now}")
+    ignored = {"versions", *ignored, *_addresses(there, now)} | unknown
+    validation = [name for name in there if name.startswith("validation_")]  # which the data may have no more
+    names = [name for name in dict.fromkeys((*now, *validation, *OWN, SEVERAL)) if name not in ignored]
+    if differing := [
+        Difference(name, there.get(name), now.get(name)) for name in names if there.get(name) != now.get(name)
+    ]:
+        raise ValueError(another_run(out, differing, hint))
 
 
 def _addresses(there: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
@@ -139,7 +118,7 @@ def _addresses(there: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str
         before, given = there.get(option), now[option]
         if before == given:
             yield from content  # a broken image may have been mended; weights are read once
-        elif before is None or given is None or (option == "data" and _kind(before) != _kind(given)):
+        elif before is None or given is None or (option == "data" and kind_of(before) != kind_of(given)):
             continue
         elif option == "weights" and _place(before) == _place(given):
             yield from (option, *content)
@@ -152,17 +131,13 @@ def _place(source: str) -> str:
     return os.path.realpath(user_path(source))
 
 
-def _kind(data: str) -> str:
-    return data.partition(":")[0]
-
-
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a flat dict: the options of "model" stand beside the others, each as "model NAME"."""
     model = {f"model {name}": value for name, value in values["model"].items()}
     return {name: value for name, value in values.items() if name != "model"} | model
 
 
-def mark_of(run: Path, config: TrainConfig, dataset: Dataset) -> str:
+def mark_of(run: Path, config: TrainConfig, dataset: Dataset, own: Mapping[str, str] | None = None) -> str:
     """Returns the mark that a run's checkpoints, weights and summary carry: sixteen hexadecimal digits.
 
     It is a hash of all that the run's numbers depend on except its length, taken when the run begins; config.json keeps
@@ -171,7 +146,8 @@ def mark_of(run: Path, config: TrainConfig, dataset: Dataset) -> str:
     """
     if is_run(run) and (stored := read_config(run).get("mark")):
         return str(stored)
-    values = {k: value for k, value in numbers_options(config, dataset).items() if k not in (*LENGTH, *UNMARKED)}
+    values = numbers_options(config, dataset, own)
+    values = {name: value for name, value in values.items() if name not in (*ENDS, *UNMARKED)}
     return hashlib.sha256(json.dumps(plain(values), sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -194,13 +170,24 @@ def random_numbers(run: Path) -> RandomNumbers:
         return current()
 
 
-def write_config(run: Path, config: TrainConfig, dataset: Dataset, mark: str, lengths: Sequence[int] = ()) -> None:
-    """Writes config.json: the values of `numbers_options`, the run's mark, lengths, random numbers, and a check sum."""
+def write_config(
+    run: Path, config: TrainConfig, dataset: Dataset, mark: str, lengths: Sequence[int] = (), **facts: Any
+) -> None:
+    """Writes config.json: `numbers_options`, mark, lengths, random numbers, places, `facts`, and a check sum.
+
+    Images that were drawn for the parts are listed in split.csv.
+    """
     if is_run(run) and read_config(run).get("mark") not in (None, mark):
         raise ValueError(f"out {str(run)!r} holds another run, which has begun meanwhile; name a new folder")
     values = plain(numbers_options(config, dataset))
     about = {"mark": mark, "lengths": list(lengths), "random": random_numbers(run)._asdict()}
-    write_json(run / FILE, {**values, **about})
+    about |= {"machine": places(config)}
+    write_json(run / FILE, {**values, **about, **facts})
+    if dataset.drawn:
+        labels = {"train": dataset.train.labels, "test": dataset.test.labels}
+        labels |= {} if dataset.validation is None else {"validation": dataset.validation.labels}
+        names = {part: [dataset.named(label) for label in labels[part]] for part in dataset.drawn}
+        write_split(run, dataset.drawn, names)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -253,6 +240,8 @@ def written_to(run: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if is_users(error):
+            raise
         raise RunError(f"run {str(run)!r} cannot be written or read: {one_line(error)}") from error
 
 

@@ -7,18 +7,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from layers_flax import variables_by_shape
+from layers_flax.nn.normalise import normalise as normalise_images
 from training_flax.augment.mix import mix
 from training_flax.augment.registry import augment_images, example_keys
-from training_flax.data.dataset import Split, StreamedSplit
+from training_flax.data.dataset import AnySplit, BatchedSplit, Split
 from training_flax.data.loader import UNCHANGED, Batch
 from training_flax.learn.evaluation import in_rows, make_indexed_eval_step, pixels_of, whole_batch
+from training_flax.learn.multi_label import ClassLogits
 from training_flax.learn.optimizers import make_optimizer
 from training_flax.learn.state import EvalResult, TrainMetrics, TrainState, run_keys, start_state
-from training_flax.learn.steps import make_train_step, normalise as normalise_images
+from training_flax.learn.steps import make_train_step
 from training_flax.run.folder import checkpoint_steps
-from training_flax.run.plan import Job
+from training_flax.run.job import Job
 from training_flax.runtime.compilation import compile_together, compiler_options, garbage_left
 
 AUGMENT_STREAM = 1 << 20  # folded into the run's key; differs from the numbers of steps, which dropout folds in
@@ -30,7 +33,8 @@ class Programs(NamedTuple):
     state: TrainState  # shapes, types and shardings
     init: Callable[[], TrainState]
     train_step: Callable[[TrainState, Any, Batch], tuple[TrainState, tuple[TrainMetrics, jax.Array]]]
-    eval_step: Callable[[Any, Any, Batch], EvalResult]
+    eval_step: Callable[[Any, Any, Batch], EvalResult | ClassLogits]  # on the part that is looked at after each epoch
+    test_step: Callable[[Any, Any, Batch], EvalResult | ClassLogits]  # on the test part
     show: Callable[[TrainState, Any, Batch], tuple[jax.Array, jax.Array]]  # see `make_loader`; pixels 0 to 255
 
 
@@ -48,15 +52,18 @@ def compile_programs(job: Job) -> Programs:
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     train_split = _shapes(dataset.train, 1)[0]
     shown = _shapes(dataset.train, job.shown // jax.process_count())[1]
-    test_split, test_batch = _shapes(dataset.test, whole_batch(job.batch_size, devices) // jax.process_count())
-    eval_step = make_indexed_eval_step(job.eval_model, dataset, job.image_dtype)
+    rows = whole_batch(job.batch_size, devices) // jax.process_count()
+    watched, tested = (_shapes(split, rows) for split in (dataset.watched[1], dataset.test))
+    eval_step = make_indexed_eval_step(job.eval_model, dataset, job.image_dtype, job.own.loss)
 
     def lowered() -> Iterator[jax.stages.Lowered]:
         """Traces the programs, those that take longest to compile first."""
         yield lower_train_step(job)
-        yield devices.map_rows(eval_step, (variables, test_split, test_batch))
+        yield devices.map_rows(eval_step, (variables, *watched))
         yield devices.map_rows(lambda state, *rest: load(state.key, *rest), (state, train_split, shown))
         yield jax.jit(make_start(job), out_shardings=sharding, donate_argnums=0).lower(variables, key=key)
+        if tested != watched:
+            yield devices.map_rows(eval_step, (variables, *tested))
 
     def draw() -> Any:
         image = jax.ShapeDtypeStruct((1, *dataset.image_shape), job.image_dtype)
@@ -65,28 +72,35 @@ def compile_programs(job: Job) -> Programs:
     params_key, run_key = run_keys(key)
     compiling = compile_together(lowered(), compiler_options(remat=getattr(job.model, "remat", False)))
     drawn = [] if checkpoint_steps(job.run) else [draw()]
-    train_program, eval_program, show_program, start = [program.result() for program in compiling]
+    train_program, eval_program, show_program, start, *others = [program.result() for program in compiling]
 
     def init() -> TrainState:
         return start(devices.replicate(drawn.pop() if drawn else draw()), key=run_key)
 
-    return Programs(state, init, train_program, eval_program, show_program)
+    test_program = others[0] if others else eval_program
+    return Programs(state, init, train_program, eval_program, test_program, show_program)
 
 
-def lower_train_step(job: Job) -> jax.stages.Lowered:
-    """Traces a step of the run: its images out of the split or the batch, augmented; the step; and the stop signal."""
+def lower_train_step(job: Job, rate: optax.Schedule | None = None) -> jax.stages.Lowered:
+    """Traces a step of the run: its images out of the split or the batch, augmented; the step; and the stop signal.
+
+    `rate` stands in for the learning rate of the config.
+    """
     config, dataset, devices = job.config, job.dataset, job.devices
     step = make_train_step(
         job.model,
-        make_optimizer(config, job.total_steps),
+        job.optimizer if rate is None else make_optimizer(config, job.total_steps, rate),
         label_smoothing=config.label_smoothing,
-        loss=config.loss,
+        class_weights=job.class_weights,
+        loss=job.loss,
         accumulate=config.accumulate,
         ema=config.ema,
         ema_warmup=config.ema_warmup,
+        batch_norm_decay=config.batch_norm_decay,
         freeze=config.freeze,
         axis_name=devices.axis_name,
         reduce_dtype=None if config.reduce_dtype == "float32" else config.reduce_dtype,
+        multi_label=dataset.multi_label,
     )
     load = make_loader(job)
 
@@ -120,7 +134,7 @@ def make_start(job: Job) -> Callable[..., TrainState]:
     """Makes the function (variables, key) → state before the first step."""
     return partial(
         start_state,
-        optimizer=make_optimizer(job.config, job.total_steps),
+        optimizer=job.optimizer,
         ema=bool(job.config.ema),
         loss_scaling=job.config.dtype == "float16",
     )
@@ -136,7 +150,8 @@ def make_loader(job: Job) -> Callable[[jax.Array, Any, Batch], tuple[jax.Array, 
 
     def load(key: jax.Array, split: Any, batch: Batch) -> tuple[jax.Array, jax.Array]:
         images, labels = pixels_of(split, batch, job.dataset.image_shape)
-        targets = jax.nn.one_hot(labels, classes, dtype=job.image_dtype)
+        several = labels.ndim == 2
+        targets = labels.astype(job.image_dtype) if several else jax.nn.one_hot(labels, classes, dtype=job.image_dtype)
         if not (augmentations or config.mixup or config.cutmix):
             return images, targets
         keys = example_keys(jax.random.fold_in(key, AUGMENT_STREAM), batch.epochs, batch.examples)
@@ -151,11 +166,13 @@ def make_loader(job: Job) -> Callable[[jax.Array, Any, Batch], tuple[jax.Array, 
     return load
 
 
-def _shapes(split: Split | StreamedSplit, rows: int) -> tuple[Any, Batch]:
-    """Returns the shapes of a split on the device (None if it is streamed) and of a batch of `rows` examples."""
+def _shapes(split: AnySplit, rows: int) -> tuple[Any, Batch]:
+    """Returns the shapes of a split on the device (None if it is not in memory) and of a batch of `rows` examples."""
     numbers = jax.ShapeDtypeStruct((rows,), np.int32)
     if isinstance(split, Split):
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), in_rows(split))
         return shapes, Batch(*[numbers] * 3)
-    images = jax.ShapeDtypeStruct((rows, *split.image_shape), np.uint8)
-    return None, Batch(numbers, numbers, numbers, images, numbers)
+    dtype = split.dtype if isinstance(split, BatchedSplit) else np.uint8
+    images = jax.ShapeDtypeStruct((rows, *split.image_shape), dtype)
+    labels = jax.ShapeDtypeStruct((rows, *split.labels.shape[1:]), split.labels.dtype)
+    return None, Batch(numbers, numbers, numbers, images, labels)

@@ -13,6 +13,17 @@ from weights_flax.formats.run import SUMMARY
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Amount = Annotated[float, msgspec.Meta(ge=0)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class ClassSummary(msgspec.Struct):
+    """The scores of a class, see `training_flax.learn.per_class.ClassScores`."""
+
+    precision: Share
+    recall: Share
+    f1: Share
+    support: Count
+    average_precision: Share | None = None  # where images may have several classes, and any has this one
 
 
 class Summary(msgspec.Struct):
@@ -20,11 +31,17 @@ class Summary(msgspec.Struct):
 
     steps: Count = 0
     parameters: Count = 0
-    test_accuracy: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    test_accuracy: Share = 0.0
+    top5_accuracy: Share | None = None
+    mean_average_precision: Share | None = None
+    per_class: dict[str, ClassSummary] | None = None
     images_per_second: Amount = 0.0
     train_seconds: Amount = 0.0
+    stopped_by: str = ""
+    planned_steps: Count = 0
     mark: str = ""
     metrics_check_sum: str | None = None
+    predictions_check_sum: str | None = None
 
 
 def read_summary(run: Path) -> dict[str, Any]:

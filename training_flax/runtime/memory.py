@@ -9,6 +9,7 @@ import jax
 
 from common_flax.errors import out_of_memory
 from training_flax.runtime.signals import RunError
+from training_flax.runtime.users_code import is_users
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
@@ -47,7 +48,7 @@ def memory_for(batch_size: int) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError, OSError) as error:
-        if not (line := out_of_memory(error)):
+        if is_users(error) or not (line := out_of_memory(error)):
             raise
         advice = "take a smaller --batch-size, or --accumulate, --remat or --dtype bfloat16"
         raise RunError(f"{line} (at batch size {batch_size}); {advice}") from error

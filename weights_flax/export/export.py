@@ -1,6 +1,8 @@
 """Export of a network to one file that runs, or can be read, without this project."""
 
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from common_flax.checks import check_pixels, check_positive, one_of
 from common_flax.errors import one_line
 from common_flax.files import user_path, whole_file
 from layers_flax import to_torch, variables_by_shape
+from weights_flax.export.metadata import NAMES, card_beside, card_path, describe_export, is_card
 from weights_flax.export.onnx_file import OPSET, OPSETS, to_onnx
 from weights_flax.export.stablehlo import to_stablehlo
 from weights_flax.formats.torch import write_torch
@@ -30,19 +33,22 @@ def export(
     image_shape: Sequence[int] = (224, 224, 3),
     metadata: Mapping[str, str] | None = None,
     opset: int | None = None,
+    card: Mapping[str, Any] | None = None,
+    from_pixels: bool = False,
 ) -> None:
     """Writes a network in evaluation, with its weights, to a file that does not need this project.
 
     The exported network maps images, normalised as in training, to logits (batch, num_classes); both are float32, and
-    a batch may have any size.
+    a batch may have any size. With `from_pixels` it maps pixels from 0 to 255, uint8, to probabilities, float32.
 
-    - "stablehlo" needs only JAX, on CPU, GPU or TPU; images are (batch, height, width, channels)::
+    - "stablehlo" needs only JAX, on CPU, GPU or TPU; images are (batch, height, width, channels). An `ExportCard` in
+      JSON stands beside it, the file's name and ".json"::
 
           logits = jax.jit(jax.export.deserialize(Path(path).read_bytes()).call)(images)
 
       JAX guarantees that its later versions read such files for half a year at least.
     - "onnx" runs in every runtime that supports opset 17, or the one that is asked for; images are (batch, channels,
-      height, width)::
+      height, width). The `ExportCard` is in the file's metadata::
 
           (logits,) = onnxruntime.InferenceSession(path).run(["logits"], {"images": images})
 
@@ -57,17 +63,24 @@ def export(
         path: the file, which appears only when it is complete.
         format: "stablehlo", "onnx" (needs the package onnx) or "torch".
         image_shape: (height, width, channels) of the images that the network will see.
-        metadata: strings for the metadata of an ONNX file, beside `image_shape`, `layout` and `architecture`; for
-            example the normalisation of images.
+        metadata: more strings for the metadata, under names that `ExportCard` does not have; for example the licence.
         opset: the version of ONNX' operations that an ONNX file uses, 9 to 22; None is 17.
+        card: what is known of the network's images and classes: the card of a file of weights, see `load_model`.
+        from_pixels: put (pixel / 255 - mean) / std, by the card's values, and softmax into the program; or
+            sigmoid, if the card says that an image may have several classes ("multi_label").
 
     Raises:
         ValueError: an argument is not allowed, the variables do not fit the model, onnx is missing, or the file cannot
             be written. Nothing is written then.
     """
     one_of("format", format, FORMATS)
-    if metadata and format != "onnx":
-        raise ValueError(f"metadata is for format 'onnx'; a file of format {format!r} has no place for it")
+    if metadata and format == "torch":
+        raise ValueError("metadata is for formats 'onnx' and 'stablehlo'; a file of format 'torch' has no place for it")
+    if from_pixels and format == "torch":
+        raise ValueError("from_pixels is for formats 'onnx' and 'stablehlo'; format 'torch' has weights alone")
+    for name in metadata or {}:
+        if name in NAMES:
+            raise ValueError(f"metadata has the entry {name!r}, which the card of an export tells; give it by `card`")
     if opset is not None and format != "onnx":
         raise ValueError(f"opset is for format 'onnx'; given {opset!r} for {format!r}")
     if opset is not None and opset not in OPSETS:
@@ -75,6 +88,8 @@ def export(
     path = user_path(path)
     if path.is_dir() or not path.parent.is_dir():
         raise ValueError(f"cannot write {str(path)!r}: " + ("it is a folder" if path.is_dir() else "no such folder"))
+    if format == "stablehlo" and os.path.lexists(card_path(path)) and not is_card(card_path(path)):
+        raise ValueError(f"{str(card_path(path))!r} is where the export's card goes, and is none; name another file")
     _check_fit(model, variables, image_shape)
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(variables))
     if format != "torch" and size > LARGEST:
@@ -83,12 +98,19 @@ def export(
         if format == "torch":
             write_torch(path, to_torch(model, variables))
             return
+        layout = "NCHW" if format == "onnx" else "NHWC"
+        about = describe_export(model, image_shape, layout, card or {}, from_pixels)
         if format == "onnx":
-            data = to_onnx(model, variables, image_shape, metadata, opset or OPSET)
-        else:
-            data = to_stablehlo(model, variables, image_shape)
-        with whole_file(path) as file:
+            with whole_file(path) as file:
+                file.write_bytes(to_onnx(model, variables, about, metadata, opset or OPSET))
+            return
+        data = to_stablehlo(model, variables, about)
+        # Both are on the disk before one has its name. Of a pipe or a device there is no place beside.
+        beside = whole_file(card_path(path)) if path.is_file() or not path.exists() else nullcontext()
+        with beside as json_file, whole_file(path) as file:
             file.write_bytes(data)
+            if json_file is not None:
+                json_file.write_text(card_beside(about, data, metadata or {}), encoding="utf-8")
     except OSError as error:
         raise ValueError(f"cannot write {str(path)!r}: {one_line(error)}") from None
 

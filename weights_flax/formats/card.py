@@ -11,7 +11,7 @@ import numpy as np
 from common_flax.check_sums import KEY, sealed, unsealed
 from common_flax.checks import check_pixels
 from common_flax.json_input import parse_object, typed
-from weights_flax.formats.run import Channels, Normalisation, NumClasses, Side, Text
+from weights_flax.formats.run import Channels, Data, Normalisation, NumClasses, Side, Text
 from weights_flax.formats.tensors import Tensor
 
 SUMS = "check_sums"
@@ -33,6 +33,8 @@ class Card(msgspec.Struct):
     image_shape: tuple[Side, Side, Channels] | None = None
     licence: str | None = None
     source: str | None = None
+    data: Data | Text | None = None
+    multi_label: bool | None = None
 
 
 def card_text(card: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:

@@ -51,7 +51,7 @@ class WeightsFile:
         format: name of the format, for messages.
         tensors: all of them, by the file's own names; keys of nested dicts are joined by "/".
         card: the description of its network, see `save_weights`; empty if the file has none.
-        which: "averaged" or "last" of weights of a run or of a training state; None where the file does not tell.
+        which: one of `WHICH`, of weights of a run or of a training state; None where the file does not tell.
         said: what others say of its network.
         notes: lines on what was chosen in it.
     """
@@ -72,14 +72,14 @@ class Unreadable(ValueError):
 def open_weights(source: str | Path, *, which: str | None = None) -> WeightsFile:
     """Opens a file of weights; its first bytes tell the format.
 
-    A run gives its averaged weights if it has any, else those of its last step: from its file or, if the file is
-    missing or older, from its newest checkpoint.
+    A run gives its best weights on a validation part if it has any, else its averaged ones, else those of its last
+    step: from its file or, if the file is missing or older, from its checkpoint.
 
     Args:
         source: a file of safetensors (or the index of its shards), of PyTorch (zipped or legacy), .npz, Keras' HDF5 or
             .keras, or Flax's msgpack; a run's folder; a folder that Orbax wrote, its step or the root of its
             `CheckpointManager`; or "hf://OWNER/NAME[/FILE]".
-        which: "averaged" or "last", of a run or of a training state; None takes averaged weights if there are any. Of
+        which: "best", "averaged" or "last", of a run or of a training state; None takes the first that is there. Of
             a checkpoint of others `weights_flax.io.choose` takes them.
 
     Raises:
@@ -99,16 +99,17 @@ def open_weights(source: str | Path, *, which: str | None = None) -> WeightsFile
         raise ValueError(f"weights {str(path)!r}: {part}")
     found = _in_folder(path, which) if path.is_dir() else path
     file = _open_state(found, which) if isinstance(found, dict) else _open_file(found, which)
-    if file.which is not None and which not in (None, file.which):
-        raise ValueError(f"weights {str(file.path)!r} are the {file.which} weights; asked for: {which}")
+    if which not in (None, file.which) and (file.which or which == "best"):
+        has = f"the {file.which} weights" if file.which else "weights that are not said to be the best of a run"
+        raise ValueError(f"weights {str(file.path)!r} are {has}; asked for: {which}")
     if file.card.get("arch"):
         return file  # what others say of it is of no interest
     return replace(file, said=(*file.said, *said_beside(file.path, address)))
 
 
 def _of_run(run: Run, kind: str) -> WeightsFile:
-    """Opens the averaged or the last weights of a run, from its file or from its newest checkpoint."""
-    path, newest = run.folder / FILES[kind], newest_checkpoint(run.folder)
+    """Opens the best, the averaged or the last weights of a run, from its file or from its checkpoint of them."""
+    path, newest = run.folder / FILES[kind], run.checkpoint(kind)
     if path.is_file():
         file = _open_file(path, None)
         if run.is_current(path, file.card, kind):
@@ -116,9 +117,10 @@ def _of_run(run: Run, kind: str) -> WeightsFile:
             return replace(file, card=file.card | {"run": file.card.get("run") or {"which": kind}}, which=kind)
     if newest is None:
         raise ValueError(f"run {str(run.folder)!r} has no checkpoint yet, and no {path.name}")
-    run.check(newest)
+    run.check(newest, kind)
     about = {"mark": run.mark, "step": newest.step, "which": kind}
-    return replace(_open_state({"": newest.folder / "state"}, kind), card={**run.card, "run": about}, which=kind)
+    inner = kind if kind != "best" else "averaged" if run.averaged else "last"
+    return replace(_open_state({"": newest.folder / "state"}, inner), card={**run.card, "run": about}, which=kind)
 
 
 def _open_state(items: Mapping[str, Path], which: str | None) -> WeightsFile:

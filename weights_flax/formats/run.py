@@ -13,12 +13,12 @@ from common_flax.check_sums import NAME, damage, unsealed
 from common_flax.files import open_regular
 from common_flax.json_input import parse_object, read_object, typed
 
-WHICH = ("averaged", "last")
-FILES = {"averaged": "model_ema.safetensors", "last": "model.safetensors"}
+WHICH = ("best", "averaged", "last")  # a run stands for the first of these that it has
+FILES = {"best": "model_best.safetensors", "averaged": "model_ema.safetensors", "last": "model.safetensors"}
 CONFIG = "config.json"
 SUMMARY = "summary.json"
 OWN = (*FILES.values(), CONFIG, SUMMARY, "metrics.jsonl")  # files that only train.py writes
-ABOUT = ("class_names", "normalisation", "image_shape")  # entries of config.json that cards have too
+ABOUT = ("class_names", "normalisation", "image_shape", "multi_label")  # entries of config.json that cards have too
 
 
 # Types of entries of config.json, with bounds that no run reaches.
@@ -36,6 +36,29 @@ class Normalisation(msgspec.Struct, forbid_unknown_fields=True):
     std: Moments
 
 
+class Data(msgspec.Struct):
+    """The options that open a run's data: entries of config.json, and of "data" in cards."""
+
+    data: Text | None = None
+    train_split: Text | None = None
+    test_split: Text | None = None
+    validation_split: Text | None = None
+    test_share: float | None = None
+    validation_share: float | None = None
+    split_seed: int | None = None
+    image_size: Side | None = None
+    test_image_size: Side | None = None
+
+
+DATA: tuple[str, ...] = Data.__struct_fields__
+
+
+def data_of(options: Any) -> dict[str, Any]:
+    """Returns the entry "data" of a card: those options of `Data` that have a value in `options`."""
+    values = {name: getattr(options, name) for name in DATA}
+    return {name: value for name, value in values.items() if value is not None and (value or name == "split_seed")}
+
+
 class Stored(msgspec.Struct):
     """The entries of config.json that describe the network and its images."""
 
@@ -43,10 +66,12 @@ class Stored(msgspec.Struct):
     num_classes: NumClasses
     model: dict[Text, bool | int | float | Text | None] = {}
     ema: float = 0.0
+    validation_examples: int | None = None
     mark: Text | None = None
     class_names: tuple[Text, ...] | None = None
     normalisation: Normalisation | None = None
     image_shape: tuple[Side, Side, Channels] | None = None
+    multi_label: bool | None = None
 
 
 class Checkpoint(NamedTuple):
@@ -63,27 +88,50 @@ class Run:
     Attributes:
         folder: where config.json is.
         averaged: training averages the weights.
+        validated: training chooses the best weights on a validation part.
         mark: the run's mark; None in runs of older versions.
         card: the description of the network, as files of weights have it.
     """
 
     folder: Path
     averaged: bool
+    validated: bool
     mark: str | None
     card: dict[str, Any]
 
     def kind(self, which: str | None) -> str:
-        """Returns the weights to take: those asked for, else averaged ones if the run has any, else the last step's.
+        """Returns the weights to take: those asked for, else the first of `WHICH` that the run has.
+
+        Best weights are averaged ones too if the run has any.
 
         Raises:
-            ValueError: averaged weights are asked for, and the run has none.
+            ValueError: best or averaged weights are asked for, and the run has none.
         """
+        if which == "best" and not self.validated:
+            raise ValueError(f"run {str(self.folder)!r} has no best weights; it was trained without a validation part")
         if which == "averaged" and not self.averaged:
             raise ValueError(f"run {str(self.folder)!r} has no averaged weights; it was trained with ema 0")
+        if which is None and self.validated and ((self.folder / FILES["best"]).is_file() or self.checkpoint("best")):
+            return "best"
         return which or ("averaged" if self.averaged else "last")
 
+    def checkpoint(self, kind: str) -> Checkpoint | None:
+        """Returns the checkpoint that has such weights, the best or the newest one, whole or not; None if none has.
+
+        Raises:
+            ValueError: the newest checkpoint, which tells the best one, is damaged.
+        """
+        newest = newest_checkpoint(self.folder)
+        if kind != "best" or newest is None:
+            return newest
+        try:
+            step = read_progress(newest).get("best_step")
+        except ValueError as error:
+            raise ValueError(f"checkpoint {newest.step} of {str(self.folder)!r} is damaged: {error}") from None
+        return Checkpoint(step, newest.folder.parent / str(step)) if isinstance(step, int) and step else None
+
     def is_current(self, path: Path, card: Mapping[str, Any], kind: str) -> bool:
-        """Tells from a file's card if the file is at least as new as the newest checkpoint.
+        """Tells from a file's card if the file is at least as new as the checkpoint with such weights.
 
         A run that is extended and then stops has newer checkpoints than files. Files of older versions do not tell
         their step.
@@ -96,12 +144,12 @@ class Run:
         _check_mark(self, f"weights {str(path)!r}", about.get("mark"))
         if about.get("which") not in (None, kind):
             raise ValueError(f"weights {str(path)!r} are the {about['which']} weights, not the {kind} ones")
-        newest, step = newest_checkpoint(self.folder), about.get("step")
+        newest, step = self.checkpoint(kind), about.get("step")
         if newest is None:
             return True
         return step >= newest.step if isinstance(step, int) else self.mark is None
 
-    def check(self, checkpoint: Checkpoint) -> None:
+    def check(self, checkpoint: Checkpoint, kind: str) -> None:
         """Raises ValueError if a checkpoint is damaged, belongs to another run, or is older than the run's results."""
         name = f"checkpoint {checkpoint.step} of {str(self.folder)!r}"
         try:
@@ -109,7 +157,7 @@ class Run:
         except ValueError as error:
             raise ValueError(f"{name} is damaged: {error}") from None
         _check_mark(self, name, progress.get("mark"))
-        if checkpoint.step < (end := self._finished_steps()):
+        if kind != "best" and checkpoint.step < (end := self._finished_steps()):
             raise ValueError(f"{name} is not that of the run's end, step {end}, which is missing")
 
     def _finished_steps(self) -> int:
@@ -163,7 +211,7 @@ def run_in(folder: Path) -> Run | None:
         config = read_object(path)
         if "arch" not in config and not (folder / "checkpoints").is_dir():
             return None  # config.json of a folder from the hub
-        stored = typed(config, Stored)
+        stored, data = typed(config, Stored), typed(config, Data)
         unsealed(config)
     except OSError as error:
         raise ValueError(f"{str(path)!r} cannot be read: {error.strerror or error}") from None
@@ -175,8 +223,11 @@ def run_in(folder: Path) -> Run | None:
     card |= {name: config[name] for name in ABOUT if config.get(name) is not None}
     names = {"crop": "test_crop", "crop_rule": "test_crop_rule", "interpolation": "interpolation"}
     seen = {"crop_rule": "centred"} | {name: config[option] for name, option in names.items() if option in config}
+    card["data"] = data_of(data)
+    if (folder / "split.csv").is_file():  # parts were drawn, by the seed of the run if it has no other
+        card["data"]["split_seed"] = config.get("seed") if data.split_seed is None else data.split_seed
     card["preprocessing"] = seen  # older runs have no rule: theirs was the centred one
-    return Run(folder, bool(stored.ema), stored.mark, card)
+    return Run(folder, bool(stored.ema), bool(stored.validation_examples), stored.mark, card)
 
 
 def check_output(what: str, out: Path, read: Iterable[str | Path | None]) -> None:

@@ -12,9 +12,9 @@ import numpy as np
 from flax import linen as nn
 
 from common_flax.terminal import visible
-from layers_flax import from_torch, image_by_shape, to_torch
+from layers_flax import Network, from_torch, image_by_shape, to_torch
 from layers_flax.model.torch_names import QUICKLY_TRACED
-from weights_flax.formats.open import Unreadable, open_weights
+from weights_flax.formats.open import Unreadable
 from weights_flax.formats.tensors import Tensor, from_memory
 from weights_flax.io.archs import build_model, describe
 from weights_flax.io.choose import Chosen, check_said, choose, left_over, some, with_head, without_heads
@@ -28,6 +28,7 @@ from weights_flax.io.of_file import (
     with_silent_options,
 )
 from weights_flax.io.preprocessing import described
+from weights_flax.io.published import open_source
 
 HINT = "new_head=True draws the classifier anew"
 LOG = logging.getLogger("weights_flax")
@@ -36,7 +37,7 @@ LOG = logging.getLogger("weights_flax")
 class Loaded(NamedTuple):
     """The parts of a `LoadedModel`."""
 
-    model: nn.Module
+    model: Network
     variables: dict[str, Any]
     card: dict[str, Any]
 
@@ -48,7 +49,7 @@ class LoadedModel(Loaded):
         model: the network.
         variables: {"params", "batch_stats"}, leaves NumPy arrays.
         card: the file's description of the network, see `save_weights`; empty if the file has none. Of weights of a run
-            its "run" tells "which" they are, "averaged" or "last", their "step", and the run's "mark".
+            its "run" tells "which" they are, "best", "averaged" or "last", their "step", and the run's "mark".
         notes: lines on what was chosen where the file leaves a choice: of several networks in it, of left-over entries,
             and of networks of others that have the same names and shapes. They are logged as warnings too.
     """
@@ -73,13 +74,14 @@ def load_weights(
     Args:
         model: any network of either family.
         source: a file or a folder, see `open_weights`: safetensors, PyTorch (zipped and legacy), .npz, HDF5 of Keras,
-            msgpack of Flax, a run's folder, a folder of Orbax, "hf://OWNER/NAME[/FILE]"; or a mapping, PyTorch's names
-            to arrays or the nested variables of Flax. Names may be torchvision's, timm's, transformers', those of
-            akamaster's CIFAR ResNets, of Keras applications, of Flax's ImageNet example, or our own, behind any prefix.
+            msgpack of Flax, a run's folder, a folder of Orbax, "hf://OWNER/NAME[/FILE]"; a name of published weights,
+            "timm:resnet50.a1_in1k"; or a mapping, PyTorch's names to arrays or the nested variables of Flax. Tensors
+            may have the names of torchvision, timm, transformers, of akamaster's CIFAR ResNets, of Keras applications,
+            of Flax's ImageNet example, or our own, behind any prefix.
         new_head: draw a new classifier, as `model.init` does, and ignore the file's, if any, whatever its name.
         seed: of the new classifier.
-        which: "averaged" or "last" weights of a run or of a checkpoint with both; None takes averaged ones if a run has
-            any, and those that are no average from a checkpoint of others.
+        which: "best", "averaged" or "last" weights of a run, or one of the last two of a checkpoint with both; None
+            takes the first that a run has, and those that are no average from a checkpoint of others.
         ema: True is which="averaged", False is which="last".
         ignore_unused: pass over entries beside the network, which are refused else.
 
@@ -96,7 +98,7 @@ def load_weights(
         chosen = choose(from_memory(source), "mapping", which, model=model)
         variables, notes = _fit(model, "mapping", chosen, new_head, seed, ignore_unused)
     else:
-        file = open_weights(source, which=which)
+        file = open_source(source, which=which)
         chosen = chosen_in(file, which, model=model)
         check_said(str(file.path), file.said)
         chosen = chosen._replace(naming=with_silent_options(chosen.naming, file))
@@ -116,7 +118,7 @@ def read_card(source: str | Path, *, which: str | None = None) -> dict[str, Any]
     Raises:
         ValueError: the file cannot be read.
     """
-    return described(open_weights(source, which=which)).card
+    return described(open_source(source, which=which)).card
 
 
 def load_model(
@@ -145,7 +147,7 @@ def load_model(
             in which they differ, and what is missing here.
     """
     which = kind_of(which, ema)
-    file = described(open_weights(source, which=which))
+    file = described(open_source(source, which=which))
     where = str(file.path)
     chosen = chosen_in(file, which)
     card_arch = str(file.card["arch"]) if file.card.get("arch") else None

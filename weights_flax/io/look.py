@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from weights_flax.formats.open import WeightsFile, open_weights
+from weights_flax.formats.open import WeightsFile
 from weights_flax.io.archs import build_model
 from weights_flax.io.choose import Chosen, Refused, check_said, fits, left_over, says_no_fit, some, with_head
 from weights_flax.io.inspect import called, image_channels, named, shapes_of
 from weights_flax.io.of_file import alike_note, chosen_in
+from weights_flax.io.published import open_source, published_as
 
 
 class Look(NamedTuple):
@@ -37,7 +38,7 @@ def look_into(source: str | Path, which: str | None = None) -> Look:
     Raises:
         ValueError: the file cannot be read, or its names are of no known source.
     """
-    file = open_weights(source, which=which)
+    file = open_source(source, which=which)
     chosen = chosen_in(file, which)
     notes, lines, beside = list(chosen.notes), [], []
     try:
@@ -45,6 +46,8 @@ def look_into(source: str | Path, which: str | None = None) -> Look:
     except Refused as error:
         notes.insert(0, str(error))
     refused = len(notes) > len(chosen.notes)
+    if not file.card and (known := published_as(file.path)):
+        notes.append(f"its name is that of {known}, whose classes and pre-processing are known here by that name")
     found = fits(chosen.naming, chosen.tensors)
     near = found or fits(chosen.naming, chosen.tensors, but_for_head=True)
     if near:

@@ -30,9 +30,12 @@ def save_weights(
     std: Sequence[float] | None = None,
     image_shape: Sequence[int] | None = None,
     preprocessing: Mapping[str, Any] | None = None,
+    training_images: Mapping[str, Any] | None = None,
     licence: str | None = None,
     source: str | None = None,
     run: Mapping[str, Any] | None = None,
+    data: Mapping[str, Any] | None = None,
+    multi_label: bool | None = None,
 ) -> Path:
     """Writes the variables of `model` to a file that `load_weights` and `load_model` read.
 
@@ -52,10 +55,13 @@ def save_weights(
         image_shape: (height, width, channels) of the images that the network was trained on.
         preprocessing: of test images: "interpolation", bilinear or bicubic; "crop", the share of the shorter side that
             the centre crop keeps; "crop_rule", torchvision, timm or centred; "keep", to leave alone images that have
-            the size already.
+            the size already; "preparation", digit or none, see `training_flax.inference.transform.View`.
+        training_images: what they are like, see `training_flax.inference.likeness.Likeness`.
         licence: of the weights.
         source: the origin of the weights.
-        run: of weights of a run, their "step", the run's "mark", and "which": "averaged" or "last".
+        run: of weights of a run, their "step", the run's "mark", and "which": "best", "averaged" or "last".
+        data: the data set of the training, by options of `train.py`, see `weights_flax.formats.run.DATA`.
+        multi_label: True if images may have several classes: each has a probability of its own, sigmoid of its logit.
 
     Returns:
         The path.
@@ -79,7 +85,9 @@ def save_weights(
     card |= {"normalisation": None if mean is None or std is None else {"mean": list(mean), "std": list(std)}}
     card |= {"image_shape": None if image_shape is None else list(image_shape), "licence": licence, "source": source}
     card |= {"preprocessing": None if preprocessing is None else dict(preprocessing)}
-    card |= {"run": None if run is None else dict(run)}
+    card |= {"training_images": None if training_images is None else dict(training_images)}
+    card |= {"run": None if run is None else dict(run), "data": None if data is None else dict(data)}
+    card |= {"multi_label": multi_label or None}
     card = {name: value for name, value in card.items() if value is not None}
     tensors = to_torch(model, variables)
     variables = from_torch(model, tensors)  # raises an error for missing variables

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from flax import linen as nn
+from jax.typing import ArrayLike
 
 from common_flax.files import save_figure
 from common_flax.terminal import as_label
@@ -38,7 +39,7 @@ def draw_filters(path: Path, model: nn.Module, variables: Mapping[str, Any], tit
     _save(figure, path)
 
 
-def draw_activation_maps(path: Path, images: np.ndarray, maps: np.ndarray, titles: Sequence[str]) -> None:
+def draw_activation_maps(path: Path, images: ArrayLike, maps: ArrayLike, titles: Sequence[str]) -> None:
     """Draws images, and below each the same image under its activation map.
 
     Each map is stretched to the size of its image and divided by its largest value. Negative values, which are evidence

@@ -155,6 +155,7 @@ def conv(**options):
     return conv2d(jnp.zeros((1, 4, 4, 1)), jnp.zeros((5, 5, 1, 2)), **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arch", "least"),
     [
@@ -210,6 +211,7 @@ def test_networks_are_exported_for_images_of_any_size(arch):
         np.testing.assert_allclose(exported.call(x), jax.jit(logits)(x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arch", ["densenet_bc_40_12", "vgg11_bn", "resnext50_32x4d", pytest.param("densenet121", marks=pytest.mark.slow)]
 )

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from laws import assert_close
 
 from resnet_flax import BasicBlock, ResNet
@@ -21,6 +22,7 @@ def examples(count=12):
     return jnp.asarray(rng.normal(size=(count, 8, 8, 3))), jnp.asarray(rng.integers(0, 3, count))
 
 
+@pytest.mark.slow
 def test_steps_are_those_of_sgd_with_the_learning_rate_of_each_step(x64):
     model = MODEL.clone(param_dtype=jnp.float64)
     images, labels = examples()

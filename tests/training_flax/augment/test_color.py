@@ -1,4 +1,5 @@
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +7,8 @@ import numpy as np
 import pytest
 
 from training_flax.augment import color
+
+POLICIES = np.load(Path(__file__).parents[2] / "golden" / "policies.npz")
 
 
 def test_brightness_of_an_even_image_changes_by_a_uniform_factor():
@@ -55,3 +58,39 @@ def test_grey_images_have_no_saturation():
 def test_says_which_channels_have_a_colour():
     with pytest.raises(ValueError, match=r"^colour needs images of 1 or 3 channels; given 2"):
         color.colour_jitter(jax.random.key(0), jnp.zeros((4, 4, 2)))
+
+
+def test_hue_is_torchvisions_formula():
+    """On noise, grey, black and two equal channels; see docs/data.md for Pillow, which rounds hue to 256 levels."""
+    colours, turns = jnp.asarray(POLICIES["colours"], jnp.float32), POLICIES["turns"]
+    ours = np.stack([color.turn_hue(colours, turn) for turn in turns])
+    np.testing.assert_allclose(ours, POLICIES["hue"], atol=255 * 1e-5)  # the reference is float32 of 0 to 1
+    apart = abs(ours - POLICIES["hue_pillow"].astype(float))
+    assert apart.max() < 15
+    assert apart.mean() < 1
+    assert (color.turn_hue(colours[..., :1], 0.3) == colours[..., :1]).all()
+
+
+def test_a_hue_in_the_jitter_is_drawn_evenly_and_in_any_order():
+    red = jnp.zeros((1, 1, 3)).at[..., 0].set(200.0)
+    keys = jax.random.split(jax.random.key(0), 3000)
+    jitter = partial(color.colour_jitter, strength=0.0, hue=0.1)
+    made = np.asarray(jax.jit(jax.vmap(jitter, (0, None)))(keys, red))[:, 0, 0]
+    assert made[:, 0].max() == pytest.approx(200, abs=1e-3)  # value and saturation stay
+    assert made.min(-1).max() < 1e-3
+    turns = (made[:, 1] - made[:, 2]) / 200 / 6
+    assert abs(turns).max() <= 0.1 + 1e-6
+    assert abs(turns.mean()) < 4 * 0.2 / np.sqrt(12 * 3000)
+    assert abs(turns.var() / 0.2**2 - 1 / 12) < 4 * np.sqrt((1 / 80 - 1 / 144) / 3000)
+    picture = jnp.asarray(np.random.default_rng(0).integers(0, 256, (4, 4, 3)), jnp.float32)
+    both = np.asarray(jax.jit(jax.vmap(partial(color.colour_jitter, hue=0.5), (0, None)))(keys[:200], picture))
+    assert len(np.unique(both.reshape(200, -1), axis=0)) == 200
+    assert both.min() >= 0
+    assert both.max() <= 255
+
+
+def test_without_a_hue_nothing_is_drawn_anew():
+    picture = jnp.asarray(np.random.default_rng(0).integers(0, 256, (4, 4, 3)), jnp.float32)
+    for seed in range(5):
+        plain, none = (color.colour_jitter(jax.random.key(seed), picture, **hue) for hue in ({}, {"hue": 0.0}))
+        np.testing.assert_array_equal(plain, none)

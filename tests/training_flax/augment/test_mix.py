@@ -56,6 +56,7 @@ def test_shares_of_mixup_follow_beta(alpha):
     assert abs(np.corrcoef(shares[::2], shares[1::2])[0, 1]) < 4 / np.sqrt(2000)
 
 
+@pytest.mark.slow
 def test_cutmix_shares_are_those_of_the_pixels():
     images, targets = mixed_by(*batch(400), mixup=0.0, cutmix=1.0)
     assert set(np.unique(images)) == {0.0, 1.0}
@@ -93,6 +94,7 @@ def test_with_both_on_half_the_examples_are_cut():
     assert abs(averaged.sum() - 1000) < 4 * np.sqrt(500)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("amounts", [dict(mixup=0.4, cutmix=0.0), dict(mixup=0.4, cutmix=1.0)])
 def test_a_pair_is_mixed_alike_in_any_batch_and_place(amounts):
     whole = batch(8)

@@ -114,6 +114,7 @@ def test_the_largest_magnitude_leaves_no_bits_and_inverts_all():
     np.testing.assert_array_equal(compiled(OPS.index("solarize"), 1, image, 10), 255 - image)
 
 
+@pytest.mark.slow
 def test_magnitudes_are_drawn_by_timms_law():
     """Brightness multiplies by 1 ± 0.09 magnitude, so an even image tells the magnitude that was drawn."""
     image, noise = jnp.full((4, 4, 3), 100.0), 3.0
@@ -135,6 +136,7 @@ def test_magnitudes_are_drawn_by_timms_law():
     assert inside.max() > 9
 
 
+@pytest.mark.slow
 def test_without_noise_nothing_is_drawn_anew():
     """A run that began without the noise goes on with the same images, bit for bit."""
     image, keys = jnp.asarray(picture(), jnp.float32), jax.random.split(jax.random.key(3), 8)
@@ -154,6 +156,7 @@ def test_a_magnitude_that_is_drawn_means_the_same(name):
         np.testing.assert_allclose(drawn, compiled(op, -1, image, magnitude), atol=2e-3)
 
 
+@pytest.mark.slow
 def test_layers_follow_each_other():
     image = jnp.asarray(picture(), jnp.float32)
     for layers, rate in ((0, 0.0), (2, 0.75)):

@@ -34,6 +34,7 @@ def test_keys_follow_from_seed_epoch_and_example_alone():
     assert len(np.unique(np.concatenate([jax.random.key_data(k) for k in many]), axis=0)) == 800
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_an_image_is_changed_alike_in_any_batch_and_place(name):
     images = draw(5, 16, 16, 3)
@@ -55,7 +56,9 @@ def test_epochs_change_an_image_otherwise(name):
     assert len(np.unique(changed[0].reshape(8, -1), axis=0)) > 1
 
 
-@pytest.mark.parametrize("name", ["affine:0", "pad-crop:0", "random-resized-crop:1", "colour:0"])
+@pytest.mark.parametrize(
+    "name", ["affine:0", "pad-crop:0", "random-resized-crop:1", "colour:0", "color:0:0", "random-erasing:0"]
+)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_without_any_amount_images_stay(name, channels):
     images = draw(4, 12, 12, channels)
@@ -63,7 +66,9 @@ def test_without_any_amount_images_stay(name, channels):
     np.testing.assert_allclose(augment((name,), keys_of(range(4)), images), images, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["affine:1", "pad-crop:4", "random-resized-crop:0.08", "colour:.4", "rand-augment:6"])
+@pytest.mark.parametrize(
+    "name", ["affine:1", "pad-crop:4", "random-resized-crop:0.08", "colour:.4", "rand-augment:6", "random-erasing:.5"]
+)
 def test_without_a_number_the_usual_one_is_meant(name):
     images = draw(4, 16, 16, 3)
     usual = augment((name.partition(":")[0],), keys_of(range(4)), images)
@@ -112,7 +117,15 @@ def test_none_leaves_images_as_they_are(names):
         (("rand-augment:6:11",), "from 0 to 10 as magnitude and one from 0 to 10 as noise; given 'rand-augment:6:11'"),
         (("rand-augment:6:x",), "from 0 to 10 as magnitude and one from 0 to 10 as noise; given 'rand-augment:6:x'"),
         (("rand-augment:6:1:1",), "as noise; given 'rand-augment:6:1:1'"),
-        (("color:0.4:0.1",), "takes a number from 0 to 1 as strength; given 'color:0.4:0.1'"),
+        (("color:0.4:0.6",), "from 0 to 1 as strength and one from 0 to 0.5 as hue; given 'color:0.4:0.6'"),
+        (("color:0.4:0.1:1",), "from 0 to 1 as strength and one from 0 to 0.5 as hue; given 'color:0.4:0.1:1'"),
+        (("random-erasing:1.5",), "takes a number from 0 to 1 as probability; given 'random-erasing:1.5'"),
+        (("random-erasing:0.5:1",), "takes a number from 0 to 1 as probability; given 'random-erasing:0.5:1'"),
+        (("auto-augment:imagenet",), "augmentation 'auto-augment' takes no number; given 'auto-augment:imagenet'"),
+        (("autoaugment",), "unknown augmentation 'autoaugment'; did you mean 'auto-augment'?"),
+        (("auto-augment-cifar",), "unknown augmentation 'auto-augment-cifar'; did you mean 'auto-augment-cifar10'?"),
+        (("trivialaugment",), "unknown augmentation 'trivialaugment'; did you mean 'trivial-augment'?"),
+        (("erasing",), "unknown augmentation 'erasing'; did you mean 'random-erasing'?"),
         (("random-resized-crop:1.1",), "takes a number from 0 to 1 as min_area; given 'random-resized-crop:1.1'"),
         (("affine:inf",), "takes a number from 0 to 5 as factor; given 'affine:inf'"),
     ],

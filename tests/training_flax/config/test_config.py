@@ -3,7 +3,7 @@ from older_runs import write_older_config
 
 import training_flax
 from training_flax import TrainConfig, plan, with_recipe
-from training_flax.config.config import check
+from training_flax.config.checks import check
 from training_flax.run.folder import read_config
 from training_flax.train_command import parse
 
@@ -12,7 +12,7 @@ from training_flax.train_command import parse
     ("options", "message"),
     [
         (dict(arch="densnet121"), "unknown arch 'densnet121'; did you mean 'densenet121'?"),
-        (dict(data="cats"), "unknown data set 'cats'; allowed: 'digits', 'fake', 'folder', 'tfds'"),
+        (dict(data="cats"), "unknown data set 'cats'; allowed: 'digits', 'fake', 'folder', 'csv', 'tfds'"),
         (dict(dtype="float8"), "unknown dtype 'float8'; did you mean"),
         (dict(batch_size=0), "batch_size must be a positive integer; given 0"),
         (dict(epochs=-1), "epochs must be a positive integer; given -1"),
@@ -50,6 +50,18 @@ def test_length_of_a_run(options, steps, epochs, tmp_path):
     assert (job.total_steps, job.epochs) == (steps, epochs)
     assert job.last_step(job.epochs) == steps
     assert not job.run.exists()
+
+
+@pytest.mark.parametrize("batch_size", [64, 479, 1437])
+def test_each_step_belongs_to_the_epoch_that_it_stands_in(batch_size, tmp_path):
+    """The last step of an epoch is the first with which all of its images were seen, however long a run is."""
+    job = plan(TrainConfig("resnet20", steps=100, batch_size=batch_size, out=tmp_path / "run"))
+    for step in range(1, 101):
+        epoch = job.epoch_at(step)
+        assert job.last_step(epoch - 1) < step <= job.last_step(epoch)
+    assert job.epoch_at(0) == 1
+    job = plan(TrainConfig("resnet20", steps=10**8, batch_size=batch_size, out=tmp_path / "long"))
+    assert job.last_step(job.epochs - 1) < 10**8 == job.last_step(job.epochs)
 
 
 def test_a_batch_larger_than_the_data_is_named(tmp_path):

@@ -5,11 +5,14 @@ from dataclasses import fields, replace
 import pytest
 
 from training_flax import ARCHS, RECIPES, TrainConfig, build_model, with_recipe
-from training_flax.config.config import MODEL, RUN, check, reaching
+from training_flax.config.checks import check
+from training_flax.config.config import MODEL, RUN, reaching
 from training_flax.config.recipes import suitable_recipe
 
 STARTING = {"weights", "which", "num_classes", "mean", "std", "train_split", "test_split"}
-MAY_BE_OPEN = {*reaching(MODEL), *reaching(RUN), "image_size", "test_image_size", "epochs", "steps"} | STARTING
+HELD_OUT = {"validation_split", "test_share", "split_seed", "patience"}
+OPEN = {"image_size", "test_image_size", "epochs", "steps", "class_weights"}
+MAY_BE_OPEN = {*reaching(MODEL), *reaching(RUN)} | OPEN | STARTING | HELD_OUT
 
 
 @pytest.mark.parametrize("name", RECIPES)

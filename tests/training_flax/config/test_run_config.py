@@ -80,7 +80,8 @@ def test_no_value_of_another_type_is_taken(refusal):
     assert allowed == {
         *("weights", "freeze", "class_names", "versions", "test_crop", "mixup", "cutmix", "augment_until"),
         *("label_smoothing", "lr", "momentum", "weight_decay", "warmup", "warmup_lr", "clip_norm", "ema", "drop_path"),
-        *("normalisation", "decay_at", "train_split", "test_split"),
+        *("normalisation", "decay_at", "train_split", "test_split", "validation_split", "test_share"),
+        *("validation_share", "layer_decay", "batch_norm_decay"),
     }
 
 

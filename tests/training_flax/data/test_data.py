@@ -76,7 +76,7 @@ def test_a_channel_that_never_varies_can_be_divided_by():
     ("name", "options", "message"),
     [
         ("digit", {}, "unknown data set 'digit'; did you mean 'digits'?"),
-        ("cifar10", {}, "unknown data set 'cifar10'; allowed: 'digits', 'fake', 'folder', 'tfds'"),
+        ("cifar10", {}, "unknown data set 'cifar10'; allowed: 'digits', 'fake', 'folder', 'csv', 'tfds'"),
         ("digits:2", {}, "data set 'digits' takes nothing more; given 'digits:2'"),
         ("fake", {}, "given 'fake:'"),
         ("fake:32x32x2:10", {}, "'fake:HxWxC:CLASSES' or 'fake:HxWxC:CLASSES:TRAIN' with 1 or 3 channels"),

@@ -14,7 +14,7 @@ from PIL import Image
 
 from training_flax import open_dataset
 from training_flax.data.decode import read_image, read_size
-from training_flax.data.listing import SYSTEM_FOLDERS, find_images
+from training_flax.files.listing import SYSTEM_FOLDERS, find_images
 
 
 def save(path, seed=0, size=(6, 6), **options):
@@ -59,6 +59,7 @@ def test_parts_have_many_names(case, tmp_path):
     assert len(dataset.train.labels) == 2
     assert len(dataset.test.labels) == 2 * (names.index(tested) + 1)
     assert dataset.notes == ()
+    assert (dataset.validation is not None) == (case == "all of them")
 
 
 def test_parts_of_any_name_are_taken_when_asked(tmp_path):
@@ -110,14 +111,20 @@ def test_a_test_part_without_labels_is_told_and_can_be_predicted(case, val, tmp_
     assert len(find_images([str(tmp_path / "test")], [])) == 3
 
 
-@pytest.mark.parametrize("case", ["flat", "linked"])
-def test_a_test_part_without_labels_alone_is_refused(case, tmp_path):
-    classes(tmp_path / "train")
+@pytest.mark.parametrize("case", UNLABELLED)
+def test_beside_a_test_part_without_labels_alone_a_part_is_held_out(case, tmp_path):
+    classes(tmp_path / "train", each=5)
     UNLABELLED[case](tmp_path)
-    with pytest.raises(
-        ValueError, match=r"has no folder for each class, .* add a folder 'val', and predict them later"
-    ):
-        opened(tmp_path)
+    dataset = opened(tmp_path)
+    assert (len(dataset.train.labels), len(dataset.test.labels)) == (8, 2)
+    assert dataset.notes == (
+        "'test' has 3 images without labels and is passed over; "
+        f"python -m training_flax.predict --run RUN {tmp_path / 'test'}",
+        "split 80/20, seed 0: 8 train, 2 test",
+    )
+    if case != "in a folder of its own":
+        with pytest.raises(ValueError, match=r"has no folder for each class, .* and predict them later"):
+            opened(tmp_path, test_split="test")
 
 
 DEEP = {
@@ -261,18 +268,7 @@ def test_names_are_compared_as_unicode_means_them(train, test, tmp_path):
         opened(tmp_path)
 
 
-def test_classes_without_parts_say_what_to_do(tmp_path):
-    classes(tmp_path, names=("cat", "dog", "eel", "fox"))
-    (tmp_path / "@eaDir").mkdir()
-    with pytest.raises(ValueError) as error:
-        opened(tmp_path)
-    assert str(error.value) == (
-        f"{str(tmp_path)!r} has no folder 'train'; if 'cat', 'dog', 'eel', … are the classes, move most images of each "
-        "to train/CLASS and the others to test/CLASS; --train-split NAME takes a folder of another name"
-    )
-
-
-@pytest.mark.parametrize("option", ["train_split", "test_split"])
+@pytest.mark.parametrize("option", ["train_split", "test_split", "validation_split"])
 @pytest.mark.parametrize("value", ["", " "])
 def test_a_part_without_a_name_is_refused(option, value, tmp_path):
     for part in ("train", "test"):

@@ -46,6 +46,7 @@ def trained(place):
     return train(place)
 
 
+@pytest.mark.slow
 def test_the_run_is_whole_and_its_names_are_text(trained, place):
     assert trained == 0
     run = place / "run"
@@ -93,6 +94,7 @@ def test_strict_refuses_before_anything_is_written(place, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_parts_are_taken_by_name(place, tmp_path, capsys):
     assert train(place, "--train-split", "val", "--test-split", "train", "--out", str(tmp_path / "run")) == 0
     config = json.loads((tmp_path / "run" / "config.json").read_text())

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from training_flax.data.decode import read_image
-from training_flax.data.image_files import LARGEST_FILE, PLUGINS, formats, image_extensions
+from training_flax.files.image_files import LARGEST_FILE, PLUGINS, formats, image_extensions
 
 ROOT = Path(__file__).parents[3]
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\n0 0 32 32 rectfill\nshowpage\n%%EOF\n"

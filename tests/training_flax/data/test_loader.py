@@ -33,6 +33,7 @@ def shown(job, step):
     return np.asarray(images), np.asarray(targets), rows.examples
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("share", "last"), [(0.5, 3), (0.4, 3), (0.01, 1), (1.0, 6)])
 def test_images_and_targets_are_changed_until_a_share_of_the_steps_and_then_what_they_are(share, last):
     job, part = plan(TrainConfig("resnet20", steps=6, augment_until=share, **OPTIONS)), open_dataset("digits").train
@@ -45,6 +46,7 @@ def test_images_and_targets_are_changed_until_a_share_of_the_steps_and_then_what
         assert same.any() == (step >= last)
 
 
+@pytest.mark.slow
 def test_what_is_changed_is_so_whatever_comes_after(all_of_llvm):
     """Images are equal bit for bit with users' compiler options; with fewer optimisations programs may differ."""
     whole, cut = (plan(TrainConfig("resnet20", steps=6, augment_until=share, **OPTIONS)) for share in (1.0, 0.5))

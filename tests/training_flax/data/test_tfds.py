@@ -61,6 +61,7 @@ def test_hashes_of_the_records_files_tell_versions_and_splits(tmp_path):
     assert len(set(sums)) == 4
 
 
+@pytest.mark.slow
 def test_a_prepared_data_set_is_read_without_tensorflow(tmp_path):
     prepare(tmp_path)
     code = f"""

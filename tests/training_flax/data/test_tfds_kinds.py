@@ -21,7 +21,7 @@ tfds = pytest.importorskip("tensorflow_datasets", reason="tensorflow-datasets is
 
 from pictures_tfds import prepare  # noqa: E402
 
-from training_flax.data.records import masked_crc, open_records  # noqa: E402
+from training_flax.files.records import masked_crc, open_records  # noqa: E402
 
 ARCHIVE = Path(__file__).parents[2] / "golden" / "tfds.tar.xz"
 CLASSES = ("a", "b", "c")
@@ -106,6 +106,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINED)
 def test_one_image_and_one_label_train(name, train, made, tmp_path):
     about = {"channels": 3, "classes": CLASSES, "streamed": False, "counts": (12, 12)} | TRAINED[name]
@@ -133,6 +134,7 @@ def test_the_others_name_what_to_change(name, train, tmp_path):
 FORMATS = [("array_record", "plain"), ("tfrecord", "plain"), ("parquet", "plain"), ("tfrecord", "extra")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("stored", "name"), [*FORMATS, ("parquet", "extra"), ("sharded", "other_keys")])
 def test_every_format_trains(stored, name, train):
     assert train(f"tfds:{name}", stored) == (0, "")

@@ -21,7 +21,7 @@ from PIL import Image
 
 from resnet_flax import resnet18
 from training_flax import TrainConfig, evaluate_run, fit, open_dataset, plan, predict
-from training_flax.data.listing import find_images
+from training_flax.files.listing import find_images
 from training_flax.inference.command import main
 from training_flax.runtime.signals import interrupts
 from weights_flax import load_model, save_weights
@@ -74,6 +74,7 @@ def folder(tmp_path, monkeypatch):
 FOUND = ["images/a/0000.png", "images/a/0001.png", "images/a/0002.png", "images/b/0000.png", "images/b/0001.png"]
 
 
+@pytest.mark.slow
 def test_json_lines_are_what_the_function_gives(weights, folder, capsys):
     assert main(["--weights", str(weights), "--image-size", "32", "--batch-size", "2", "--json", "images"]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -102,7 +103,7 @@ def test_the_table_has_a_line_for_each_class_and_names_each_image_once(weights, 
     assert [row[0] for row in cells] == [name for path in FOUND for name in (path, "")]
     shown = [(row[1], row[2]) for row in cells]
     assert shown == [(c["class"], f"{100 * c['probability']:.2f} %") for line in lines for c in line["classes"]]
-    assert "resnet18, 4 classes, sees 32×32 pixels, mean 0.5 0.4 0.3, std 0.2 0.25 0.3" in err
+    assert "resnet18, 4 classes, sees 32×32 pixels, mean 0.5 0.4 0.3, std 0.2 0.25 0.3 (the file's)" in err
     assert re.search(r"5 images; [\d.]+ s, [\d.,]+ images/s; limited by (the network|decoding) \(waited", err)
 
 
@@ -130,8 +131,10 @@ def test_a_run_predicts_what_it_was_evaluated_to(run, capsys):
     assert {line["classes"][0]["class"] for line in lines} <= set("0123456789")
     assert len({line["classes"][0]["class"] for line in lines}) > 1
     assert "sees 32×32 pixels" in err
+    assert err.splitlines()[1].endswith(" (the run's)")
 
 
+@pytest.mark.slow
 def test_a_run_that_has_not_ended_predicts_from_its_newest_checkpoint(run, tmp_path, capsys):
     path, _ = run
     going = tmp_path / "going"
@@ -146,6 +149,7 @@ def test_a_run_that_has_not_ended_predicts_from_its_newest_checkpoint(run, tmp_p
         assert one == other | {"probability": pytest.approx(one["probability"], rel=1e-5)}
 
 
+@pytest.mark.slow
 def test_what_the_file_does_not_say_is_said_to_be_assumed(weights, folder, capsys):
     model, variables, _ = load_model(weights)
     save_weights(model, variables, "plain.pt")
@@ -157,11 +161,19 @@ def test_what_the_file_does_not_say_is_said_to_be_assumed(weights, folder, capsy
     assert found["class"] == str(found["index"])
     assert "no names of classes are known" in err
     assert "ImageNet's stand for them" in err
-    assert "mean 0.485 0.456 0.406, std 0.229 0.224 0.225" in err
+    assert "mean 0.485 0.456 0.406, std 0.229 0.224 0.225 (ImageNet's)" in err
+    assert main([*plain, "--mean", "0.5", "0.4", "0.3"]) == 0
+    err = capsys.readouterr().err
+    assert "mean 0.5 0.4 0.3, std 0.229 0.224 0.225 (mean: as given; std: ImageNet's)" in err
+    assert "ImageNet's stand for them" in err
     told = ["--classes", "classes.txt", "--mean", "0.5,0.4,0.3", "--std", "0.2,0.25,0.3"]
     assert main([*plain, *told]) == 0
     out, err = capsys.readouterr()
     assert "known" not in err
+    assert "std 0.2 0.25 0.3 (as given)" in err
+    blanks = ["--mean", "0.5", "0.4", "0.3", "--std=0.2", "0.25", "0.3"]
+    assert main([*plain, "--classes", "classes.txt", *blanks]) == 0
+    assert capsys.readouterr().out == out
     assert main(["--weights", str(weights), *plain[2:]]) == 0
     with_card = json.loads(capsys.readouterr().out)
     assert json.loads(out) == with_card
@@ -221,7 +233,10 @@ def test_the_picture_shows_the_first_images(weights, folder, capsys):
         (["--weights", "W"], "give images: files, folders, or - for a list of them on stdin"),
         (["--weights", "W", "empty"], "there is no image in 'empty'"),
         (["--weights", "W", "--top", "5", "images"], "top must be from 1 to the number of classes, 4; given 5"),
-        (["--weights", "W", "--mean", "a,b", "images"], "mean must be numbers with commas between them; given 'a,b'"),
+        (
+            ["--weights", "W", "--mean", "a,b", "images"],
+            "mean must be numbers, with commas or blanks between them; given 'a,b'",
+        ),
         (["--weights", "W", "--std", "1,2", "images"], "std must be 3 numbers, none of them 0"),
         (["--weights", "W", "--crop", "2", "images"], "crop must be over 0 and at most 1; given 2.0"),
         (["--weights", "W", "--classes", "none", "images"], "classes 'none' cannot be read: No such file or directory"),
@@ -256,6 +271,7 @@ def test_wrong_input_gets_one_line(arguments, message, weights, folder, capsys):
     assert sorted(Path().rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_names_that_are_no_text_are_predicted_too(weights, folder):
     name = os.fsdecode(b"images/a/\xff.png")
     shutil.copy(FOUND[0], name)
@@ -284,6 +300,7 @@ def start(*arguments, code=None, **options):
     )
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_ends_the_command_quietly(weights, folder):
     paths = [str(folder.absolute() / "a")] * 400
     process = start("--weights", str(weights), "--image-size", "32", "--batch-size", "8", *paths)
@@ -295,6 +312,7 @@ def test_a_reader_that_leaves_ends_the_command_quietly(weights, folder):
     assert [line for line in err.splitlines() if "sees 32×32" not in line] == []
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_the_command_without_a_traceback_or_a_file(weights, folder):
     paths = [str(folder.absolute() / "a")] * 4000
     process = start("--weights", str(weights), "--image-size", "64", "--batch-size", "8", *paths)

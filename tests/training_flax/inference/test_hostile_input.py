@@ -12,7 +12,8 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from resnet_flax import resnet20, to_torch
-from training_flax.inference.command import LONGEST_LINE, main
+from training_flax.files.listing import LONGEST_LINE
+from training_flax.inference.command import main
 from weights_flax import __main__ as weights_command
 
 MODEL = resnet20(width=4)

@@ -70,7 +70,12 @@ def printed(capsys):
     return out
 
 
-@pytest.mark.parametrize("name", NAMES, ids=ascii)
+QUICK = ("with space", "-dash", "ünï-日本-🦊")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow, id=ascii(n)) for n in NAMES]
+)
 def test_each_command_takes_any_name(name, named, capsys):
     shown = visible(named(name))
     assert train([*TRAIN, f"--out={name}"]) == 0
@@ -99,6 +104,7 @@ def test_a_name_that_is_no_text_is_refused(tmp_path, monkeypatch):
 TEXTS = [r"$\frac$", "$a", "a_$^$", "_a", "\udcff", "\x1b[2J", "日本", "%s"]
 
 
+@pytest.mark.slow
 def test_pictures_show_any_text(tmp_path):
     names, labels = TEXTS, np.arange(len(TEXTS))
     images, shares = np.zeros((len(TEXTS), 8, 8, 3), np.uint8), np.eye(len(TEXTS))

@@ -64,6 +64,7 @@ def expected(network, images, mean=MEAN, std=STD):
     return softmax(jax.jit(lambda v, x: model.apply(v, x, train=False))(variables, x))
 
 
+@pytest.mark.slow
 def test_the_likeliest_classes_come_first_with_the_probabilities_of_softmax(network):
     found = predict(*network, IMAGES, mean=MEAN, std=STD, top=7)
     wanted = expected(network, IMAGES)
@@ -77,6 +78,7 @@ def test_the_likeliest_classes_come_first_with_the_probabilities_of_softmax(netw
     np.testing.assert_allclose(found.probabilities.sum(1), 1, rtol=8 * EPS)
 
 
+@pytest.mark.slow
 def test_five_classes_are_named_or_all_of_fewer(network):
     assert predict(*network, IMAGES[:2], mean=MEAN, std=STD).classes.shape == (2, 5)
     _, variables = network
@@ -94,6 +96,7 @@ def test_the_size_of_batches_changes_nothing_beyond_rounding(batch_size, network
     np.testing.assert_allclose(found.probabilities, whole.probabilities, rtol=300 * EPS, atol=EPS)
 
 
+@pytest.mark.slow
 def test_float64_is_exact(network, x64):
     model = network[0].clone(dtype=jnp.float64, param_dtype=jnp.float64)
     variables = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), network[1])
@@ -103,6 +106,7 @@ def test_float64_is_exact(network, x64):
     np.testing.assert_allclose(found.probabilities, np.take_along_axis(wanted, found.classes, 1), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_first_classes_are_those_of_evaluation(network):
     digits = open_dataset("digits").test
     part = Split(digits.images[:50], digits.labels[:50])
@@ -122,6 +126,7 @@ def files(tmp_path):
     return paths, images
 
 
+@pytest.mark.slow
 def test_files_give_what_their_middles_give(network, files):
     paths, images = files
     whole = np.stack([image if image.shape == (32, 32, 3) else centre_crop(image, 32, 0.875) for image in images])

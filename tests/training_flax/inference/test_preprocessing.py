@@ -66,6 +66,7 @@ def as_seen(place, size=24, part="test", **options):
     return np.stack([centre_crop(read_image(path, path), size, **seen) for path in pictures(place, part)])
 
 
+@pytest.mark.slow
 def test_the_card_has_what_stands_beside_the_file(place):
     card = read_card(place / "hub" / "model.safetensors")
     assert card["preprocessing"] == SEEN
@@ -133,6 +134,7 @@ def test_the_processor_of_transformers_is_read_or_passed_over(case, place, tmp_p
     assert card.get("image_shape") == (None if expected is None else [224, 224, 3])
 
 
+@pytest.mark.slow
 def test_prediction_sees_images_as_timm_does(place, capsys, tmp_path):
     model, variables, _ = load_model(place / "hub")
     expected = predict(model, variables, as_seen(place), **MOMENTS)
@@ -176,6 +178,7 @@ def test_unknown_values_get_one_line(option, said, place, capsys):
         evaluate(None, {}, None, **{option[0][2:].replace("-", "_"): option[1]})
 
 
+@pytest.mark.slow
 def test_evaluation_sees_images_as_the_weights_origin_does(place):
     config = TrainConfig("resnet20", width=4, data=f"folder:{place / 'data'}", image_size=24, batch_size=4, steps=1)
     job = plan(replace(config, weights=str(place / "hub" / "model.safetensors")))
@@ -200,6 +203,7 @@ def test_evaluation_sees_images_as_the_weights_origin_does(place):
     assert (plain.test_crop, plain.test_crop_rule, plain.interpolation) == (0.875, "torchvision", "bilinear")
 
 
+@pytest.mark.slow
 def test_training_and_its_run_carry_them_on(place, tmp_path):
     shutil.copytree(place / "hub", tmp_path / "hub")
     config = TrainConfig(
@@ -233,6 +237,7 @@ def test_training_and_its_run_carry_them_on(place, tmp_path):
     assert plan(config).config.interpolation == "bicubic"
 
 
+@pytest.mark.slow
 def test_a_run_of_before_the_options_keeps_its_crop(place, tmp_path):
     config = TrainConfig("resnet20", width=4, data=f"folder:{place / 'data'}", image_size=24, batch_size=4, steps=1)
     fit(replace(config, out=tmp_path / "run", test_crop_rule="centred"), quiet=True)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 
 from layers_flax import target_backend
 from resnet_flax import plain20, resnet20, vgg11
@@ -73,6 +74,7 @@ def test_three_steps_are_nesterovs_with_decay_of_kernels_alone(x64):
     chex.assert_trees_all_close(state.batch_stats, stats, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_step_is_traced_and_compiled_once():
     state, step, images, labels = start(resnet20())
     step = jax.jit(chex.assert_max_traces(step, 1), donate_argnums=0)
@@ -83,6 +85,7 @@ def test_a_step_is_traced_and_compiled_once():
     assert np.isfinite(metrics.loss)
 
 
+@pytest.mark.slow
 def test_label_smoothing_is_the_cross_entropy_with_smoothed_targets(x64):
     """One step changes the parameters by the gradient for optax's smoothed labels."""
     model = plain20(width=2, param_dtype=jnp.float64)
@@ -104,12 +107,14 @@ def test_label_smoothing_is_the_cross_entropy_with_smoothed_targets(x64):
     assert float(metrics.loss) == pytest.approx(float(loss(state.params, 0.0)), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_a_step_is_pure():
     state, step, images, labels = start(resnet20(width=4))
     step = jax.jit(step)
     chex.assert_trees_all_equal(step(state, images, labels), step(state, images, labels))
 
 
+@pytest.mark.slow
 def test_a_network_learns_a_batch_by_heart():
     state, step, images, labels = start(resnet20(width=4), total_steps=60)
     step = jax.jit(step, donate_argnums=0)
@@ -119,6 +124,7 @@ def test_a_network_learns_a_batch_by_heart():
     assert float(metrics.loss) < 0.1
 
 
+@pytest.mark.slow
 def test_dropout_changes_from_step_to_step():
     """A learning rate of 0 changes nothing but the step, and with it dropout's mask."""
     model = vgg11(width=2, num_classes=10, dropout=0.5)
@@ -132,6 +138,7 @@ def test_dropout_changes_from_step_to_step():
     assert float(metrics.loss) != float(later.loss)
 
 
+@pytest.mark.slow
 def test_parameters_and_statistics_stay_float32_under_bfloat16():
     state, step, images, labels = start(resnet20(width=4, dtype=jnp.bfloat16))
     state, metrics = jax.jit(step)(state, images, labels)
@@ -178,6 +185,7 @@ def as_arrays(state):
     return jax.tree.map(np.asarray, state._replace(key=jax.random.key_data(state.key)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["jit", "pmap"])
 @pytest.mark.parametrize("poison", [np.nan, np.inf])
 @pytest.mark.parametrize("name", OPTIONS)
@@ -209,6 +217,7 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counters(name, poison
     assert not np.array_equal(state.params["fc"]["kernel"], before.params["fc"]["kernel"])
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_the_recurrence(x64):
     state, step, images, labels = made(resnet20(width=2), ema=0.75)
     step = jax.jit(step)
@@ -232,6 +241,7 @@ def test_the_decay_of_averages_rises_as_timms(x64, decay):
     assert float(averaging_rate(jnp.int32(10**8), decay)) == np.float32(1 - decay)
 
 
+@pytest.mark.slow
 def test_a_short_average_forgets_the_initial_weights():
     """Without the warm-up, after ten steps 99.9 % of the average are the initial weights; with it none are."""
     state, step, images, labels = made(resnet20(width=2), ema=0.9999, ema_warmup=True)
@@ -245,6 +255,7 @@ def test_a_short_average_forgets_the_initial_weights():
         chex.assert_trees_all_equal(state.ema, {"params": state.params, "batch_stats": state.batch_stats})
 
 
+@pytest.mark.slow
 def test_skipped_steps_do_not_warm_the_average_up():
     """An average over finite steps is the same whether bad batches came between them or not."""
     state, step, images, labels = made(resnet20(width=2), ema=0.99, ema_warmup=True)
@@ -258,6 +269,7 @@ def test_skipped_steps_do_not_warm_the_average_up():
     chex.assert_trees_all_equal(as_arrays(state).ema, as_arrays(other).ema)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ema_warmup", [False, True])
 def test_what_is_frozen_stays_bit_for_bit_in_the_average(ema_warmup):
     state, step, images, labels = made(resnet20(width=2), freeze=("conv1/*", "bn1/*"), ema=0.7, ema_warmup=ema_warmup)
@@ -270,6 +282,7 @@ def test_what_is_frozen_stays_bit_for_bit_in_the_average(ema_warmup):
     assert not np.array_equal(after.ema["params"]["fc"]["kernel"], state.ema["params"]["fc"]["kernel"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["images", "parameters", "statistics", "labels"])
 def test_a_run_goes_on_after_values_that_are_not_finite(where):
     """A bad batch, or a bit that flips in memory for one step: state and counters are those of a skipped step."""
@@ -308,6 +321,44 @@ def test_images_whose_logits_are_nan_have_no_prediction():
     assert (jax.jit(make_eval_step(model))(poisoned, images, labels).prediction == -1).all()
 
 
+class Logits(nn.Module):
+    """A network whose images are its logits."""
+
+    num_classes: int = 4
+
+    def __call__(self, x, train=False):
+        return x
+
+
+RANKED = [
+    ([4.0, 3.0, 2.0, 1.0], 0, 0, 0),
+    ([4.0, 3.0, 2.0, 1.0], 3, 0, 3),
+    ([0.0, 0.0, 0.0, 0.0], 0, 0, 0),  # of equal logits `argmax` takes the first
+    ([0.0, 0.0, 0.0, 0.0], 2, 0, 2),
+    ([1.0, 5.0, 5.0, 1.0], 2, 1, 1),
+    ([1.0, 5.0, 5.0, 1.0], 0, 1, 2),
+    ([-1e30, 1e30, 0.0, 2.0], 0, 1, 3),
+    ([0.0, np.nan, 0.0, 0.0], 0, -1, 4),
+    ([np.nan] * 4, 1, -1, 4),
+    ([0.0, -np.inf, 1.0, 0.0], 1, 2, 3),
+]
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_probabilities_and_ranks(dtype, x64):
+    """Rank 0 is a right prediction, also among equal logits; a NaN gives the true class no rank among the first."""
+    logits, labels, predictions, ranks = (np.array(values) for values in zip(*RANKED, strict=True))
+    result = jax.jit(make_eval_step(Logits()))({}, jnp.asarray(logits, dtype), jnp.asarray(labels, jnp.int32))
+    np.testing.assert_array_equal(result.prediction, predictions)
+    np.testing.assert_array_equal(result.rank, ranks)
+    np.testing.assert_array_equal(result.rank == 0, predictions == labels)
+    assert result.probability.dtype == dtype
+    shares = np.exp(logits - logits.max(-1, keepdims=True))
+    expected = (shares / shares.sum(-1, keepdims=True)).max(-1)
+    np.testing.assert_allclose(result.probability, expected, rtol=8 * jnp.finfo(dtype).eps)
+
+
+@pytest.mark.slow
 def test_accumulated_gradients_are_the_mean_over_the_pieces(x64):
     """Without batch statistics micro-batches are independent, so the step equals that of the whole batch."""
     model = resnet20(width=2, param_dtype=jnp.float64, frozen_batch_norm=True)
@@ -320,6 +371,7 @@ def test_accumulated_gradients_are_the_mean_over_the_pieces(x64):
     chex.assert_trees_all_close(metrics, expected_metrics, rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_pieces_see_batch_norms_statistics_one_after_the_other():
     state, step, images, labels = made(resnet20(width=2), accumulate=2)
     after, _ = jax.jit(step)(state, images, labels)
@@ -328,6 +380,28 @@ def test_pieces_see_batch_norms_statistics_one_after_the_other():
         _, updates = resnet20(width=2).apply(variables, piece, train=True, mutable=["batch_stats"])
         variables = {**variables, **updates}
     chex.assert_trees_all_close(after.batch_stats, variables["batch_stats"], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("decay", "pieces"), [(0.0, 1), (0.9, 1), (0.5, 2)])
+def test_running_statistics_decay_as_told(decay, pieces, x64):
+    """running ← decay · running + (1 - decay) · batch, for each piece of a batch in turn."""
+    state, step, images, labels = made(
+        resnet20(width=2, param_dtype=jnp.float64), accumulate=pieces, batch_norm_decay=decay
+    )
+    images = images.astype(jnp.float64)
+    after, _ = jax.jit(step)(state, images, labels)
+    mean, variance = (np.asarray(state.batch_stats["bn1"][name]) for name in ("mean", "var"))
+    for piece in range(pieces):
+        maps = jax.lax.conv_general_dilated(
+            *(images[piece::pieces], state.params["conv1"]["kernel"], (1, 1), "SAME"),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        of_batch = maps.mean((0, 1, 2)), maps.var((0, 1, 2))
+        mean, variance = (decay * old + (1 - decay) * new for old, new in zip((mean, variance), of_batch, strict=True))
+    # The layer's own average holds a tenth of the batch's, and rounds in float64: the error is ten times its rounding.
+    np.testing.assert_allclose(after.batch_stats["bn1"]["mean"], mean, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(after.batch_stats["bn1"]["var"], variance, rtol=1e-13)
 
 
 def test_pieces_are_in_a_loop_but_on_the_cpu():
@@ -342,6 +416,7 @@ def test_pieces_are_in_a_loop_but_on_the_cpu():
             assert loops() == expected, backend
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, dict(ema=0.5), dict(accumulate=2)])
 def test_what_is_frozen_stays_bit_for_bit(options):
     patterns = ("conv1/*", "bn1/*", "layer1_*")
@@ -360,6 +435,7 @@ def test_what_is_frozen_stays_bit_for_bit(options):
                 assert (a.tobytes() == b.tobytes()) == frozen, (field, name)
 
 
+@pytest.mark.slow
 def test_loss_scaling_changes_no_gradient_and_doubles_after_enough_good_steps(x64, monkeypatch):
     monkeypatch.setattr("training_flax.learn.steps.STEPS_UNTIL_DOUBLED", 3)
     model = resnet20(width=2, param_dtype=jnp.float64)
@@ -378,6 +454,7 @@ def test_loss_scaling_changes_no_gradient_and_doubles_after_enough_good_steps(x6
     assert scales == [2.0**15, 2.0**15, 2.0**16, 2.0**16]
 
 
+@pytest.mark.slow
 def test_float16_learns_with_a_loss_scale():
     state, step, images, labels = made(resnet20(width=4, dtype=jnp.float16), scaled=True)
     step = jax.jit(step)
@@ -389,6 +466,7 @@ def test_float16_learns_with_a_loss_scale():
     assert losses[-1] < 0.8 * losses[0]
 
 
+@pytest.mark.slow
 def test_binary_loss_is_each_classs_own(x64):
     model = plain20(width=2, param_dtype=jnp.float64)
     state, _, images, labels = made(model)
@@ -408,6 +486,7 @@ def test_binary_loss_is_each_classs_own(x64):
     chex.assert_trees_all_close(moved, grads, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_targets_may_be_shares():
     state, step, images, labels = made(resnet20(width=2))
     step = jax.jit(step)

@@ -65,6 +65,7 @@ TRAININGS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arch", "case"), TRAININGS)
 def test_steps_are_pytorchs(x64, some_of_llvm, arch, case):
     expected = wanted(arch, case)
@@ -91,6 +92,7 @@ def test_learning_rates_are_pytorchs(x64, case):
     np.testing.assert_allclose(jax.vmap(rate)(np.arange(STEPS)), expected, rtol=1e-13, atol=1e-17)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", NETWORKS)
 def test_clipping_is_pytorchs_up_to_what_pytorch_adds_to_the_norm(x64, some_of_llvm, arch):
     """Ours clips to the limit itself; PyTorch's gradients are smaller by a share of 1e-6 / norm."""

@@ -7,7 +7,7 @@ from PIL import Image
 from common_flax.terminal import as_label
 from resnet_flax import resnet20
 from training_flax.plots.curves import draw_confusion, draw_curves
-from training_flax.plots.grids import draw_batch, draw_predictions
+from training_flax.plots.grids import draw_batch, draw_mistakes, draw_predictions
 from training_flax.run.comparison import Run, draw_comparison
 from weights_flax.look.pictures import draw_activation_maps, draw_filters
 
@@ -49,6 +49,7 @@ DRAWN = {
         [name, f"{name}2"],
         format="png",
     ),
+    "mistakes": lambda path, name: draw_mistakes(path, IMAGES, [name] * 2, [name, None], [0.9, np.nan], name, name),
     "comparison": lambda path, name: draw_comparison(path, [Run(name, {}, LINES, {}), Run(f"{name}2", {}, LINES, {})]),
     "filters": lambda path, name: draw_filters(path, resnet20(width=4), KERNEL, name),
     "maps": lambda path, name: draw_activation_maps(path, IMAGES, np.ones((2, 2, 2)), [name, f"{name}2"]),

@@ -156,5 +156,13 @@ def test_other_weights_at_another_address_are_refused(root):
     save_weights(model, model.init(jax.random.key(1), np.zeros((1, 9, 9, 3))), root / "other.npz")
     with pytest.raises(ValueError, match=r"holds another run, which differs in weights_sum .*|differs in weights "):
         plan(config(weights="other.npz"))
-    with pytest.raises(ValueError, match="holds another run, which differs in"):
-        plan(config())
+
+
+def test_a_run_knows_its_weights_and_takes_no_others(root):
+    mark = begin(weights="start.npz")
+    assert plan(config()).mark == plan(TrainConfig(out="run")).mark == mark
+    assert plan(config()).config.weights == "start.npz"
+    shutil.rmtree("run")
+    begin()
+    with pytest.raises(ValueError, match=r"differs in weights \(None there, 'start.npz' now\)$"):
+        plan(config(weights="start.npz"))

@@ -45,6 +45,7 @@ def test_new_averages_warm_up_and_recipes_have_none():
     assert {recipe.config.ema_warmup for recipe in RECIPES.values()} == {None}
 
 
+@pytest.mark.slow
 def test_an_older_run_goes_on_with_the_average_that_it_began_with(tmp_path):
     """A run without the option in config.json ends as one that never warmed up, also when it resumes twice."""
     old = run(tmp_path / "old", steps=4, ema=0.9, ema_warmup=False)
@@ -55,6 +56,7 @@ def test_an_older_run_goes_on_with_the_average_that_it_began_with(tmp_path):
     check_equal(averages(old), averages(run(tmp_path / "without", steps=8, ema=0.9, ema_warmup=False)))
 
 
+@pytest.mark.slow
 def test_a_warm_up_goes_on_where_it_stopped(tmp_path):
     halves = run(tmp_path / "halves", steps=4, ema=0.9999)
     run(halves, steps=8, ema=0.9999, extend=True)
@@ -98,6 +100,7 @@ def test_a_damaged_config_is_still_named(tmp_path):
         plan(TrainConfig("resnet20", **SMALL, steps=4, out=tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_the_average_of_a_short_run_is_near_its_weights(tmp_path):
     """Over 45 steps a decay of 0.9999 without a warm-up leaves 99.6 % of the initial weights."""
     steps, distances = 45, []

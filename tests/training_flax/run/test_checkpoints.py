@@ -191,6 +191,7 @@ def test_a_checkpoint_whose_writing_was_interrupted_is_written_again(tmp_path, m
     assert damage(tmp_path / "checkpoints" / "2") is None
 
 
+@pytest.mark.slow
 def test_a_longer_run_keeps_its_mark_and_other_options_have_another(tmp_path):
     fit(TrainConfig(**SMALL, steps=2, out=tmp_path / "run"), quiet=True)
     mark = plan(TrainConfig(**SMALL, steps=2, out=tmp_path / "run")).mark

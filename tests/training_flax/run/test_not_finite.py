@@ -54,6 +54,7 @@ def run(out, quiet=True, **options):
     return fit(job, quiet=quiet).run
 
 
+@pytest.mark.slow
 def test_an_epoch_without_a_step_that_counts_says_so(tmp_path, poisoned, capsys):
     poisoned(2, 4, 5, 6, 7)
     out = run(tmp_path / "run", quiet=False, ema=0.9)
@@ -73,6 +74,7 @@ def test_an_epoch_without_a_step_that_counts_says_so(tmp_path, poisoned, capsys)
     assert strictly((out / "summary.json").read_text())["skipped_steps"] == 5
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_after_a_bad_step_as_if_it_had_not_been(tmp_path, poisoned):
     """A run of one batch of data, so that each step sees the same images: a skipped step is a step less."""
     data = dict(data="fake:8x8x3:4:16", schedule="constant", lr=0.01, momentum=0.0)
@@ -86,6 +88,7 @@ def test_a_run_goes_on_after_a_bad_step_as_if_it_had_not_been(tmp_path, poisoned
             np.testing.assert_allclose(ours[tensor], theirs[tensor], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_too_many_bad_steps_end_the_run(tmp_path, poisoned):
     poisoned(5, 6, 7)
     with pytest.raises(RunError, match=r"^3 steps in a row were skipped"):
@@ -97,13 +100,14 @@ def test_too_many_bad_steps_end_the_run(tmp_path, poisoned):
 def blind(monkeypatch):
     """Makes the logits of all evaluations NaN, as weights do that have become too large."""
 
-    def make(model):
-        step = make_eval_step(model)
+    def make(*args):
+        step = make_eval_step(*args)
         return lambda variables, images, labels: step(variables, images * jnp.nan, labels)
 
     monkeypatch.setattr("training_flax.learn.evaluation.make_eval_step", make)
 
 
+@pytest.mark.slow
 def test_evaluations_that_are_nan_are_null_and_nothing_is_right(tmp_path, blind, capsys):
     out = run(tmp_path / "run", quiet=False, steps=8)
     assert "test loss nan, accuracy 0.00 %" in capsys.readouterr().out

@@ -84,6 +84,7 @@ PLACES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("place", "fail"), PLACES.items(), ids=PLACES)
 def test_memory_that_runs_out_costs_a_line_and_the_work_since_the_last_checkpoint(place, fail, whole, tmp_path):
     result, programs = whole

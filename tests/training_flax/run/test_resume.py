@@ -81,7 +81,9 @@ def test_killed_at_ten_instants(kind, folder, tmp_path):
     finish(*options, "--out", str(tmp_path / "whole"), cache=cache, log=log)
     draw = random.Random(0)
     for number, instant in enumerate(INSTANTS):
-        process = start(*options, "--out", str(broken), cache=cache, log=log)
+        # A run that has begun knows its options; how often it saves is none of them.
+        alone = number % 2 and (broken / "config.json").exists()
+        process = start(*(options[-2:] if alone else options), "--out", str(broken), cache=cache, log=log)
         if instant == "steps":
             wait_until(process, growth(broken / "metrics.jsonl"))
         else:
@@ -90,7 +92,7 @@ def test_killed_at_ten_instants(kind, folder, tmp_path):
         assert process.poll() is None, log.read_text()
         process.send_signal(signal.SIGTERM if number == 5 else signal.SIGKILL)
         assert process.wait(timeout=60) == (143 if number == 5 else -signal.SIGKILL)
-    finish(*options, "--out", str(broken), cache=cache, log=log)
+    finish("--out", str(broken), cache=cache, log=log)
     names = ["model.safetensors", "model_ema.safetensors"] if kind == "digits" else ["model.safetensors"]
     for name in names:
         expected = (tmp_path / "whole" / name).read_bytes()
@@ -101,8 +103,8 @@ def test_killed_at_ten_instants(kind, folder, tmp_path):
     assert keys == [(line["split"], line["step"]) for line in whole]
 
 
-def interrupted(config, at):
-    """Trains with a stop after `at` steps, then to the end."""
+def interrupted(config, at, again=None):
+    """Trains with a stop after `at` steps, then to the end, with the options `again` if they are given."""
 
     class AfterSteps(StopRequest):
         asked = 0
@@ -119,9 +121,24 @@ def interrupted(config, at):
     with pytest.raises(Stopped, match="stopped by SIGTERM after step") as stopped:
         fit(config, quiet=True, stop=AfterSteps())
     assert stopped.value.exit_code == 143
-    return fit(config, quiet=True)
+    return fit(again or config, quiet=True)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["fake", "folder"])
+def test_stopped_and_started_again_by_the_folder_alone(kind, folder, tmp_path):
+    """The folder of the run says everything, also what is not the default of an option or its recipe."""
+    options = dict(arch="resnet20", width=2, steps=6, batch_size=16, ema=0.9, mixup=0.2, seed=7, lr=0.05)
+    options |= dict(data="fake:8x8x3:4:64") if kind == "fake" else dict(data=folder, image_size=8)
+    whole = fit(TrainConfig(**options, out=tmp_path / "whole"), quiet=True)
+    broken = tmp_path / "broken"
+    ended = interrupted(TrainConfig(**options, out=broken), 3, again=TrainConfig(out=broken))
+    for name in ("model.safetensors", "model_ema.safetensors"):
+        assert (whole.run / name).read_bytes() == (broken / name).read_bytes()
+    assert ended.summary["test_accuracy"] == whole.summary["test_accuracy"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [*(pytest.param(at, marks=pytest.mark.slow) for at in (1, 40, 45)), 47])
 def test_told_to_stop_and_started_again(at, tmp_path):
     """Stops within an epoch and around its end change nothing; 45 batches of 32 are the first epoch of 1,437 digits."""
@@ -153,12 +170,13 @@ def test_a_longer_run_is_named_or_extended(tmp_path):
     fit(TrainConfig(**options, steps=3), quiet=True)
     with pytest.raises(ValueError, match=r"differs in steps \(3 there, 5 now\); --extend makes a run longer"):
         plan(TrainConfig(**options, steps=5))
-    longer = fit(plan(TrainConfig(**options, steps=5), extend=True), quiet=True)
+    longer = fit(plan(TrainConfig(out=tmp_path / "run", steps=5), extend=True), quiet=True)
     assert longer.summary["steps"] == 5
     whole = fit(TrainConfig(**options | dict(out=tmp_path / "whole"), steps=5), quiet=True)
     assert (whole.run / "model.safetensors").read_bytes() == (longer.run / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_killed_after_its_last_checkpoint_is_finished_as_it_was(tmp_path):
     options = dict(arch="resnet20", width=2, steps=4, batch_size=32)
     run = fit(TrainConfig(**options, out=tmp_path / "run"), quiet=True).run

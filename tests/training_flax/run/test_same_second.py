@@ -20,7 +20,7 @@ def begun(tmp_path, monkeypatch):
     """The folders of runs that got past the lock; a run ends there."""
     monkeypatch.chdir(tmp_path)
     runs = []
-    monkeypatch.setattr(FIT, "_run", lambda job, terminal, stop: runs.append(job.run))
+    monkeypatch.setattr(FIT, "_run", lambda job, terminal, stop, *stopped_by: runs.append(job.run))
     return runs
 
 

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from layers_flax.nn.normalise import normalise
 from resnet_flax import resnet20
 from training_flax import TrainConfig, evaluate, init_state, make_train_step, plan
 from training_flax.learn.evaluation import make_indexed_eval_step
 from training_flax.learn.optimizers import make_optimizer
-from training_flax.learn.steps import normalise
 from training_flax.run.programs import _shapes, make_loader, state_by_shape
 
 PLAIN = dict(augment=("none",), schedule="constant")

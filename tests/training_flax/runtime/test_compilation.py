@@ -66,6 +66,7 @@ def test_garbage_is_left_for_a_time_alone():
     assert gc.isenabled()
 
 
+@pytest.mark.slow
 def test_programs_are_kept_in_the_users_cache_folder_or_where_jax_was_told(tmp_path):
     code = "from training_flax import keep_compiled_programs; print(keep_compiled_programs())"
     told = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "told")}
@@ -97,6 +98,7 @@ def test_an_option_that_xla_does_not_know_is_left_out(monkeypatch):
     assert compiler_options() == known
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "network",
     [

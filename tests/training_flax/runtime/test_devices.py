@@ -170,6 +170,7 @@ print(sums("float32", "cpu"), sums("float32", "tpu"), sums("bfloat16", "tpu"), s
 """
 
 
+@pytest.mark.slow
 def test_on_accelerators_each_device_runs_its_own_program():
     """Which devices and which backend is told; the gradient of the first kernel shows in which type it is added."""
     environment = os.environ | {"XLA_FLAGS": f"{FLAGS} --xla_force_host_platform_device_count=4"}

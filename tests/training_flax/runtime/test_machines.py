@@ -156,6 +156,7 @@ def test_a_setting_that_jax_does_not_know_is_one_line(entry, name, tmp_path):
 TRAINING = dict(arch="resnet20", data="fake:8x8x3:4:64", width=2, batch_size=16, recipe="quick-digits", ema=0.9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped", [False, True], ids=["fresh", "going on"])
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("float64", marks=pytest.mark.slow)])
 def test_types_of_64_bits_are_used_where_a_run_names_them(dtype, stopped, tmp_path):
@@ -175,6 +176,7 @@ def test_types_of_64_bits_are_used_where_a_run_names_them(dtype, stopped, tmp_pa
     assert bits[0] == bits[1]
 
 
+@pytest.mark.slow
 def test_evaluation_and_prediction_have_the_types_of_the_network():
     from weights_flax import build_model
 
@@ -233,6 +235,7 @@ class AfterThree(StopRequest):
 KINDS = [("threefry2x32", True), ("rbg", True), ("threefry2x32", False), ("unsafe_rbg", True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "second"),
     [
@@ -285,6 +288,7 @@ def test_a_run_goes_on_when_nobody_reads_it(redirection, tmp_path):
     assert (tmp_path / "run" / "summary.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("redirection", ["| head -c 0; exit ${PIPESTATUS[0]}", "> /dev/full", ">&-"])
 def test_a_file_is_written_when_nobody_reads_of_it(redirection, tmp_path):
     words = f"-m weights_flax export --arch resnet20 --format torch --out {tmp_path / 'weights.pt'}"

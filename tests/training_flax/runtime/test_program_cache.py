@@ -152,6 +152,7 @@ print(float(jax.jit(lambda x: (jnp.sin(x) @ x).sum())(jnp.ones((7, 7)))))
 """
 
 
+@pytest.mark.slow
 def test_a_damaged_cache_costs_a_line_and_no_more(tmp_path):
     cache, environment = tmp_path / "cache", os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
 

@@ -19,6 +19,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import lax
 
+from common_flax import __version__
 from densenet_flax import DenseNet
 from layers_flax import Conv, adaptive_avg_pool, avg_pool, max_pool, target_backend
 from resnet_flax import VGG, BasicBlock, BottleneckBlock, PlainNet, PreActBasicBlock, PreActBottleneckBlock, ResNet
@@ -137,6 +138,7 @@ assert not NAMES & {name.partition(".")[0] for name in sys.modules}
 """
 
 
+@pytest.mark.slow
 def test_stablehlo_runs_by_jax_alone_at_any_batch_size(networks, tmp_path):
     for number, name in enumerate(RUN_BY_JAX_ALONE):
         network = networks(name)
@@ -237,8 +239,8 @@ def assert_has_each_weight_once(graph, variables):
 def test_onnx_says_what_it_is(networks, tmp_path):
     network = networks("bottlenecks, B, grey")
     path = tmp_path / "network.onnx"
-    metadata = {"mean": "0.5", "std": "0.25"}
-    export(network.model, network.variables, path, format="onnx", image_shape=network.image_shape, metadata=metadata)
+    about = dict(metadata={"licence": "MIT"}, card={"normalisation": {"mean": [0.5], "std": [0.25]}})
+    export(network.model, network.variables, path, format="onnx", image_shape=network.image_shape, **about)
     proto = onnx.load(path)
     assert [(opset.domain, opset.version) for opset in proto.opset_import] == [("", 17)]
     assert proto.producer_name == "resnet-densenet-flax"
@@ -247,13 +249,20 @@ def test_onnx_says_what_it_is(networks, tmp_path):
     assert (images.name, logits.name, dims) == ("images", "logits", [["batch", 1, 37, 32], ["batch", 5]])
     assert {entry.key: entry.value for entry in proto.metadata_props} == {
         "architecture": "ResNet(stage_sizes=(1, 1, 2), block=BottleneckBlock, num_classes=5, width=8)",
-        "image_shape": "37 32 1",
+        "image_shape": "[37, 32, 1]",
         "layout": "NCHW",
-        "mean": "0.5",
-        "std": "0.25",
+        "input": "images",
+        "output": "logits",
+        "dtype": "float32",
+        "pixels": "normalised",
+        "mean": "[0.5]",
+        "std": "[0.25]",
+        "producer": f"resnet-densenet-flax {__version__}",
+        "licence": "MIT",
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["basic blocks, A", "v2, A, drop path", "DenseNet", "padded same", "VGG"])
 def test_onnx_is_written_for_each_opset(name, networks, tmp_path):
     """As runtimes compute it, as ONNX' checker knows it, and on the way up by ONNX' own converter."""
@@ -334,7 +343,7 @@ def test_nothing_is_written_where_something_is_wrong(networks, tmp_path, monkeyp
         assert not list(tmp_path.iterdir())
 
     fails("unknown format 'onx'; did you mean 'onnx'", format="onx")
-    fails("metadata is for format 'onnx'; a file of format 'stablehlo'", metadata={"mean": "0"})
+    fails("metadata is for formats 'onnx' and 'stablehlo'; a file", metadata={"licence": "MIT"}, format="torch")
     fails("cannot write .*: no such folder", path=tmp_path / "missing" / "net")
     fails("cannot write .*: it is a folder", path=tmp_path)
     for format in ("stablehlo", "onnx", "torch"):

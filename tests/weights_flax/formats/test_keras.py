@@ -86,6 +86,7 @@ def test_files_of_keras_3_are_read(form, densenet, x64, tmp_path):
     assert np.abs(logits - wanted).max() < 1e-6 * np.abs(wanted).max()
 
 
+@pytest.mark.slow
 def test_resnets_of_keras_3_are_read(x64, tmp_path):
     """Arrays with biases, which are numbered behind their kernels."""
     path = archive(tmp_path / "file", layers_of("ResNet50"))
@@ -188,6 +189,7 @@ def test_configurations_that_say_nothing_else(config, densenet, tmp_path):
     assert load_model(make(tmp_path / "file", densenet, config)).notes == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "name"), [(write, "dense"), (archive, "my_dense"), (whole, "model_head")])
 def test_a_lone_dense_layer_is_the_classifier(make, name, densenet, tmp_path):
     """Of transfer learning, in a name of its own."""

@@ -13,8 +13,9 @@ from common_flax.check_sums import sealed, write_check_sums
 from resnet_flax import plain20, stack_blocks
 from weights_flax import load_model, load_weights, read_card, save_weights
 from weights_flax.formats.open import open_weights
-from weights_flax.formats.run import FILES, origin
+from weights_flax.formats.run import FILES as ALL_FILES, origin
 
+FILES = {which: ALL_FILES[which] for which in ("averaged", "last")}  # of runs without a validation part
 MODEL = plain20(width=2, num_classes=3)  # its names and shapes fit a ResNet too
 CONFIG = {"arch": "plain20", "num_classes": 3, "model": {"width": 2, "shortcut": None}, "ema": 0.9, "mark": "mine"}
 CONFIG |= {"class_names": ["a", "b", "c"], "image_shape": [8, 8, 3]}

@@ -49,6 +49,7 @@ def test_a_file_that_is_written_over_gets_them_too(allowed, tmp_path):
     assert permissions(path) == allowed
 
 
+@pytest.mark.slow
 def test_files_of_a_run(tmp_path):
     before = os.umask(0o022)
     try:

@@ -109,6 +109,7 @@ def test_maps_of_images_do_not_depend_on_their_neighbours(x64):
         assert_close(swapped[::-1], both, 1e-12)
 
 
+@pytest.mark.slow
 def test_maps_under_bfloat16_are_float32():
     model = build_model("resnet20", width=4, dtype=jnp.bfloat16)
     images = draw_images(2, 16, 16, 3)

@@ -33,6 +33,7 @@ def look(arch):
     return model, images, variables, jax.jit(partial(features, model))(variables, images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["resnet50", "densenet121"])
 def test_features_equal_torchvisions(x64, arch):
     """Every value and its place count: weighted sums over pixels, and over channels, are compared for each map."""
@@ -122,6 +123,7 @@ def test_what_follows_is_not_computed(arch):
         assert list(found) == names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["resnet20_v2", "densenet121"])
 def test_gradients_are_the_networks_and_none_where_nothing_was_computed(x64, arch):
     model, images, variables, _ = look(arch)

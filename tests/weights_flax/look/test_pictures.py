@@ -139,6 +139,7 @@ def test_what_cannot_be_drawn_is_named_and_leaves_nothing(tmp_path, monkeypatch)
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("maps.png", b"the one before")]
 
 
+@pytest.mark.slow
 def test_matplotlib_is_loaded_by_what_draws_alone():
     code = "import sys, weights_flax; print('matplotlib' in sys.modules)"
     command = [sys.executable, "-W", "error", "-c", code]

@@ -36,6 +36,7 @@ def test_akamasters_resnet20_loads_as_it_is():
         np.testing.assert_allclose(logits, stored["logits"], atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("constructor", "shortcut"), [(resnet56, "A"), (resnet110, "B")])
 def test_others_of_its_family(constructor, shortcut):
     """The source is recognised by `linear`, and by `shortcut.0` in blocks with a projection."""
@@ -146,6 +147,7 @@ def test_keras_resnets_of_2016_are_others(tmp_path):
         load_weights(resnet50(), tmp_path / "file.h5")
 
 
+@pytest.mark.slow
 def test_a_keras_file_without_its_top_can_get_a_new_one(tmp_path):
     h5py = pytest.importorskip("h5py")
     path = keras_file("ResNet50", tmp_path / "file.h5")
@@ -184,6 +186,7 @@ KERAS_HEADS = {
 LONE = ("a dense layer of a user's own", "in a model of a model", "of a whole model")  # taken as they are
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", KERAS_HEADS)
 def test_keras_heads_of_other_names_give_way_to_a_new_one(tmp_path, head):
     """Names in a fine-tuned model of Keras are the user's own, and the application may be a layer of it."""
@@ -205,6 +208,7 @@ def test_keras_heads_of_other_names_give_way_to_a_new_one(tmp_path, head):
             load_model(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "constructor"), [("ResNet18", resnet18), ("ResNet50", resnet50)])
 def test_flaxs_imagenet_example(x64, tmp_path, name, constructor):
     """Blocks are counted through all stages, and padding is SAME."""

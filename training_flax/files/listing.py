@@ -3,8 +3,11 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
-from training_flax.data.image_files import image_extensions
+from training_flax.files.image_files import image_extensions
+
+LONGEST_LINE = 2**16  # characters of a path on stdin
 
 # Folders that storage systems, archives and tools make, and fill with files of their own.
 SYSTEM_FOLDERS = {
@@ -131,3 +134,11 @@ def _images(root: str) -> Iterator[str]:
             names = [name for name in files if not name.startswith(".")]
             yield from (str(Path(place, name)) for name in names if Path(name).suffix.lower() in extensions)
         seen.add(real)
+
+
+def lines_of(stream: IO[str]) -> Iterator[str]:
+    """Yields the lines of a stream, but not one without an end, as a device gives it."""
+    while line := stream.readline(LONGEST_LINE):
+        if len(line) == LONGEST_LINE:
+            raise ValueError(f"a path on stdin has {LONGEST_LINE:,} characters or more")
+        yield line

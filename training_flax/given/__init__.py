@@ -1,0 +1,1 @@
+"""The parts of a run that users pass to `fit`: their own data, loss, optimizer and callbacks."""
