@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from common_flax.files import save_figure
 from layers_flax import architecture
 from resnet_flax import BasicBlock, ResNet, ResNetOptions
-from training_flax import results as results_of_runs, train_command
+from training_flax import mistakes, results as results_of_runs, train_command
 from training_flax.run import logs, loop
 
 OPTIONS = ["--arch", "resnet8", "--width", "2", "--data", "fake:8x8x3:4:64", "--batch-size", "16"]
@@ -57,7 +57,7 @@ def share_programs() -> None:
         save_figure(Figure(figsize=(0.1, 0.1)), path)
 
     module.compile_programs = compiled_once
-    module.draw_batch = results_of_runs.draw_confusion = logs.draw_curves = draw
+    module.draw_batch = results_of_runs.draw_confusion = logs.draw_curves = mistakes.draw_mistakes = draw
     loop.SHARE_OF_CHECKPOINTS = float("inf")
 
 

@@ -16,22 +16,17 @@ WIDTH = 23  # characters of the usual size above an image
 
 def draw_batch(path: Path, images: np.ndarray, targets: np.ndarray, names: Sequence[str]) -> None:
     """Draws a step's images (batch, height, width, channels), 0 to 255, each with its largest targets."""
-    from matplotlib.figure import Figure  # slow to import, and only pictures need matplotlib
-
     rows, columns = _grid(len(images))
-    figure = Figure(figsize=(1.6 * columns, 1.85 * rows))
-    squares = np.ravel(figure.subplots(rows, columns, squeeze=False))
-    # Leaves space for a line over each image. A constrained layout takes seconds to compute the same.
-    figure.subplots_adjust(0.01, 0.02 / rows, 0.99, 1 - 0.14 / rows, wspace=0.06, hspace=0.2)
-    for axes in squares:
-        axes.set_axis_off()
-    for axes, image, target in zip(squares, images, targets, strict=False):
-        pixels = np.clip(np.rint(image), 0, 255).astype(np.uint8)
-        axes.imshow(pixels[..., 0] if pixels.shape[-1] != 3 else pixels, cmap="gray", vmin=0, vmax=255)
+    below = _height(images, 1.5) + 0.35
+    figure, axes = _sheet(1.6 * columns + 0.1, below * rows + 0.1)
+    for place, (image, target) in enumerate(zip(images, targets, strict=True)):
+        left, top = 0.1 + 1.6 * (place % columns), 0.3 + below * (place // columns)
+        _show(axes, np.clip(np.rint(image), 0, 255).astype(np.uint8), left, top, 1.5)
         shares = [(target[i], names[i]) for i in np.argsort(-target, kind="stable") if target[i] > 0.005]
         parts = [name if share > 0.995 else f"{100 * share:.0f} % {name}" for share, name in shares]
         title = as_label(" + ".join(parts) if parts else "no class", 40)
-        axes.set_title(title, fontsize=8 * WIDTH / max(WIDTH, len(title)))
+        size = 8 * WIDTH / max(WIDTH, len(title))
+        axes.text(left + 0.75, top - 0.05, title, ha="center", va="bottom", fontsize=size)
     save_figure(figure, path)
 
 
@@ -93,27 +88,48 @@ def draw_mistakes(
         title: the first line over all images.
         note: the second line.
     """
+    rows, columns = _grid(max(len(images), 1))
+    width, tall = max(1.9 * columns, 6.6), _height(images, 1.8)
+    figure, axes = _sheet(width, 0.6 + (tall + 0.5) * rows if len(images) else 1.2)
+    axes.text(width / 2, 0.12, as_label(title), ha="center", va="top", fontsize=10)
+    axes.text(width / 2, 0.36, as_label(note), ha="center", va="top", fontsize=8, color="0.45")
+    for place, (image, truth, guess, share) in enumerate(zip(images, truths, guesses, probabilities, strict=True)):
+        left = (width - 1.9 * columns) / 2 + 1.9 * (place % columns)
+        top = 0.62 + (tall + 0.5) * (place // columns)
+        _show(axes, image, left + 0.05, top, 1.8)
+        guessed = "no guess: not finite" if guess is None else f"guess {100 * share:.1f} %: {guess}"
+        for below, text, colour in ((0.05, guessed, ORANGE), (0.23, f"truth: {truth}", BLUE)):
+            about: Any = dict(ha="center", va="top", fontsize=7.5)
+            axes.text(left + 0.95, top + tall + below, as_label(text, 30), color=colour, **about)
+    save_figure(figure, path)
+
+
+def _sheet(width: float, height: float) -> tuple[Any, Any]:
+    """Returns a figure, and axes whose coordinates are inches from its upper left corner.
+
+    Axes for each image would take three times as long: Matplotlib makes ticks, spines and labels for each.
+    """
     from matplotlib.figure import Figure  # slow to import, and only pictures need matplotlib
 
-    rows, columns = _grid(max(len(images), 1))
-    inches = max(1.9 * columns, 6.6), 2.45 * rows + 0.65 if len(images) else 1.2
-    figure = Figure(figsize=inches)
-    # Inches of the two lines over all images, and of the two under each; a constrained layout would give each row
-    # another height.
-    figure.subplots_adjust(0.01, 0.5 / inches[1], 0.99, 1 - 0.6 / inches[1], wspace=0.06, hspace=0.34)
-    figure.text(0.5, 1 - 0.12 / inches[1], as_label(title), ha="center", va="top", fontsize=10)
-    figure.text(0.5, 1 - 0.36 / inches[1], as_label(note), ha="center", va="top", fontsize=8, color="0.45")
-    if len(images):
-        squares = np.ravel(figure.subplots(rows, columns, squeeze=False))
-        for axes in squares:
-            axes.set_axis_off()
-        for axes, image, truth, guess, share in zip(squares, images, truths, guesses, probabilities, strict=False):
-            axes.imshow(image[..., 0] if image.shape[-1] != 3 else image, cmap="gray", vmin=0, vmax=255)
-            guessed = "no guess: not finite" if guess is None else f"guess {100 * share:.1f} %: {guess}"
-            for height, text, colour in ((-0.03, guessed, ORANGE), (-0.14, f"truth: {truth}", BLUE)):
-                about: Any = dict(transform=axes.transAxes, ha="center", va="top", fontsize=7.5)
-                axes.text(0.5, height, as_label(text, 30), color=colour, **about)
-    save_figure(figure, path)
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_axis_off()
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    return figure, axes
+
+
+def _height(images: np.ndarray, side: float) -> float:
+    """The height of images (images, height, width, channels) that are put into squares; see `_show`."""
+    return side * images.shape[1] / max(images.shape[1:3])
+
+
+def _show(axes: Any, image: np.ndarray, left: float, top: float, side: float) -> None:
+    """Puts an image (height, width, channels) uint8 at the top of a square, in its middle; all in inches."""
+    height, width = (side * pixels / max(image.shape[:2]) for pixels in image.shape[:2])
+    pixels = image[..., 0] if image.shape[-1] != 3 else image
+    left += (side - width) / 2
+    extent = (left, left + width, top + height, top)
+    axes.imshow(pixels, cmap="gray", vmin=0, vmax=255, extent=extent, aspect="auto")
 
 
 def _grid(images: int) -> tuple[int, int]:
