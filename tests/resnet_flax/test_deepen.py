@@ -82,7 +82,7 @@ CHAINS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("chain", CHAINS)
-def test_published_depths_go_into_the_next(chain, some_of_llvm):
+def test_published_depths_go_into_the_next(chain):
     """`resnet20`, its v2 and `resnet18` have their published widths here, the others an eighth."""
     archs, options, pixels = CHAINS[chain]
     images, labels = deepening.digits(pixels)

@@ -15,6 +15,7 @@ from training_flax.learn.starting_weights import normalisation, starting_weights
 from training_flax.runtime.terminal import Terminal
 from weights_flax import load_model, load_weights, save_weights
 
+NINE_BLOCKS = True
 LLVM = 1
 AKAMASTER = str(references.GOLDEN / "cifar10_resnet20_akamaster.th")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

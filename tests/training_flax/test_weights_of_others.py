@@ -14,6 +14,7 @@ from training_flax.learn.starting_weights import starting_weights
 from training_flax.train_command import main as train
 from weights_flax import to_torch
 
+NINE_BLOCKS = True
 MODEL = resnet20(width=2, num_classes=3)
 RIGHT = drawn(MODEL)
 AVERAGE = jax.tree.map(lambda leaf: np.float32(2) * leaf, RIGHT)

@@ -19,6 +19,7 @@ from training_flax.train_command import main as train
 from weights_flax import load_model
 from weights_flax.__main__ import main as weights_command
 
+NINE_BLOCKS = True
 CONFIG = TrainConfig("resnet20", width=4, data="fake:8x8x3:4:64", batch_size=16, steps=12, ema=0.5)
 TRAIN = ["--arch", "resnet20", "--width", "4", "--data", "fake:8x8x3:4:64", "--batch-size", "16", "--steps", "12"]
 TRAIN += ["--ema", "0.5", "--out", "run"]

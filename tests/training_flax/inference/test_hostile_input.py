@@ -16,6 +16,7 @@ from training_flax.files.listing import LONGEST_LINE
 from training_flax.inference.command import main
 from weights_flax import __main__ as weights_command
 
+NINE_BLOCKS = True
 MODEL = resnet20(width=4)
 CARD = {
     "arch": "resnet20",

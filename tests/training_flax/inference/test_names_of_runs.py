@@ -18,6 +18,7 @@ from training_flax.train_command import main as train
 from weights_flax import load_model
 from weights_flax.__main__ import main as weights
 
+NINE_BLOCKS = True
 NAMES = [
     *(
         "with space",

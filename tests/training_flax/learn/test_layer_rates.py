@@ -10,6 +10,7 @@ from training_flax import TrainConfig, make_optimizer, plan
 from training_flax.config.config import build_network
 from training_flax.learn.layer_rates import factors_of, parts_of, told
 
+NINE_BLOCKS = True
 SMALL = {
     "resnet20": dict(width=4),
     "resnet50": dict(width=4),
