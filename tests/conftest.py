@@ -2,6 +2,7 @@
 
 import gc
 import os
+from pathlib import Path
 
 import jax
 import jax._src.compiler
@@ -70,8 +71,16 @@ def pytest_sessionstart(session):
         session.config.pluginmanager.register(_TellAtOnce(terminal))
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m takes tests out
 def pytest_collection_modifyitems(items):
-    """Slow tests come first: at the end workers take quick ones from each other, and none waits for a long one."""
+    """Marks what was measured to be slow, and puts slow tests first.
+
+    At the end workers take quick tests from each other, and none waits for a long one.
+    """
+    measured = set((Path(__file__).parent / "slow.txt").read_text("utf-8").splitlines())
+    for item in items:
+        if item.nodeid in measured:
+            item.add_marker("slow")
     items.sort(key=lambda item: "slow" not in item.keywords)
 
 
