@@ -201,7 +201,7 @@ def test_options_reach_the_network_of_a_restored_run(two_layers_a_block, tmp_pat
 
 
 @pytest.mark.slow
-def test_blocks_that_run_as_a_loop_train_as_one_and_are_left_block_by_block(tmp_path, monkeypatch):
+def test_blocks_that_run_as_a_loop_train_as_one_and_are_left_block_by_block(nine_blocks, tmp_path, monkeypatch):
     """ResNet-1202 needs this layout, which compiles in a tenth of the time; here with 20 layers."""
 
     def run(name, scan):

@@ -219,7 +219,7 @@ def assert_same(ours, theirs):
 
 
 @pytest.mark.slow
-def test_killed_and_called_again_it_ends_with_the_same_weights(data, tmp_path):
+def test_killed_and_called_again_it_ends_with_the_same_weights(nine_blocks, data, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache")}
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     for how, out, code in (("whole", whole, 0), ("killed", broken, -signal.SIGKILL), ("goes on", broken, 0)):

@@ -328,7 +328,7 @@ def test_six_hundred_photos_are_trained_on_as_they_lie(photos, tmp_path, capsys)
         assert on_photos(photos, tmp_path / "run", "--eval-only") == 0
         out, err = capsys.readouterr()
         assert "is finished" in out
-        assert f"test accuracy {100 * summary['test_accuracy']:.2f} %" in out
+        assert f"): {100 * summary['test_accuracy']:.2f} % (" in out
         assert "1 image ('cat/new.jpg') came after the split was drawn, and is left out" in err
     finally:
         new.unlink()
@@ -373,4 +373,5 @@ def test_a_folder_val_beside_test_is_for_validation_in_new_runs_alone(photos, tm
     with pytest.raises(ValueError, match="validation_examples"):
         plan(TrainConfig(**options, test_image_size=16, out=new.run))
     assert Path(new.run / "curves.png").is_file()
-    assert evaluate_run(TrainConfig(**options, test_image_size=16, out=older, weights=str(new.run)), quiet=True)
+    other = TrainConfig(weights=str(new.run), data=f"folder:{root}", image_size=8, test_image_size=16)
+    assert evaluate_run(other, quiet=True).accuracy == new.summary["test_accuracy"]

@@ -15,7 +15,7 @@ from training_flax.config.config import MODEL, ResolvedConfig, TrainConfig, buil
 from training_flax.config.of_run import options_of_run
 from training_flax.config.optimizers import check_momentum
 from training_flax.config.recipes import RECIPES, with_recipe
-from training_flax.config.run_config import check_bounds, check_model_options, numbers_options, read_run_config
+from training_flax.config.run_config import check_bounds, check_model_options, is_run, numbers_options, read_run_config
 from training_flax.config.several_classes import for_several_classes
 from training_flax.data.dataset import BatchedSplit, Dataset
 from training_flax.given.callbacks import Callback
@@ -70,7 +70,8 @@ def plan(
         config = replace(config, data=given.dataset.name, batch_size=batch_size)
     config = seen_as_before(config)
     named = with_recipe(config)
-    check_momentum(named.optimizer, config.momentum, config.nesterov)
+    if config.out is None or not is_run(config.out):  # a run's own, from its recipe, was never asked for
+        check_momentum(named.optimizer, config.momentum, config.nesterov)
     for module, option in (("tensorboardX", "tensorboard"), ("wandb", "wandb")):
         if getattr(config, option):
             library(module, extra=option, purpose=option)
