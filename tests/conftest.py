@@ -21,6 +21,7 @@ gc.freeze()
 gc.set_threshold(200_000, 20, 100)
 
 usual_options = jax._src.compiler.get_compile_options
+usual_flags = os.environ.get("XLA_FLAGS", "")
 
 
 def compile_by(llvm, module):
@@ -31,7 +32,7 @@ def compile_by(llvm, module):
     again; results are the same up to rounding. Files that ask for the same bits of different programs say
     FUSED_BY_MLIR.
     """
-    # Of the processes that tests start too, which know no level between 0 and 3.
+    # Of the processes that tests start too, which know no level between 0 and 3; their other options are in XLA_FLAGS.
     name = "JAX_DISABLE_MOST_OPTIMIZATIONS"
     os.environ[name] = str(int(llvm == 0))
     jax.config.update(name.lower(), llvm == 0)
@@ -42,6 +43,9 @@ def compile_by(llvm, module):
     )
     if llvm < 3 and not getattr(module, "FUSED_BY_MLIR", False) and is_known("xla_cpu_use_fusion_emitters", False):
         options["xla_cpu_use_fusion_emitters"] = False
+    # XLA has read this process's own by now.
+    flags = [f"--{name}={str(value).lower()}" for name, value in options.items() if name.startswith("xla_cpu_")]
+    os.environ["XLA_FLAGS"] = " ".join([usual_flags, *flags]).strip()
 
     def get_compile_options(*args, env_options_overrides=None, **kwargs):
         return usual_options(*args, env_options_overrides=options | dict(env_options_overrides or {}), **kwargs)

@@ -14,6 +14,7 @@ from training_flax.inference.ink import as_digit, is_made_of_cells
 from training_flax.inference.trained import network_of_run, network_of_weights
 
 LLVM = 3
+NINE_BLOCKS = True
 DIGITS = open_dataset("digits")
 FONTS = Path(str(files("matplotlib"))) / "mpl-data/fonts/ttf"  # each installation of matplotlib has DejaVu's
 
