@@ -128,7 +128,7 @@ def test_data_must_fit_into_memory(tmp_path):
 
 
 @pytest.mark.slow
-def test_deeper_plain_networks_train_worse_and_residual_ones_do_not(some_of_llvm):
+def test_deeper_plain_networks_train_worse_and_residual_ones_do_not():
     setting = replace(setting_of(Options("degradation", quick=True)), steps=128)
     dataset, trainings = open_dataset("digits"), {}
 

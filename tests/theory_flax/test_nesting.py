@@ -28,7 +28,7 @@ def fits(kind, depths, steps=150, names=None):
 
 
 @pytest.mark.slow
-def test_residual_families_only_come_nearer_and_plain_ones_go_away_again(some_of_llvm):
+def test_residual_families_only_come_nearer_and_plain_ones_go_away_again():
     """Fits five targets from five seeds. The deepest plain towers are farther away for any search."""
     depths = (1, 2, 8)
     residual, found = fits(ResNet, depths)

@@ -18,14 +18,16 @@ from training_flax.runtime.signals import STOP
 
 LLVM = 1
 ROOT = Path(__file__).parents[3]
-DIGITS = ["--arch", "resnet20", "--width", "4", "--steps", "400", "--batch-size", "32", "--ema", "0.9"]
-FOLDER = ["--arch", "resnet20", "--width", "4", "--steps", "200", "--batch-size", "16", "--image-size", "16"]
+HELPERS = ROOT / "tests" / "helpers"
+DIGITS = ["--arch", "resnet8", "--width", "4", "--steps", "400", "--batch-size", "32", "--ema", "0.9"]
+FOLDER = ["--arch", "resnet8", "--width", "4", "--steps", "200", "--batch-size", "16", "--image-size", "16"]
 FOLDER += ["--augment", "random-resized-crop", "flip", "colour", "--mixup", "0.2", "--cutmix", "1.0"]
 
 
 def start(*arguments, cache, log):
-    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(ROOT / "train.py"), *arguments]
+    """Starts the front door, with an architecture of three blocks beside the others."""
+    environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache), "PYTHONPATH": f"{ROOT}{os.pathsep}{HELPERS}"}
+    command = [sys.executable, str(HELPERS / "dying_process.py"), "none", *arguments]
     with log.open("w") as out:
         return subprocess.Popen(command, env=environment, stdout=out, stderr=subprocess.STDOUT)
 
@@ -138,13 +140,20 @@ def test_stopped_and_started_again_by_the_folder_alone(kind, folder, tmp_path):
     assert ended.summary["test_accuracy"] == whole.summary["test_accuracy"]
 
 
+FIFTY_STEPS = dict(arch="resnet20", width=2, steps=50, batch_size=32, ema=0.9, mixup=0.2)
+
+
+@pytest.fixture(scope="module")
+def fifty_steps(fewer_blocks, tmp_path_factory):
+    """A run without a stop."""
+    return fit(TrainConfig(**FIFTY_STEPS, out=tmp_path_factory.mktemp("whole") / "run"), quiet=True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("at", [*(pytest.param(at, marks=pytest.mark.slow) for at in (1, 40, 45)), 47])
-def test_told_to_stop_and_started_again(at, tmp_path):
+def test_told_to_stop_and_started_again(at, fifty_steps, tmp_path):
     """Stops within an epoch and around its end change nothing; 45 batches of 32 are the first epoch of 1,437 digits."""
-    options = dict(arch="resnet20", width=2, steps=50, batch_size=32, ema=0.9, mixup=0.2)
-    whole = fit(TrainConfig(**options, out=tmp_path / "whole"), quiet=True)
-    broken = interrupted(TrainConfig(**options, out=tmp_path / "broken"), at)
+    whole, broken = fifty_steps, interrupted(TrainConfig(**FIFTY_STEPS, out=tmp_path / "broken"), at)
     for name in ("model.safetensors", "model_ema.safetensors"):
         assert (whole.run / name).read_bytes() == (broken.run / name).read_bytes()
     timing = {"images_per_second", "data_wait"}
