@@ -8,6 +8,7 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Unpack
 
 from benchmarks.chips import ENVIRONMENT, devices_of
@@ -28,7 +29,7 @@ from training_flax.learn.steps import make_train_step
 from training_flax.run.plan import plan
 from training_flax.run.programs import lower_train_step
 from training_flax.runtime.devices import Devices
-from weights_flax.export.stablehlo import to_stablehlo
+from weights_flax import export
 
 IMAGE = (32, 32, 3)
 ROWS = 64  # images a chip
@@ -72,7 +73,10 @@ def exported(make, devices):
     """A program that was exported here, on a CPU."""
     model = make().clone(folded=True)
     variables = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), variables_by_shape(model, IMAGE))
-    program = jax.export.deserialize(bytearray(to_stablehlo(model, variables, (64, 64, 3))))
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "network"
+        export(model, variables, file, image_shape=(64, 64, 3))
+        program = jax.export.deserialize(bytearray(file.read_bytes()))
     on = NamedSharding(devices.mesh, P())
     return jax.jit(program.call, in_shardings=on).lower(jax.ShapeDtypeStruct((ROWS, 64, 64, 3), jnp.float32))
 

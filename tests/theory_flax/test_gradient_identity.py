@@ -262,7 +262,7 @@ def test_what_has_no_shortcuts_or_no_such_stage_is_refused():
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", WHOLE)
 def test_published_networks(arch, x64, llvm):
-    """Checks every stage in float64, the first in eval mode and float32 too. Batch statistics are over 16 values or more."""
+    """Every stage in float64, the first in evaluation and float32 too. Batch statistics are over 16 values, or 64."""
     if arch.startswith("resnet"):  # few programs, each run more than a hundred times
         llvm(1)
     model = WHOLE[arch](num_classes=10)
